@@ -1,0 +1,304 @@
+"""The configuration: one schema for files, flags and Python, with timm's names where timm has a flag for a thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ood_nc.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+def _flag(default: Any, help: str, *flags: str) -> Any:
+    """A field with its help and the timm flags that mean it, beyond the dotted name and its last part."""
+    settings: dict[str, Any] = {"json_schema_extra": {"flags": list(flags)}} if flags else {}
+    if isinstance(default, (dict, list)):
+        return Field(default_factory=lambda: type(default)(default), description=help, **settings)
+    return Field(default=default, description=help, **settings)
+
+
+def _as_list(value: Any) -> Any:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class ProjectorConfig(Section):
+    """The frozen map between encoder and head."""
+
+    kind: Literal["simplex_etf", "plastic", "none"] = _flag(
+        "simplex_etf", "simplex_etf (frozen), plastic (trainable, for ablation) or none", "--projector"
+    )
+    construction: Literal["paper", "orthonormal"] = _flag("paper", "how the frozen weights are built")
+    depth: int = Field(default=2, ge=1, le=8, description="linear maps, a ReLU between each two")
+    width: float = Field(default=4.0, gt=0, description="hidden width in multiples of the encoder's")
+    dim: int | None = Field(default=None, ge=1, description="output width; the encoder's when not given")
+    normalize: bool = _flag(True, "L2-normalise the output")
+
+
+class ModelConfig(Section):
+    """The backbone, its taps and its head."""
+
+    name: str = _flag("resnet18", "any timm model", "--model")
+    pretrained: bool = _flag(False, "start from timm's pretrained weights")
+    checkpoint: str | None = _flag(None, "start from the weights in this file", "--initial-checkpoint")
+    new_head: bool = _flag(False, "drop the head of those weights (its class count may differ)")
+    num_classes: int | None = Field(default=None, ge=1, description="from the data when not given")
+    img_size: int | None = Field(default=None, ge=8, description="input size; the model's own when not given")
+    in_chans: int = Field(default=3, ge=1, description="input channels")
+    drop: float = Field(default=0.0, ge=0, lt=1, description="dropout rate")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth rate")
+    normalization: Literal["native", "group_ws"] = _flag(
+        "native", "native, or group norm with weight-standardised convolutions"
+    )
+    taps: Names = _flag(["stages", "encoder", "projector"], "where features are read: names and globs")
+    pooling: str | dict[str, str] = _flag("auto", "how a tap is pooled, for all or by tap name")
+    head: Literal["linear", "etf"] = _flag("linear", "trainable linear head, or the fixed ETF classifier")
+    kwargs: dict[str, Any] = _flag({}, "further arguments of the timm model")
+    projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
+
+
+class LossConfig(Section):
+    """L = task loss + sum over taps of weight * nearest-neighbour entropy term."""
+
+    task: Literal["cross_entropy", "mse"] = _flag("cross_entropy", "the task loss", "--loss")
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    entropy_weight: float | dict[str, float] = _flag(0.05, "alpha: of the encoder, or by tap name")
+    entropy_scope: Literal["global", "device"] = _flag("global", "neighbours among the global or the local batch")
+
+    def entropy_weights(self) -> dict[str, float]:
+        """The weight of each regularised tap, zero weights left out."""
+        weights = self.entropy_weight
+        by_tap = weights if isinstance(weights, dict) else {"encoder": weights}
+        return {tap: weight for tap, weight in by_tap.items() if weight != 0}
+
+
+class OptimConfig(Section):
+    """timm's optimiser and schedule, under timm's names."""
+
+    opt: str = _flag("adamw", "timm optimiser")
+    lr: float = Field(default=1e-3, gt=0, description="learning rate")
+    lr_base_size: int | None = Field(
+        default=None, ge=1, description="scale lr by (global batch / this) when given"
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
+    weight_decay_exclude_1d: bool = _flag(True, "no weight decay on biases and norms")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
+    opt_kwargs: dict[str, Any] = _flag({}, "further arguments of the optimiser")
+    sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = _flag("cosine", "timm schedule")
+    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the start of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    decay_epochs: float = Field(default=30, gt=0, description="step schedule: epochs between two decays")
+    decay_milestones: list[int] = _flag([90, 180, 270], "multistep schedule: epochs at which it decays")
+    decay_rate: float = Field(default=0.1, gt=0, description="step, multistep and poly schedules: the decay")
+
+
+class AugmentConfig(Section):
+    """timm's training transform, under timm's names."""
+
+    no_aug: bool = _flag(False, "resize and centre crop only")
+    scale: tuple[float, float] = _flag((0.08, 1.0), "random resized crop: range of areas")
+    ratio: tuple[float, float] = _flag((0.75, 4 / 3), "random resized crop: range of aspect ratios")
+    hflip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(default=0.0, ge=0, le=1, description="probability of a vertical flip")
+    color_jitter: float | None = Field(default=None, ge=0, description="strength of colour jitter")
+    aa: str | None = _flag(None, "auto-augment policy")
+    reprob: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
+    aug_repeats: int = Field(default=0, ge=0, description="repeated augmentation: copies of an image a batch")
+    mixup: float = Field(default=0.0, ge=0, description="mixup alpha")
+    cutmix: float = Field(default=0.0, ge=0, description="cutmix alpha")
+
+
+class OodSet(Section):
+    """One OOD set: where it is and what kind it is."""
+
+    source: str = Field(description="a data source (`ood-nc list datasets`)")
+    group: Literal["near", "far", "covariate"] = _flag("far", "near, far or covariate-shifted OOD")
+
+
+class TransferSet(Section):
+    """One transfer task. With `train` alone, a fifth of it (stratified, seed 0) is the test split."""
+
+    train: str = Field(description="the source that the probe is fitted on")
+    test: str | None = _flag(None, "the source on which the probe is read once")
+
+
+def _as_ood(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+def _as_transfer(value: Any) -> Any:
+    return {"train": value} if isinstance(value, str) else value
+
+
+class DataConfig(Section):
+    """The ID data and what it is compared with. Sources are relative to `root`."""
+
+    root: str | None = _flag(None, "folder that relative sources are looked up in", "--data-dir")
+    train: str = _flag("bundled/digits-id::train", "ID training data")
+    val: str | None = _flag(None, "ID validation data; a share of `train` when not given")
+    val_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="that share, stratified and seeded; it is never trained on"
+    )
+    test: str | None = _flag("bundled/digits-id::test", "held-out ID data, read once")
+    ood: dict[str, Annotated[OodSet, BeforeValidator(_as_ood)]] = _flag({}, "OOD sets by name")
+    transfer: dict[str, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = _flag({}, "transfer tasks by name")
+    limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
+    eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=100, ge=1, description="epochs")
+    batch_size: int = _flag(128, "images a device a step", "-b")
+    grad_accum_steps: int = Field(default=1, ge=1, description="batches whose gradients are added up for a step")
+    clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    seed: int = _flag(0, "seed of everything random")
+    workers: int = _flag(2, "processes that load images", "-j")
+    device: str = _flag("auto", "auto, cpu, cuda, cuda:1, mps")
+    amp: bool = _flag(False, "automatic mixed precision")
+    amp_dtype: Literal["float16", "bfloat16"] = _flag("float16", "its type")
+    torchcompile: bool = _flag(False, "compile the model")
+    channels_last: bool = _flag(False, "channels-last memory layout")
+    log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
+    collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
+    checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
+
+
+class EvaluationConfig(Section):
+    """What is measured on every tap."""
+
+    detectors: Names = _flag(
+        ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"], "detectors, names and globs"
+    )
+    probes: Names = _flag(["linear", "knn", "nearest_mean"], "transfer probes")
+    batch_size: int = Field(default=128, ge=1, description="images a forward pass")
+    bootstrap: int = Field(default=500, ge=0, description="bootstrap replicates of each interval, 0 for none")
+    seed: int = _flag(0, "seed of probes and intervals")
+
+
+class TrackingConfig(Section):
+    """Weights & Biases. Off by default; offline without a key."""
+
+    log_wandb: bool = _flag(False, "log to Weights & Biases too")
+    wandb_project: str = _flag("ood_nc", "its project")
+    wandb_entity: str | None = _flag(None, "its entity; your account's default when not given")
+    wandb_tags: Names = _flag([], "its tags")
+
+
+class Config(Section):
+    """A whole run: what is trained, on what, how, and what is measured."""
+
+    output: str = _flag("runs", "folder of run directories")
+    experiment: str | None = _flag(None, "name of the run directory; made from the settings when not given")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="after")
+    def _entropy_has_its_taps(self) -> Config:
+        if "projector" in self.loss.entropy_weights() and self.model.projector.kind == "none":
+            raise ValueError("loss.entropy_weight names the projector, but model.projector.kind is none")
+        return self
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run is kept: output/experiment."""
+        name = self.experiment or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
+        return Path(self.output) / name
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as a file that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a configuration: an override beats the file, the file beats the default.
+
+    Args:
+        path: YAML file; defaults alone when not given.
+        overrides: dotted key to value, e.g. ``{"optim.lr": 0.1}``.
+
+    Raises:
+        UserError: the file is missing or not YAML, a key is unknown (with the nearest match), a value is wrong.
+    """
+    values = {} if path is None else _read(Path(path))
+    for key, value in (overrides or {}).items():
+        _put(values, key.split("."), value)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_one_line(error, str(path) if path else "flags")) from None
+
+
+def known_keys(section: type[Section] = Config, prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of the schema with its pydantic field."""
+    keys: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys.update(known_keys(kind, f"{prefix}{name}."))
+        else:
+            keys[prefix + name] = field
+    return keys
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"No configuration file {path}: give the path of a YAML file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read the configuration {path}: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where} is not YAML: {getattr(error, 'problem', error)}.") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold keys and values, not a {type(values).__name__}.")
+    return values
+
+
+def _put(values: dict[str, Any], parts: list[str], value: Any) -> None:
+    for part in parts[:-1]:
+        inner = values.get(part)
+        if not isinstance(inner, dict):
+            inner = {"source": inner} if parts[:2] == ["data", "ood"] and isinstance(inner, str) else {}
+            values[part] = inner
+        values = inner
+    values[parts[-1]] = value
+
+
+def _one_line(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    key = ".".join(parts)
+    if first["type"] == "extra_forbidden":
+        known = list(known_keys()) + list(Config.model_fields)
+        siblings = [name.rsplit(".", 1)[-1] for name in known if name.rsplit(".", 1)[0] == ".".join(parts[:-1])]
+        hint = nearest(parts[-1], siblings or Config.model_fields) or nearest(key, known)
+        return f"Unknown key {key!r} in {where}.{hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    value = f", got {first['input']!r}" if key and not isinstance(first["input"], (dict, Section)) else ""
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key + ': ' if key else ''}{message}{value} (in {where}){more}."

@@ -1,0 +1,56 @@
+"""The one part of the metadata that depends on the machine: which faiss wheel.
+
+faiss-cpu and faiss-gpu hold the same module and break each other when both are installed, and a package's metadata
+cannot say "one of the two". So the choice is made where the package is built: faiss-gpu where an NVIDIA GPU answers
+on 64-bit Linux, else faiss-cpu. OOD_NC_FAISS=cpu or OOD_NC_FAISS=gpu decides it by hand (release wheels use cpu).
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+
+from setuptools import setup
+
+DEPENDENCIES = [
+    "accelerate>=1.0",
+    "jinja2>=3.1",
+    "numpy>=1.24",
+    "pillow>=9.4",
+    "plotly>=5.20",
+    "pyarrow>=14",
+    "pydantic>=2.6",
+    "pyyaml>=6.0",
+    "rich>=13",
+    "safetensors>=0.4",
+    "scikit-learn>=1.3",
+    "scipy>=1.10",
+    "timm>=1.0.12",
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "wandb>=0.16",
+]
+
+
+def faiss() -> str:
+    choice = os.environ.get("OOD_NC_FAISS")
+    if choice not in (None, "", "cpu", "gpu"):
+        raise SystemExit(f"OOD_NC_FAISS is {choice!r}: use cpu or gpu.")
+    if not choice:
+        wheel_exists = platform.system() == "Linux" and platform.machine() == "x86_64"
+        choice = "gpu" if wheel_exists and _has_nvidia_gpu() else "cpu"
+    return f"faiss-{choice}>=1.8"
+
+
+def _has_nvidia_gpu() -> bool:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return False
+    try:
+        answer = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+setup(install_requires=[*DEPENDENCIES, faiss()])
