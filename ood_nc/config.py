@@ -75,7 +75,9 @@ class LossConfig(Section):
     task: Literal["cross_entropy", "mse"] = _flag("cross_entropy", "the task loss", "--loss")
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
     entropy_weight: float | dict[str, float] = _flag(0.05, "alpha: of the encoder, or by tap name")
-    entropy_scope: Literal["global", "device"] = _flag("global", "neighbours among the global or the local batch")
+    entropy_scope: Literal["global", "device"] = _flag(
+        "global", "neighbours among the global or the local batch"
+    )
 
     def entropy_weights(self) -> dict[str, float]:
         """The weight of each regularised tap, zero weights left out."""
@@ -97,6 +99,7 @@ class OptimConfig(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
     opt_kwargs: dict[str, Any] = _flag({}, "further arguments of the optimiser")
     sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = _flag("cosine", "timm schedule")
+    sched_on_updates: bool = _flag(False, "move the schedule at every step, not at every epoch")
     warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the start of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
@@ -153,9 +156,16 @@ class DataConfig(Section):
         default=0.1, gt=0, lt=1, description="that share, stratified and seeded; it is never trained on"
     )
     test: str | None = _flag("bundled/digits-id::test", "held-out ID data, read once")
+    suite: str | None = _flag(
+        None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)"
+    )
     ood: dict[str, Annotated[OodSet, BeforeValidator(_as_ood)]] = _flag({}, "OOD sets by name")
-    transfer: dict[str, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = _flag({}, "transfer tasks by name")
-    limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
+    transfer: dict[str, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = _flag(
+        {}, "transfer tasks by name"
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="at most so many images of a class, for ID train"
+    )
     eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
 
 
@@ -163,10 +173,12 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(default=100, ge=1, description="epochs")
-    batch_size: int = _flag(128, "images a device a step", "-b")
-    grad_accum_steps: int = Field(default=1, ge=1, description="batches whose gradients are added up for a step")
+    batch_size: int = _flag(128, "images a device a step", "-b", "--batch-size")
+    grad_accum_steps: int = Field(
+        default=1, ge=1, description="batches whose gradients are added up for a step"
+    )
     clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
-    seed: int = _flag(0, "seed of everything random")
+    seed: int = _flag(0, "seed of everything random", "--seed")
     workers: int = _flag(2, "processes that load images", "-j")
     device: str = _flag("auto", "auto, cpu, cuda, cuda:1, mps")
     amp: bool = _flag(False, "automatic mixed precision")
@@ -174,20 +186,24 @@ class TrainConfig(Section):
     torchcompile: bool = _flag(False, "compile the model")
     channels_last: bool = _flag(False, "channels-last memory layout")
     log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
-    collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
-    checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
+    collapse_interval: int = Field(
+        default=0, ge=0, description="epochs between two collapse measurements, 0 for none"
+    )
+    checkpoint_interval: int = Field(
+        default=0, ge=0, description="epochs between two kept checkpoints, 0 for none"
+    )
 
 
 class EvaluationConfig(Section):
     """What is measured on every tap."""
 
     detectors: Names = _flag(
-        ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"], "detectors, names and globs"
+        ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"],
+        "detectors, names and globs",
     )
     probes: Names = _flag(["linear", "knn", "nearest_mean"], "transfer probes")
     batch_size: int = Field(default=128, ge=1, description="images a forward pass")
     bootstrap: int = Field(default=500, ge=0, description="bootstrap replicates of each interval, 0 for none")
-    seed: int = _flag(0, "seed of probes and intervals")
 
 
 class TrackingConfig(Section):
@@ -222,7 +238,10 @@ class Config(Section):
     @property
     def run_directory(self) -> Path:
         """Where the run is kept: output/experiment."""
-        name = self.experiment or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
+        name = (
+            self.experiment
+            or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
+        )
         return Path(self.output) / name
 
     def to_yaml(self) -> str:
@@ -279,11 +298,16 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
+# Where a plain value may stand for a mapping, the entry that it means.
+_SHORTHAND = {("data", "ood"): "source", ("data", "transfer"): "train", ("loss",): "encoder"}
+
+
 def _put(values: dict[str, Any], parts: list[str], value: Any) -> None:
-    for part in parts[:-1]:
+    for depth, part in enumerate(parts[:-1]):
         inner = values.get(part)
         if not isinstance(inner, dict):
-            inner = {"source": inner} if parts[:2] == ["data", "ood"] and isinstance(inner, str) else {}
+            entry = _SHORTHAND.get(tuple(parts[:depth]))
+            inner = {} if inner is None or entry is None else {entry: inner}
             values[part] = inner
         values = inner
     values[parts[-1]] = value
@@ -295,7 +319,9 @@ def _one_line(error: ValidationError, where: str) -> str:
     key = ".".join(parts)
     if first["type"] == "extra_forbidden":
         known = list(known_keys()) + list(Config.model_fields)
-        siblings = [name.rsplit(".", 1)[-1] for name in known if name.rsplit(".", 1)[0] == ".".join(parts[:-1])]
+        siblings = [
+            name.rsplit(".", 1)[-1] for name in known if name.rsplit(".", 1)[0] == ".".join(parts[:-1])
+        ]
         hint = nearest(parts[-1], siblings or Config.model_fields) or nearest(key, known)
         return f"Unknown key {key!r} in {where}.{hint}"
     message = first["msg"].removeprefix("Value error, ")

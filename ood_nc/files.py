@@ -54,5 +54,7 @@ def _umask() -> int:
 
 def _as_user_error(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"No space left on the disk while writing {target}: free some, then go on with --resume.")
+        return UserError(
+            f"No space left on the disk while writing {target}: free some, then go on with --resume."
+        )
     return UserError(f"Cannot write {target}: {error.strerror or error}. Choose another --output.")

@@ -1,0 +1,170 @@
+"""The ``ood-nc`` command. Exit codes: 0 done, 1 a fault of ours, 2 a mistake of the user's, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ood_nc.cli import compare, evaluate, flags, listing, quickstart, report, train
+from ood_nc.cli.command import Command
+from ood_nc.errors import UserError, nearest
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    command.name: command
+    for command in (
+        quickstart.COMMAND,
+        train.TRAIN,
+        evaluate.COMMAND,
+        train.RUN,
+        report.COMMAND,
+        compare.COMMAND,
+        listing.COMMAND,
+    )
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors are one line, a traceback only under ``--debug``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _run(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except KeyboardInterrupt as interrupt:
+        _say(f"interrupted. {interrupt}".rstrip(), debug)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        _say(str(error), debug)
+        return 2
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _say(
+                f"no space left on the disk ({error.filename or 'output'}): free some, then go on with --resume.",
+                debug,
+            )
+            return 2
+        _say(f"fault: {type(error).__name__}: {error}. Run again with --debug for the traceback.", debug)
+        return 1
+    except Exception as error:
+        text = " ".join(str(error).split())
+        _say(f"fault: {type(error).__name__}: {text}. Run again with --debug for the traceback.", debug)
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    parser, subparsers = _parsers()
+    position = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
+    name = None if position is None else words[position]
+    if name not in _COMMANDS:
+        parser.parse_args(words)  # --help, --version, or what is wrong with the command's name
+        parser.print_help()
+        return 2
+    command, subparser = _COMMANDS[name], subparsers[name]
+    rest = words[:position] + words[position + 1 :]
+    overrides: dict[str, Any] = {}
+    if command.takes_config:
+        overrides, rest = flags.split(rest, set(_options(subparser)))
+    arguments = subparser.parse_args(rest)
+    arguments.overrides = overrides
+    _settle(arguments.quiet, arguments.debug)
+    return command.execute(arguments)
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog="ood-nc",
+        description="Control neural collapse layer by layer; measure OOD detection, transfer and collapse of every layer.",
+        epilog="ood-nc COMMAND --help shows a command's options with examples. Start with: ood-nc quickstart",
+    )
+    parser.add_argument(
+        "--version", action=_Version, help="versions of this package and of what it stands on"
+    )
+    group = parser.add_subparsers(title="commands", metavar="COMMAND")
+    subparsers: dict[str, argparse.ArgumentParser] = {}
+    for command in _COMMANDS.values():
+        epilog = f"examples:\n{command.examples}"
+        if command.takes_config:
+            epilog += "\n\n" + flags.help_text()
+        subparser = group.add_parser(
+            command.name,
+            help=command.summary,
+            description=command.summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        command.add_arguments(subparser)
+        subparser.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
+        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        subparsers[command.name] = subparser
+    return parser, subparsers
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with one line for a mistake and the nearest known name."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments:"):
+            unknown = message.partition(": ")[2].split()[0]
+            command = _COMMANDS.get(self.prog.rpartition(" ")[2])
+            known = _options(self) + (flags.names() if command and command.takes_config else [])
+            raise UserError(
+                f"unknown argument {unknown!r} of {self.prog}.{nearest(unknown.partition('=')[0], known)}"
+            )
+        if "invalid choice" in message and "COMMAND" in message:
+            name = message.partition("invalid choice: ")[2].split(" ")[0].strip("'")
+            raise UserError(
+                f"unknown command {name!r}.{nearest(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
+            )
+        raise UserError(f"{message} (see {self.prog} --help).")
+
+
+class _Version(argparse.Action):
+    """``--version``, with the faiss wheel that is installed."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        from ood_nc import __version__
+        from ood_nc.detection import faiss_variant
+
+        parts = [
+            f"{name} {version(name)}" for name in ("torch", "timm", "accelerate", "scikit-learn", "wandb")
+        ]
+        print(f"ood_nc {__version__}, Python {sys.version.split()[0]}, {', '.join(parts)}, {faiss_variant()}")
+        raise SystemExit(0)
+
+
+def _settle(quiet: bool, debug: bool) -> None:
+    os.environ["OOD_NC_QUIET"] = "1" if quiet else "0"
+    level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("ood_nc").setLevel(level)
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+def _say(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(f"ood-nc: {message}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""What a command is, and the pieces that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ood_nc
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``ood-nc``."""
+
+    name: str
+    summary: str
+    examples: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    execute: Callable[[argparse.Namespace], int]
+    takes_config: bool = False
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that reads a configuration."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file, or the name of one that ships (see the README)"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="show the resolved configuration and stop"
+    )
+
+
+def read_config(path: str | None, overrides: dict[str, Any]) -> Config:
+    """The configuration from a file (or a shipped one by name) and the flags."""
+    return load(None if path is None else find_config(path), overrides)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that ship, by name: beside the package in a checkout, inside it when installed."""
+    package = Path(ood_nc.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {}
+
+
+def find_config(path: str) -> Path:
+    """The file at ``path``, or the shipped configuration of that name."""
+    if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml"):
+        return Path(path)
+    shipped = shipped_configs()
+    if path in shipped:
+        return shipped[path]
+    raise UserError(
+        f"No configuration {path!r}.{nearest(path, shipped)} Give a YAML file or one of: {', '.join(shipped)}."
+    )

@@ -1,0 +1,60 @@
+"""``ood-nc compare``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from ood_nc.cli.command import Command
+from ood_nc.cli.show import say
+from ood_nc.errors import UserError
+
+
+def compare_runs(directories: list[Path], output: Path) -> tuple[Path, str]:
+    """Compare evaluated runs on the same samples and write the report.
+
+    Returns:
+        The report's path and its verdict.
+    """
+    from ood_nc.evaluation import Results, compare
+    from ood_nc.report import write_comparison
+
+    comparison = compare([Results.load(directory) for directory in directories])
+    return write_comparison(directories, output, comparison), comparison["verdict"]
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        type=Path,
+        nargs="+",
+        help="evaluated run directories; the first is the reference",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, help="the report [comparison.html beside the runs]"
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    if len(arguments.runs) < 2:
+        raise UserError("compare needs two run directories or more, got one: ood-nc compare RUN RUN")
+    output = (
+        arguments.output
+        or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
+    )
+    path, verdict = compare_runs(arguments.runs, output)
+    say(verdict)
+    say(f"report: {path}")
+    return 0
+
+
+COMMAND = Command(
+    name="compare",
+    summary="Compare evaluated runs on the same samples, grouped by seed, and write the report.",
+    examples="""  ood-nc compare runs/baseline runs/controlled
+  ood-nc compare runs/*-seed? -o seeds.html""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

@@ -1,0 +1,117 @@
+"""``ood-nc list``."""
+
+from __future__ import annotations
+
+import argparse
+from fnmatch import fnmatch
+
+from ood_nc.cli.command import Command, shipped_configs
+from ood_nc.cli.show import table
+from ood_nc.errors import UserError
+
+_KINDS = ("backbones", "taps", "detectors", "metrics", "suites", "datasets", "configs")
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=_KINDS, metavar="WHAT", help=", ".join(_KINDS))
+    parser.add_argument(
+        "names", nargs="*", metavar="GLOB", help="only names that match; taps: BACKBONE [GLOB]"
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    names = arguments.names
+    if arguments.what == "taps" and not names:
+        raise UserError("list taps needs a backbone: ood-nc list taps resnet18 'layer*'")
+    if len(names) > (2 if arguments.what == "taps" else 1):
+        raise UserError(
+            f"list {arguments.what} takes one glob, got {len(names)}: quote it, so that the shell leaves it alone."
+        )
+    columns, rows = _TABLES[arguments.what](names)
+    if not rows:
+        raise UserError(
+            f"No {arguments.what} match {names[-1]!r}: ood-nc list {arguments.what} shows all."
+            if names
+            else "None."
+        )
+    table(f"{arguments.what} ({len(rows)})", columns, rows)
+    return 0
+
+
+def _matching(rows: list[list[str]], names: list[str]) -> list[list[str]]:
+    return [row for row in rows if not names or fnmatch(row[0], names[0])]
+
+
+def _backbones(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.models import list_backbones
+
+    return ["backbone"], [[name] for name in list_backbones(names[0] if names else "*")]
+
+
+def _taps(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.models import list_taps
+
+    rows = [[tap.name, str(tap.depth), str(tap.dim), tap.pooling] for tap in list_taps(names[0])]
+    return ["tap", "depth", "width", "pooling"], _matching(rows, names[1:])
+
+
+def _detectors(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.detection import create_detector, list_detectors
+
+    rows = []
+    for name in list_detectors(names[0] if names else "*"):
+        detector = create_detector(name)
+        rows.append([name, ", ".join(sorted(detector.requires)) or "-", str(detector.info.paper)])
+    return ["detector", "needs", "source"], rows
+
+
+def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.collapse import METRICS as COLLAPSE
+    from ood_nc.detection import METRICS as DETECTION
+
+    rows = [["collapse/" + name, str(metric.definition)] for name, metric in COLLAPSE.items()]
+    rows += [["detection/" + name, text] for name, text in DETECTION.items()]
+    return ["metric", "definition"], [
+        row for row in rows if not names or fnmatch(row[0].partition("/")[2], names[0])
+    ]
+
+
+def _suites(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.data import list_suites
+
+    return ["suite", "what"], _matching([[name, text] for name, text in list_suites().items()], names)
+
+
+def _datasets(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.data import list_datasets
+
+    return ["source", "what"], _matching([[name, text] for name, text in list_datasets().items()], names)
+
+
+def _configs(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    rows = []
+    for name, path in shipped_configs().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        rows.append([name, first.lstrip("# ")])
+    return ["config", "what"], _matching(rows, names)
+
+
+_TABLES = {
+    "backbones": _backbones,
+    "taps": _taps,
+    "detectors": _detectors,
+    "metrics": _metrics,
+    "suites": _suites,
+    "datasets": _datasets,
+    "configs": _configs,
+}
+
+COMMAND = Command(
+    name="list",
+    summary="Show what there is: " + ", ".join(_KINDS) + ".",
+    examples="""  ood-nc list backbones 'resnet*'
+  ood-nc list taps resnet18 'layer?'
+  ood-nc list detectors""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

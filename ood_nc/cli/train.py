@@ -1,0 +1,65 @@
+"""``ood-nc train`` and ``ood-nc run``."""
+
+from __future__ import annotations
+
+import argparse
+
+from ood_nc.cli.command import Command, add_config_arguments, read_config
+from ood_nc.cli.evaluate import evaluate_run
+from ood_nc.cli.show import say, show_results
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on exactly where the run stopped")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    from ood_nc.training import train
+
+    say(f"run directory: {train(config, resume=arguments.resume)}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = read_config(arguments.config, arguments.overrides)
+    if arguments.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    from ood_nc.report import write_report
+    from ood_nc.training import is_main_process, train
+
+    directory = train(config, resume=arguments.resume)
+    if not is_main_process():
+        return 0
+    show_results(evaluate_run(directory))
+    say(f"report: {write_report(directory)}")
+    return 0
+
+
+TRAIN = Command(
+    name="train",
+    summary="Train a model into a run directory.",
+    examples="""  ood-nc train --config cifar10-cpu
+  ood-nc train --config my.yaml --lr 0.01 --epochs 50 --experiment trial
+  ood-nc train --config my.yaml --experiment trial --resume
+  torchrun --nproc-per-node 4 -m ood_nc train --config imagenet100-resnet18 --data-dir /data""",
+    add_arguments=_add_arguments,
+    execute=_train,
+    takes_config=True,
+)
+
+RUN = Command(
+    name="run",
+    summary="Train, evaluate, and write the report.",
+    examples="""  ood-nc run --config quickstart --experiment trial
+  ood-nc run --config cifar10-cpu --data-dir /data --epochs 5
+  ood-nc run --data.train photos::train --data.test photos::val --ood other=/data/other --epochs 20""",
+    add_arguments=_add_arguments,
+    execute=_run,
+    takes_config=True,
+)

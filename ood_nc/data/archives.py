@@ -1,0 +1,270 @@
+"""Tar and zip archives read in place: an index of member positions, then plain reads that any process may do at once."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import mmap
+import os
+import tarfile
+import tempfile
+import weakref
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import context, reduction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ood_nc.data.stores import Store
+from ood_nc.errors import UserError
+from ood_nc.progress import progress
+
+_TAR, _BLOCK = -1, 512
+_OPENERS: dict[str, Any] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open, "bz2": bz2.open}
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
+_SUFFIXES = (".tar", ".zip", ".tgz", ".txz", ".tar.gz", ".tar.xz", ".tar.bz2")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive. In a zip, ``offset`` is that of its local header, as the central directory has it."""
+
+    name: str
+    offset: int
+    stored: int
+    size: int
+    method: int = _TAR
+    crc: int = 0
+
+
+class Blob:
+    """A file read at given positions, so that processes and threads never share a cursor.
+
+    A compressed tar is decompressed once to a temporary file without a name, which is gone when the last reader is. A worker
+    that is spawned inherits the open file; a copy unpickled anywhere else decompresses again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: BinaryIO | None = None
+
+    def fileno(self) -> int:
+        """The descriptor, opened on first use."""
+        if self._file is None:
+            self._file = open(self.path, "rb", buffering=0) if _opener(self.path) is None else _decompressed(self.path)
+        return self._file.fileno()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset``; fewer where the file ends before."""
+        return os.pread(self.fileno(), size, offset)
+
+    def __getstate__(self) -> dict[str, Any]:
+        spawning = context.get_spawning_popen() is not None  # type: ignore[attr-defined]
+        inherit = spawning and _opener(self.path) is not None
+        return {"path": self.path, "handle": reduction.DupFd(self.fileno()) if inherit else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        handle = state["handle"]
+        self._file = None if handle is None else os.fdopen(handle.detach(), "rb", buffering=0)
+
+
+class Archive:
+    """The index of an archive: its files, its folders, and where each file lies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blob = Blob(path)
+        members, self.folders = _index(self.blob)
+        self.members = {member.name: member for member in members}
+
+    def store(self, names: tuple[str, ...]) -> ArchiveStore:
+        """The members of these names, in this order."""
+        return ArchiveStore(self.blob, [self.members[name] for name in names])
+
+
+class ArchiveStore(Store):
+    """Members of an archive, each read with one or two positioned reads."""
+
+    def __init__(self, blob: Blob, members: list[Member]) -> None:
+        super().__init__()
+        self.blob = blob
+        fields = [(member.offset, member.stored, member.size, member.method, member.crc) for member in members]
+        self.table = np.array(fields, dtype=np.int64).reshape(-1, 5)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, index: int) -> bytes:
+        offset, stored, size, method, crc = self.table[index].tolist()
+        if method == _TAR:
+            content = self.blob.read(offset, size)
+        else:
+            header = self.blob.read(offset, 30)
+            begin = offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            content = _inflate(self.blob.read(begin, stored), method)
+            if zlib.crc32(content) != crc:
+                raise OSError("its checksum in the archive does not match")
+        if len(content) != size:
+            raise OSError(f"the archive holds {len(content)} of its {size} bytes")
+        return content
+
+    def tail(self, index: int) -> tuple[int, bytes]:
+        offset, _, size, method, crc = self.table[index].tolist()
+        if method == _TAR:
+            begin = max(0, size - 4096)
+            return size, self.blob.read(offset + begin, size - begin)
+        return super().tail(index)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive that can be read in place."""
+    return path.name.lower().endswith(_SUFFIXES)
+
+
+_opened: weakref.WeakValueDictionary[tuple[str, int, int], Archive] = weakref.WeakValueDictionary()
+
+
+def open_archive(path: Path) -> Archive:
+    """Index an archive; while a data set still uses it, opening it again costs nothing.
+
+    Raises:
+        UserError: it is damaged, encrypted, or the disk has no room for the decompressed copy.
+    """
+    status = path.stat()
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size)
+    archive = _opened.get(key)
+    if archive is None:
+        try:
+            archive = Archive(path)
+        except UserError:
+            raise
+        except _DAMAGE as error:
+            raise UserError(f"{path} cannot be read as an archive ({error}): fetch or pack it again.") from error
+        _opened[key] = archive
+    return archive
+
+
+def _opener(path: Path) -> Any:
+    return _OPENERS.get(path.name.lower().rsplit(".", 1)[-1])
+
+
+def _decompressed(path: Path) -> BinaryIO:
+    """Decompress to a temporary file without a name."""
+    target = tempfile.TemporaryFile(buffering=0)
+    with open(path, "rb") as raw, progress(f"decompressing {path.name}", path.stat().st_size, "bytes") as advance:
+        with _opener(path)(raw) as source:
+            done = 0
+            while block := source.read(1 << 20):
+                try:
+                    target.write(block)
+                except OSError as error:
+                    room = f"No room for the decompressed {path.name} in {tempfile.gettempdir()} ({error.strerror})"
+                    raise UserError(f"{room}: free some, or set TMPDIR to a larger disk.") from error
+                position = raw.tell()
+                advance(position - done)
+                done = position
+    return target
+
+
+def _index(blob: Blob) -> tuple[list[Member], tuple[str, ...]]:
+    if blob.path.suffix.lower() == ".zip":
+        members, folders = _index_zip(blob.path)
+    else:
+        members, folders = _index_tar(blob)
+    return [member for member in members if member.name], tuple(folders)
+
+
+def _index_zip(path: Path) -> tuple[list[Member], list[str]]:
+    members, folders = [], []
+    with zipfile.ZipFile(path) as file:
+        for info in file.infolist():
+            if info.is_dir():
+                folders.append(_clean(info.filename))
+            elif info.flag_bits & 1:
+                raise UserError(f"{path} is encrypted ({info.filename}): pack it again without a password.")
+            else:
+                position = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+                members.append(Member(_clean(info.filename), *position))
+    return members, folders
+
+
+def _index_tar(blob: Blob) -> tuple[list[Member], list[str]]:
+    if os.fstat(blob.fileno()).st_size == 0:
+        raise tarfile.ReadError("empty file")
+    with mmap.mmap(blob.fileno(), 0, access=mmap.ACCESS_READ) as memory:
+        entries = _plain_entries(memory)
+        if entries is None:
+            with tarfile.open(fileobj=memory, mode="r:") as file:  # type: ignore[arg-type]
+                entries = list(_entries(file))
+    members, folders = [], []
+    for name, offset, size, is_folder in entries:
+        if is_folder:
+            folders.append(_clean(name))
+        else:
+            members.append(Member(_clean(name), offset, size, size))
+    return members, folders
+
+
+def _entries(file: tarfile.TarFile) -> Iterator[tuple[str, int, int, bool]]:
+    """The reference reading, by the standard library: long names, pax headers, hard links."""
+    for info in file:
+        if info.isdir():
+            yield info.name, 0, 0, True
+        elif info.isreg() and not info.issparse():
+            yield info.name, info.offset_data, info.size, False
+        elif info.islnk():
+            target = file.getmember(info.linkname)
+            yield info.name, target.offset_data, target.size, False
+
+
+def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None:
+    """The same for an archive of plain headers only, several times faster; None when it holds anything else."""
+    entries, position, end = [], 0, len(memory)
+    while position + _BLOCK <= end:
+        header = memory[position : position + _BLOCK]
+        if header[0] == 0:
+            return entries
+        kind, magic = header[156:157], header[257:263]
+        if kind not in b"05\0" or magic not in (b"ustar\0", b"ustar ") or header[124] & 0x80:
+            return None
+        try:
+            size = int(header[124:136].strip(b" \0") or b"0", 8)
+            claimed = int(header[148:156].strip(b" \0"), 8)
+        except ValueError:
+            return None
+        if claimed != sum(header) - sum(header[148:156]) + 8 * 32:
+            return None
+        name = header[:100].rstrip(b"\0").decode("utf-8", "surrogateescape")
+        if magic == b"ustar\0" and header[345]:
+            name = header[345:500].rstrip(b"\0").decode("utf-8", "surrogateescape") + "/" + name
+        position += _BLOCK
+        if position + size > end:
+            raise tarfile.ReadError("it ends in the middle of a file")
+        is_folder = kind == b"5" or name.endswith("/")
+        entries.append((name, position, size, is_folder))
+        position += -(-size // _BLOCK) * _BLOCK
+    return entries
+
+
+def _clean(name: str) -> str:
+    """A member's name as a label: no leading slash or dot. It is never joined to a path on disk."""
+    name = name.replace("\\", "/").strip("/")
+    while name.startswith("./"):
+        name = name[2:].lstrip("/")
+    return "" if name == "." else name
+
+
+def _inflate(data: bytes, method: int) -> bytes:
+    if method == zipfile.ZIP_STORED:
+        return data
+    if method == zipfile.ZIP_DEFLATED:
+        return zlib.decompress(data, -zlib.MAX_WBITS)
+    if method == zipfile.ZIP_BZIP2:
+        return bz2.decompress(data)
+    raise OSError(f"zip compression method {method} is not supported")

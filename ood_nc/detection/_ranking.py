@@ -1,0 +1,148 @@
+"""Sorted scores of both sides and the counts every ranking metric is made of.
+
+Each side is sorted once; the two are then merged block by block, so that all counts of a block stay in the cache.
+Blocks end where the value changes, so no group of tied scores is ever split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+
+from ood_nc.arrays import ArrayLike, as_tensor
+from ood_nc.detection.errors import EmptySideError, NanScoreError
+from ood_nc.errors import UserError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+_BLOCK = 1 << 15
+
+
+class SortedScores(NamedTuple):
+    """Both sides in ascending order, in one dtype."""
+
+    id: Array
+    ood: Array
+
+
+class Block(NamedTuple):
+    """Counts for a stretch of ID scores and the OOD scores between them.
+
+    Attributes:
+        start: rank of the first ID score of the block.
+        id_at_or_above: per ID score s, the number of ID scores >= s.
+        ood_below: per ID score s, the number of OOD scores < s.
+        tied_pairs: the number of (ID, OOD) pairs of equal scores.
+        ood_at_or_below: per OOD score s, the number of OOD scores <= s.
+        id_at_or_below: per OOD score s, the number of ID scores <= s.
+    """
+
+    start: int
+    id_at_or_above: Array
+    ood_below: Array
+    tied_pairs: int
+    ood_at_or_below: Array
+    id_at_or_below: Array
+
+
+def as_scores(values: ArrayLike, name: str) -> Array:
+    """Return ``values`` as a NumPy vector that must only be read; half precision becomes float32, nothing else changes.
+
+    Raises:
+        UserError: not one-dimensional.
+    """
+    tensor = as_tensor(values, name)
+    if tensor.ndim != 1:
+        raise UserError(f"{name} must have shape (N,), got {tuple(tensor.shape)}.")
+    if tensor.dtype in (torch.float16, torch.bfloat16):
+        tensor = tensor.float()
+    array: Array = tensor.cpu().numpy()
+    return array.astype(np.int8) if array.dtype == np.bool_ else array
+
+
+def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
+    """Return both sides sorted.
+
+    Raises:
+        EmptySideError: a side holds no scores.
+        NanScoreError: a score is NaN.
+    """
+    sides = as_scores(id_scores, "id_scores"), as_scores(ood_scores, "ood_scores")
+    if not all(side.size for side in sides):
+        raise EmptySideError(*(side.size for side in sides))
+    dtype = np.result_type(*sides)
+    ordered = [np.sort(side.astype(dtype, copy=False)) for side in sides]
+    for name, side, values in zip(("id_scores", "ood_scores"), sides, ordered, strict=True):
+        # NaN sorts last, so one look at the end tells.
+        if dtype.kind == "f" and np.isnan(values[-1]):
+            where = np.flatnonzero(np.isnan(side))
+            raise NanScoreError(name, len(where), int(where[0]), side.size)
+    return SortedScores(*ordered)
+
+
+def blocks(scores: SortedScores) -> Iterator[Block]:
+    """Merge the two sides; the blocks in order cover every ID and every OOD score exactly once."""
+    id_sorted, ood_sorted = scores
+    starts = np.unique(np.searchsorted(id_sorted, id_sorted[::_BLOCK], "left"))
+    lows = np.searchsorted(ood_sorted, id_sorted[starts], "left")
+    # OOD scores below every ID score go with the first block.
+    lows[0] = 0
+    id_bounds = [*starts.tolist(), len(id_sorted)]
+    ood_bounds = [*lows.tolist(), len(ood_sorted)]
+    for k, start in enumerate(id_bounds[:-1]):
+        id_part = id_sorted[start : id_bounds[k + 1]]
+        low, high = ood_bounds[k], ood_bounds[k + 1]
+        yield _merge(id_part, ood_sorted[low:high], start, low, len(id_sorted))
+
+
+def _merge(id_part: Array, ood_part: Array, start: int, low: int, id_total: int) -> Block:
+    below = np.searchsorted(ood_part, id_part, "left")
+    at_or_below = np.cumsum(np.bincount(below, minlength=len(ood_part) + 1)[: len(ood_part)])
+    last = _group_last(ood_part)
+    tied = 0
+    if len(ood_part):
+        inside = np.minimum(below, len(ood_part) - 1)
+        equal = (ood_part[inside] == id_part) & (below < len(ood_part))
+        if equal.any():
+            at = below[equal]
+            tied = int((last[at] + 1 - at).sum())
+    return Block(
+        start=start,
+        id_at_or_above=id_total - start - _group_first(id_part),
+        ood_below=below + low,
+        tied_pairs=tied,
+        ood_at_or_below=last + (low + 1),
+        id_at_or_below=at_or_below + start,
+    )
+
+
+def _group_first(ordered: Array) -> Array:
+    """For each entry of an ordered vector, the index at which its group of equal values begins."""
+    index = np.arange(len(ordered))
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        index[1:][same] = 0
+        np.maximum.accumulate(index, out=index)
+    return index
+
+
+def _group_last(ordered: Array) -> Array:
+    """For each entry of an ordered vector, the index at which its group of equal values ends."""
+    index = np.arange(len(ordered))
+    same = ordered[1:] == ordered[:-1]
+    if same.any():
+        index[:-1][same] = len(ordered)
+        index = np.minimum.accumulate(index[::-1])[::-1]
+    return index
+
+
+def smallest_count(share: float, total: int) -> int:
+    """The smallest count c with c / total >= share in float64, as a threshold sweep over shares would find it."""
+    count = min(max(int(np.ceil(share * total)), 1), total)
+    while count > 1 and (count - 1) / total >= share:
+        count -= 1
+    while count < total and count / total < share:
+        count += 1
+    return count

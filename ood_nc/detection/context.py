@@ -1,0 +1,330 @@
+"""What detectors work from, computed once and shared: ID train data of a tap, and a batch of queries to score.
+
+``fit`` and ``score`` wrap plain arrays in these themselves. Where many detectors see the same tap, build them once::
+
+    train = TapStatistics(features, labels, logits=logits, head=head)
+    queries = TapQueries(bank_features, logits=bank_logits)
+    scores = {d.name: d.fit(train).score(queries) for d in detectors}
+
+Every intermediate (class means, covariance, eigen-decomposition, log-sum-exp ...) is then computed by the first detector
+that asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.detection import _linalg
+from ood_nc.detection.errors import NonFiniteError
+from ood_nc.errors import UserError
+
+T = TypeVar("T")
+
+
+class Head(NamedTuple):
+    """The linear head that reads the features: logits = features weight' + bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (B, C) in float64."""
+        weight = self.weight.to(features.device, torch.float64)
+        bias = self.bias.to(features.device, torch.float64)
+        out = torch.empty(len(features), len(weight), dtype=torch.float64, device=features.device)
+        for start in range(0, len(features), _linalg.CHUNK):
+            part = slice(start, start + _linalg.CHUNK)
+            torch.addmm(bias, features[part].double(), weight.T, out=out[part])
+        return out
+
+
+def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) -> Head | None:
+    """Check a head; a bias of None counts as zeros.
+
+    Raises:
+        UserError: shapes disagree.
+    """
+    if head is None or isinstance(head, Head):
+        return head
+    weight = as_matrix(head[0], "head weight").double()
+    if dim is not None and weight.shape[1] != dim:
+        raise UserError(f"The head reads {weight.shape[1]} features per sample, the tap has {dim}: it is another tap's.")
+    if head[1] is None:
+        return Head(weight, weight.new_zeros(len(weight)))
+    bias = as_tensor(head[1], "head bias").to(weight.device, torch.float64)
+    if bias.shape != weight.shape[:1]:
+        raise UserError(f"head bias must have shape ({len(weight)},), got {tuple(bias.shape)}.")
+    return Head(weight, bias)
+
+
+class _Inputs:
+    """Features, logits and head of the same samples, and what follows from logits alone."""
+
+    knows: frozenset[str]
+
+    def __init__(self, features: ArrayLike | None, logits: ArrayLike | None, head: Head | None) -> None:
+        self._features = None if features is None else _on_float64_device(as_matrix(features, "features"))
+        self._given_logits = None if logits is None else _on_float64_device(as_matrix(logits, "logits"))
+        self.head = head
+        if self._features is None and self._given_logits is None:
+            raise UserError("Neither features nor logits were given.")
+        first = features if features is not None else logits
+        self._origin = first.device if isinstance(first, torch.Tensor) else torch.device("cpu")
+        if self._features is not None and self._given_logits is not None and len(self._features) != len(logits):  # type: ignore[arg-type]
+            raise UserError(f"There are {len(self._features)} feature rows and {len(self._given_logits)} logit rows.")
+
+    @property
+    def available(self) -> frozenset[str]:
+        """Which of "features", "labels", "logits", "head" there are."""
+        found = {"nonnegative"}
+        if self._features is not None:
+            found.add("features")
+        if self.head is not None:
+            found.add("head")
+        if self._given_logits is not None or (self._features is not None and self.head is not None):
+            found.add("logits")
+        return frozenset(found)
+
+    @property
+    def features(self) -> Tensor:
+        """(N, d) as given: never change it in place."""
+        if self._features is None:
+            raise UserError("No features were given.")
+        return self._features
+
+    @property
+    def dim(self) -> int:
+        """Width of the features."""
+        return self.features.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the computation runs."""
+        return (self._features if self._features is not None else self.logits).device
+
+    def __len__(self) -> int:
+        return len(self._features if self._features is not None else self.logits)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """(N, C) float64: as given, or the head's."""
+        if self._given_logits is not None:
+            return self._given_logits.double()
+        if self.head is None:
+            raise UserError("No logits were given, and no head to compute them with.")
+        return self.head.logits(self.features)
+
+    @cached_property
+    def max_logit(self) -> Tensor:
+        """Largest logit (N,)."""
+        return self.logits.amax(dim=1)
+
+    @cached_property
+    def predictions(self) -> Tensor:
+        """Index of the largest logit (N,)."""
+        return self.logits.argmax(dim=1)
+
+    @cached_property
+    def log_sum_exp(self) -> Tensor:
+        """log sum_c exp(logit_c) (N,)."""
+        return self.logits.logsumexp(dim=1)
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """Softmax of the logits (N, C)."""
+        return self.logits.softmax(dim=1)
+
+    @cached_property
+    def normalized(self) -> Tensor:
+        """Features over their norms (N, d), float64; zero rows stay zero. One more copy of the features: worth it
+        only where several detectors share it."""
+        return _linalg.safe_normalize(self.features)
+
+    @cached_property
+    def _features_finite(self) -> None:
+        _check_finite(self.features, "features")
+
+    @cached_property
+    def _logits_finite(self) -> None:
+        if self._given_logits is not None:
+            _check_finite(self._given_logits, "logits")
+
+    @cached_property
+    def _lowest(self) -> float:
+        return float(self.features.min()) if self.features.numel() else 0.0
+
+    def check(self, names: frozenset[str]) -> None:
+        """Raise :class:`NonFiniteError` where the named inputs hold NaN or infinity (looked at once)."""
+        if "features" in names:
+            _ = self._features_finite
+        if "logits" in names:
+            _ = self._logits_finite
+
+    def check_nonnegative(self, detector: str) -> None:
+        """Raise :class:`UserError` where a feature is negative."""
+        if self._lowest < 0:
+            raise UserError(
+                f"Detector {detector!r} is made for non-negative (post-ReLU) features; the lowest here is {self._lowest:.3g}."
+            )
+
+
+class TapStatistics(_Inputs):
+    """ID train data of one tap and the statistics detectors share.
+
+    Args:
+        features: (N, d), N at least 1; None for detectors of logits alone.
+        labels: class indices (N,), or None.
+        logits: (N, C), or None.
+        head: weight (C, d) and bias (C,) or None.
+
+    Raises:
+        UserError: shapes disagree, no sample, or a negative label.
+    """
+
+    knows = frozenset({"features", "labels", "logits", "head"})
+
+    def __init__(
+        self,
+        features: ArrayLike | None,
+        labels: ArrayLike | None = None,
+        *,
+        logits: ArrayLike | None = None,
+        head: tuple[ArrayLike, ArrayLike | None] | None = None,
+    ) -> None:
+        dim = None if features is None else as_matrix(features, "features").shape[1]
+        super().__init__(features, logits, as_head(head, dim))
+        if len(self) == 0:
+            raise UserError("There are no train samples to fit on.")
+        self._labels = None if labels is None else as_labels(labels, len(self)).to(self.device)
+        if self._labels is not None and bool((self._labels < 0).any()):
+            raise UserError("labels must not be negative: leave samples without a class out of fit.")
+
+    @property
+    def available(self) -> frozenset[str]:
+        """Which of "features", "labels", "logits", "head" there are."""
+        return super().available | ({"labels"} if self._labels is not None else set())
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices (N,) int64."""
+        if self._labels is None:
+            raise UserError("No labels were given.")
+        return self._labels
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The class indices that have samples, ascending (K,); rows of ``class_means`` follow it."""
+        return self.labels.unique()
+
+    @cached_property
+    def class_positions(self) -> Tensor:
+        """Each sample's row in ``classes`` (N,)."""
+        return torch.searchsorted(self.classes, self.labels)
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """Samples in each class of ``classes`` (K,) int64."""
+        return torch.bincount(self.class_positions, minlength=len(self.classes))
+
+    @cached_property
+    def class_means(self) -> Tensor:
+        """(K, d) float64, in the order of ``classes``."""
+        sums = _linalg.class_sums(self.features, self.class_positions, len(self.classes))
+        return sums / self.class_counts[:, None]
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Mean of all samples (d,) float64."""
+        return _linalg.row_mean(self.features)
+
+    @cached_property
+    def global_mean(self) -> Tensor:
+        """Unweighted mean of the class means (d,) float64."""
+        return self.class_means.mean(dim=0)
+
+    @cached_property
+    def within_covariance(self) -> Tensor:
+        """Covariance around the own class mean, tied over classes, over N (d, d) float64."""
+        return _linalg.centered_scatter(self.features, self.class_means, self.class_positions) / len(self)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """Covariance around ``mean``, over N (d, d) float64."""
+        if self._labels is None:
+            return _linalg.centered_scatter(self.features, self.mean) / len(self)
+        # Within plus between is a sum of positive terms, so it costs no second pass and no digits.
+        offsets = (self.class_means - self.mean) * self.class_counts[:, None].double().sqrt()
+        return self.within_covariance + offsets.T @ offsets / len(self)
+
+    @cached_property
+    def within_eigen(self) -> _linalg.Eigen:
+        """Eigen-decomposition of ``within_covariance``, largest first."""
+        return _linalg.eigen(self.within_covariance)
+
+    @cached_property
+    def eigen(self) -> _linalg.Eigen:
+        """Eigen-decomposition of ``covariance``, largest first."""
+        return _linalg.eigen(self.covariance)
+
+
+class TapQueries(_Inputs):
+    """Samples to score at one tap.
+
+    Args:
+        features: (B, d), or None for detectors of logits alone.
+        logits: (B, C), or None.
+
+    Raises:
+        UserError: shapes disagree.
+    """
+
+    knows = frozenset({"features", "logits"})
+
+    def __init__(self, features: ArrayLike | None, *, logits: ArrayLike | None = None) -> None:
+        super().__init__(features, logits, None)
+        self._shared: dict[Hashable, Any] = {}
+
+    def with_head(self, head: Head | None) -> TapQueries:
+        """Let logits come from this head where none were given."""
+        if head is not None and self._given_logits is None and head is not self.head:
+            if self._features is not None and head.weight.shape[1] != self.dim:
+                raise UserError(f"The head reads {head.weight.shape[1]} features per sample, got {self.dim}.")
+            self._forget_logits()
+            self.head = head
+        return self
+
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what ``compute`` gave the first time ``key`` was asked for with these queries."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        result: T = self._shared[key]
+        return result
+
+    def deliver(self, scores: Tensor) -> Tensor:
+        """Scores as the caller gets them: on the device of the inputs."""
+        return scores.to(self._origin, torch.float32 if self._origin.type == "mps" else torch.float64)
+
+    def _forget_logits(self) -> None:
+        for name in ("logits", "max_logit", "predictions", "log_sum_exp", "probabilities"):
+            self.__dict__.pop(name, None)
+
+
+def _on_float64_device(tensor: Tensor) -> Tensor:
+    # Apple's GPUs have no float64, so such inputs are computed on the CPU.
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
+def _check_finite(rows: Tensor, name: str) -> None:
+    # A finite sum proves finite rows at the price of one pass; only otherwise is every row looked at.
+    if bool(torch.isfinite(rows.sum(dtype=torch.float64))):
+        return
+    bad = ~torch.isfinite(rows).all(dim=1)
+    count = int(bad.sum())
+    if count:
+        raise NonFiniteError(name, count, int(bad.nonzero()[0]), len(rows))

@@ -1,0 +1,64 @@
+"""The named errors of the detection room; each message is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ood_nc.errors import UserError
+
+
+class EmptySideError(UserError):
+    """One side of a detection metric holds no scores, so the metric is undefined (never 0)."""
+
+    def __init__(self, id_count: int, ood_count: int) -> None:
+        self.id_count = id_count
+        self.ood_count = ood_count
+        side = "ID and OOD sides hold" if id_count == ood_count == 0 else f"{_side(id_count)} side holds"
+        super().__init__(f"The {side} no scores ({id_count} ID, {ood_count} OOD): the metric is undefined.")
+
+
+class NanScoreError(UserError):
+    """Scores hold NaN, which has no rank."""
+
+    def __init__(self, name: str, count: int, first: int, total: int) -> None:
+        self.count = count
+        self.first = first
+        super().__init__(
+            f"{name} holds {count} NaN of {total}, the first at index {first}: remove these samples or mend the detector."
+        )
+
+
+class NonFiniteError(UserError):
+    """Features or logits hold NaN or infinity."""
+
+    def __init__(self, name: str, count: int, first: int, total: int) -> None:
+        self.count = count
+        self.first = first
+        super().__init__(
+            f"{name}: {count} of {total} rows hold NaN or infinity, the first is row {first}: leave those samples out."
+        )
+
+
+class NotFittedError(UserError):
+    """A detector that learns from ID train data was asked for scores before ``fit``."""
+
+    def __init__(self, detector: str) -> None:
+        super().__init__(f"Detector {detector!r} is not fitted: call fit(features, ...) or load_state_dict(...) first.")
+
+
+class MissingInputError(UserError):
+    """``fit`` or ``score`` lacks an input that the detector requires."""
+
+    def __init__(self, detector: str, missing: Iterable[str], requires: Iterable[str], where: str) -> None:
+        self.missing = frozenset(missing)
+        super().__init__(
+            f"Detector {detector!r} lacks {_listed(self.missing)} in {where}; it requires {_listed(requires)}."
+        )
+
+
+def _side(id_count: int) -> str:
+    return "ID" if id_count == 0 else "OOD"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

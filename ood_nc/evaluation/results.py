@@ -1,0 +1,161 @@
+"""The results document of a run: the long table, the run's identity, relations, choices, and scores by sample."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ood_nc.errors import UserError
+from ood_nc.files import atomic_path, write_text
+
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        ("run", pa.string()),
+        ("seed", pa.int64()),
+        ("protocol", pa.string()),
+        ("tap", pa.string()),
+        ("depth", pa.int64()),
+        ("kind", pa.string()),
+        ("dataset", pa.string()),
+        ("group", pa.string()),
+        ("method", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("n", pa.int64()),
+        ("selected_on", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+COLUMNS = tuple(SCHEMA.names)
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Results:
+    """Everything one evaluation found.
+
+    Attributes:
+        rows: the long table, a dictionary a measurement with exactly the keys `COLUMNS`. ``value`` is None where the
+            measurement is undefined, and ``reason`` then says why.
+        identity: the run, its model, taps, data sets (with n, group, fingerprint, duplicates), versions, seconds.
+        relations: correlations of collapse with detection and transfer errors (`relate`).
+        choices: the taps collapse alone would choose and what that costs (`choose_taps`).
+        series: histograms of scores.
+        scores: one row a sample: ``group``, ``dataset``, ``id``, then ``score/<tap>/<detector>`` and
+            ``correct/<tap>/<probe>``, null where a column does not concern the sample.
+    """
+
+    rows: list[Row]
+    identity: dict[str, Any] = field(default_factory=dict)
+    relations: list[Row] = field(default_factory=list)
+    choices: list[Row] = field(default_factory=list)
+    series: dict[str, Any] = field(default_factory=dict)
+    scores: pa.Table | None = None
+
+    @property
+    def table(self) -> pa.Table:
+        """The long table as Arrow."""
+        return pa.Table.from_pylist(self.rows, schema=SCHEMA)
+
+    def select(self, **equals: Any) -> list[Row]:
+        """The rows whose columns equal the given values.
+
+        Raises:
+            UserError: no such column.
+        """
+        unknown = set(equals) - set(COLUMNS)
+        if unknown:
+            raise UserError(f"No column {sorted(unknown)[0]!r} in the results; there are {', '.join(COLUMNS)}.")
+        return [row for row in self.rows if all(row[key] == value for key, value in equals.items())]
+
+    def to_document(self) -> dict[str, Any]:
+        """The content of results.json: plain values, no NaN."""
+        document = {
+            "schema": SCHEMA_VERSION,
+            "identity": self.identity,
+            "rows": self.rows,
+            "relations": self.relations,
+            "choices": self.choices,
+            "series": self.series,
+        }
+        return plain(document)
+
+    def save(self, directory: str | Path) -> None:
+        """Write results.parquet, scores.parquet and, last, results.json into ``directory``, each atomically."""
+        directory = Path(directory)
+        _write_table(self.table, directory / "results.parquet")
+        if self.scores is not None:
+            _write_table(self.scores, directory / "scores.parquet")
+        write_text(directory / "results.json", json.dumps(self.to_document(), allow_nan=False, indent=1))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Results:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: there are no results, they are damaged, or of a newer schema.
+        """
+        path = Path(directory) / "results.json"
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            schema = document["schema"]
+            parts = {key: document[key] for key in ("rows", "identity", "relations", "choices", "series")}
+        except FileNotFoundError:
+            raise UserError(f"No results in {directory}: evaluate the run first (ood-nc evaluate {directory}).") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
+        if schema != SCHEMA_VERSION:
+            raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: evaluate the run again.")
+        scores = path.with_name("scores.parquet")
+        return cls(**parts, scores=pq.read_table(scores) if scores.exists() else None)
+
+
+def make_row(base: Mapping[str, Any], **values: Any) -> Row:
+    """A row of the long table: ``base``, then ``values``, every other column None, no NaN or infinity.
+
+    Raises:
+        KeyError: a name is not a column.
+        ValueError: the value is undefined and no reason is given.
+    """
+    row: Row = dict.fromkeys(COLUMNS)
+    for key, value in {**base, **values}.items():
+        if key not in row:
+            raise KeyError(f"{key} is not a column of the long table")
+        row[key] = plain(value)
+    if row["value"] is None and not row["reason"]:
+        row["reason"] = "not finite" if values.get("value") is not None else None
+        if row["reason"] is None:
+            raise ValueError(f"the undefined {row['metric']} needs a reason")
+    return row
+
+
+def plain(value: Any) -> Any:
+    """``value`` with plain containers and numbers, NaN and infinities as None, ready for JSON."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        return value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, Iterable):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _write_table(table: pa.Table, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")

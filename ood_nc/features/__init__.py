@@ -1,0 +1,9 @@
+"""Feature banks: every tap of every image from one forward pass, and their cache on disk."""
+
+from __future__ import annotations
+
+from ood_nc.features.bank import FeatureBank
+from ood_nc.features.extraction import extract
+from ood_nc.features.store import BankStore
+
+__all__ = ["BankStore", "FeatureBank", "extract"]

@@ -1,0 +1,164 @@
+"""The cache of feature banks: one safetensors file a data set, found by a hash of everything that produced it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ood_nc.features.bank import FeatureBank
+from ood_nc.features.extraction import extract
+from ood_nc.files import atomic_path
+
+_FORMAT = 1
+_log = logging.getLogger("ood_nc")
+
+
+class BankStore:
+    """Feature banks in a folder.
+
+    The key is a hash of the weights, the taps with their pooling, the transform, the data set's fingerprint and the
+    precision; a bank made under any other key is never read. Banks are memory mapped, so one larger than the memory
+    can be used.
+
+    Args:
+        directory: the folder; made when the first bank is written.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def get(self, model: Any, dataset: Any, *, weights: str | None = None, **options: Any) -> FeatureBank:
+        """The bank of a data set, from the folder if it is there, else extracted and kept.
+
+        A damaged file is reported, extracted again and replaced.
+
+        Args:
+            model: as for `extract`.
+            dataset: as for `extract`.
+            weights: the model's `weights_hash`, where the caller already has it.
+            **options: passed on to `extract`.
+
+        Raises:
+            UserError: no image can be read, or the folder cannot be written.
+        """
+        key = bank_key(model, dataset, weights=weights, amp=options.get("amp_dtype") if options.get("amp") else None)
+        path = self.path(dataset.name, key)
+        bank = _agreed(_load(path, key))
+        if bank is not None:
+            return bank
+        bank = replace(extract(model, dataset, **options), key=key)
+        if _rank() == 0:
+            _save(bank, path)
+        if _initialized():
+            dist.barrier()
+        return bank
+
+    def path(self, name: str, key: str) -> Path:
+        """The file of the bank of data set ``name`` under ``key``."""
+        return self.directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:60]}-{key[:24]}.safetensors"
+
+
+def bank_key(model: Any, dataset: Any, *, weights: str | None = None, amp: torch.dtype | str | None = None) -> str:
+    """A sha256 over everything a bank depends on.
+
+    A transform that cannot be described exactly (a lambda, say) gives a key of its own each time: such a bank is
+    never reused, rather than reused wrongly.
+    """
+    if weights is None:
+        from ood_nc.models import weights_hash
+
+        weights = weights_hash(model)
+    parts = {
+        "format": _FORMAT,
+        "weights": weights,
+        "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
+        "transform": _describe(dataset.transform),
+        "data": dataset.fingerprint(),
+        "dtype": "float32" if amp is None else str(amp),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(transform: Any) -> str:
+    try:
+        state = hashlib.sha256(pickle.dumps(transform)).hexdigest()
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return uuid.uuid4().hex
+    return f"{type(transform).__module__}.{type(transform).__qualname__} {state}"
+
+
+def _save(bank: FeatureBank, path: Path) -> None:
+    tensors = {f"tap/{name}": features.contiguous() for name, features in bank.taps.items()}
+    # The ids go in as bytes: the header, where strings belong, is limited to 100 MB.
+    ids = torch.frombuffer(bytearray(json.dumps(bank.ids).encode()), dtype=torch.uint8)
+    tensors |= {"logits": bank.logits.contiguous(), "labels": bank.labels, "ids": ids}
+    header = {"key": bank.key, "taps": list(bank.taps), "broken": bank.broken, "seconds": bank.seconds}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"bank": json.dumps(header)})
+        except SafetensorError as error:
+            # safetensors hides the system's error; a full disk must be told from a fault of ours.
+            code = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
+
+
+def _load(path: Path, key: str) -> FeatureBank | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["bank"])
+            bank = _read(file, header)
+        if header["key"] != key:
+            raise ValueError("it was made under another key")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        _log.warning("The feature bank %s is damaged (%s): extracting it again.", path, error)
+        return None
+    return bank
+
+
+def _read(file: Any, header: Mapping[str, Any]) -> FeatureBank:
+    bank = FeatureBank(
+        taps={name: file.get_tensor(f"tap/{name}") for name in header["taps"]},
+        logits=file.get_tensor("logits"),
+        labels=file.get_tensor("labels"),
+        ids=tuple(json.loads(bytes(file.get_tensor("ids").numpy()).decode())),
+        key=header["key"],
+        broken=[(name, reason) for name, reason in header["broken"]],
+        seconds=float(header["seconds"]),
+    )
+    rows = {len(tensor) for tensor in (*bank.taps.values(), bank.logits, bank.labels)}
+    if rows != {len(bank.ids)}:
+        raise ValueError(f"its tensors have {sorted(rows)} rows for {len(bank.ids)} ids")
+    return bank
+
+
+def _initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _rank() -> int:
+    return dist.get_rank() if _initialized() else 0
+
+
+def _agreed(bank: FeatureBank | None) -> FeatureBank | None:
+    """The bank if every process has it, else None for all: extraction is a joint effort."""
+    if not _initialized():
+        return bank
+    found: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(found, bank is not None)
+    return bank if all(found) else None

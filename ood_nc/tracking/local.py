@@ -1,0 +1,64 @@
+"""The run's own log: metrics.jsonl, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ood_nc.errors import UserError
+from ood_nc.files import write_text
+
+
+class LocalLog:
+    """Appends lines to a JSON-lines file, so that an interrupted run leaves every line that was finished.
+
+    Args:
+        path: the file; made when it is not there.
+        last_step: lines of later steps are dropped first, as is a line that was cut off while being written. A run
+            that goes on from a checkpoint passes the checkpoint's step, so each step is in the file once.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, last_step: int = 0) -> None:
+        self.path = Path(path)
+        kept = [line for line in read_log(self.path) if line["step"] <= last_step] if self.path.exists() else []
+        write_text(self.path, "".join(_to_json(line) for line in kept))
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Append one line, at once on the disk's side of any crash of this process."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_to_json({"step": step, **values}))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"Cannot write {self.path}: {reason}. Mend that, then go on with --resume.") from error
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Nothing to do: every line is already there, and the summary is in the checkpoints."""
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without one that was cut off while being written."""
+    lines = []
+    for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+def _to_json(values: Mapping[str, Any]) -> str:
+    """One line of JSON; a number that JSON does not have (nan, inf) becomes null."""
+    clean = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n"

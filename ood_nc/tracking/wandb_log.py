@@ -1,0 +1,108 @@
+"""Weights & Biases: the same numbers as the local log, and never the cause of a failed run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ood_nc.files import write_text
+
+logger = logging.getLogger(__name__)
+
+
+class WandbLog:
+    """Logs to Weights & Biases, offline where there is no key (``WANDB_MODE`` decides when it is set).
+
+    Its files are in ``directory/wandb``, and so is the run's id: a run that is resumed goes on as the same one. Steps
+    are logged as an axis of their own, because wandb drops every line at or below the last step it saw, and a resumed
+    run goes back to its checkpoint. Whatever wandb raises is noted once, and the run goes on without it.
+
+    Args:
+        directory: the run directory.
+        project: the project's name.
+        config: the resolved configuration, nested.
+        entity: team or account; the account's default when not given.
+        tags: the run's tags.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        project: str,
+        config: Mapping[str, Any],
+        entity: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self._run: Any = None
+        self._attempt(lambda: self._open(Path(directory), project, config, entity, tags))
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Log one line; names get their split in front (``train/loss``), as W&B groups its panels by it."""
+        split = values.get("split", "train")
+        payload = {
+            name if name.startswith(f"{split}/") or name == "epoch" else f"{split}/{name}": value
+            for name, value in values.items()
+            if name != "split"
+        }
+        if self._run is not None:
+            self._attempt(lambda: self._run.log({"step": step, **payload}))
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary and close the run."""
+
+        def close() -> None:
+            self._run.summary.update(dict(summary))
+            self._run.finish()
+
+        if self._run is not None:
+            self._attempt(close)
+        self._run = None
+
+    def _open(
+        self, directory: Path, project: str, config: Mapping[str, Any], entity: str | None, tags: Sequence[str]
+    ) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            dir=str(directory),
+            project=project,
+            entity=entity,
+            name=directory.name,
+            tags=list(tags),
+            config=dict(config),
+            id=_run_id(directory / "wandb" / "run-id.txt"),
+            resume="allow",
+            mode=None if os.environ.get("WANDB_MODE") or _has_key(wandb) else "offline",
+            settings=wandb.Settings(silent=True, console="off", disable_code=True),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        """Run ``action``; a failure is noted and ends wandb's part in the run."""
+        try:
+            action()
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            logger.warning("Weights & Biases failed, the run goes on without it: %s", reason)
+            self._run = None
+
+
+def _run_id(path: Path) -> str:
+    """The run's id, made on first use and kept in ``path``."""
+    if not path.exists():
+        write_text(path, secrets.token_hex(4))
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _has_key(wandb: Any) -> bool:
+    """Whether wandb finds a key; it is never asked for."""
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except TypeError:  # versions whose login always asks
+        return bool(wandb.api.api_key)

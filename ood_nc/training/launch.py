@@ -1,0 +1,102 @@
+"""Where a run computes: the device, the precision, the processes, and the signals that end it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from ood_nc.config import TrainConfig
+from ood_nc.errors import UserError
+
+_STATES = (PartialState, AcceleratorState, GradientState)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of those that ``torchrun`` started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``name`` means: ``auto`` is CUDA where there is one, else MPS, else the CPU.
+
+    Raises:
+        UserError: not a device, or not one of this machine.
+    """
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"train.device is {name!r}: use auto, cpu, cuda, cuda:N or mps.") from None
+    if (device.index or 0) >= available.get(device.type, 0):
+        there = ", ".join(kind for kind, count in available.items() if count)
+        raise UserError(f"train.device is {name!r}, which this machine does not have (it has: {there}); try auto.")
+    return device
+
+
+@contextmanager
+def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
+    """An Accelerator for one run; afterwards Accelerate's global state is as it was.
+
+    The state is put back because Accelerate fixes device and precision for the life of a process, while one process
+    may train several runs that differ in them.
+
+    Raises:
+        UserError: the device is not there, or cannot do the precision.
+    """
+    device = choose_device(train.device)
+    precision = {"float16": "fp16", "bfloat16": "bf16"}[train.amp_dtype] if train.amp else "no"
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("train.amp_dtype float16 needs a GPU: use --amp-dtype bfloat16, or leave --amp out.")
+    distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if distributed and device.index is not None:
+        raise UserError(f"train.device is {train.device!r}, but each process takes its own GPU: use cuda.")
+    foreign_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    saved = [dict(state._shared_state) for state in _STATES]
+    _replace_states([{} for _ in _STATES])
+    try:
+        if not distributed:  # among several processes the device is Accelerate's to choose
+            PartialState(cpu=device.type == "cpu").device = device
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=precision,
+            gradient_accumulation_steps=train.grad_accum_steps,
+            dynamo_backend="inductor" if train.torchcompile else "no",
+        )
+        yield accelerator
+        if accelerator.num_processes > 1 and not foreign_group:
+            accelerator.state.destroy_process_group()
+    finally:
+        _replace_states(saved)
+
+
+@contextmanager
+def termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that a scheduler's stop leaves the same files."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _replace_states(contents: list[dict]) -> None:
+    for state, content in zip(_STATES, contents, strict=True):
+        state._shared_state.clear()
+        state._shared_state.update(content)

@@ -1,0 +1,142 @@
+"""Which images a process sees in which order, and the loader that brings them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from timm.data.distributed_sampler import RepeatAugSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from ood_nc.errors import UserError
+from ood_nc.training.seeds import derive_seed, isolated_seed
+
+
+class SampleKey(NamedTuple):
+    """One training sample: which image, and where in which epoch it stands (over all processes)."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """The samples of one process in one epoch; `set_epoch` chooses the epoch.
+
+    All processes walk through one permutation in turn, so a step of the same global batch holds the same images
+    whatever the number of processes. With ``repeats`` above 1 the order is timm's repeated augmentation: each image so
+    many times in a row, an epoch as long as without.
+
+    Args:
+        size: images in the data set.
+        seed: seed of the order.
+        repeats: copies of an image, 0 or 1 for none.
+        rank: this process.
+        world: number of processes.
+    """
+
+    def __init__(self, size: int, *, seed: int, repeats: int = 0, rank: int = 0, world: int = 1) -> None:
+        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self.epoch = 0
+        self._repeated = (
+            RepeatAugSampler(range(size), num_replicas=world, rank=rank, num_repeats=repeats) if repeats > 1 else None
+        )
+        self.length = size // world if self._repeated is None else len(self._repeated)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration goes through."""
+        self.epoch = epoch
+
+    def keep(self, length: int) -> None:
+        """End the epoch after ``length`` samples, so that every batch is full."""
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        for place, index in enumerate(self._order()[: self.length]):
+            yield SampleKey(self.epoch, place * self.world + self.rank, index)
+
+    def _order(self) -> list[int]:
+        seed = derive_seed(self.seed, "order", self.epoch)
+        if self._repeated is not None:
+            self._repeated.set_epoch(seed)
+            return list(self._repeated)
+        order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))
+        return order[self.rank :: self.world].tolist()
+
+
+class SeededSamples(Dataset):
+    """A data set whose random transform depends on the seed, the epoch and the sample's place in it alone."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: SampleKey) -> tuple[torch.Tensor, int, int]:
+        with isolated_seed(self.seed, "sample", key.epoch, key.position):
+            image, target = self.dataset[key.index]
+        return image, target, key.index
+
+
+def train_loader(
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    accum_steps: int = 1,
+    repeats: int = 0,
+    even: bool = False,
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A loader of ``(images, targets, indices)`` whose epochs hold full batches only, in whole optimiser steps.
+
+    A data set smaller than one step is one step of smaller batches.
+
+    Args:
+        dataset: (image, target) by index, with the training transform.
+        batch_size: images a batch in this process.
+        accum_steps: batches a step.
+        repeats: see `EpochSampler`.
+        even: the batch size must be even (mixup pairs images).
+        seed: seed of the order and of the transforms.
+        rank: this process.
+        world: number of processes.
+        workers: processes that load.
+        pin_memory: page-locked batches, for copies to a GPU.
+
+    Raises:
+        UserError: too few images for one step, or an odd batch size where it must be even.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    sampler = EpochSampler(size, seed=seed, repeats=repeats, rank=rank, world=world)
+    if even and batch_size % 2:
+        raise UserError(f"train.batch_size is {batch_size}: mixup and cutmix need an even one.")
+    batch_size = min(batch_size, len(sampler) // accum_steps)
+    if even:
+        batch_size -= batch_size % 2
+    if batch_size < 1:
+        needed = accum_steps * world * (2 if even else 1)
+        raise UserError(f"data.train holds {size} images; one step needs at least {needed}.")
+    sampler.keep(len(sampler) // (batch_size * accum_steps) * batch_size * accum_steps)
+    return DataLoader(
+        SeededSamples(dataset, seed),
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(derive_seed(seed, "loader")),
+    )
+
+
+def eval_loader(
+    dataset: Dataset, *, batch_size: int, rank: int = 0, world: int = 1, workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """A loader over every ``world``-th sample: together the processes see each sample once, none twice."""
+    part = Subset(dataset, range(rank, len(dataset), world))  # type: ignore[arg-type]
+    return DataLoader(part, batch_size=batch_size, num_workers=workers, pin_memory=pin_memory)

@@ -1,0 +1,176 @@
+"""What is measured while a model trains: averages of the steps, the validation split, collapse."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch.utils.data import Dataset, Subset
+
+from ood_nc.collapse import ClassStatistics, measure
+from ood_nc.errors import UserError
+from ood_nc.losses import Objective
+from ood_nc.models import ControlledModel
+from ood_nc.progress import progress
+from ood_nc.training.loading import eval_loader
+from ood_nc.training.seeds import derive_seed
+
+COLLAPSE_IMAGES = 2048
+
+
+class StepAverages:
+    """Averages of loss, its parts and accuracy over the batches since the last reading, over all processes.
+
+    The numbers stay on the device until they are read, so a step does not wait for them.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._names: list[str] = []
+        self._rows: list[torch.Tensor] = []
+        self._images = 0
+        self._since = time.perf_counter()
+
+    def add(
+        self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
+    ) -> None:
+        """Take the numbers of one batch; of soft targets (B, C) the heaviest class counts for the accuracy."""
+        hard = targets.argmax(1) if targets.is_floating_point() else targets
+        accuracy = (logits.detach().argmax(1) == hard).float().mean()
+        self._names = ["loss", *parts, "accuracy"]
+        self._rows.append(torch.stack([loss.detach().float(), *(p.float() for p in parts.values()), accuracy]))
+        self._images += len(targets)
+
+    def read(self) -> dict[str, float]:
+        """The averages, and images per second; empties the store.
+
+        Raises:
+            NonFiniteLossError: the loss of a batch was not finite, in whichever process.
+        """
+        rows = self._accelerator.reduce(torch.stack(self._rows), "mean").cpu().double()
+        elapsed = time.perf_counter() - self._since
+        images = self._images * self._accelerator.num_processes
+        self._rows, self._images, self._since = [], 0, time.perf_counter()
+        bad = (~rows[:, 0].isfinite()).nonzero()
+        if len(bad):
+            raise NonFiniteLossError(batches_ago=len(rows) - 1 - int(bad[0]), value=float(rows[bad[0], 0]))
+        values = dict(zip(self._names, rows.mean(0).tolist(), strict=True))
+        return {**values, "images_per_second": images / max(elapsed, 1e-9)}
+
+
+class NonFiniteLossError(UserError):
+    """A loss is nan or infinite."""
+
+    def __init__(self, batches_ago: int, value: float) -> None:
+        super().__init__(f"The loss became {value}.")
+        self.batches_ago = batches_ago
+        self.value = value
+
+
+@torch.no_grad()
+def validate(
+    model: ControlledModel,
+    dataset: Dataset,
+    objective: Objective,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    workers: int = 0,
+) -> dict[str, float]:
+    """Loss and top-1 accuracy on ``dataset``, each sample counted once whatever the number of processes.
+
+    The loss is the task loss alone: the entropy term depends on which samples share a batch.
+
+    Args:
+        model: evaluated as it is in this process, without its distributed wrapper (shares differ in length).
+        dataset: (image, target), with the evaluation transform.
+        objective: the training objective, for its task loss.
+        accelerator: the processes and the precision.
+        batch_size: images a batch.
+        workers: processes that load.
+
+    Returns:
+        ``loss`` and ``accuracy``.
+    """
+    task = Objective(objective.task, smoothing=objective.smoothing, entropy_weights={})
+    loader = eval_loader(
+        dataset,
+        batch_size=batch_size,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    model.eval()
+    loss_sum, correct, count = 0.0, 0, 0
+    with progress("validating", total=len(loader.dataset)) as advance:  # type: ignore[arg-type]
+        for images, targets in loader:
+            images, targets = images.to(accelerator.device), targets.to(accelerator.device)
+            with accelerator.autocast():
+                logits = model(images)
+            loss_sum += float(task(logits, targets, {})[0]) * len(targets)
+            correct += int((logits.argmax(1) == targets).sum())
+            count += len(targets)
+            advance(len(targets))
+    totals = gather_object([(loss_sum, correct, count)])
+    loss_sum, correct, count = (sum(column) for column in zip(*totals, strict=True))
+    return {"loss": loss_sum / count, "accuracy": correct / count}
+
+
+@torch.no_grad()
+def measure_collapse(
+    model: ControlledModel,
+    dataset: Dataset,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    workers: int = 0,
+    images: int = COLLAPSE_IMAGES,
+) -> dict[str, float]:
+    """The collapse metrics of every tap on a seeded sample of ``dataset``, named ``collapse/<tap>/<metric>``.
+
+    Args:
+        model: the model.
+        dataset: (image, target), with the evaluation transform.
+        accelerator: the device and the precision.
+        batch_size: images a batch.
+        seed: seed of the sample, the same at every epoch.
+        workers: processes that load.
+        images: size of the sample.
+
+    Returns:
+        The metrics that are defined; weights and biases enter those of the tap that the head reads.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(derive_seed(seed, "collapse"))
+    chosen = torch.randperm(size, generator=generator)[:images].sort().values.tolist()
+    model.eval()
+    features: dict[str, list[torch.Tensor]] = {tap: [] for tap in model.tap_names}
+    labels = []
+    with progress("measuring collapse", total=len(chosen)) as advance:
+        for batch, targets in eval_loader(Subset(dataset, chosen), batch_size=batch_size, workers=workers):
+            with accelerator.autocast():
+                _, taps = model.forward_taps(batch.to(accelerator.device))
+            for tap in features:
+                features[tap].append(taps[tap].float().cpu())
+            labels.append(targets)
+            advance(len(targets))
+    values: dict[str, float] = {}
+    for tap, parts in features.items():
+        matrix, classes = torch.cat(parts), torch.cat(labels)
+        stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
+        report = measure(stats, features=matrix, **_head(model, tap)).to_dict()
+        values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
+    return values
+
+
+def _head(model: ControlledModel, tap: str) -> dict[str, torch.Tensor]:
+    """The head's weight and bias where ``tap`` is what the head reads."""
+    if tap != model.head_tap:
+        return {}
+    parameters = {"weight": model.head_weight, "bias": model.head_bias}
+    return {name: value.detach().float().cpu() for name, value in parameters.items() if value is not None}

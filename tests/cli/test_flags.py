@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+
+from ood_nc.cli import flags
+from ood_nc.config import load
+from ood_nc.errors import UserError
+
+
+def overrides(line: str) -> dict:
+    return flags.split(line.split(), set())[0]
+
+
+def test_names_of_timm_mean_the_same_here() -> None:
+    line = (
+        "--model resnet50 --pretrained --num-classes 7 --img-size 64 -b 32 --opt sgd --lr 1e-2 --weight-decay 1e-4 "
+        "--sched cosine --epochs 3 --warmup-epochs 1 --min-lr 1e-5 --smoothing 0.2 --drop-path 0.1 --amp --amp-dtype "
+        "bfloat16 --torchcompile --channels-last --grad-accum-steps 2 --clip-grad 1.0 --seed 5 -j 0 --output out "
+        "--experiment 001 --log-wandb --wandb-project p --wandb-tags a,b"
+    )
+    config = load(None, overrides(line))
+    assert (config.model.name, config.model.pretrained, config.model.num_classes) == ("resnet50", True, 7)
+    assert (config.train.batch_size, config.train.seed, config.train.workers) == (32, 5, 0)
+    assert (config.optim.lr, config.optim.weight_decay, config.optim.min_lr) == (1e-2, 1e-4, 1e-5)
+    assert (config.train.amp, config.train.amp_dtype, config.train.clip_grad) == (True, "bfloat16", 1.0)
+    assert (config.output, config.experiment) == ("out", "001")
+    assert config.tracking.wandb_tags == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--optim.weight_decay 0.1", "--weight-decay=0.1", "--weight_decay 0.1", "--optim.weight-decay=0.1"],
+)
+def test_spellings_of_one_key(line: str) -> None:
+    assert overrides(line) == {"optim.weight_decay": 0.1}
+
+
+def test_switches_take_a_value_or_none() -> None:
+    assert overrides("--amp=true --pretrained") == {"train.amp": True, "model.pretrained": True}
+    assert overrides("--amp false --lr 1") == {"train.amp": False, "optim.lr": 1}
+
+
+def test_an_ambiguous_last_part_is_no_flag() -> None:
+    _, rest = flags.split(["--source", "x"], set())
+    assert rest == ["--source", "x"]
+
+
+def test_sets_by_name() -> None:
+    config = load(None, overrides("--ood a=/x b=/y --data.ood.b.group near --transfer t=/z"))
+    assert {name: (ood.source, ood.group) for name, ood in config.data.ood.items()} == {
+        "a": ("/x", "far"),
+        "b": ("/y", "near"),
+    }
+    assert config.data.transfer["t"].train == "/z"
+
+
+def test_what_a_command_reserves_is_left_alone() -> None:
+    assert flags.split(["--output", "x", "--lr", "1"], {"--output"}) == ({"optim.lr": 1}, ["--output", "x"])
+
+
+@pytest.mark.parametrize("line", ["--lr", "--ood textures", "--ood"])
+def test_a_flag_without_its_value(line: str) -> None:
+    with pytest.raises(UserError):
+        overrides(line)
+
+
+def test_unknown_dotted_keys_reach_the_schema() -> None:
+    with pytest.raises(UserError, match="entropy_weight"):
+        load(None, overrides("--loss.entropy_weigth 0.1"))
+
+
+def test_the_help_names_every_key() -> None:
+    text = flags.help_text()
+    assert "--optim.lr" in text
+    assert "--data.ood" in text
+    assert "(--lr)" in text
