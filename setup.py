@@ -33,6 +33,7 @@ DEPENDENCIES = [
 
 
 def faiss() -> str:
+    """The requirement for the one faiss wheel that fits this machine."""
     choice = os.environ.get("OOD_NC_FAISS")
     if choice not in (None, "", "cpu", "gpu"):
         raise SystemExit(f"OOD_NC_FAISS is {choice!r}: use cpu or gpu.")

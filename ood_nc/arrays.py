@@ -1,4 +1,4 @@
-"""The one door for arrays: NumPy arrays, torch tensors or sequences in, torch tensors out, never the caller's changed."""
+"""The one door for arrays: NumPy arrays, torch tensors or sequences in, torch tensors out; the input never changes."""
 
 from __future__ import annotations
 

@@ -75,9 +75,7 @@ class LossConfig(Section):
     task: Literal["cross_entropy", "mse"] = _flag("cross_entropy", "the task loss", "--loss")
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
     entropy_weight: float | dict[str, float] = _flag(0.05, "alpha: of the encoder, or by tap name")
-    entropy_scope: Literal["global", "device"] = _flag(
-        "global", "neighbours among the global or the local batch"
-    )
+    entropy_scope: Literal["global", "device"] = _flag("global", "neighbours among the global or the local batch")
 
     def entropy_weights(self) -> dict[str, float]:
         """The weight of each regularised tap, zero weights left out."""
@@ -91,9 +89,7 @@ class OptimConfig(Section):
 
     opt: str = _flag("adamw", "timm optimiser")
     lr: float = Field(default=1e-3, gt=0, description="learning rate")
-    lr_base_size: int | None = Field(
-        default=None, ge=1, description="scale lr by (global batch / this) when given"
-    )
+    lr_base_size: int | None = Field(default=None, ge=1, description="scale lr by (global batch / this) when given")
     weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
     weight_decay_exclude_1d: bool = _flag(True, "no weight decay on biases and norms")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
@@ -156,17 +152,12 @@ class DataConfig(Section):
         default=0.1, gt=0, lt=1, description="that share, stratified and seeded; it is never trained on"
     )
     test: str | None = _flag("bundled/digits-id::test", "held-out ID data, read once")
-    suite: str | None = _flag(
-        None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)"
-    )
+    suite: str | None = _flag(None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)")
     ood: dict[str, Annotated[OodSet, BeforeValidator(_as_ood)]] = _flag({}, "OOD sets by name")
-    transfer: dict[str, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = _flag(
-        {}, "transfer tasks by name"
-    )
-    limit: int | None = Field(
-        default=None, ge=1, description="at most so many images of a class, for ID train"
-    )
+    transfer: dict[str, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = _flag({}, "transfer tasks by name")
+    limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
     eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
+    skip_broken: bool = _flag(False, "leave out training images that cannot be read, instead of stopping")
 
 
 class TrainConfig(Section):
@@ -174,9 +165,7 @@ class TrainConfig(Section):
 
     epochs: int = Field(default=100, ge=1, description="epochs")
     batch_size: int = _flag(128, "images a device a step", "-b", "--batch-size")
-    grad_accum_steps: int = Field(
-        default=1, ge=1, description="batches whose gradients are added up for a step"
-    )
+    grad_accum_steps: int = Field(default=1, ge=1, description="batches whose gradients are added up for a step")
     clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     seed: int = _flag(0, "seed of everything random", "--seed")
     workers: int = _flag(2, "processes that load images", "-j")
@@ -186,12 +175,8 @@ class TrainConfig(Section):
     torchcompile: bool = _flag(False, "compile the model")
     channels_last: bool = _flag(False, "channels-last memory layout")
     log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
-    collapse_interval: int = Field(
-        default=0, ge=0, description="epochs between two collapse measurements, 0 for none"
-    )
-    checkpoint_interval: int = Field(
-        default=0, ge=0, description="epochs between two kept checkpoints, 0 for none"
-    )
+    collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
+    checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
 
 
 class EvaluationConfig(Section):
@@ -239,8 +224,7 @@ class Config(Section):
     def run_directory(self) -> Path:
         """Where the run is kept: output/experiment."""
         name = (
-            self.experiment
-            or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
+            self.experiment or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
         )
         return Path(self.output) / name
 
@@ -319,9 +303,7 @@ def _one_line(error: ValidationError, where: str) -> str:
     key = ".".join(parts)
     if first["type"] == "extra_forbidden":
         known = list(known_keys()) + list(Config.model_fields)
-        siblings = [
-            name.rsplit(".", 1)[-1] for name in known if name.rsplit(".", 1)[0] == ".".join(parts[:-1])
-        ]
+        siblings = [name.rsplit(".", 1)[-1] for name in known if name.rsplit(".", 1)[0] == ".".join(parts[:-1])]
         hint = nearest(parts[-1], siblings or Config.model_fields) or nearest(key, known)
         return f"Unknown key {key!r} in {where}.{hint}"
     message = first["msg"].removeprefix("Value error, ")

@@ -14,7 +14,7 @@ from ood_nc.errors import UserError
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it takes the target's place in one step, else it is removed.
+    """Yield a temporary path beside ``target``; on success it takes the target's place in one step.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -31,8 +31,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
     except OSError as error:
         raise _as_user_error(error, target) from error
     finally:
@@ -54,7 +54,5 @@ def _umask() -> int:
 
 def _as_user_error(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"No space left on the disk while writing {target}: free some, then go on with --resume."
-        )
+        return UserError(f"No space left on the disk while writing {target}: free some, then go on with --resume.")
     return UserError(f"Cannot write {target}: {error.strerror or error}. Choose another --output.")

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ood_nc.cli import compare, evaluate, flags, listing, quickstart, report, train
-from ood_nc.cli.command import Command
 from ood_nc.errors import UserError, nearest
 
 __all__ = ["main"]
@@ -89,9 +88,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         description="Control neural collapse layer by layer; measure OOD detection, transfer and collapse of every layer.",
         epilog="ood-nc COMMAND --help shows a command's options with examples. Start with: ood-nc quickstart",
     )
-    parser.add_argument(
-        "--version", action=_Version, help="versions of this package and of what it stands on"
-    )
+    parser.add_argument("--version", action=_Version, help="versions of this package and of what it stands on")
     group = parser.add_subparsers(title="commands", metavar="COMMAND")
     subparsers: dict[str, argparse.ArgumentParser] = {}
     for command in _COMMANDS.values():
@@ -125,14 +122,10 @@ class _Parser(argparse.ArgumentParser):
             unknown = message.partition(": ")[2].split()[0]
             command = _COMMANDS.get(self.prog.rpartition(" ")[2])
             known = _options(self) + (flags.names() if command and command.takes_config else [])
-            raise UserError(
-                f"unknown argument {unknown!r} of {self.prog}.{nearest(unknown.partition('=')[0], known)}"
-            )
+            raise UserError(f"unknown argument {unknown!r} of {self.prog}.{nearest(unknown.partition('=')[0], known)}")
         if "invalid choice" in message and "COMMAND" in message:
             name = message.partition("invalid choice: ")[2].split(" ")[0].strip("'")
-            raise UserError(
-                f"unknown command {name!r}.{nearest(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
-            )
+            raise UserError(f"unknown command {name!r}.{nearest(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}.")
         raise UserError(f"{message} (see {self.prog} --help).")
 
 
@@ -148,9 +141,7 @@ class _Version(argparse.Action):
         from ood_nc import __version__
         from ood_nc.detection import faiss_variant
 
-        parts = [
-            f"{name} {version(name)}" for name in ("torch", "timm", "accelerate", "scikit-learn", "wandb")
-        ]
+        parts = [f"{name} {version(name)}" for name in ("torch", "timm", "accelerate", "scikit-learn", "wandb")]
         print(f"ood_nc {__version__}, Python {sys.version.split()[0]}, {', '.join(parts)}, {faiss_variant()}")
         raise SystemExit(0)
 

@@ -27,12 +27,8 @@ class Command:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that reads a configuration."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file, or the name of one that ships (see the README)"
-    )
-    parser.add_argument(
-        "--print-config", action="store_true", help="show the resolved configuration and stop"
-    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or the name of one that ships (see the README)")
+    parser.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
 
 
 def read_config(path: str | None, overrides: dict[str, Any]) -> Config:

@@ -40,10 +40,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) < 2:
         raise UserError("compare needs two run directories or more, got one: ood-nc compare RUN RUN")
-    output = (
-        arguments.output
-        or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
-    )
+    output = arguments.output or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
     path, verdict = compare_runs(arguments.runs, output)
     say(verdict)
     say(f"report: {path}")

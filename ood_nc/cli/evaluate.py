@@ -1,1 +1,143 @@
-"""placeholder while rooms land"""
+"""``ood-nc evaluate``: a finished run, or any timm model with ID and OOD folders."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ood_nc.cli.command import Command, add_config_arguments, read_config
+from ood_nc.cli.show import say, show_results
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError
+from ood_nc.files import write_text
+
+if TYPE_CHECKING:
+    from ood_nc.evaluation import Results
+    from ood_nc.models import ControlledModel
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None) -> Results:
+    """Evaluate a finished run on the data of its configuration, and keep the results in its directory.
+
+    Args:
+        directory: the run directory.
+        overrides: dotted keys that differ from the run's configuration.
+    """
+    from ood_nc.training import load_run
+
+    directory = Path(directory)
+    model, _ = load_run(directory)
+    return _evaluate(model, load(directory / "config.yaml", overrides), directory)
+
+
+def evaluate_model(config: Config) -> tuple[Results, Path]:
+    """Evaluate a model that this project did not train, into a run directory of its own."""
+    from ood_nc.models import build_model, default_num_classes, load_weights
+
+    directory = config.run_directory
+    model = build_model(config.model, config.model.num_classes or default_num_classes(config.model.name))
+    if config.model.checkpoint is not None:
+        logger.warning("%s", load_weights(model, config.model.checkpoint, new_head=config.model.new_head))
+    elif not config.model.pretrained:
+        logger.warning("%s has random weights: give --checkpoint FILE or --pretrained.", config.model.name)
+    write_text(directory / "config.yaml", config.to_yaml())
+    return _evaluate(model, config, directory), directory
+
+
+def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Results:
+    from ood_nc.data import load_data
+    from ood_nc.evaluation import evaluate
+
+    data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
+    for note in data.notes:
+        logger.warning("%s", note)
+    settings = config.evaluation
+    results = evaluate(
+        model,
+        id=data.test,
+        id_train=data.train,
+        ood=data.ood,
+        transfer=data.transfer,
+        groups=data.groups,
+        detectors=settings.detectors,
+        probes=settings.probes,
+        bootstrap=settings.bootstrap,
+        seed=config.train.seed,
+        batch_size=settings.batch_size,
+        workers=config.train.workers,
+        device=config.train.device,
+        cache=directory / "features",
+        run=directory.name,
+    )
+    results.save(directory)
+    return results
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="a finished run directory")
+    parser.add_argument(
+        "--id", metavar="SOURCE", help="ID images, when there is no RUN: four fifths are fitted on, a fifth is tested"
+    )
+    parser.add_argument(
+        "--format", choices=("openood",), help="also write the results in this format: openood, its csv"
+    )
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    overrides = arguments.overrides
+    if arguments.run is not None:
+        if arguments.config or arguments.id or "model.name" in overrides:
+            raise UserError("evaluate takes either RUN, or --model with --id: give one of the two.")
+        if arguments.print_config:
+            print(load(arguments.run / "config.yaml", overrides).to_yaml(), end="")
+            return 0
+        results, directory = evaluate_run(arguments.run, overrides), arguments.run
+    else:
+        config = _foreign_config(arguments, overrides)
+        if arguments.print_config:
+            print(config.to_yaml(), end="")
+            return 0
+        results, directory = evaluate_model(config)
+    show_results(results)
+    if arguments.format == "openood":
+        from ood_nc.evaluation import to_openood_csv
+
+        path = directory / "results-openood.csv"
+        write_text(path, to_openood_csv(results))
+        say(f"OpenOOD csv: {path}")
+    say(f"results: {directory / 'results.parquet'}")
+    say(f"for the report: ood-nc report {directory}")
+    return 0
+
+
+def _foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
+    if arguments.config is None and "model.name" not in overrides:
+        raise UserError(
+            "evaluate needs a run directory, or --model NAME --id FOLDER --ood NAME=FOLDER (see ood-nc evaluate --help)."
+        )
+    overrides = {"model.projector.kind": "none", "loss.entropy_weight": 0.0, **overrides}
+    if arguments.id is not None:
+        overrides = {"data.train": f"{arguments.id}::@train", "data.test": f"{arguments.id}::@test", **overrides}
+    elif arguments.config is None and "data.train" not in overrides:
+        raise UserError("evaluate --model needs the ID images: --id FOLDER.")
+    if "experiment" not in overrides:
+        overrides["experiment"] = f"evaluate-{Path(str(overrides.get('model.name', arguments.config))).stem}"
+    return read_config(arguments.config, overrides)
+
+
+COMMAND = Command(
+    name="evaluate",
+    summary="Measure every layer of a finished run, or of any timm model, and keep the results.",
+    examples="""  ood-nc evaluate runs/trial
+  ood-nc evaluate runs/trial --suite openood-cifar10 --data-dir /data --format openood
+  ood-nc evaluate --model resnet50 --pretrained --id /data/flowers --ood textures=/data/dtd
+  ood-nc evaluate --model resnet18 --checkpoint w.pth --num-classes 10 --id cifar.tar.xz::test --ood svhn=/data/svhn""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+    takes_config=True,
+)

@@ -81,9 +81,7 @@ def help_text() -> str:
         short = [flag for flag in flags[key] if flag != f"--{key}"]
         default = field.get_default(call_default_factory=True)
         shown = "" if default is None else f" [{_short(default)}]"
-        lines.append(
-            f"    --{key:<34} {field.description}{shown}{'  (' + ', '.join(short) + ')' if short else ''}"
-        )
+        lines.append(f"    --{key:<34} {field.description}{shown}{'  (' + ', '.join(short) + ')' if short else ''}")
     return "\n".join(lines)
 
 
@@ -92,7 +90,7 @@ def _table() -> dict[str, str]:
     keys = known_keys()
     last = Counter(key.rpartition(".")[2] for key in keys)
     table: dict[str, str] = {}
-    for key, field in keys.items():
+    for key in keys:
         table[f"--{key}"] = key
         name = key.rpartition(".")[2]
         if last[name] == 1:

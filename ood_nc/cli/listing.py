@@ -14,9 +14,7 @@ _KINDS = ("backbones", "taps", "detectors", "metrics", "suites", "datasets", "co
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=_KINDS, metavar="WHAT", help=", ".join(_KINDS))
-    parser.add_argument(
-        "names", nargs="*", metavar="GLOB", help="only names that match; taps: BACKBONE [GLOB]"
-    )
+    parser.add_argument("names", nargs="*", metavar="GLOB", help="only names that match; taps: BACKBONE [GLOB]")
 
 
 def _execute(arguments: argparse.Namespace) -> int:
@@ -30,9 +28,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     columns, rows = _TABLES[arguments.what](names)
     if not rows:
         raise UserError(
-            f"No {arguments.what} match {names[-1]!r}: ood-nc list {arguments.what} shows all."
-            if names
-            else "None."
+            f"No {arguments.what} match {names[-1]!r}: ood-nc list {arguments.what} shows all." if names else "None."
         )
     table(f"{arguments.what} ({len(rows)})", columns, rows)
     return 0
@@ -71,9 +67,7 @@ def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
 
     rows = [["collapse/" + name, str(metric.definition)] for name, metric in COLLAPSE.items()]
     rows += [["detection/" + name, text] for name, text in DETECTION.items()]
-    return ["metric", "definition"], [
-        row for row in rows if not names or fnmatch(row[0].partition("/")[2], names[0])
-    ]
+    return ["metric", "definition"], [row for row in rows if not names or fnmatch(row[0].partition("/")[2], names[0])]
 
 
 def _suites(names: list[str]) -> tuple[list[str], list[list[str]]]:

@@ -25,9 +25,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(
-            width=max(
-                80, 4 + sum(3 + max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns)))
-            )
+            width=max(80, 4 + sum(3 + max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))))
         )
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
@@ -79,9 +77,7 @@ def _mean(rows: list[dict], **equals: object) -> str:
 def _best(rows: list[dict], metric: str, choose: type[max] | type[min]) -> str:  # type: ignore[valid-type]
     means = {}
     for method in {row["method"] for row in rows if row["kind"] == "detection"}:
-        values = _values(
-            [row for row in rows if row["group"] != "id"], kind="detection", metric=metric, method=method
-        )
+        values = _values([row for row in rows if row["group"] != "id"], kind="detection", metric=metric, method=method)
         if values:
             means[method] = sum(values) / len(values)
     if not means:

@@ -1,4 +1,4 @@
-"""Tar and zip archives read in place: an index of member positions, then plain reads that any process may do at once."""
+"""Tar and zip archives read in place: an index of members, then reads that any process may do at once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ood_nc.errors import UserError
 from ood_nc.progress import progress
 
 _TAR, _BLOCK = -1, 512
+_PAX_OVERRIDES = (b" path=", b" size=", b" linkpath=", b" hdrcharset=", b" GNU.sparse")
 _OPENERS: dict[str, Any] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open, "bz2": bz2.open}
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
 _SUFFIXES = (".tar", ".zip", ".tgz", ".txz", ".tar.gz", ".tar.xz", ".tar.bz2")
@@ -45,8 +46,8 @@ class Member:
 class Blob:
     """A file read at given positions, so that processes and threads never share a cursor.
 
-    A compressed tar is decompressed once to a temporary file without a name, which is gone when the last reader is. A worker
-    that is spawned inherits the open file; a copy unpickled anywhere else decompresses again.
+    A compressed tar is decompressed once to a temporary file without a name, which is gone when the last reader is.
+    A worker that is spawned inherits the open file; a copy unpickled anywhere else decompresses again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +57,8 @@ class Blob:
     def fileno(self) -> int:
         """The descriptor, opened on first use."""
         if self._file is None:
-            self._file = open(self.path, "rb", buffering=0) if _opener(self.path) is None else _decompressed(self.path)
+            compressed = _opener(self.path) is not None
+            self._file = _decompressed(self.path) if compressed else self.path.open("rb", buffering=0)
         return self._file.fileno()
 
     def read(self, offset: int, size: int) -> bytes:
@@ -64,7 +66,7 @@ class Blob:
         return os.pread(self.fileno(), size, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        spawning = context.get_spawning_popen() is not None  # type: ignore[attr-defined]
+        spawning = context.get_spawning_popen() is not None
         inherit = spawning and _opener(self.path) is not None
         return {"path": self.path, "handle": reduction.DupFd(self.fileno()) if inherit else None}
 
@@ -85,22 +87,27 @@ class Archive:
 
     def store(self, names: tuple[str, ...]) -> ArchiveStore:
         """The members of these names, in this order."""
-        return ArchiveStore(self.blob, [self.members[name] for name in names])
+        return ArchiveStore(self, [self.members[name] for name in names])
 
 
 class ArchiveStore(Store):
     """Members of an archive, each read with one or two positioned reads."""
 
-    def __init__(self, blob: Blob, members: list[Member]) -> None:
+    def __init__(self, archive: Archive, members: list[Member]) -> None:
         super().__init__()
-        self.blob = blob
+        self.archive: Archive | None = archive  # kept so that another data set of this archive shares its index
+        self.blob = archive.blob
         fields = [(member.offset, member.stored, member.size, member.method, member.crc) for member in members]
         self.table = np.array(fields, dtype=np.int64).reshape(-1, 5)
 
     def __len__(self) -> int:
         return len(self.table)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "archive": None}
+
     def read(self, index: int) -> bytes:
+        """The member's content, checked against its size and checksum."""
         offset, stored, size, method, crc = self.table[index].tolist()
         if method == _TAR:
             content = self.blob.read(offset, size)
@@ -115,7 +122,8 @@ class ArchiveStore(Store):
         return content
 
     def tail(self, index: int) -> tuple[int, bytes]:
-        offset, _, size, method, crc = self.table[index].tolist()
+        """Size and end; of a zip member, which must be inflated anyway, all of it."""
+        offset, _, size, method, _ = self.table[index].tolist()
         if method == _TAR:
             begin = max(0, size - 4096)
             return size, self.blob.read(offset + begin, size - begin)
@@ -156,19 +164,18 @@ def _opener(path: Path) -> Any:
 
 def _decompressed(path: Path) -> BinaryIO:
     """Decompress to a temporary file without a name."""
-    target = tempfile.TemporaryFile(buffering=0)
-    with open(path, "rb") as raw, progress(f"decompressing {path.name}", path.stat().st_size, "bytes") as advance:
-        with _opener(path)(raw) as source:
-            done = 0
-            while block := source.read(1 << 20):
-                try:
-                    target.write(block)
-                except OSError as error:
-                    room = f"No room for the decompressed {path.name} in {tempfile.gettempdir()} ({error.strerror})"
-                    raise UserError(f"{room}: free some, or set TMPDIR to a larger disk.") from error
-                position = raw.tell()
-                advance(position - done)
-                done = position
+    target = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it lives as long as the data set)
+    bar = progress(f"decompressing {path.name}", path.stat().st_size, "bytes")
+    with path.open("rb") as raw, _opener(path)(raw) as source, bar as advance:
+        done = 0
+        while block := source.read(1 << 20):
+            try:
+                target.write(block)
+            except OSError as error:
+                room = f"No room for the decompressed {path.name} in {tempfile.gettempdir()} ({error.strerror})"
+                raise UserError(f"{room}: free some, or set TMPDIR to a larger disk.") from error
+            advance(raw.tell() - done)
+            done = raw.tell()
     return target
 
 
@@ -200,7 +207,7 @@ def _index_tar(blob: Blob) -> tuple[list[Member], list[str]]:
     with mmap.mmap(blob.fileno(), 0, access=mmap.ACCESS_READ) as memory:
         entries = _plain_entries(memory)
         if entries is None:
-            with tarfile.open(fileobj=memory, mode="r:") as file:  # type: ignore[arg-type]
+            with tarfile.open(fileobj=memory, mode="r:") as file:
                 entries = list(_entries(file))
     members, folders = [], []
     for name, offset, size, is_folder in entries:
@@ -218,20 +225,24 @@ def _entries(file: tarfile.TarFile) -> Iterator[tuple[str, int, int, bool]]:
             yield info.name, 0, 0, True
         elif info.isreg() and not info.issparse():
             yield info.name, info.offset_data, info.size, False
-        elif info.islnk():
+        elif info.islnk() and info.linkname in file.getnames():
             target = file.getmember(info.linkname)
             yield info.name, target.offset_data, target.size, False
 
 
 def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None:
-    """The same for an archive of plain headers only, several times faster; None when it holds anything else."""
-    entries, position, end = [], 0, len(memory)
+    """The same, several times faster, where headers are plain; None when one is not.
+
+    Pax headers that only comment on the next file (dates, owners) are plain too.
+    """
+    entries: list[tuple[str, int, int, bool]] = []
+    position, end = 0, len(memory)
     while position + _BLOCK <= end:
         header = memory[position : position + _BLOCK]
         if header[0] == 0:
             return entries
         kind, magic = header[156:157], header[257:263]
-        if kind not in b"05\0" or magic not in (b"ustar\0", b"ustar ") or header[124] & 0x80:
+        if kind not in b"05\0xg" or magic not in (b"ustar\0", b"ustar ") or header[124] & 0x80:
             return None
         try:
             size = int(header[124:136].strip(b" \0") or b"0", 8)
@@ -246,8 +257,10 @@ def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None
         position += _BLOCK
         if position + size > end:
             raise tarfile.ReadError("it ends in the middle of a file")
-        is_folder = kind == b"5" or name.endswith("/")
-        entries.append((name, position, size, is_folder))
+        if kind not in b"xg":
+            entries.append((name, position, size, kind == b"5" or name.endswith("/")))
+        elif any(key in memory[position : position + size] for key in _PAX_OVERRIDES):
+            return None
         position += -(-size // _BLOCK) * _BLOCK
     return entries
 

@@ -29,13 +29,13 @@ class Layout:
 
 
 def walk(root: Path) -> tuple[list[str], list[str]]:
-    """Every file and every folder below ``root``, as sorted POSIX paths relative to it. Hidden folders are not entered."""
+    """Every file and folder below ``root``, as sorted POSIX paths relative to it; hidden folders are not entered."""
     files: list[str] = []
     folders: list[str] = []
     entered: set[tuple[int, int]] = set()
 
     def enter(folder: str, prefix: str) -> None:
-        status = os.stat(folder)
+        status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in entered:  # a link back to a folder above would never end
             return
         entered.add((status.st_dev, status.st_ino))
@@ -58,9 +58,9 @@ def walk(root: Path) -> tuple[list[str], list[str]]:
 def read_layout(files: Iterable[str], folders: Iterable[str], where: str, inner: str = "") -> Layout:
     """Find the samples and classes among the entries of a folder or an archive.
 
-    Folders directly below the base are the classes, in sorted order; an empty one keeps its place. Images directly in the
-    base make it a flat, unlabelled set, at any depth. The base is ``inner``, or the entries themselves; folders that hold
-    nothing but one folder of folders are passed through.
+    Folders directly below the base are the classes, in sorted order; an empty one keeps its place. Images directly in
+    the base make it a flat, unlabelled set, at any depth. The base is ``inner``, or the top; folders that hold nothing
+    but one folder of folders are passed through.
 
     Args:
         files: POSIX paths relative to the source.
@@ -133,14 +133,9 @@ class _Tops:
     """What lies directly below a prefix: how many images, and which folders."""
 
     def __init__(self, images: Sequence[str], folders: Sequence[str]) -> None:
-        self._loose: Counter[str] = Counter()
-        parents: set[str] = set(folders)
-        for name in images:
-            parent = name.rpartition("/")[0]
-            self._loose[parent] += 1
-            parents.add(parent)
+        self._loose = Counter(name.rpartition("/")[0] for name in images)
         self._folders: dict[str, set[str]] = {}
-        for folder in parents:
+        for folder in {*folders, *self._loose}:
             while folder:
                 folder, _, name = folder.rpartition("/")
                 self._folders.setdefault(folder, set()).add(name)
@@ -150,12 +145,9 @@ class _Tops:
         return self._loose[key], self._folders.get(key, set())
 
     def has(self, prefix: str) -> bool:
-        key = prefix.rstrip("/")
-        return key in self._loose or any(key == (f"{up}/{name}" if up else name) for up, name in self._pairs(key))
-
-    def _pairs(self, key: str) -> list[tuple[str, str]]:
-        up, _, name = key.rpartition("/")
-        return [(up, name)] if name in self._folders.get(up, set()) else []
+        """Whether this folder is there."""
+        parent, _, name = prefix.rstrip("/").rpartition("/")
+        return name in self._folders.get(parent, set())
 
 
 def _notes(base: str, inner: str, hidden: Sequence[str], visible: Sequence[str], images: int) -> list[str]:
@@ -168,7 +160,11 @@ def _notes(base: str, inner: str, hidden: Sequence[str], visible: Sequence[str],
     if len(visible) > images:
         kinds = Counter(_suffix(name) or "no suffix" for name in visible if _suffix(name) not in IMAGE_SUFFIXES)
         most = ", ".join(kind for kind, _ in kinds.most_common(3))
-        files = "1 file that is no image" if len(visible) - images == 1 else f"{len(visible) - images} files that are no images"
+        files = (
+            "1 file that is no image"
+            if len(visible) - images == 1
+            else f"{len(visible) - images} files that are no images"
+        )
         notes.append(f"{files} ignored ({most})")
     return notes
 

@@ -40,7 +40,8 @@ def safe_normalize(rows: Tensor) -> Tensor:
     rows = rows.double()
     scale = rows.abs().amax(dim=1, keepdim=True)
     rows = rows / torch.where(scale > 0, scale, torch.ones_like(scale))
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
+    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
+    return unit
 
 
 def row_mean(rows: Tensor) -> Tensor:
@@ -98,4 +99,41 @@ def cutoff(values: Tensor) -> float:
 def whitening(decomposition: Eigen) -> Tensor:
     """W (d, r) with W W' the pseudo-inverse of the decomposed matrix, r its rank."""
     rank = decomposition.rank()
-    return decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
+    scaled: Tensor = decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
+    return scaled
+
+
+def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
+    """Squared Euclidean distance of each row (B, r) to its nearest center (C, r), without a B x C x r tensor.
+
+    The product finds the nearest center; its distance is then recomputed as a difference, so that a row close to a
+    center far from the origin keeps its digits.
+    """
+    products = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2)
+    nearest = products.argmin(dim=1)
+    return (rows - centers[nearest]).square_().sum(dim=1)
+
+
+def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
+    """The point u = -W^+ b (d,) at which the head gives zero logits (least squares); 0 for a zero bias."""
+    if not bool(bias.any()):
+        return weight.new_zeros(weight.shape[1])
+    return -torch.linalg.pinv(weight) @ bias
+
+
+def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
+    """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64."""
+    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), CHUNK):
+        part = rows[start : start + CHUNK].double() - origin
+        norms[start : start + CHUNK] = (part @ basis).norm(dim=1)
+    return norms
+
+
+def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
+    """Largest cosine of each row minus ``center`` (B, d) to the unit or zero ``directions`` (C, d): (B,) float64."""
+    cosines = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for start in range(0, len(rows), CHUNK):
+        part = safe_normalize(rows[start : start + CHUNK].double() - center)
+        cosines[start : start + CHUNK] = (part @ directions.T).amax(dim=1)
+    return cosines.clamp_(-1, 1)

@@ -2,7 +2,7 @@
 
 A new detector is one file: subclass :class:`Detector`, give ``name``, ``info`` and ``requires``, keep every
 hyper-parameter of ``__init__`` under its own name, put what ``_fit`` learns into attributes that end in an underscore,
-and write ``_score``. Storing, loading, cloning, input checks, chunking over devices and dtypes come from here.
+and write ``_score``. Storing, loading, cloning, and the checks of inputs, devices and dtypes come from here.
 """
 
 from __future__ import annotations
@@ -88,11 +88,18 @@ class Detector(ABC):
             train = features
         else:
             train = TapStatistics(features, labels, logits=logits, head=head)
-        self.check_parameters()
+        self._check_parameters()
         self._check_inputs(train, "fit")
-        self._head = train.head
-        with torch.no_grad():
-            self._fit(train)
+        self._forget()
+        self._head = train.head if train.has_head else None
+        try:
+            with torch.no_grad():
+                self._fit(train)
+        except BaseException:
+            self._forget()
+            raise
+        if "features" in self.requires:
+            self.num_features_ = train.dim
         return self
 
     def score(self, features: ArrayLike | TapQueries | None, *, logits: ArrayLike | None = None) -> Tensor:
@@ -113,11 +120,12 @@ class Detector(ABC):
         """
         if self.needs_fit and not self.is_fitted:
             raise NotFittedError(self.name)
+        self._check_parameters()
         queries = features if isinstance(features, TapQueries) else TapQueries(features, logits=logits)
         queries = queries.with_head(self._head)
         self._check_inputs(queries, "score")
         with torch.no_grad():
-            return queries.deliver(self._score(queries))
+            return queries.deliver(self.to(queries.device)._score(queries))
 
     @property
     def is_fitted(self) -> bool:
@@ -126,15 +134,37 @@ class Detector(ABC):
 
     def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
         """The values worth trying for each hyper-parameter; empty where there is nothing to choose."""
+        return self._search_space()
+
+    @property
+    def head(self) -> Head:
+        """The head given to ``fit``."""
+        if self._head is None:
+            raise NotFittedError(self.name)
+        return self._head
+
+    def to(self: Self, device: torch.device) -> Self:
+        """Move everything learnt to a device; ``score`` does so by itself where its inputs are elsewhere."""
+        for name, value in self._fitted().items():
+            if isinstance(value, torch.Tensor):
+                setattr(self, name, value.to(device))
+        if self._head is not None:
+            self._head = self._head.to(device)
+        return self
+
+    # What a detector writes: _score, and of the others those it needs.
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        """What :meth:`hyperparameters` returns."""
         return {}
 
-    def check_parameters(self) -> None:
+    def _check_parameters(self) -> None:
         """Raise :class:`UserError` where a hyper-parameter is out of range."""
         return
 
-    @abstractmethod
     def _fit(self, train: TapStatistics) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""
+        return
 
     @abstractmethod
     def _score(self, queries: TapQueries) -> Tensor:
@@ -152,8 +182,6 @@ class Detector(ABC):
         expected = getattr(self, "num_features_", None)
         if where == "score" and expected is not None and "features" in wanted and given.dim != expected:
             raise UserError(f"Detector {self.name!r} was fitted on {expected} features per sample, got {given.dim}.")
-        if where == "fit" and "features" in wanted:
-            self.num_features_ = given.dim
         if "nonnegative" in self.requires:
             given.check_nonnegative(self.name)
 
@@ -180,7 +208,7 @@ class Detector(ABC):
             if name not in known:
                 raise UserError(f"Detector {self.name!r} has no hyper-parameter {name!r}.{nearest(name, known)}")
             setattr(self, name, value)
-        self.check_parameters()
+        self._check_parameters()
         return self
 
     def __repr__(self) -> str:

@@ -6,8 +6,8 @@
     queries = TapQueries(bank_features, logits=bank_logits)
     scores = {d.name: d.fit(train).score(queries) for d in detectors}
 
-Every intermediate (class means, covariance, eigen-decomposition, log-sum-exp ...) is then computed by the first detector
-that asks for it.
+Every intermediate (class means, covariance, eigen-decomposition, log-sum-exp ...) is then computed by the first
+detector that asks for it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Head(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    def to(self, device: torch.device) -> Head:
+        """The same head on a device."""
+        return Head(self.weight.to(device), self.bias.to(device))
+
     def logits(self, features: Tensor) -> Tensor:
         """Logits (B, C) in float64."""
         weight = self.weight.to(features.device, torch.float64)
@@ -54,7 +58,9 @@ def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) ->
         return head
     weight = as_matrix(head[0], "head weight").double()
     if dim is not None and weight.shape[1] != dim:
-        raise UserError(f"The head reads {weight.shape[1]} features per sample, the tap has {dim}: it is another tap's.")
+        raise UserError(
+            f"The head reads {weight.shape[1]} features per sample, the tap has {dim}: it is another tap's."
+        )
     if head[1] is None:
         return Head(weight, weight.new_zeros(len(weight)))
     bias = as_tensor(head[1], "head bias").to(weight.device, torch.float64)
@@ -71,12 +77,13 @@ class _Inputs:
     def __init__(self, features: ArrayLike | None, logits: ArrayLike | None, head: Head | None) -> None:
         self._features = None if features is None else _on_float64_device(as_matrix(features, "features"))
         self._given_logits = None if logits is None else _on_float64_device(as_matrix(logits, "logits"))
-        self.head = head
+        self._head = head
         if self._features is None and self._given_logits is None:
             raise UserError("Neither features nor logits were given.")
         first = features if features is not None else logits
         self._origin = first.device if isinstance(first, torch.Tensor) else torch.device("cpu")
-        if self._features is not None and self._given_logits is not None and len(self._features) != len(logits):  # type: ignore[arg-type]
+        counts = {len(rows) for rows in (self._features, self._given_logits) if rows is not None}
+        if self._features is not None and self._given_logits is not None and len(counts) > 1:
             raise UserError(f"There are {len(self._features)} feature rows and {len(self._given_logits)} logit rows.")
 
     @property
@@ -85,9 +92,9 @@ class _Inputs:
         found = {"nonnegative"}
         if self._features is not None:
             found.add("features")
-        if self.head is not None:
+        if self.has_head:
             found.add("head")
-        if self._given_logits is not None or (self._features is not None and self.head is not None):
+        if self._given_logits is not None or (self._features is not None and self.has_head):
             found.add("logits")
         return frozenset(found)
 
@@ -97,6 +104,18 @@ class _Inputs:
         if self._features is None:
             raise UserError("No features were given.")
         return self._features
+
+    @property
+    def has_head(self) -> bool:
+        """Whether there is a head."""
+        return self._head is not None
+
+    @property
+    def head(self) -> Head:
+        """The linear head that reads the features."""
+        if self._head is None:
+            raise UserError("No head was given.")
+        return self._head
 
     @property
     def dim(self) -> int:
@@ -116,8 +135,6 @@ class _Inputs:
         """(N, C) float64: as given, or the head's."""
         if self._given_logits is not None:
             return self._given_logits.double()
-        if self.head is None:
-            raise UserError("No logits were given, and no head to compute them with.")
         return self.head.logits(self.features)
 
     @cached_property
@@ -170,7 +187,7 @@ class _Inputs:
         """Raise :class:`UserError` where a feature is negative."""
         if self._lowest < 0:
             raise UserError(
-                f"Detector {detector!r} is made for non-negative (post-ReLU) features; the lowest here is {self._lowest:.3g}."
+                f"Detector {detector!r} needs non-negative (post-ReLU) features; the lowest is {self._lowest:.3g}."
             )
 
 
@@ -236,7 +253,8 @@ class TapStatistics(_Inputs):
     def class_means(self) -> Tensor:
         """(K, d) float64, in the order of ``classes``."""
         sums = _linalg.class_sums(self.features, self.class_positions, len(self.classes))
-        return sums / self.class_counts[:, None]
+        means: Tensor = sums / self.class_counts[:, None]
+        return means
 
     @cached_property
     def mean(self) -> Tensor:
@@ -279,6 +297,7 @@ class TapQueries(_Inputs):
     Args:
         features: (B, d), or None for detectors of logits alone.
         logits: (B, C), or None.
+        head: what computes the logits where they are not given; detectors else use the head they were fitted with.
 
     Raises:
         UserError: shapes disagree.
@@ -286,18 +305,25 @@ class TapQueries(_Inputs):
 
     knows = frozenset({"features", "logits"})
 
-    def __init__(self, features: ArrayLike | None, *, logits: ArrayLike | None = None) -> None:
-        super().__init__(features, logits, None)
+    def __init__(
+        self,
+        features: ArrayLike | None,
+        *,
+        logits: ArrayLike | None = None,
+        head: tuple[ArrayLike, ArrayLike | None] | None = None,
+    ) -> None:
+        dim = None if features is None else as_matrix(features, "features").shape[1]
+        super().__init__(features, logits, as_head(head, dim))
         self._shared: dict[Hashable, Any] = {}
 
     def with_head(self, head: Head | None) -> TapQueries:
-        """Let logits come from this head where none were given."""
-        if head is not None and self._given_logits is None and head is not self.head:
-            if self._features is not None and head.weight.shape[1] != self.dim:
-                raise UserError(f"The head reads {head.weight.shape[1]} features per sample, got {self.dim}.")
-            self._forget_logits()
-            self.head = head
-        return self
+        """These queries, with logits from ``head`` where they have none; they themselves stay as they are."""
+        if head is None or "logits" in self.available or self._features is None:
+            return self
+        view = TapQueries(self._features, head=head)
+        view._origin = self._origin
+        view._shared = self._shared
+        return view
 
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what ``compute`` gave the first time ``key`` was asked for with these queries."""
@@ -309,10 +335,6 @@ class TapQueries(_Inputs):
     def deliver(self, scores: Tensor) -> Tensor:
         """Scores as the caller gets them: on the device of the inputs."""
         return scores.to(self._origin, torch.float32 if self._origin.type == "mps" else torch.float64)
-
-    def _forget_logits(self) -> None:
-        for name in ("logits", "max_logit", "predictions", "log_sum_exp", "probabilities"):
-            self.__dict__.pop(name, None)
 
 
 def _on_float64_device(tensor: Tensor) -> Tensor:

@@ -8,13 +8,16 @@ from ood_nc.errors import UserError
 
 
 class EmptySideError(UserError):
-    """One side of a detection metric holds no scores, so the metric is undefined (never 0)."""
+    """A side that a metric or a threshold is made of holds no scores, so the result is undefined (never 0)."""
 
-    def __init__(self, id_count: int, ood_count: int) -> None:
+    def __init__(self, id_count: int, ood_count: int, side: str | None = None) -> None:
         self.id_count = id_count
         self.ood_count = ood_count
-        side = "ID and OOD sides hold" if id_count == ood_count == 0 else f"{_side(id_count)} side holds"
-        super().__init__(f"The {side} no scores ({id_count} ID, {ood_count} OOD): the metric is undefined.")
+        if side is None:
+            side = "ID" if ood_count else "OOD" if id_count else "ID and the OOD"
+            super().__init__(f"The {side} side holds no scores ({id_count} ID, {ood_count} OOD): metric undefined.")
+        else:
+            super().__init__(f"There are no {side} scores: the result is undefined.")
 
 
 class NanScoreError(UserError):
@@ -23,9 +26,7 @@ class NanScoreError(UserError):
     def __init__(self, name: str, count: int, first: int, total: int) -> None:
         self.count = count
         self.first = first
-        super().__init__(
-            f"{name} holds {count} NaN of {total}, the first at index {first}: remove these samples or mend the detector."
-        )
+        super().__init__(f"{name} holds {count} NaN of {total}, the first at index {first}: leave these samples out.")
 
 
 class NonFiniteError(UserError):
@@ -54,10 +55,6 @@ class MissingInputError(UserError):
         super().__init__(
             f"Detector {detector!r} lacks {_listed(self.missing)} in {where}; it requires {_listed(requires)}."
         )
-
-
-def _side(id_count: int) -> str:
-    return "ID" if id_count == 0 else "OOD"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ class _Sweep(NamedTuple):
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
-    """Area under the ROC curve: P(id > ood) + 0.5 P(tie), the Mann-Whitney statistic. The same for either positive side.
+    """Area under the ROC curve: P(id > ood) + 0.5 P(tie), the Mann-Whitney statistic.
 
     Args:
         id_scores: scores of in-distribution samples, shape (n,).

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
 COLUMNS = tuple(SCHEMA.names)
 
 Row = dict[str, Any]
+MakeRow: TypeAlias = Callable[..., Row]
+"""`make_row` with the columns that are the same for many rows filled in."""
 
 
 @dataclass
@@ -125,6 +127,8 @@ class Results:
 def make_row(base: Mapping[str, Any], **values: Any) -> Row:
     """A row of the long table: ``base``, then ``values``, every other column None, no NaN or infinity.
 
+    A reason is kept only where the value is undefined.
+
     Raises:
         KeyError: a name is not a column.
         ValueError: the value is undefined and no reason is given.
@@ -134,11 +138,19 @@ def make_row(base: Mapping[str, Any], **values: Any) -> Row:
         if key not in row:
             raise KeyError(f"{key} is not a column of the long table")
         row[key] = plain(value)
-    if row["value"] is None and not row["reason"]:
-        row["reason"] = "not finite" if values.get("value") is not None else None
-        if row["reason"] is None:
-            raise ValueError(f"the undefined {row['metric']} needs a reason")
+    if row["value"] is not None:
+        row["reason"] = None
+    elif values.get("value") is not None:
+        row["reason"] = f"it is {values['value']}"
+    elif not row["reason"]:
+        raise ValueError(f"the undefined {row['metric']} needs a reason")
     return row
+
+
+def reason_of(error: Exception) -> str:
+    """Why a measurement failed, on one line; the type is named where the message was not written for users."""
+    text = " ".join(str(error).split())
+    return (text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}")[:300]
 
 
 def plain(value: Any) -> Any:

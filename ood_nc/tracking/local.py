@@ -58,7 +58,6 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 def _to_json(values: Mapping[str, Any]) -> str:
     """One line of JSON; a number that JSON does not have (nan, inf) becomes null."""
     clean = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
     return json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n"

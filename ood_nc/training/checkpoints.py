@@ -40,12 +40,7 @@ def pack_weights(model: ControlledModel, facts: Mapping[str, Any]) -> tuple[byte
         The content, and the token that identifies it.
     """
     token = secrets.token_hex(16)
-    about = {
-        "spec": model.spec(),
-        "class_names": model.class_names,
-        "preprocessing": model.preprocessing,
-        "facts": dict(facts),
-    }
+    about = {"spec": model.spec(), "facts": dict(facts)}
     # Copies, because tensors that share memory (tied weights) are refused.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     return safetensors.torch.save(tensors, {"format": "pt", "token": token, "ood_nc": json.dumps(about)}), token
@@ -72,6 +67,13 @@ def write_last(folder: Path, content: bytes, token: str, state: Mapping[str, Any
     with atomic_path(folder / STATE) as temporary:
         temporary.write_bytes(buffer.getvalue())
     (folder / NEXT).replace(folder / LAST)
+
+
+def settle(folder: Path) -> None:
+    """Give the weights of a half-named checkpoint their name, before anything is written over them."""
+    last = read_last(folder)
+    if last is not None and last[0].name == NEXT:
+        last[0].replace(folder / LAST)
 
 
 def read_last(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -110,7 +112,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint of ours says about its model: ``spec``, ``class_names``, ``preprocessing``, ``facts``.
+    """What a checkpoint of ours says about its model: ``spec`` (with class names and preprocessing) and ``facts``.
 
     Raises:
         UserError: the file is not there, or was not written by this project.
@@ -119,25 +121,6 @@ def describe(path: Path) -> dict[str, Any]:
     if text is None:
         raise UserError(f"{path} does not say which model it holds: it is no checkpoint of a run.")
     return json.loads(text)
-
-
-def restore_weights(model: ControlledModel, path: Path) -> None:
-    """Load the weights of ``path`` into ``model``, every key and shape as it is.
-
-    Raises:
-        UserError: keys are missing, unexpected, or of another shape; the message names the first of each kind.
-    """
-    tensors = safetensors.torch.load_file(path)
-    wanted = model.state_dict()
-    wrong = {
-        "missing": sorted(wanted.keys() - tensors.keys()),
-        "unexpected": sorted(tensors.keys() - wanted.keys()),
-        "of another shape": sorted(k for k in wanted.keys() & tensors.keys() if wanted[k].shape != tensors[k].shape),
-    }
-    found = [f"{len(keys)} {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})" for kind, keys in wrong.items() if keys]
-    if found:
-        raise UserError(f"{path} does not fit the model: {'; '.join(found)}.")
-    model.load_state_dict(tensors)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
-from timm.data import Mixup
-from timm.scheduler.scheduler import Scheduler
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from ood_nc.config import Config
-from ood_nc.data import eval_transform, load_data, scan, train_transform
 from ood_nc.errors import UserError
-from ood_nc.losses import Objective
-from ood_nc.models import ControlledModel, build_model
 from ood_nc.progress import progress
 from ood_nc.tracking import LocalLog, Tracker, WandbLog
-from ood_nc.training import checkpoints
+from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.launch import accelerator_for, termination_interrupts
-from ood_nc.training.loading import train_loader
-from ood_nc.training.measurement import NonFiniteLossError, StepAverages, measure_collapse, validate
-from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
+from ood_nc.training.measurement import StepAverages, measure_collapse, validate
 from ood_nc.training.run_directory import RunDirectory, check_start, record_start
 from ood_nc.training.seeds import seed_everything
+from ood_nc.training.setup import Setup, prepare
+from ood_nc.training.standing import Standing, keep, restore
 
 logger = logging.getLogger(__name__)
+
+Log: TypeAlias = Callable[[str, int, Mapping[str, float]], None]
+"""Takes the split, the step and the numbers of one line."""
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -53,17 +46,112 @@ def train(config: Config, *, resume: bool = False) -> Path:
     Raises:
         UserError: the configuration asks for what is not there, the directory holds a run (or, with ``resume``, none,
             or one that was configured differently), the loss is not finite, or a file cannot be written.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the argument says how to go on.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its argument says how to go on.
     """
     directory = RunDirectory(config.run_directory)
     with termination_interrupts(), accelerator_for(config.train) as accelerator:
-        _together(accelerator, lambda: check_start(directory, config, resume=resume))
-        last = checkpoints.read_last(directory.checkpoints) if resume else None
+        _on_main(accelerator, lambda: _open(directory, config, resume=resume))
+        last = read_last(directory.checkpoints) if resume else None
         if last is not None and last[1]["epoch"] >= config.train.epochs:
-            _note(accelerator, f"{directory.path} is finished ({last[1]['epoch']} epochs): nothing to do.")
+            if accelerator.is_main_process:
+                logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
             return directory.path
-        run = _prepare(config, directory, accelerator)
-        if last is not None:
-            _restore(run, *last)
-        ...
+        setup = prepare(config, accelerator, from_checkpoint=last is not None)
+        standing = Standing() if last is None else restore(setup, *last)
+        _on_main(accelerator, lambda: record_start(directory, config, accelerator))
+        trackers = _open_trackers(directory, config, standing) if accelerator.is_main_process else []
+        try:
+            while standing.epoch < config.train.epochs:
+                standing = _epoch(setup, standing, directory, trackers)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{standing.epoch} of {config.train.epochs} epochs are finished and kept in {directory.path}: "
+                "go on with --resume."
+            ) from None
+        finally:
+            for tracker in trackers:
+                tracker.finish({"best_accuracy": standing.best_accuracy, "best_epoch": standing.best_epoch})
     return directory.path
+
+
+def _open(directory: RunDirectory, config: Config, *, resume: bool) -> None:
+    check_start(directory, config, resume=resume)
+    settle(directory.checkpoints)
+
+
+def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: list[Tracker]) -> Standing:
+    """Train, measure and keep one epoch."""
+    train, accelerator = setup.config.train, setup.accelerator
+
+    def log(split: str, step: int, values: Mapping[str, float]) -> None:
+        for tracker in trackers:
+            tracker.log({"epoch": step / setup.steps_per_epoch, "split": split, **values}, step)
+
+    _train_epoch(setup, standing, log)
+    if accelerator.num_processes > 1:
+        for buffer in setup.model.buffers():  # batch statistics differ by the images that each process has seen
+            broadcast(buffer)
+    step = standing.step + setup.steps_per_epoch
+    sizes = {"batch_size": train.batch_size, "workers": train.workers}
+    scores = validate(setup.model, setup.val, setup.objective, accelerator, **sizes)
+    log("val", step, scores)
+    due = train.collapse_interval > 0 and (standing.epoch + 1) % train.collapse_interval == 0
+    if due and accelerator.is_main_process:
+        log("collapse", step, measure_collapse(setup.model, setup.train_plain, accelerator, seed=train.seed, **sizes))
+    return keep(setup, standing, directory.checkpoints, scores["accuracy"])
+
+
+def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
+    """One pass over the training images, with a line of the log every ``log_interval`` steps and at its end."""
+    train, accelerator, epoch = setup.config.train, setup.accelerator, standing.epoch
+    seed_everything(train.seed, "epoch", epoch, accelerator.process_index)
+    setup.sampler.set_epoch(epoch)
+    setup.module.train()
+    averages, step, end, note = StepAverages(accelerator), standing.step, standing.step + setup.steps_per_epoch, ""
+    with progress(f"epoch {epoch + 1}/{train.epochs}", total=setup.images_per_epoch) as advance:
+        for images, targets, indices in setup.loader:
+            rate = setup.set_learning_rate(epoch, step)
+            images, targets = setup.place(images, targets)
+            with accelerator.accumulate(setup.module):
+                logits, taps = setup.module(images, taps=True)
+                loss, parts = setup.objective(logits, targets, taps, setup.groups(indices))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and train.clip_grad is not None:
+                    accelerator.clip_grad_norm_(setup.module.parameters(), train.clip_grad)
+                setup.optimizer.step()
+                setup.optimizer.zero_grad()
+            averages.add(loss, parts, logits, targets)
+            step += accelerator.sync_gradients
+            if accelerator.sync_gradients and (step % train.log_interval == 0 or step == end):
+                values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps)
+                log("train", step, {**values, "lr": rate})
+                note = f"loss {values['loss']:.3f}"
+            advance(len(images) * accelerator.num_processes, note=note)
+
+
+def _open_trackers(directory: RunDirectory, config: Config, standing: Standing) -> list[Tracker]:
+    trackers: list[Tracker] = [LocalLog(directory.metrics, last_step=standing.step)]
+    if config.tracking.log_wandb:
+        trackers.append(
+            WandbLog(
+                directory.path,
+                project=config.tracking.wandb_project,
+                entity=config.tracking.wandb_entity,
+                tags=config.tracking.wandb_tags,
+                config=config.model_dump(mode="json"),
+            )
+        )
+    return trackers
+
+
+def _on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Let the main process act, and every process raise what it raised."""
+    outcome: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except UserError as error:
+            outcome = [str(error)]
+    broadcast_object_list(outcome)
+    if outcome[0] is not None:
+        raise UserError(outcome[0])

@@ -44,11 +44,15 @@ class StepAverages:
         self._rows.append(torch.stack([loss.detach().float(), *(p.float() for p in parts.values()), accuracy]))
         self._images += len(targets)
 
-    def read(self) -> dict[str, float]:
+    def read(self, *, last_step: int, batches_per_step: int = 1) -> dict[str, float]:
         """The averages, and images per second; empties the store.
 
+        Args:
+            last_step: the optimiser step that the last batch belongs to.
+            batches_per_step: batches that make one step.
+
         Raises:
-            NonFiniteLossError: the loss of a batch was not finite, in whichever process.
+            UserError: the loss of a batch was not finite, in whichever process; the message names its step.
         """
         rows = self._accelerator.reduce(torch.stack(self._rows), "mean").cpu().double()
         elapsed = time.perf_counter() - self._since
@@ -56,18 +60,13 @@ class StepAverages:
         self._rows, self._images, self._since = [], 0, time.perf_counter()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
-            raise NonFiniteLossError(batches_ago=len(rows) - 1 - int(bad[0]), value=float(rows[bad[0], 0]))
+            step = last_step - (len(rows) - 1 - int(bad[0])) // batches_per_step
+            raise UserError(
+                f"The loss became {float(rows[bad[0], 0])} at step {step}: lower optim.lr or set train.clip_grad. "
+                "The checkpoint of the last finished epoch is kept."
+            )
         values = dict(zip(self._names, rows.mean(0).tolist(), strict=True))
         return {**values, "images_per_second": images / max(elapsed, 1e-9)}
-
-
-class NonFiniteLossError(UserError):
-    """A loss is nan or infinite."""
-
-    def __init__(self, batches_ago: int, value: float) -> None:
-        super().__init__(f"The loss became {value}.")
-        self.batches_ago = batches_ago
-        self.value = value
 
 
 @torch.no_grad()

@@ -12,12 +12,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import Accelerator
+
+import ood_nc
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
 
 PACKAGES = (
-    "ood_nc", "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-learn",
+    "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-learn",
     "faiss-cpu", "faiss-gpu", "wandb",
 )  # fmt: skip
 
@@ -105,13 +109,13 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def record_start(directory: RunDirectory, config: Config, device: str, processes: int) -> None:
+def record_start(directory: RunDirectory, config: Config, accelerator: Accelerator) -> None:
     """Write config.yaml and environment.json; a resumed run adds itself to the latter."""
     session = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "device": device,
-        "processes": processes,
+        "device": _device_name(accelerator.device),
+        "processes": accelerator.num_processes,
         "versions": versions(),
         "git": git_state(Path.cwd()),
     }
@@ -123,9 +127,13 @@ def record_start(directory: RunDirectory, config: Config, device: str, processes
     write_text(directory.environment, json.dumps(environment, indent=2, ensure_ascii=False) + "\n")
 
 
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that make the numbers; of the two faiss wheels the one installed."""
-    found = {"python": platform.python_version()}
+    found = {"ood_nc": ood_nc.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -1,0 +1,44 @@
+"""What the metrics share: the error for an undefined value, and the pass over pairs of classes in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import torch
+
+from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.errors import UserError
+
+Center: TypeAlias = Literal["classes", "samples"]
+
+# Elements of a block of pairs: 8 MB in float64, small beside the means of any problem with many classes.
+_BLOCK_ELEMENTS = 1 << 20
+
+
+class UndefinedMetricError(UserError):
+    """The metric has no value for these data; the message is the reason. `measure` reports it as None."""
+
+
+def as_head(weight: ArrayLike, dim: int, name: str = "weight") -> torch.Tensor:
+    """Return a head's weight (C, d) as a float64 matrix, or say which shape was expected."""
+    matrix = as_matrix(weight, name).double()
+    if matrix.shape[1] != dim:
+        raise UserError(f"{name} must have shape (C, {dim}), as the features have {dim} columns; "
+                        f"got {tuple(matrix.shape)}.")
+    return matrix
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Yield slices of ``rows`` so that a block of ``columns`` columns stays small whatever the number of classes."""
+    step = max(1, min(rows, _BLOCK_ELEMENTS // max(columns, 1)))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def product_norm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return |A B'|_F for A, B (K, d) without the K x K product where K > d."""
+    if left.shape[0] > left.shape[1]:
+        return ((left.T @ left) * (right.T @ right)).sum().clamp_min(0).sqrt()
+    blocks = (torch.linalg.vector_norm(left[rows] @ right.T) for rows in row_blocks(len(left), len(right)))
+    return torch.linalg.vector_norm(torch.stack(list(blocks)))

@@ -1,0 +1,65 @@
+"""The block of samples that waits until it is worth a matrix product."""
+
+from __future__ import annotations
+
+import torch
+
+from ood_nc.errors import UserError
+
+
+class Pending:
+    """Rows copied from the caller's batches, in one dtype, with their labels and (optional) weights."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._features: torch.Tensor | None = None
+        self._labels = torch.empty(0, dtype=torch.long)
+        self._weights: torch.Tensor | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no row is left."""
+        return self._features is not None and self.rows == len(self._features)
+
+    def accepts(self, dtype: torch.dtype, weighted: bool) -> bool:
+        """Whether rows of this dtype, weighted or not, can be added as the block stands."""
+        return (
+            self._features is not None and self._features.dtype == dtype and (self._weights is not None) == weighted
+        )
+
+    def open(self, rows: int, dim: int, dtype: torch.dtype, device: torch.device, weighted: bool) -> None:
+        """Make room for ``rows`` rows; the block must be empty."""
+        self._features = torch.empty(rows, dim, dtype=dtype, device=device)
+        self._labels = torch.empty(rows, dtype=torch.long, device=device)
+        self._weights = torch.empty(rows, dtype=torch.float64, device=device) if weighted else None
+
+    def fill(self, matrix: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, start: int) -> int:
+        """Copy as many rows from ``start`` on as fit; return how many."""
+        assert self._features is not None
+        count = min(len(matrix) - start, len(self._features) - self.rows)
+        source, target = slice(start, start + count), slice(self.rows, self.rows + count)
+        self._features[target].copy_(matrix[source])
+        self._labels[target].copy_(labels[source])
+        if self._weights is not None and weights is not None:
+            self._weights[target].copy_(weights[source])
+        self.rows += count
+        return count
+
+    def take(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Empty the block and return its rows as views that may be changed until the next `fill`."""
+        assert self._features is not None
+        rows, self.rows = self.rows, 0
+        weights = None if self._weights is None else self._weights[:rows]
+        return self._features[:rows], self._labels[:rows], weights
+
+
+def check_finite(matrix: torch.Tensor) -> None:
+    """Raise a `UserError` naming the first row with a value that is not finite."""
+    step = max(1, (1 << 18) // max(matrix.shape[1], 1))
+    for start in range(0, len(matrix), step):
+        part = matrix[start : start + step]
+        # A finite sum proves finite terms; the terms are looked at only when it is not.
+        if not bool(torch.isfinite(part.sum(dtype=torch.float64))):
+            bad = (~torch.isfinite(part)).any(dim=1).nonzero().flatten()
+            if len(bad):
+                raise UserError(f"features must be finite; row {start + int(bad[0])} holds NaN or infinity.")

@@ -1,0 +1,175 @@
+"""Geometry of class means and classifier (NC2, NC3): equal norms, equal angles, simplex ETF, self-duality."""
+
+from __future__ import annotations
+
+import torch
+
+from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.collapse._common import Center, UndefinedMetricError, as_head, product_norm, row_blocks
+from ood_nc.collapse._pairs import pair_cosines
+from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.collapse.variability import means_resolution
+
+
+def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Equinormness: population standard deviation over mean of |mu_c - mu_G| (Papyan et al., 2020); 0 = equal norms.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or the class means coincide.
+    """
+    return norm_variation(_distinct_means(stats, center))
+
+
+def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Equiangularity: mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)| (Papyan et al., 2020).
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or a class mean equals the global mean (no direction).
+    """
+    return angle_deviation(_directed_means(stats, center))
+
+
+def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Distance of the Gram matrix of the centred class means from that of a simplex ETF; in [0, sqrt(2)].
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or the class means coincide.
+    """
+    means = _distinct_means(stats, center)
+    return etf_distance(means, means)
+
+
+def nc2_etf(weight: ArrayLike) -> float:
+    """|WW'/|WW'|_F - (I - 11'/C)/sqrt(C - 1)|_F of a classifier's rows (C, d); in [0, sqrt(2)]; 0 = simplex ETF.
+
+    Zhu et al. (NeurIPS 2021). For C > d + 1 it cannot reach 0: see `etf_floor`.
+
+    Raises:
+        UndefinedMetricError: fewer than two rows, or all zero.
+    """
+    rows = _head_rows(weight)
+    return etf_distance(rows, rows)
+
+
+def nc2_norm_head(weight: ArrayLike) -> float:
+    """`nc2_norm` of the rows of a classifier (C, d), as they are."""
+    return norm_variation(_head_rows(weight))
+
+
+def nc2_angle_head(weight: ArrayLike) -> float:
+    """`nc2_angle` of the rows of a classifier (C, d), as they are."""
+    return angle_deviation(_head_rows(weight))
+
+
+def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
+    """|W M'/|W M'|_F - (I - 11'/C)/sqrt(C - 1)|_F (Zhu et al., NeurIPS 2021); 0 = W and means dual and a simplex ETF.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or W M' is 0.
+        UserError: W does not have a row for every class.
+    """
+    means = _distinct_means(stats, center)
+    return etf_distance(matching_rows(stats, weight), means)
+
+
+def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
+    """|W/|W|_F - M/|M|_F|_F (Papyan et al., 2020); in [0, 2]; 0 = self-dual.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, the class means coincide, or W is 0.
+    """
+    means = _distinct_means(stats, center)
+    rows = matching_rows(stats, weight)
+    length = torch.linalg.vector_norm(rows)
+    if not float(length):
+        raise UndefinedMetricError("the weight is 0.")
+    return float(torch.linalg.vector_norm(rows / length - means / torch.linalg.vector_norm(means)))
+
+
+def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> torch.Tensor:
+    """Cosine (K,) of each class's centred mean and its centred row of W: which classes are self-dual.
+
+    Raises:
+        UndefinedMetricError: a class mean equals the global mean, or a row of W the mean row.
+    """
+    means = _directed_means(stats, center)
+    rows = matching_rows(stats, weight)
+    rows = rows - rows.mean(dim=0)
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    if not bool((lengths > 0).all()):
+        raise UndefinedMetricError("a row of the weight equals the mean row: it has no direction.")
+    return (rows * means).sum(dim=1) / (lengths * torch.linalg.vector_norm(means, dim=1))
+
+
+def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
+    """Mean over classes of the cosine between centred class mean and centred row of W; 1 = self-dual.
+
+    Unlike `nc3_duality` it asks for no simplex ETF, so it can reach 1 with more classes than dimensions.
+    """
+    return float(alignment_per_class(stats, weight, center).mean())
+
+
+def matching_rows(stats: ClassStatistics, weight: ArrayLike) -> torch.Tensor:
+    """The rows of W (C, d) of the classes that have samples, on the device of the statistics, in float64."""
+    head = as_head(weight, stats.dim).to(stats.device)
+    if len(head) != stats.num_classes:
+        raise UndefinedMetricError(f"the weight has {len(head)} rows, the statistics {stats.num_classes} classes.")
+    return head[stats.present]
+
+
+def norm_variation(rows: torch.Tensor) -> float:
+    """Population standard deviation over mean of the lengths of the rows."""
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    return float(lengths.std(correction=0) / lengths.mean())
+
+
+def angle_deviation(rows: torch.Tensor) -> float:
+    """Mean over pairs of |cos + 1/(K - 1)| of rows (K, d)."""
+    if not bool((torch.linalg.vector_norm(rows, dim=1) > 0).all()):
+        raise UndefinedMetricError("a row is 0: it has no direction.")
+    classes = len(rows)
+    ideal = 1 / (classes - 1)
+    total = sum(float((cosines + ideal).abs().sum()) for _, cosines in pair_cosines(rows))
+    # The diagonal came as cosine 0.
+    return max(total - classes * ideal, 0.0) / (classes * (classes - 1))
+
+
+def etf_distance(left: torch.Tensor, right: torch.Tensor) -> float:
+    """|A B'/|A B'|_F - (I - 11'/K)/sqrt(K - 1)|_F for A, B (K, d), a block of rows at a time."""
+    classes = len(left)
+    norm = product_norm(left, right)
+    if not float(norm):
+        raise UndefinedMetricError("the product of weight and class means is 0.")
+    scale = (classes - 1) ** -0.5
+    total = 0.0
+    for rows in row_blocks(classes, classes):
+        difference = left[rows] @ right.T / norm + scale / classes
+        index = torch.arange(rows.start, rows.stop, device=left.device)
+        difference[index - rows.start, index] -= scale
+        total += float(difference.square().sum())
+    return total**0.5
+
+
+def _head_rows(weight: ArrayLike) -> torch.Tensor:
+    rows = as_matrix(weight, "weight").double()
+    if len(rows) < 2:
+        raise UndefinedMetricError("needs at least 2 rows of the weight.")
+    if not bool(rows.any()):
+        raise UndefinedMetricError("the weight is 0.")
+    return rows
+
+
+def _distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+    means = stats.centered_means(center)
+    if len(means) < 2:
+        raise UndefinedMetricError("needs at least 2 classes with samples, there is 1.")
+    if float(torch.linalg.vector_norm(means)) <= means_resolution(stats) * len(means) ** 0.5:
+        raise UndefinedMetricError("the class means coincide.")
+    return means
+
+
+def _directed_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+    means = _distinct_means(stats, center)
+    if bool((torch.linalg.vector_norm(means, dim=1) <= means_resolution(stats)).any()):
+        raise UndefinedMetricError("a class mean equals the global mean: it has no direction.")
+    return means

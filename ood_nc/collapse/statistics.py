@@ -1,0 +1,376 @@
+"""Streaming class statistics: counts, class means, within-class scatter, from one pass over the features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.distributed
+
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.collapse import _accumulate as accumulate
+from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse._pending import Pending, check_finite
+from ood_nc.collapse._soft import soft_scatter
+from ood_nc.errors import UserError
+
+_MIN_BLOCK_ROWS = 1024
+
+
+class ClassStatistics:
+    """Class counts, class means and within-class scatter, accumulated in float64 in one pass.
+
+    Each block of samples is folded in by Chan, Golub and LeVeque's update (1979) of mean and scatter. The scatter of the
+    union of old samples (mass W, mean m) and a block (mass w, mean b) is S + sum (h - b)(h - b)' + (W w/(W + w))
+    (b - m)(b - m)'. As the deviations from b add up to zero, the last two terms equal the one sum over the block of
+    (h - r)(h - r)' with r = b + sqrt(W/(W + w)) (m - b): one symmetric product, no correction rows, only positive
+    terms, so nothing cancels. Features of up to 32 bits are centred in float64, multiplied in float32 within a block of
+    rows and added up in float64 (relative error about 1e-7 of the scatter, `resolution`); float64 features stay in float64.
+
+    Samples are gathered into blocks of a fixed number of rows, so the result does not depend on how they arrive. Memory
+    is O(C d + d^2), or O(C d) with ``full=False``: then the metrics that need the d x d scatter are undefined.
+
+    Args:
+        num_classes: number of classes C; labels are 0 to C - 1.
+        dim: number of feature columns d.
+        device: where the statistics live; batches are moved there.
+        full: keep the d x d within-class scatter. Without it `METRICS` with memory ``O(C d)`` remain.
+        exact: multiply in float64 whatever the dtype of the features.
+
+    Example:
+        >>> stats = ClassStatistics(num_classes=2, dim=1)
+        >>> stats.update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1]).means.flatten().tolist()
+        [1.0, 6.0]
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        dim: int,
+        *,
+        device: torch.device | str = "cpu",
+        full: bool = True,
+        exact: bool = False,
+    ) -> None:
+        if num_classes < 1 or dim < 1:
+            raise UserError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}.")
+        self.num_classes = num_classes
+        self.dim = dim
+        self.full = full
+        self.exact = exact
+        self.device = torch.device(device)
+        self.num_samples = 0
+        self._resolution = float(torch.finfo(torch.float64).eps)
+        self._mass = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
+        self._means = torch.zeros(num_classes, dim, dtype=torch.float64, device=self.device)
+        self._class_scatter = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
+        self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device) if full else None
+        self._pending = Pending()
+
+    @torch.no_grad()
+    def update(self, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> ClassStatistics:
+        """Add one batch and return itself.
+
+        Args:
+            features: (N, d) of any floating dtype, on any device; never changed.
+            labels: class indices (N,), or soft labels (N, C), non-negative: sample i counts labels[i, c] times in class c.
+            weights: importance of each sample (N,), non-negative; multiplies soft labels.
+
+        Raises:
+            UserError: shapes that do not fit, labels outside 0..C-1, negative weights, values that are not finite. The
+                statistics are unchanged then.
+        """
+        matrix = as_matrix(features)
+        if matrix.shape[1] != self.dim:
+            raise UserError(f"features have {matrix.shape[1]} columns, the statistics were made for {self.dim}.")
+        target = as_tensor(labels, "labels").to(self.device)
+        sample_weights = self._check_weights(weights, len(matrix))
+        check_finite(matrix)
+        with torch.autocast(self.device.type, enabled=False):
+            if target.ndim == 2:
+                self._update_soft(matrix, target, sample_weights)
+            else:
+                self._update_hard(matrix, self._check_labels(target, len(matrix)), sample_weights)
+        self.num_samples += len(matrix)
+        return self
+
+    def _update_hard(self, matrix: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
+        dtype = self._product_dtype(matrix)
+        start = 0
+        while start < len(matrix):
+            if not self._pending.accepts(dtype, weights is not None):
+                self._flush()
+                self._pending.open(self._block_rows(dtype), self.dim, dtype, self.device, weights is not None)
+            start += self._pending.fill(matrix, labels, weights, start)
+            if self._pending.is_full:
+                self._flush()
+
+    def _update_soft(self, matrix: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None) -> None:
+        if target.shape != (len(matrix), self.num_classes):
+            raise UserError(
+                f"soft labels must have shape ({len(matrix)}, {self.num_classes}), got {tuple(target.shape)}."
+            )
+        soft = target.double()
+        if not bool(torch.isfinite(soft).all()) or bool((soft < 0).any()):
+            raise UserError("soft labels must be finite and not negative.")
+        if weights is not None:
+            soft = soft * weights[:, None]
+        self._flush()
+        for start in range(0, len(matrix), _MIN_BLOCK_ROWS):
+            rows = slice(start, start + _MIN_BLOCK_ROWS)
+            self._absorb_soft(matrix[rows].to(self.device, torch.float64), soft[rows])
+
+    def _absorb_soft(self, block: torch.Tensor, soft: torch.Tensor) -> None:
+        mass, means, class_scatter, rows, laplacian = soft_scatter(block, soft)
+        self._combine(mass, means)
+        self._class_scatter += class_scatter
+        if self._scatter is not None:
+            accumulate.add_product(self._scatter, rows)
+            centered = means - means.mean(dim=0)
+            self._scatter += centered.T @ (laplacian @ centered)
+
+    def _check_labels(self, target: torch.Tensor, rows: int) -> torch.Tensor:
+        labels = as_labels(target, rows)
+        if rows and (int(labels.min()) < 0 or int(labels.max()) >= self.num_classes):
+            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
+            raise UserError(
+                f"labels must be in 0..{self.num_classes - 1}, got {int(wrong)}. Leave out the samples without a label."
+            )
+        return labels
+
+    def _check_weights(self, weights: ArrayLike | None, rows: int) -> torch.Tensor | None:
+        if weights is None:
+            return None
+        values = as_tensor(weights, "weights").to(self.device).double()
+        if values.shape != (rows,):
+            raise UserError(f"weights must have shape ({rows},), got {tuple(values.shape)}.")
+        if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+            raise UserError("weights must be finite and not negative.")
+        return values
+
+    def _product_dtype(self, matrix: torch.Tensor) -> torch.dtype:
+        # A relaxed float32 matrix product (TF32, bfloat16) would cost four digits.
+        relaxed = torch.get_float32_matmul_precision() != "highest"
+        wide = matrix.dtype == torch.float64 or self.exact or relaxed
+        return torch.float64 if wide else torch.float32
+
+    def _block_rows(self, dtype: torch.dtype) -> int:
+        return max(_MIN_BLOCK_ROWS, self.dim if dtype == torch.float32 else self.dim // 2)
+
+    def _flush(self) -> None:
+        if self._pending.rows:
+            block, labels, weights = self._pending.take()
+            self._absorb(block, labels, weights)
+
+    def _absorb(self, block: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
+        classes, index = labels.unique(return_inverse=True)
+        ones = torch.ones(len(block), dtype=torch.float64, device=self.device) if weights is None else weights
+        mass = torch.zeros(len(classes), dtype=torch.float64, device=self.device).index_add_(0, index, ones)
+        sums = accumulate.class_sums(block, index, weights, len(classes))
+        # A class whose samples all weigh nothing keeps mass 0: any finite centre will do, its rows are scaled by 0.
+        block_means = sums / mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        accumulate.center_rows(block, index, self._fold(classes, mass, block_means))
+        squares = accumulate.squared_norms(block)
+        self._class_scatter.index_add_(0, labels, squares if weights is None else squares * weights)
+        if weights is not None:
+            block.mul_(weights.sqrt()[:, None])
+            squares = squares * weights
+        self._add_scatter(block, squares)
+
+    def _fold(self, classes: torch.Tensor, mass: torch.Tensor, block_means: torch.Tensor) -> torch.Tensor:
+        """Move the class means to those of the union; return the centres r that make Chan's correction implicit."""
+        old_mass, old_means = self._mass[classes], self._means[classes]
+        total = (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
+        step = block_means - old_means
+        self._means[classes] = old_means + step * (mass / total)[:, None]
+        self._mass[classes] = old_mass + mass
+        return block_means - step * (old_mass / total).sqrt()[:, None]
+
+    def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
+        if self._scatter is None or not len(block):
+            return
+        factor = 1.0
+        if block.dtype == torch.float32:
+            self._resolution = max(self._resolution, float(torch.finfo(torch.float32).eps))
+            # Squares of very large or small numbers leave the range of float32; a power of two changes no digit.
+            exponent = int(torch.frexp(squares.max().sqrt())[1])
+            if abs(exponent) > 16:
+                block = block.mul_(2.0**-exponent)
+                factor = 4.0**exponent
+        accumulate.add_product(self._scatter, block, factor)
+
+    def merge(self, other: ClassStatistics) -> ClassStatistics:
+        """Add the statistics of other samples, in place, and return itself; ``other`` is unchanged.
+
+        Raises:
+            UserError: other classes, dimension or kind of statistics.
+        """
+        if (other.num_classes, other.dim, other.full) != (self.num_classes, self.dim, self.full):
+            raise UserError(
+                f"cannot merge statistics of {other.num_classes} classes, {other.dim} columns, full={other.full} into "
+                f"{self.num_classes} classes, {self.dim} columns, full={self.full}."
+            )
+        self._flush()
+        other._flush()
+        self._combine(other._mass.to(self.device), other._means.to(self.device))
+        self._class_scatter += other._class_scatter.to(self.device)
+        if self._scatter is not None and other._scatter is not None:
+            self._scatter += other._scatter.to(self.device)
+        self.num_samples += other.num_samples
+        self._resolution = max(self._resolution, other._resolution)
+        return self
+
+    def _combine(self, mass: torch.Tensor, means: torch.Tensor) -> None:
+        """Chan's update of mass, means and the scatter between the two sets of class means."""
+        fraction = mass / (self._mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
+        step = means - self._means
+        self._add_deviations(step, self._mass * fraction)
+        self._means += step * fraction[:, None]
+        self._mass += mass
+
+    def _add_deviations(self, deviations: torch.Tensor, mass: torch.Tensor) -> None:
+        """Add ``mass[c] * deviations[c] deviations[c]'`` for every class."""
+        scaled = deviations * mass.sqrt()[:, None]
+        self._class_scatter += scaled.square().sum(dim=1)
+        if self._scatter is not None:
+            accumulate.add_product(self._scatter, scaled)
+
+    @torch.no_grad()
+    def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> ClassStatistics:
+        """Give every process the statistics of all processes' samples, in place, and return itself.
+
+        The means are reduced first; each process then moves its scatter to the common means, so that the sums to reduce
+        hold only positive terms. Communicates O(C d + d^2) numbers. Does nothing without an initialised process group.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self
+        self._flush()
+        counts = torch.tensor([self.num_samples, self._resolution], dtype=torch.float64, device=self.device)
+        samples, resolution = counts[:1].clone(), counts[1:].clone()
+        local_mass = self._mass.clone()
+        weighted = self._means * local_mass[:, None]
+        for tensor in (self._mass, weighted, samples):
+            torch.distributed.all_reduce(tensor, group=group)
+        torch.distributed.all_reduce(resolution, op=torch.distributed.ReduceOp.MAX, group=group)
+        means = weighted / self._mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+        self._add_deviations(self._means - means, local_mass)
+        self._means = means
+        torch.distributed.all_reduce(self._class_scatter, group=group)
+        if self._scatter is not None:
+            torch.distributed.all_reduce(self._scatter, group=group)
+        self.num_samples, self._resolution = round(float(samples)), float(resolution)
+        return self
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Samples of each class (C,), float64; the sum of their weights where weights or soft labels were given."""
+        self._flush()
+        return self._mass.clone()
+
+    @property
+    def present(self) -> torch.Tensor:
+        """Indices of the classes that have samples, ascending."""
+        self._flush()
+        return self._mass.nonzero().flatten()
+
+    @property
+    def means(self) -> torch.Tensor:
+        """Class means (C, d), float64; the rows of classes without samples are NaN."""
+        self._flush()
+        return self._means.masked_fill((self._mass == 0)[:, None], torch.nan)
+
+    @property
+    def class_variances(self) -> torch.Tensor:
+        """v_c = (1/n_c) sum |h - mu_c|^2 (C,), float64; NaN for classes without samples, 0 for one sample."""
+        self._flush()
+        return self._class_scatter / self._mass.masked_fill(self._mass == 0, torch.nan)
+
+    @property
+    def global_mean(self) -> torch.Tensor:
+        """Unweighted mean (d,) of the means of the classes that have samples."""
+        return self._require_samples()._means[self.present].mean(dim=0)
+
+    @property
+    def sample_mean(self) -> torch.Tensor:
+        """Mean (d,) over all samples, weighted as they are."""
+        mass = self._require_samples()._mass
+        return (mass / mass.sum()) @ self._means
+
+    @property
+    def uncentered_means(self) -> torch.Tensor:
+        """Means (K, d) of the K classes that have samples."""
+        return self._require_samples()._means[self.present]
+
+    @property
+    def scatter_traces(self) -> torch.Tensor:
+        """n_c v_c (C,): the trace of each class's share of the within-class scatter; 0 for classes without samples."""
+        return self._require_samples()._class_scatter.clone()
+
+    def centered_means(self, center: Center = "classes") -> torch.Tensor:
+        """M (K, d): means of the K classes that have samples, minus their mean or minus the sample mean."""
+        if center not in ("classes", "samples"):
+            raise UserError(f"center must be 'classes' or 'samples', got {center!r}.")
+        origin = self.global_mean if center == "classes" else self.sample_mean
+        return self.uncentered_means - origin
+
+    @property
+    def within(self) -> torch.Tensor:
+        """Sigma_W = (1/N) sum (h - mu_c)(h - mu_c)' (d, d), float64.
+
+        Raises:
+            UndefinedMetricError: the statistics were made with ``full=False``.
+        """
+        self._require_samples()
+        if self._scatter is None:
+            raise UndefinedMetricError("needs the d x d scatter, and the statistics were made with full=False.")
+        return accumulate.fill_lower(self._scatter / self._mass.sum())
+
+    @property
+    def between(self) -> torch.Tensor:
+        """Sigma_B = (1/C) M'M (d, d), float64, over the classes that have samples."""
+        means = self.centered_means()
+        return means.T @ means / len(means)
+
+    @property
+    def resolution(self) -> float:
+        """Relative accuracy of the within-class scatter: that of float64, or of float32 after float32 products."""
+        self._flush()
+        return self._resolution
+
+    def _require_samples(self) -> ClassStatistics:
+        self._flush()
+        if not bool((self._mass > 0).any()):
+            raise UndefinedMetricError("no samples.")
+        return self
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state as tensors, for `torch.save` or safetensors."""
+        self._flush()
+        state = {"counts": self._mass, "means": self._means, "class_scatter": self._class_scatter}
+        if self._scatter is not None:
+            state["scatter"] = self._scatter
+        state = {name: tensor.clone() for name, tensor in state.items()}
+        state["num_samples"] = torch.tensor(self.num_samples)
+        state["resolution"] = torch.tensor(self._resolution, dtype=torch.float64)
+        return state
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, torch.Tensor], *, device: torch.device | str = "cpu") -> ClassStatistics:
+        """Rebuild the statistics that `state_dict` described.
+
+        Raises:
+            UserError: a tensor is missing.
+        """
+        missing = {"counts", "means", "class_scatter", "num_samples", "resolution"} - set(state)
+        if missing:
+            raise UserError(f"not the state of class statistics: {', '.join(sorted(missing))} missing.")
+        classes, dim = state["means"].shape
+        stats = cls(classes, dim, device=device, full="scatter" in state)
+        stats._mass.copy_(state["counts"])
+        stats._means.copy_(state["means"])
+        stats._class_scatter.copy_(state["class_scatter"])
+        if stats._scatter is not None:
+            stats._scatter.copy_(state["scatter"])
+        stats.num_samples = int(state["num_samples"])
+        stats._resolution = float(state["resolution"])
+        return stats

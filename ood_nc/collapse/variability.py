@@ -1,0 +1,181 @@
+"""Within-class variability (NC1): traces, their ratios, the pseudo-inverse form, distance-normalised variance, index."""
+
+from __future__ import annotations
+
+import torch
+
+from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse._pairs import pair_distances
+from ood_nc.collapse.statistics import ClassStatistics
+
+_EPS = float(torch.finfo(torch.float64).eps)
+
+
+def trace_within(stats: ClassStatistics) -> float:
+    """tr Sigma_W: mean squared distance of a sample to its class mean."""
+    return float(stats.scatter_traces.sum() / stats.counts.sum())
+
+
+def trace_between(stats: ClassStatistics, center: Center = "classes") -> float:
+    """tr Sigma_B: mean squared distance of the class means to the global mean; 0 where all class means coincide."""
+    return _trace_between(stats, center)[0]
+
+
+def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
+    """tr Sigma_W / tr Sigma_B.
+
+    Raises:
+        UndefinedMetricError: the class means coincide.
+    """
+    return trace_within(stats) / _positive_trace_between(stats, center)
+
+
+def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> float:
+    """(mean over classes of v_c) / tr Sigma_B: every class counts the same, however many samples it has.
+
+    Raises:
+        UndefinedMetricError: the class means coincide.
+    """
+    return float(stats.class_variances[stats.present].mean()) / _positive_trace_between(stats, center)
+
+
+def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
+    """tr Sigma_W / (tr Sigma_W + tr Sigma_B), in [0, 1] (Rangamani et al., ICML 2023).
+
+    Raises:
+        UndefinedMetricError: all features are equal.
+    """
+    within, (between, resolution) = trace_within(stats), _trace_between(stats, center)
+    if within + between <= resolution:
+        raise UndefinedMetricError("all features are equal.")
+    return within / (within + between)
+
+
+def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
+    """tr(Sigma_W Sigma_B^+) / C (Papyan, Han, Donoho, PNAS 2020).
+
+    Evaluated in the span of the class means: with M = U S V', it is sum_k v_k' Sigma_W v_k / s_k^2, over the directions
+    whose s_k is above the rounding of the means (at most min(C - 1, d) of them).
+
+    Raises:
+        UndefinedMetricError: no d x d scatter, or the class means coincide.
+    """
+    within = stats.within
+    _positive_trace_between(stats, center)
+    values, directions = principal_axes(stats.centered_means(center), means_resolution(stats))
+    spread = ((within @ directions) * directions).sum(dim=0)
+    return float((spread / values).sum())
+
+
+def vci(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Variability collapse index 1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1), Sigma_T = Sigma_W + Sigma_B, in [0, 1].
+
+    Xu and Liu (ICML 2023). Unlike a ratio of traces it does not change under any invertible linear map of the features.
+
+    Raises:
+        UndefinedMetricError: no d x d scatter, or the class means coincide.
+    """
+    total = stats.within
+    _positive_trace_between(stats, center)
+    means = stats.centered_means(center)
+    classes, dim = means.shape
+    within_scale = float(total.diagonal().sum())
+    total.addmm_(means.T, means, alpha=1 / classes)
+    explained = _explained(total, means, stats.resolution * within_scale) / classes
+    return min(max(1 - explained / min(dim, classes - 1), 0.0), 1.0)
+
+
+def cdnv(stats: ClassStatistics) -> float:
+    """Class-distance normalised variance: mean over pairs i != j of (v_i + v_j) / (2 |mu_i - mu_j|^2).
+
+    Galanti, Gyorgy, Hutter (ICLR 2022).
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or two class means coincide.
+    """
+    return float(cdnv_per_class(stats).mean())
+
+
+def cdnv_per_class(stats: ClassStatistics) -> torch.Tensor:
+    """Mean over the other classes of the class-distance normalised variance (K,), for the classes that have samples.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or two class means coincide.
+    """
+    means = stats.centered_means()
+    variances = stats.class_variances[stats.present]
+    _require_classes(len(means))
+    result = torch.empty_like(variances)
+    for rows, squares in pair_distances(means):
+        if bool((squares <= means_resolution(stats) ** 2).any()):
+            raise UndefinedMetricError("two class means coincide.")
+        result[rows] = ((variances[rows, None] + variances) / (2 * squares)).masked_fill(squares.isinf(), 0).sum(dim=1)
+    return result / (len(means) - 1)
+
+
+def means_resolution(stats: ClassStatistics) -> float:
+    """Length below which a difference of class means is rounding: some units in the last place of the longest mean."""
+    means = stats.uncentered_means
+    return 16 * _EPS * float(torch.linalg.vector_norm(means, dim=1).max())
+
+
+def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the non-zero eigenvalues of Sigma_B times C... (r,) and its eigenvectors (d, r), for centred means (C, d)."""
+    classes, dim = means.shape
+    rank = min(classes - 1, dim)
+    gram = means @ means.T if classes <= dim else means.T @ means
+    squares, vectors = torch.linalg.eigh(gram)
+    squares, vectors = squares[-rank:], vectors[:, -rank:]
+    # The Gram matrix has squared the condition of the means: below this ratio only their own decomposition keeps 1e-9.
+    if float(squares[0]) > 1e-6 * float(squares[-1]) and float(squares[0]) > resolution**2:
+        axes = means.T @ vectors / squares.sqrt() if classes <= dim else vectors
+        return squares, axes
+    _, lengths, axes_t = torch.linalg.svd(means, full_matrices=False)
+    threshold = max(resolution, max(means.shape) * _EPS * float(lengths[0]))
+    kept = lengths[:rank] > threshold
+    return lengths[:rank][kept].square(), axes_t[:rank][kept].T
+
+
+def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
+    """tr(M Sigma_T^+ M')."""
+    scale = total.diagonal().clamp_min(0).sqrt()
+    alive = scale > 0
+    if not bool(alive.all()):
+        total, means, scale = total[alive][:, alive], means[:, alive], scale[alive]
+    factor, info = torch.linalg.cholesky_ex(total)
+    if not int(info) and _is_well_conditioned(factor, scale):
+        return float(torch.linalg.solve_triangular(factor, means.T, upper=False).square().sum())
+    values, vectors = torch.linalg.eigh(total)
+    kept = values > max(len(total) * _EPS * float(values[-1]), noise)
+    projected = means @ vectors[:, kept]
+    return float((projected.square() / values[kept]).sum())
+
+
+def _is_well_conditioned(factor: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether L L', scaled to a unit diagonal, has no eigenvalue below 1e-7, by a few steps of inverse iteration."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(len(factor), 1, generator=generator, dtype=torch.float64).to(factor.device)
+    growth = 0.0
+    for _ in range(4):
+        vector = vector / torch.linalg.vector_norm(vector)
+        vector = scale[:, None] * torch.cholesky_solve(scale[:, None] * vector, factor)
+        growth = float(torch.linalg.vector_norm(vector))
+    return growth < 1e7
+
+
+def _trace_between(stats: ClassStatistics, center: Center) -> tuple[float, float]:
+    means = stats.centered_means(center)
+    return float(means.square().sum() / len(means)), means_resolution(stats) ** 2
+
+
+def _positive_trace_between(stats: ClassStatistics, center: Center) -> float:
+    between, resolution = _trace_between(stats, center)
+    _require_classes(len(stats.present))
+    if between <= resolution:
+        raise UndefinedMetricError("the class means coincide: tr Sigma_B is 0.")
+    return between
+
+
+def _require_classes(count: int) -> None:
+    if count < 2:
+        raise UndefinedMetricError(f"needs at least 2 classes with samples, there {'is' if count == 1 else 'are'} {count}.")

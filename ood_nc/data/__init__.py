@@ -1,0 +1,32 @@
+"""Data: one class for every source, transforms, scans, splits, and the benchmark suites."""
+
+from __future__ import annotations
+
+from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
+from ood_nc.data.run_data import RunData, load_data
+from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
+from ood_nc.data.sources import list_datasets, open_dataset
+from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
+from ood_nc.data.suites import list_suites, load_suite
+from ood_nc.data.transforms import eval_transform, train_transform
+
+__all__ = [
+    "BrokenImageError",
+    "ImageDataset",
+    "RunData",
+    "ScanReport",
+    "align_classes",
+    "duplicates_between",
+    "eval_transform",
+    "limit_per_class",
+    "limit_total",
+    "list_datasets",
+    "list_suites",
+    "load_data",
+    "load_suite",
+    "open_dataset",
+    "scan",
+    "shared_class_names",
+    "stratified_split",
+    "train_transform",
+]

@@ -1,0 +1,189 @@
+"""The one data set class: a store of images with ids, labels, class names and a transform."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ood_nc.data.stores import Store, decode
+from ood_nc.errors import UserError, nearest
+
+
+class BrokenImageError(UserError):
+    """An image that cannot be read or decoded; the message names it."""
+
+    def __init__(self, message: str) -> None:
+        # A loader worker hands the whole traceback on as the message. Its last line is the one the user needs.
+        last = message.strip().splitlines()[-1]
+        super().__init__(last.rpartition(f"{type(self).__name__}: ")[2])
+
+
+class ImageDataset(Dataset[Any]):
+    """Images with labels, in a fixed order.
+
+    Attributes:
+        name: what it is called in notes and errors.
+        ids: a stable, path-like id of each sample.
+        targets: class index of each sample (N,), int64; -1 where there is no label.
+        class_names: name of each class, or None where labels are bare indices or absent.
+        transform: from the RGB image to what an item holds; None leaves the image.
+        hidden: hidden entries of the source that were ignored.
+        notes: remarks of the reader, a line each.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        name: str,
+        ids: Sequence[str],
+        targets: np.ndarray,
+        class_names: Sequence[str] | None = None,
+        hidden: Sequence[str] = (),
+        notes: Sequence[str] = (),
+    ) -> None:
+        if not len(store) == len(ids) == len(targets):
+            counts = f"{len(store)} images, {len(ids)} ids, {len(targets)} labels"
+            raise UserError(f"{name}: {counts}; there must be as many of each.")
+        self.store = store
+        self.name = name
+        self.ids = tuple(ids)
+        self.targets = np.asarray(targets, dtype=np.int64)
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.hidden = tuple(hidden)
+        self.notes = tuple(notes)
+        self.transform: Callable[[Image.Image], Any] | None = None
+        self.rows = np.arange(len(store))
+        self._with_index = False
+        self._fingerprint: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        """(image, target), or (image, target, index) after ``with_transform(..., with_index=True)``."""
+        image: Any = self.load(index)
+        if self.transform is not None:
+            image = self.transform(image)
+        target = int(self.targets[index])
+        return (image, target, index) if self._with_index else (image, target)
+
+    def __repr__(self) -> str:
+        return f"ImageDataset({self.name!r}, {len(self)} images, {self.num_classes} classes)"
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels tell apart, empty ones included."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        return int(self.targets.max(initial=-1)) + 1
+
+    def load(self, index: int) -> Image.Image:
+        """The decoded RGB image, before any transform.
+
+        Raises:
+            BrokenImageError: it cannot be read or decoded.
+        """
+        try:
+            return decode(self.store, int(self.rows[index]))
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes make the decoders raise nearly anything
+            raise BrokenImageError(f"{self.name}: cannot read {self.ids[index]} ({reason(error)}).") from error
+
+    def with_transform(
+        self, transform: Callable[[Image.Image], Any] | None, *, with_index: bool = False
+    ) -> ImageDataset:
+        """A view with this transform.
+
+        Args:
+            transform: applied to the RGB image.
+            with_index: items carry their position too, so that copies of an image in a batch can be told.
+        """
+        view = copy.copy(self)
+        view.transform = transform
+        view._with_index = with_index
+        return view
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> ImageDataset:
+        """A view of these samples, in this order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        view = copy.copy(self)
+        view.name = name or self.name
+        view.rows = self.rows[chosen]
+        view.targets = self.targets[chosen]
+        view.ids = tuple(self.ids[index] for index in chosen)
+        view._fingerprint = None
+        return view
+
+    def mark(self, index: int) -> tuple[int, bytes]:
+        """Size of an image's content and a hash of its end; equal for copies. An unreadable one is marked by its id."""
+        try:
+            return self.store.mark(int(self.rows[index]))
+        except OSError:
+            return -1, self.ids[index].encode("utf-8", "surrogateescape")
+
+    def content(self, index: int) -> bytes:
+        """The bytes of the image's file, or its raw pixels."""
+        return self.store.read(int(self.rows[index]))
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the data does: 32 hexadecimal digits, the same on every machine.
+
+        It covers the class names, and in order the id, the label, the size and the last 4 KiB of every file (all of it
+        for arrays and zip members). Dates and places do not count, nor does the transform.
+        """
+        if self._fingerprint is None:
+            digest = hashlib.blake2b(repr(self.class_names).encode("utf-8", "surrogateescape"), digest_size=16)
+            for index, name in enumerate(self.ids):
+                size, end = self.mark(index)
+                line = f"\n{name}\t{self.targets[index]}\t{size}\t".encode("utf-8", "surrogateescape")
+                digest.update(line + end)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+
+def reason(error: Exception) -> str:
+    """What a decoder or the disk complained about, in a few words on one line."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image, or its beginning is damaged"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:120]
+
+
+def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
+    """Number the classes of ``dataset`` as ``class_names`` does, by name.
+
+    Where the data set has no class names its labels are taken as indices into ``class_names``.
+
+    Raises:
+        UserError: it has samples of a class that ``class_names`` lacks.
+    """
+    names = tuple(class_names)
+    if dataset.class_names == names:
+        return dataset
+    view = copy.copy(dataset)
+    view.class_names = names
+    view._fingerprint = None
+    if dataset.class_names is None:
+        if dataset.num_classes > len(names):
+            raise UserError(f"{dataset.name} has label {dataset.targets.max()}, but there are {len(names)} classes.")
+        return view
+    position = {name: index for index, name in enumerate(names)}
+    present = set(dataset.targets.tolist())
+    unknown = [name for index, name in enumerate(dataset.class_names) if index in present and name not in position]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        hint = nearest(unknown[0], names) or f" Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+        raise UserError(f"{dataset.name} has classes that are not known: {', '.join(unknown[:5])}{more}.{hint}")
+    table = np.array([position.get(name, -1) for name in dataset.class_names] + [-1], dtype=np.int64)
+    view.targets = table[dataset.targets]
+    return view

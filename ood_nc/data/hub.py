@@ -1,0 +1,138 @@
+"""Data sets of other libraries: torchvision's, and the loaders behind timm's ``create_dataset``."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ood_nc.data.dataset import ImageDataset, reason
+from ood_nc.data.stores import FileStore, Store, WrappedStore
+from ood_nc.errors import MissingPackageError, UserError, nearest
+
+_PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
+_MODULES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
+_LABELS = ("targets", "_labels", "labels")
+
+
+def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
+    """A classification set of torchvision, from ``root``. Nothing is downloaded; the error says how to.
+
+    Raises:
+        UserError: no such set or split, or it is not in ``root``.
+    """
+    import torchvision.datasets as collection
+
+    factory: Any = getattr(collection, name, None) if name in collection.__all__ else None
+    if factory is None:
+        raise UserError(f"torchvision has no data set {name!r}.{nearest(name, collection.__all__)}")
+    accepted = inspect.signature(factory).parameters
+    settings: dict[str, Any] = {"download": False} if "download" in accepted else {}
+    if split and "train" in accepted:
+        if split not in ("train", "test"):
+            raise UserError(f"torchvision/{name} has the splits train and test, not {split!r}.")
+        settings["train"] = split == "train"
+    elif split and (key := next((key for key in ("split", "image_set") if key in accepted), None)):
+        settings[key] = split
+    try:
+        items = factory(str(root), **settings)
+    except (RuntimeError, OSError) as error:
+        call = ", ".join(f"{key}={value!r}" for key, value in {**settings, "download": True}.items())
+        fetch = f"fetch it once with `from torchvision.datasets import {name}; {name}({str(root)!r}, {call})`"
+        raise UserError(f"torchvision/{name} is not in {root}: {fetch}.") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"torchvision/{name}: {reason(error)}.") from error
+    targets = _labels(items)
+    classes = getattr(items, "classes", None)
+    class_names = [str(entry) for entry in classes] if classes is not None and len(classes) > targets.max() else None
+    ids = [f"{split or 'all'}/{index:06d}" for index in range(len(targets))]
+    where = f"torchvision/{name}" + (f"::{split}" if split else "")
+    return ImageDataset(WrappedStore(items), name=where, ids=ids, targets=targets, class_names=class_names)
+
+
+def _labels(items: Any) -> np.ndarray:
+    for attribute in _LABELS:
+        labels = getattr(items, attribute, None)
+        if labels is not None and len(labels) == len(items) and np.ndim(labels) == 1:
+            return np.asarray(labels, dtype=np.int64)
+    samples = getattr(items, "samples", None) or getattr(items, "imgs", None)
+    if samples:
+        return np.array([label for _, label in samples], dtype=np.int64)
+    return np.array([items[index][1] for index in range(len(items))], dtype=np.int64)
+
+
+class EncodedStore(Store):
+    """The encoded images of timm's reader for Hugging Face data sets."""
+
+    def __init__(self, reader: Any) -> None:
+        super().__init__()
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, index: int) -> bytes:
+        """The encoded image."""
+        with self.reader[index][0] as file:
+            return file.read()
+
+
+def open_timm(source: str, root: Path | None, split: str) -> ImageDataset:
+    """A set that timm's ``create_dataset`` reads: ``hfds/NAME``, ``wds/NAME`` or ``tfds/NAME``.
+
+    The library behind it decides where the data is and whether it is fetched. Streams (wds, tfds) are read once, each
+    image kept without loss in a temporary folder, so that every sample has a fixed place: for sets of evaluation size.
+
+    Raises:
+        MissingPackageError: the library behind it is not installed.
+        UserError: it cannot open the set.
+    """
+    kind = source.partition("/")[0]
+    if importlib.util.find_spec(_MODULES[kind]) is None:
+        raise MissingPackageError(f"{source} needs the package {_PACKAGES[kind]}: pip install {_PACKAGES[kind]}.")
+    from timm.data import create_dataset
+
+    where = f"{source}::{split}" if split else source
+    try:
+        items = create_dataset(source, root=None if root is None else str(root), split=split or "train")
+    except Exception as error:  # three libraries with an error of their own each
+        raise UserError(f"{where} cannot be opened ({reason(error)}).") from error
+    if kind == "hfds":
+        targets, classes = list(items.reader.iter_targets()), items.reader.class_to_idx
+        store: Store = EncodedStore(items.reader)
+    else:
+        store, targets = _keep(items)
+        classes = getattr(items.reader, "class_to_idx", None)
+    class_names = sorted(classes, key=classes.get) if classes else None
+    ids = [f"{split or 'train'}/{index:06d}" for index in range(len(targets))]
+    return ImageDataset(store, name=where, ids=ids, targets=np.array(targets, dtype=np.int64), class_names=class_names)
+
+
+class _KeptStore(FileStore):
+    """Files in a temporary folder that lives as long as the store does."""
+
+    def __init__(self, folder: tempfile.TemporaryDirectory[str], names: list[str]) -> None:
+        super().__init__(folder.name, names)
+        self.folder = folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker reads the folder, and must not remove it when it ends.
+        return {key: value for key, value in super().__getstate__().items() if key != "folder"}
+
+
+def _keep(stream: Any) -> tuple[Store, list[int]]:
+    folder = tempfile.TemporaryDirectory(prefix="ood_nc-")
+    names: list[str] = []
+    targets: list[int] = []
+    for image, target in stream:
+        content = io.BytesIO()
+        image.convert("RGB").save(content, "png", compress_level=1)
+        names.append(f"{len(names):08d}.png")
+        (Path(folder.name) / names[-1]).write_bytes(content.getvalue())
+        targets.append(int(target))
+    return _KeptStore(folder, names), targets

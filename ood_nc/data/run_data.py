@@ -1,0 +1,153 @@
+"""All the data of a run, opened, checked and numbered as the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ood_nc.config import DataConfig
+from ood_nc.data.dataset import ImageDataset, align_classes
+from ood_nc.data.layout import EXPECTED
+from ood_nc.data.scan import duplicates_between, scan, shared_class_names
+from ood_nc.data.sources import open_dataset
+from ood_nc.data.splits import limit_total, stratified_split
+from ood_nc.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data sets of a run. Labels of train, val and test follow ``class_names``; no transform is set.
+
+    Attributes:
+        train: ID images that are trained on.
+        val: ID images that choose the epoch, never trained on.
+        test: held-out ID images, or None.
+        ood: OOD sets by name.
+        transfer: (train, test) of each transfer task by name.
+        groups: near, far or covariate of each OOD set.
+        class_names: the ID classes in order; their indices as text where the source has no names.
+        notes: findings for the user, a line each.
+        duplicates: ids of a set that are copies of images in another, by (set, other set).
+    """
+
+    train: ImageDataset
+    val: ImageDataset
+    test: ImageDataset | None
+    ood: dict[str, ImageDataset]
+    transfer: dict[str, tuple[ImageDataset, ImageDataset]]
+    groups: dict[str, str]
+    class_names: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+    duplicates: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+
+
+def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_images: bool = True) -> RunData:
+    """Open every data set of a run and look through them.
+
+    Limits choose the same images whatever the seed, so that runs with other seeds stay comparable image by image; the
+    seed chooses the validation split.
+
+    Args:
+        config: the data section of the configuration.
+        seed: of the validation split.
+        workers: threads that check the training images.
+        check_images: decode all training images first (the others are checked as they are read).
+
+    Raises:
+        UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
+    """
+    notes: list[str] = []
+    train = open_dataset(config.train, root=config.root, limit=config.limit)
+    _require_labels(train, config.train, "data.train")
+    names = train.class_names or tuple(str(index) for index in range(train.num_classes))
+    train = align_classes(train, names)
+    train = _checked(train, workers, check_images, config.skip_broken, notes)
+
+    def evaluated(source: str) -> ImageDataset:
+        dataset = open_dataset(source, root=config.root)
+        return dataset if config.eval_limit is None else limit_total(dataset, config.eval_limit)
+
+    def evaluated_id(source: str, key: str) -> ImageDataset:
+        dataset = evaluated(source)
+        _require_labels(dataset, source, key)
+        return align_classes(dataset, names)
+
+    if config.val is None:
+        kept, held_out = stratified_split(train.targets, config.val_fraction, seed)
+        train, val = train.subset(kept), train.subset(held_out, name=f"{train.name} (held out)")
+        if config.eval_limit is not None:
+            val = limit_total(val, config.eval_limit)
+    else:
+        val = evaluated_id(config.val, "data.val")
+    test = None if config.test is None else evaluated_id(config.test, "data.test")
+    ood = {name: evaluated(entry.source) for name, entry in config.ood.items()}
+    transfer = {name: _transfer(entry.train, entry.test, evaluated) for name, entry in config.transfer.items()}
+    others = [val, test, *ood.values(), *(part for pair in transfer.values() for part in pair)]
+    notes += [f"{dataset.name}: {note}" for dataset in others if dataset is not None for note in dataset.notes]
+    data = RunData(
+        train, val, test, ood, transfer, {name: entry.group for name, entry in config.ood.items()}, names, notes
+    )
+    _compare(data)
+    return data
+
+
+def _transfer(
+    train: str, test: str | None, evaluated: Callable[[str], ImageDataset]
+) -> tuple[ImageDataset, ImageDataset]:
+    if test is None:
+        whole = train.removesuffix("::@train")
+        train, test = f"{whole}::@train", f"{whole}::@test"
+    pair = evaluated(train), evaluated(test)
+    for dataset, source in zip(pair, (train, test), strict=True):
+        _require_labels(dataset, source, "data.transfer")
+    first, second = pair
+    if first.class_names is not None and second.class_names is not None:
+        second = align_classes(second, first.class_names)
+    return first, second
+
+
+def _require_labels(dataset: ImageDataset, source: str, key: str) -> None:
+    if len(dataset) == 0 or (dataset.targets < 0).any():
+        raise UserError(f"{key}: {source} has images without labels; expected {EXPECTED.split(',')[0]}.")
+
+
+def _checked(
+    train: ImageDataset, workers: int, check_images: bool, skip_broken: bool, notes: list[str]
+) -> ImageDataset:
+    report = scan(train, workers=workers, decode=check_images)
+    notes += report.lines()
+    if not report.broken:
+        return train
+    if not skip_broken:
+        first, why = report.broken[0]
+        count = "1 image" if len(report.broken) == 1 else f"{len(report.broken)} images, the first"
+        how = "replace or remove it, or leave such images out with --data.skip_broken"
+        raise UserError(f"{train.name}: cannot read {count}: {first} ({why}): {how}.")
+    broken = {name for name, _ in report.broken}
+    return train.subset(np.array([index for index, name in enumerate(train.ids) if name not in broken]))
+
+
+def _compare(data: RunData) -> None:
+    """Note the copies and class names that the sets share: they cap what any detector can reach."""
+    id_sets: dict[str, ImageDataset] = {"ID train": data.train, "ID val": data.val}
+    if data.test is not None:
+        id_sets["ID test"] = data.test
+    pairs = [(name, dataset, "ID train") for name, dataset in id_sets.items() if name != "ID train"]
+    pairs += [(name, dataset, other) for name, dataset in data.ood.items() for other in ("ID test", "ID train")]
+    for name, dataset, other in pairs:
+        if other not in id_sets:
+            continue
+        copies = duplicates_between(id_sets[other], dataset)
+        if copies:
+            data.duplicates[name, other] = copies
+            kind = "OOD files" if name in data.ood else "files"
+            data.notes.append(
+                f"{name}: {len(copies)} of {len(dataset)} {kind} are also in {other} (first: {copies[0]})"
+            )
+    for name, dataset in data.ood.items():
+        shared = shared_class_names(data.train, dataset)
+        if shared:
+            listed = ", ".join(shared[:8]) + (", ..." if len(shared) > 8 else "")
+            data.notes.append(f"{name}: {len(shared)} class names are also ID classes ({listed})")

@@ -1,0 +1,136 @@
+"""One string names any data set: `open_dataset` finds out what it is and opens it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ood_nc.data.archives import is_archive, open_archive
+from ood_nc.data.bundled import BUNDLED, open_bundled
+from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.hub import open_timm, open_torchvision
+from ood_nc.data.imglists import open_imglist
+from ood_nc.data.layout import EXPECTED, read_layout, walk
+from ood_nc.data.numpy_files import open_numpy
+from ood_nc.data.splits import limit_per_class, stratified_split
+from ood_nc.data.stores import FileStore
+from ood_nc.errors import UserError, nearest
+
+_FORMS = {
+    "FOLDER": f"{EXPECTED}; a flat folder has no labels and may be nested",
+    "FOLDER::train": "the class folders of one split, FOLDER/train/CLASS/IMAGE.jpg",
+    "ARCHIVE[::FOLDER]": ".tar, .tar.gz, .tar.xz, .tar.bz2 or .zip with the same layouts, read in place",
+    "FILE.npz[::train]": "x_train, y_train, x_test, y_test, or x, y, or images, labels; uint8; .npy: images only",
+    "LIST.txt[::FOLDER]": "lines `path label`, paths relative to FOLDER (to the list's own folder when not given)",
+    "torchvision/NAME::train": "a data set of torchvision, already fetched into the data root",
+    "hfds/NAME::SPLIT": "a Hugging Face data set, by timm (needs datasets)",
+    "wds/NAME::SPLIT": "a webdataset, by timm (needs webdataset)",
+    "tfds/NAME::SPLIT": "a TensorFlow data set, by timm (needs tensorflow-datasets)",
+    "SOURCE::@train, SOURCE::@test": "four fifths and one fifth (stratified, seed 0) of a set that has no split",
+}
+_HELD_OUT, _HELD_OUT_SEED = 0.2, 0
+_REMOTE = ("hfds", "wds", "tfds")
+
+
+def open_dataset(
+    source: str, *, root: str | Path | None = None, limit: int | None = None, seed: int = 0
+) -> ImageDataset:
+    """Open a data set; nothing is copied, extracted or downloaded.
+
+    Args:
+        source: what and where, with the split or inner folder after ``::``; `list_datasets` has every form.
+        root: folder that relative sources are looked up in; the working folder when not given.
+        limit: at most so many images of a class.
+        seed: chooses them.
+
+    Raises:
+        UserError: it is not there, holds no images, or is damaged; one line with the path and what is expected.
+    """
+    place, inner, share = _parse(source)
+    dataset = _open(place, inner, None if root is None else Path(root).expanduser())
+    if share:
+        parts = stratified_split(dataset.targets, _HELD_OUT, _HELD_OUT_SEED)
+        dataset = dataset.subset(parts[share == "@test"], name=f"{dataset.name}::{share}")
+    return dataset if limit is None else limit_per_class(dataset, limit, seed)
+
+
+def locate(source: str, root: str | Path) -> str:
+    """``source`` with its path made relative to ``root`` instead of the working folder; other sources as they are."""
+    if source.partition("/")[0] in ("bundled", "torchvision", *_REMOTE):
+        return source
+    place, separator, inner = source.partition("::")
+    located = str(Path(root) / place)
+    if inner and Path(place).suffix == ".txt" and not inner.startswith("@"):
+        inner = str(Path(root) / inner)
+    return located + separator + inner
+
+
+def list_datasets() -> dict[str, str]:
+    """Every form of source and every bundled set, with what it is."""
+    return {**_FORMS, **{f"bundled/{name}": text for name, text in BUNDLED.items()}}
+
+
+def _parse(source: str) -> tuple[str, str, str]:
+    """Source, split or inner folder, and the share of it ("@train", "@test" or none)."""
+    place, *parts = source.strip().split("::")
+    share = parts.pop() if parts and parts[-1] in ("@train", "@test") else ""
+    if not place or len(parts) > 1:
+        raise UserError(f"Cannot read the data source {source!r}: expected SOURCE or SOURCE::SPLIT.")
+    return place, parts[0] if parts else "", share
+
+
+def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
+    kind, _, rest = place.partition("/")
+    if kind == "bundled":
+        return open_bundled(rest, inner)
+    if kind == "torchvision":
+        return open_torchvision(rest, root or Path(), inner)
+    if kind in _REMOTE:
+        return open_timm(place, root, inner)
+    path = (root or Path()) / Path(place).expanduser()
+    name = f"{place}::{inner}" if inner else place
+    if path.is_dir():
+        return _open_folder(path, inner, name)
+    if not path.is_file():
+        raise UserError(_not_there(path))
+    if is_archive(path):
+        return _open_archive(path, inner, name)
+    if path.suffix.lower() in (".npz", ".npy"):
+        return open_numpy(path, inner, name)
+    if path.suffix.lower() in (".txt", ".lst"):
+        images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
+        return open_imglist(path, images, name)
+    raise UserError(f"{path} is neither a folder nor an archive, .npz file or image list (`ood-nc list datasets`).")
+
+
+def _open_folder(path: Path, inner: str, name: str) -> ImageDataset:
+    layout = read_layout(*walk(path), where=f"{path}::{inner}" if inner else str(path), inner=inner)
+    return ImageDataset(
+        FileStore(path, layout.names),
+        name=name,
+        ids=layout.names,
+        targets=layout.targets,
+        class_names=layout.class_names,
+        hidden=layout.hidden,
+        notes=layout.notes,
+    )
+
+
+def _open_archive(path: Path, inner: str, name: str) -> ImageDataset:
+    archive = open_archive(path)
+    where = f"{path}::{inner}" if inner else str(path)
+    layout = read_layout(archive.members, archive.folders, where=where, inner=inner)
+    return ImageDataset(
+        archive.store(layout.names),
+        name=name,
+        ids=layout.names,
+        targets=layout.targets,
+        class_names=layout.class_names,
+        hidden=layout.hidden,
+        notes=layout.notes,
+    )
+
+
+def _not_there(path: Path) -> str:
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, beside) or f" Expected {EXPECTED}, an archive, an .npz file or an image list."
+    return f"No data at {path.absolute()}.{hint}"

@@ -1,0 +1,84 @@
+"""Splits and limits: stratified, seeded, and the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+
+from ood_nc.data.dataset import ImageDataset
+from ood_nc.errors import UserError
+
+
+def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of every class.
+
+    The held-out part has ceil(fraction * N) samples; a class gives its exact share rounded down or up, and keeps at
+    least one sample in the first part.
+
+    Args:
+        targets: class of each sample (N,); -1 counts as a class.
+        fraction: share of the second part, in (0, 1).
+        seed: of the random choice.
+
+    Returns:
+        The indices of the first and of the second part, ascending.
+
+    Raises:
+        UserError: the fraction is not in (0, 1), or there is no sample to spare.
+    """
+    targets = np.asarray(targets)
+    if not 0 < fraction < 1:
+        raise UserError(f"The share to hold out must lie between 0 and 1, got {fraction}.")
+    if len(targets) < 2:
+        raise UserError(f"Cannot hold out a share of {len(targets)} sample(s).")
+    _, classes, counts = np.unique(targets, return_inverse=True, return_counts=True)
+    exact = counts * fraction
+    take = np.minimum(np.floor(exact + 1e-9).astype(np.int64), counts - 1)
+    generator = np.random.default_rng(seed)
+    missing = min(math.ceil(len(targets) * fraction - 1e-9), int((counts - 1).sum())) - int(take.sum())
+    for index in np.lexsort((generator.random(len(counts)), take - exact)):
+        if missing > 0 and take[index] < counts[index] - 1:
+            take[index] += 1
+            missing -= 1
+    if not take.any():
+        raise UserError(f"Cannot hold out a share of {fraction}: no class has two images.")
+    held_out = np.zeros(len(targets), dtype=bool)
+    for index, size in enumerate(take):
+        members = np.flatnonzero(classes == index)
+        held_out[generator.permutation(members)[:size]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def limit_per_class(dataset: ImageDataset, limit: int, seed: int = 0) -> ImageDataset:
+    """At most ``limit`` images of each class; unlabelled images count as one class.
+
+    An image is chosen by a hash of the seed and its id, so a larger limit adds images and never exchanges any.
+    """
+    ranks, _ = _ranks(dataset, seed)
+    return dataset.subset(np.flatnonzero(ranks < limit))
+
+
+def limit_total(dataset: ImageDataset, limit: int, seed: int = 0) -> ImageDataset:
+    """At most ``limit`` images in all, spread evenly over the classes; chosen as in `limit_per_class`."""
+    if len(dataset) <= limit:
+        return dataset
+    ranks, order = _ranks(dataset, seed)
+    return dataset.subset(np.sort(np.lexsort((order, ranks))[:limit]))
+
+
+def _ranks(dataset: ImageDataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each sample's rank inside its class under the seeded hash, and its rank among all."""
+    keys = [
+        hashlib.blake2b(f"{seed}\t{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        for name in dataset.ids
+    ]
+    order = np.empty(len(keys), dtype=np.int64)
+    order[np.argsort(np.array(keys, dtype="S8"), kind="stable")] = np.arange(len(keys))
+    ranks = np.empty(len(keys), dtype=np.int64)
+    by_class = np.lexsort((order, dataset.targets))
+    starts = np.flatnonzero(np.diff(dataset.targets[by_class], prepend=np.iinfo(np.int64).min))
+    sizes = np.diff(starts, append=len(keys))
+    ranks[by_class] = np.arange(len(keys)) - np.repeat(starts, sizes)
+    return ranks, order

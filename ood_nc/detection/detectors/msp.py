@@ -1,0 +1,50 @@
+"""Maximum softmax probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ood_nc.detection._validation import check_positive
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class MaximumSoftmaxProbability(Detector):
+    """Largest softmax probability of the logits over a temperature (Hendrycks & Gimpel, ICLR 2017, section 3).
+
+    Computed in float64: in float32 every logit gap above about 17 gives exactly 1, and the ranking is lost.
+
+    Args:
+        temperature: divides the logits; 1 in the paper.
+    """
+
+    name = "msp"
+    info = DetectorInfo(
+        title="A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
+        venue="ICLR 2017",
+        url="https://arxiv.org/abs/1610.02136",
+        needs="logits",
+        domain="[1/C, 1]",
+        cost="fit none; score O(B C)",
+    )
+    requires = frozenset({"logits"})
+    needs_fit = False
+
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def _check_parameters(self) -> None:
+        check_positive(self, "temperature")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"temperature": (0.5, 1.0, 2.0, 5.0, 10.0, 100.0, 1000.0)}
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        if self.temperature == 1:
+            return (queries.max_logit - queries.log_sum_exp).exp()
+        scaled = queries.logits / self.temperature
+        return (scaled.amax(dim=1) - scaled.logsumexp(dim=1)).exp()

@@ -1,0 +1,65 @@
+"""Neural-collapse-inspired detector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_nonnegative_number
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class NeuralCollapseInspired(Detector):
+    """How well the centred feature lies along the predicted class's weight, plus the feature norm (Liu & Qin, CVPR
+    2025).
+
+    w_y . (h - m) / |h - m| + alpha |h|_1, m the mean of the ID train features, y the predicted class. A
+    feature equal to m scores its norm term alone.
+
+    Args:
+        alpha: weight of the L1 norm.
+    """
+
+    name = "nci"
+    info = DetectorInfo(
+        title="Detecting Out-of-Distribution through the Lens of Neural Collapse",
+        venue="CVPR 2025",
+        url="https://arxiv.org/abs/2311.01479",
+        needs="features, logits and the linear head",
+        domain="real",
+        cost="fit O(N d); score O(B d)",
+    )
+    requires = frozenset({"features", "logits", "head"})
+
+    mean_: Tensor
+
+    def __init__(self, *, alpha: float = 1e-4) -> None:
+        self.alpha = alpha
+
+    def _check_parameters(self) -> None:
+        check_nonnegative_number(self, "alpha")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"alpha": (0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.5, 1.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.mean_ = train.mean
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        scores = torch.empty(len(queries), dtype=torch.float64, device=queries.device)
+        filled = 0
+        for features, predicted in _linalg.chunks(queries.features, queries.predictions):
+            centered = features.double() - self.mean_
+            length = centered.norm(dim=1).clamp_min(_linalg.NORM_FLOOR)
+            along = torch.einsum("bd,bd->b", centered, self.head.weight[predicted]) / length
+            scores[filled : filled + len(features)] = along + self.alpha * features.abs().sum(
+                dim=1, dtype=torch.float64
+            )
+            filled += len(features)
+        return scores

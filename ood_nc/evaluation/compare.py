@@ -1,0 +1,245 @@
+"""Comparison of runs: paired on the same images, grouped by seed, with a verdict that says what is shown and what not."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from scipy.stats import t as student
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation.differences import Cell, Difference, PairedRuns, Standing, differences
+from ood_nc.evaluation.relations import relate
+from ood_nc.evaluation.resampling import interval
+from ood_nc.evaluation.results import Results, plain
+from ood_nc.evaluation.samples import read_samples
+from ood_nc.files import write_text
+
+STANDING_RULE = (
+    "Fixed before any OOD or transfer data is read: detection is judged on the tap the head reads, by energy (else the "
+    "first detector named), transfer on the encoder tap, by the linear probe (else the first one named), ID accuracy by "
+    "the head. Differences are the later run minus the reference, on the same images."
+)
+
+
+class Comparison(TypedDict):
+    """The document of a comparison (comparison.json)."""
+
+    schema: int
+    runs: list[dict[str, Any]]
+    reference: str
+    rule: str
+    standing: list[dict[str, Any]]
+    verdict: str
+    verdicts: list[str]
+    differences: list[dict[str, Any]]
+    relations: list[dict[str, Any]]
+    notes: list[str]
+
+
+def compare(results: Sequence[Results], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0) -> Comparison:
+    """Compare runs with the first, on the images both have.
+
+    Runs whose names differ only in the seed are one group; runs of two groups are paired by seed. The interval of a
+    difference resamples the images, the same ones for both runs and for all seeds; with several seeds it is widened in
+    quadrature by Student's t interval over the seeds' differences. With one seed it says nothing about training again.
+
+    Args:
+        results: two or more; the group of the first is the reference.
+        replicates: bootstrap replicates, 0 for no intervals.
+        confidence: of the intervals.
+        seed: of the resampling.
+
+    Returns:
+        The document; its ``differences`` have ``kind, tap, dataset, group, method, metric, a, b, difference, low, high,
+        n, seeds, by_seed, standing`` (what the verdict is made of). A mean over all near and far sets has dataset
+        ``mean`` and group ``ood``.
+
+    Raises:
+        UserError: fewer than two results, or one without scores by sample.
+    """
+    if len(results) < 2:
+        raise UserError(f"A comparison needs two results or more, got {len(results)}.")
+    names = _names(results)
+    for result, name in zip(results, names, strict=True):
+        if result.scores is None:
+            raise UserError(f"{name} has no scores.parquet, so it cannot be paired: evaluate that run again.")
+    groups = _groups(results, names)
+    reference, *others = groups
+    rows, verdicts, notes = [], [], []
+    for other in others:
+        found, noted, seeds = _compare_groups(groups[reference], groups[other], replicates, seed)
+        entries = [_entry(reference, other, cell, parts, confidence) for cell, parts in found.items()]
+        rows += entries
+        notes += [f"{other} against {reference}: {note}" for note in noted]
+        verdicts.append(_verdict(reference, other, entries, seeds))
+    return Comparison(
+        schema=1,
+        runs=[plain(result.identity) for result in results],
+        reference=reference,
+        rule=STANDING_RULE,
+        standing=[{"run": name, **vars(standing(result))} for name, result in zip(names, results, strict=True)],
+        verdict=" ".join(verdicts),
+        verdicts=verdicts,
+        differences=rows,
+        relations=relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+def save_comparison(comparison: Comparison, path: str | Path) -> None:
+    """Write the document as JSON, atomically."""
+    write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
+
+
+def standing(result: Results) -> Standing:
+    """What stands for a run, by `STANDING_RULE`, from its identity alone."""
+    identity = result.identity
+    taps = [tap["name"] for tap in identity["taps"]]
+    head_tap = identity.get("head_tap") or taps[-1]
+    detectors, probes = identity["detectors"], identity["probes"]
+    return Standing(
+        detection_tap=head_tap,
+        detector=_preferred("energy", detectors),
+        transfer_tap="encoder" if "encoder" in taps else head_tap,
+        probe=_preferred("linear", probes),
+    )
+
+
+def _preferred(name: str, known: Sequence[str]) -> str:
+    return name if name in known or not known else known[0]
+
+
+def _names(results: Sequence[Results]) -> list[str]:
+    """The runs' names, made distinct where two runs of one seed share a name."""
+    names: list[str] = []
+    for result in results:
+        name = str(result.identity.get("run", "run"))
+        taken = [other for other in names if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
+        names.append(f"{name} ({len(taken) + 1})" if taken else name)
+    return names
+
+
+def _groups(results: Sequence[Results], names: Sequence[str]) -> dict[str, dict[int, Results]]:
+    """Group name to seed to result. Runs that would be one group alone are compared one by one."""
+    groups: dict[str, dict[int, Results]] = {}
+    for result, name in zip(results, names, strict=True):
+        group = re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name
+        seed = int(result.identity.get("seed") or 0)
+        by_seed = groups.setdefault(group, {})
+        if seed in by_seed:
+            groups[name] = {seed: result}
+        else:
+            by_seed[seed] = result
+    if len(groups) == 1:
+        return {name: {0: result} for name, result in zip(names, results, strict=True)}
+    return groups
+
+
+def _compare_groups(
+    a: Mapping[int, Results], b: Mapping[int, Results], replicates: int, seed: int
+) -> tuple[dict[Cell, list[Difference]], list[str], int]:
+    """The differences of every pair of runs of one seed."""
+    notes: list[str] = []
+    seeds = [(found, found) for found in a if found in b]
+    if not seeds:
+        seeds = list(zip(a, b, strict=False))
+        notes.append("no seed in common; paired in the order given")
+    elif set(a) != set(b):
+        notes.append(f"only the seeds of both are compared: {', '.join(str(found) for found, _ in seeds)}")
+    by_cell: dict[Cell, list[Difference]] = {}
+    for seed_a, seed_b in seeds:
+        one, two = a[seed_a], b[seed_b]
+        assert one.scores is not None and two.scores is not None
+        pair = PairedRuns(read_samples(one.scores), read_samples(two.scores), replicates, seed)
+        notes += pair.left_out()
+        for cell, difference in differences(pair, standing(one), standing(two), _common(one, two)).items():
+            by_cell.setdefault(cell, []).append(difference)
+    return by_cell, notes, len(seeds)
+
+
+def _common(one: Results, two: Results) -> dict[str, list[str]]:
+    a, b = one.identity, two.identity
+    taps = {tap["name"] for tap in b["taps"]}
+    common = {"taps": [tap["name"] for tap in a["taps"] if tap["name"] in taps]}
+    return common | {key: [name for name in a[key] if name in b[key]] for key in ("detectors", "probes")}
+
+
+def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float) -> dict[str, Any]:
+    values = np.array([part.values[0] for part in parts])
+    low, high = _paired_interval(parts, confidence)
+    return {
+        "kind": cell.kind,
+        "tap": _joined(cell.tap),
+        "dataset": cell.dataset,
+        "group": cell.group,
+        "method": _joined(cell.method),
+        "metric": cell.metric,
+        "a": a,
+        "b": b,
+        "difference": float(values.mean()),
+        "low": low,
+        "high": high,
+        "n": parts[0].n,
+        "seeds": len(parts),
+        "by_seed": values.tolist(),
+        "standing": cell.standing,
+    }
+
+
+def _joined(pair: tuple[str, str]) -> str:
+    return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"
+
+
+def _paired_interval(parts: Sequence[Difference], confidence: float) -> tuple[float | None, float | None]:
+    values = np.array([part.values[0] for part in parts])
+    low, high = interval(_mean_replicates(parts), confidence)
+    if low is None or high is None or len(parts) == 1:
+        return low, high
+    between = student.ppf((1 + confidence) / 2, len(parts) - 1) * values.std(ddof=1) / np.sqrt(len(parts))
+    centre = values.mean()
+    return float(centre - np.hypot(centre - low, between)), float(centre + np.hypot(high - centre, between))
+
+
+def _mean_replicates(parts: Sequence[Difference]) -> np.ndarray[Any, Any]:
+    mean: np.ndarray[Any, Any] = np.mean([part.values[1:] for part in parts], axis=0)
+    return mean
+
+
+def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -> str:
+    """One sentence: detection, transfer and ID accuracy, each with its interval and whether anything is shown."""
+    standing_entries = [entry for entry in entries if entry["standing"]]
+    parts = []
+    for kind, metric, label, unit in (
+        ("detection", "fpr95_id_positive", "mean FPR95 (ID positive) over {n} OOD set{s}", -1),
+        ("transfer", "transfer_error", "mean transfer error over {n} set{s}", -1),
+        ("accuracy", "accuracy", "ID accuracy", 1),
+    ):
+        chosen = [entry for entry in standing_entries if entry["kind"] == kind and entry["metric"] == metric]
+        sets = [entry for entry in chosen if entry["dataset"] != "mean" and entry["group"] != "covariate"]
+        whole = [entry for entry in chosen if entry["dataset"] == "mean" and entry["group"] in ("ood", "transfer")] or sets
+        if whole:
+            text = label.format(n=len(sets), s="" if len(sets) == 1 else "s")
+            parts.append(f"{text} {_points(whole[0], unit)}")
+    if not parts:
+        return f"{b} against {a}: nothing to compare, they share no samples."
+    return f"{b} against {a} ({seeds} seed{'' if seeds == 1 else 's'}): {'; '.join(parts)}."
+
+
+def _points(entry: Mapping[str, Any], better: int) -> str:
+    value, low, high = entry["difference"], entry["low"], entry["high"]
+    if low is None or high is None:
+        return f"{100 * value:+.1f} points (no interval)"
+    if low <= 0 <= high:
+        shown = "no difference shown"
+    else:
+        shown = "better" if value * better > 0 else "worse"
+    return f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] ({shown})"
+
+
+def _joined_rows(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, Any]]:
+    return [{**row, "run": name} for result, name in zip(results, names, strict=True) for row in result.rows]

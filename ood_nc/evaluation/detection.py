@@ -1,0 +1,153 @@
+"""Detection at one tap: every detector fitted on ID train, scored on held-out ID and on each OOD set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ood_nc.detection import METRICS, TapQueries, TapStatistics, create_detector, detection_metrics
+from ood_nc.errors import UserError
+from ood_nc.evaluation.inputs import Inputs, ood_key
+from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
+from ood_nc.evaluation.resampling import interval
+from ood_nc.evaluation.results import MakeRow, Row, reason_of
+from ood_nc.evaluation.taps import TapData, labelled
+
+Scores = NDArray[np.float64]
+
+DISJOINT = "{} (disjoint)"
+"""The name of an OOD set without the images that are also in ID or show an ID class."""
+
+
+@dataclass
+class Resamples:
+    """Resampled ranks, drawn once for every size of set that occurs."""
+
+    replicates: int
+    seed: int
+    drawn: dict[tuple[str, int], Side] = field(default_factory=dict)
+
+    def of(self, side: str, n: int) -> Side:
+        """The resamples of a set of ``n``, the same at every call."""
+        if (side, n) not in self.drawn:
+            self.drawn[side, n] = draw_ranks(n, self.replicates, [self.seed, int(side == "ood"), n])
+        return self.drawn[side, n]
+
+
+@dataclass
+class Measured:
+    """What one detector gave at one tap: rows, and its scores by set key."""
+
+    rows: list[Row]
+    scores: dict[str, Scores]
+
+
+def measure_detectors(
+    tap: TapData, inputs: Inputs, ids: Mapping[str, Sequence[str]], detectors: Iterable[str], resamples: Resamples, make: MakeRow
+) -> dict[str, Measured]:
+    """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
+
+    Args:
+        tap: the tap.
+        inputs: the sets and their groups.
+        ids: by set key, the ids of the rows.
+        detectors: names.
+        resamples: for the intervals.
+        make: makes a row of this tap.
+    """
+    train_labels = tap.labels["id_train"] if labelled(tap.labels["id_train"]) else None
+    train = TapStatistics(
+        tap.features["id_train"], train_labels, logits=tap.own_logits.get("id_train"), head=tap.head
+    )
+    keys = ["id_test", *(ood_key(name) for name, dataset in inputs.ood.items() if dataset is not None)]
+    keys = [key for key in keys if len(tap.features[key])]
+    queries = {key: TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head) for key in keys}
+    measured = {}
+    for name in detectors:
+        start = time.perf_counter()
+        try:
+            detector = create_detector(name).fit(train)
+            scores = {key: detector.score(query).cpu().numpy() for key, query in queries.items()}
+        except Exception as error:
+            # One detector must not cost the others; the reason stands in its row.
+            measured[name] = Measured(_null_rows(name, inputs.groups, reason_of(error), make), {})
+            continue
+        seconds = time.perf_counter() - start
+        n = sum(map(len, scores.values()))
+        rows = [make(dataset="id_test", group="id", method=name, metric="seconds", value=seconds, n=n)]
+        uses_probe = bool(detector.requires & {"logits", "head"})
+        rows += _rows(name, scores, inputs, ids, resamples, make, tap.selected_on if uses_probe else None)
+        measured[name] = Measured(rows, scores)
+    return measured
+
+
+def _null_rows(name: str, groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:
+    return [
+        make(dataset=ood, group=group, method=name, metric=metric, value=None, reason=reason)
+        for ood, group in groups.items()
+        for metric in METRICS
+    ]
+
+
+def _rows(
+    name: str,
+    scores: Mapping[str, Scores],
+    inputs: Inputs,
+    ids: Mapping[str, Sequence[str]],
+    resamples: Resamples,
+    make: MakeRow,
+    selected_on: str | None,
+) -> list[Row]:
+    """The rows of one detector: each OOD set, those with overlap once more without it, and the mean of each group."""
+    rows: list[Row] = []
+    by_group: dict[str, list[tuple[dict[str, float], dict[str, Array]]]] = {}
+    for ood, group in inputs.groups.items():
+        where = {"dataset": ood, "group": group, "method": name}
+        values = scores.get(ood_key(ood))
+        try:
+            if values is None:
+                raise UserError("the set holds no readable image")
+            found = _metrics(scores["id_test"], values, resamples)
+        except UserError as error:
+            rows += _null_rows(name, {ood: group}, reason_of(error), make)
+            continue
+        by_group.setdefault(group, []).append(found)
+        rows += _metric_rows(found, make, n=len(values), selected_on=selected_on, **where)
+        kept = _without_overlap(ids[ood_key(ood)], inputs.overlap.get(ood, set()))
+        if kept is not None and kept.any():
+            found = _metrics(scores["id_test"], values[kept], resamples)
+            where |= {"dataset": DISJOINT.format(ood), "group": None}
+            rows += _metric_rows(found, make, n=int(kept.sum()), selected_on=selected_on, **where)
+    for group, parts in by_group.items():
+        mean = (
+            {metric: float(np.mean([values[metric] for values, _ in parts])) for metric in METRICS},
+            {metric: np.mean([replicates[metric] for _, replicates in parts], axis=0) for metric in parts[0][1]},
+        )
+        where = {"dataset": "mean", "group": group, "method": name, "selected_on": selected_on}
+        rows += _metric_rows(mean, make, n=len(parts), **where)
+    return rows
+
+
+def _metrics(id_scores: Scores, ood_scores: Scores, resamples: Resamples) -> tuple[dict[str, float], dict[str, Array]]:
+    values = detection_metrics(id_scores, ood_scores)
+    if resamples.replicates == 0:
+        return values, {}
+    sides = resamples.of("id", len(id_scores)), resamples.of("ood", len(ood_scores))
+    return values, replicate(merge(id_scores, ood_scores), *sides)
+
+
+def _metric_rows(found: tuple[dict[str, float], dict[str, Array]], make: MakeRow, **where: Any) -> list[Row]:
+    rows = []
+    for metric, value in found[0].items():
+        low, high = interval(found[1].get(metric, np.empty(0)))
+        rows.append(make(**where, metric=metric, value=value, low=low, high=high))
+    return rows
+
+
+def _without_overlap(ids: Sequence[str], overlap: set[str]) -> NDArray[np.bool_] | None:
+    return np.array([name not in overlap for name in ids], dtype=bool) if overlap else None

@@ -1,0 +1,175 @@
+"""Paired differences between two runs: point values and bootstrap replicates on the same resampled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ood_nc.evaluation.relations import OOD_GROUPS
+from ood_nc.evaluation.resampling import Array, Counts, draw_counts, resampled_metrics, sort_scores
+from ood_nc.evaluation.samples import Samples, Set, correct_column, score_column, shared_rows
+
+ID: Set = ("id", "id_test")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What stands for a run in a comparison, fixed before any OOD or transfer data is seen."""
+
+    detection_tap: str
+    detector: str
+    transfer_tap: str
+    probe: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing that is compared: where each run reads it, on which set, in which metric."""
+
+    kind: str
+    tap: tuple[str, str]
+    method: tuple[str, str]
+    dataset: str
+    group: str
+    metric: str
+    standing: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Run b minus run a: the value (first) and its replicates, and the number of samples."""
+
+    values: Array
+    n: int
+
+
+class PairedRuns:
+    """Two runs on the samples both have; counts of a set are drawn once, so every difference on it is paired.
+
+    Args:
+        a: the reference.
+        b: the run compared with it.
+        replicates: bootstrap replicates.
+        seed: of the resampling. Equal seeds draw equal samples, whatever the runs.
+    """
+
+    def __init__(self, a: Samples, b: Samples, replicates: int, seed: int) -> None:
+        self.samples = (a, b)
+        self.sets = [chosen for chosen in a.ids if chosen in b.ids]
+        self.rows = {chosen: shared_rows(a, b, chosen) for chosen in self.sets}
+        self.sets = [chosen for chosen in self.sets if len(self.rows[chosen][0])]
+        self.counts: dict[Set, Counts] = {}
+        for position, chosen in enumerate(self.sets):
+            n = len(self.rows[chosen][0])
+            drawn = draw_counts(n, replicates, np.random.default_rng([seed, position]))
+            self.counts[chosen] = np.vstack([np.ones((1, n), np.uint8), drawn])
+
+    def left_out(self) -> Iterator[str]:
+        """A note for every set that the runs do not share completely."""
+        a, b = self.samples
+        for chosen in dict.fromkeys([*a.ids, *b.ids]):
+            sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
+            shared = len(self.rows[chosen][0]) if chosen in self.rows else 0
+            if {shared} != set(sizes):
+                yield f"{chosen[1]}: {shared} images are in both runs ({sizes[0]} and {sizes[1]}); only these are compared"
+
+    def detection(self, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, dict[str, Difference]]:
+        """AUROC and FPR95 (ID positive) of run b minus run a on every OOD set where both are defined."""
+        columns = tuple(score_column(tap, method) for tap, method in zip(taps, methods, strict=True))
+        found: dict[Set, dict[str, Difference]] = {}
+        for chosen in self.sets:
+            if chosen[0] != "ood" or ID not in self.counts:
+                continue
+            sides = [self._pair(ID, columns), self._pair(chosen, columns)]
+            if None in sides:
+                continue
+            metrics = [
+                resampled_metrics(sort_scores(ids, oods), self.counts[ID], self.counts[chosen])
+                for ids, oods in zip(*sides, strict=True)  # type: ignore[arg-type]
+            ]
+            n = len(self.rows[chosen][0])
+            found[chosen] = {name: Difference(metrics[1][name] - metrics[0][name], n) for name in metrics[0]}
+        return found
+
+    def accuracy(self, role: str, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, Difference]:
+        """Accuracy of run b minus run a on every set of a role where both are defined."""
+        columns = tuple(correct_column(tap, method) for tap, method in zip(taps, methods, strict=True))
+        found: dict[Set, Difference] = {}
+        for chosen in self.sets:
+            pair = self._pair(chosen, columns) if chosen[0] == role else None
+            if pair is not None:
+                gain = pair[1].astype(np.float64) - pair[0].astype(np.float64)
+                found[chosen] = Difference(np.array([row @ gain for row in self.counts[chosen]]) / len(gain), len(gain))
+        return found
+
+    def _pair(self, chosen: Set, columns: tuple[str, ...]) -> tuple[Any, Any] | None:
+        values = [run.get(chosen, column) for run, column in zip(self.samples, columns, strict=True)]
+        if values[0] is None or values[1] is None:
+            return None
+        rows = self.rows[chosen]
+        return values[0][rows[0]], values[1][rows[1]]
+
+
+def differences(pair: PairedRuns, a: Standing, b: Standing, identities: Mapping[str, Any]) -> dict[Cell, Difference]:
+    """Every difference between two runs.
+
+    These are: the standing detector and probe on each set and in the mean over sets; every other detector and probe
+    that both runs have, on the standing taps; the standing ones on every tap both runs have; ID accuracy.
+
+    Args:
+        pair: the two runs.
+        a: what stands for the reference.
+        b: what stands for the other run.
+        identities: ``taps``, ``detectors`` and ``probes`` that both runs have.
+    """
+    found: dict[Cell, Difference] = {}
+    taps, methods = (a.detection_tap, b.detection_tap), (a.detector, b.detector)
+    places = [(taps, methods), *((taps, (name, name)) for name in identities["detectors"])]
+    places += [((tap, tap), methods) for tap in identities["taps"]]
+    for place in dict.fromkeys(places):
+        _add_detection(found, pair, *place, standing=place == (taps, methods))
+
+    taps, methods = (a.transfer_tap, b.transfer_tap), (a.probe, b.probe)
+    places = [(taps, methods), *((taps, (name, name)) for name in identities["probes"])]
+    places += [((tap, tap), methods) for tap in identities["taps"]]
+    for place in dict.fromkeys(places):
+        _add_transfer(found, pair, *place, standing=place == (taps, methods))
+
+    taps = (a.detection_tap, b.detection_tap)
+    for chosen, gain in pair.accuracy("id", taps, ("head", "head")).items():
+        found[Cell("accuracy", taps, ("head", "head"), chosen[1], "id", "accuracy", True)] = gain
+    return found
+
+
+def _add_detection(
+    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, standing: bool
+) -> None:
+    by_set = pair.detection(taps, methods)
+    for metric in ("fpr95_id_positive", "auroc"):
+        groups: dict[str, list[Difference]] = {}
+        for chosen, metrics in by_set.items():
+            group = pair.samples[0].groups[chosen]
+            found[Cell("detection", taps, methods, chosen[1], group, metric, standing)] = metrics[metric]
+            groups.setdefault(group, []).append(metrics[metric])
+            if group in OOD_GROUPS:
+                groups.setdefault("ood", []).append(metrics[metric])
+        for group, parts in groups.items():
+            found[Cell("detection", taps, methods, "mean", group, metric, standing)] = _mean(parts)
+
+
+def _add_transfer(
+    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, standing: bool
+) -> None:
+    errors = {chosen: Difference(-gain.values, gain.n) for chosen, gain in pair.accuracy("transfer", taps, methods).items()}
+    for chosen, error in errors.items():
+        found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", standing)] = error
+    if errors:
+        mean = _mean(list(errors.values()))
+        found[Cell("transfer", taps, methods, "mean", "transfer", "transfer_error", standing)] = mean
+
+
+def _mean(parts: list[Difference]) -> Difference:
+    return Difference(np.mean([part.values for part in parts], axis=0), sum(part.n for part in parts))

@@ -1,0 +1,228 @@
+"""What an evaluation reads: data sets opened, preprocessed alike, numbered alike, and checked for overlap with ID."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ood_nc.data import (
+    ImageDataset,
+    align_classes,
+    duplicates_between,
+    eval_transform,
+    open_dataset,
+    shared_class_names,
+    stratified_split,
+)
+from ood_nc.errors import UserError
+
+Source: TypeAlias = "ImageDataset | str"
+TransferSource: TypeAlias = "Source | tuple[Source, Source]"
+
+HELD_OUT_TRANSFER = 0.2
+HELD_OUT_ID = 0.5
+_LISTED = 100
+
+
+@dataclass
+class Inputs:
+    """The data sets of an evaluation, ready for the model.
+
+    Attributes:
+        id_train: what detectors and probes are fitted on.
+        id_test: held-out ID.
+        ood: OOD sets by name; None for one without images.
+        transfer: train and test of each transfer task; None for one without images.
+        groups: near, far or covariate of each OOD set.
+        head_fits: whether the head's outputs are the classes of the ID data.
+        datasets: what is known of each set, for the results' identity.
+        overlap: ids of each OOD set that are copies of ID images or show a class that is also an ID class.
+        notes: findings for the reader, a line each.
+    """
+
+    id_train: ImageDataset
+    id_test: ImageDataset
+    ood: dict[str, ImageDataset | None]
+    transfer: dict[str, tuple[ImageDataset, ImageDataset] | None]
+    groups: dict[str, str]
+    head_fits: bool = True
+    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    overlap: dict[str, set[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def all(self) -> dict[str, ImageDataset]:
+        """Every set that has images, by its key: ``id_train``, ``id_test``, `ood_key`, `transfer_keys`."""
+        found = {"id_train": self.id_train, "id_test": self.id_test}
+        found |= {ood_key(name): dataset for name, dataset in self.ood.items() if dataset is not None}
+        for name, pair in self.transfer.items():
+            if pair is not None:
+                found |= dict(zip(transfer_keys(name), pair, strict=True))
+        return found
+
+
+def ood_key(name: str) -> str:
+    """The key of an OOD set, apart from a transfer set of the same name."""
+    return f"ood/{name}"
+
+
+def transfer_keys(name: str) -> tuple[str, str]:
+    """The keys of the train and the test part of a transfer set."""
+    return f"transfer/{name}/train", f"transfer/{name}/test"
+
+
+def _public(key: str) -> str:
+    """The name of a set in the results' identity: that of its rows, and the part of a transfer set."""
+    return key.removeprefix("ood/").removeprefix("transfer/")
+
+
+def prepare(
+    model: Any,
+    *,
+    id: Source,
+    id_train: Source | None,
+    ood: Mapping[str, Source],
+    transfer: Mapping[str, TransferSource],
+    groups: Mapping[str, str],
+) -> Inputs:
+    """Open every set and give all of them the model's own preprocessing.
+
+    Without ``id_train`` half of ``id`` (stratified, seed 0) is what is fitted on and the other half what is tested.
+    A transfer task given as one set is split four to one in the same way. Classes are numbered by name, as the model
+    stores them; where the head was made for other classes it is not used.
+
+    Raises:
+        UserError: a source cannot be opened, an ID set has no images, a class is unknown, or a group is none of near,
+            far, covariate.
+    """
+    for name, group in groups.items():
+        if name in ood and group not in ("near", "far", "covariate"):
+            raise UserError(f"OOD set {name} has group {group!r}: use near, far or covariate.")
+    notes: list[str] = []
+    test = _open(id)
+    if id_train is None:
+        fitted, held_out = stratified_split(test.targets, HELD_OUT_ID, 0)
+        train, test = test.subset(fitted, name=f"{test.name} (fit half)"), test.subset(held_out, name=f"{test.name} (test half)")
+        notes.append("no ID train set: half of the ID set (stratified, seed 0) is fitted on, the other half tested")
+    else:
+        train = _open(id_train)
+    train, test, head_fits = _numbered(model, train, test, notes)
+    inputs = Inputs(
+        id_train=train,
+        id_test=test,
+        ood={name: _open_or_none(source) for name, source in ood.items()},
+        transfer={name: _transfer(name, source) for name, source in transfer.items()},
+        groups={name: groups.get(name, "far") for name in ood},
+        head_fits=head_fits,
+        notes=notes,
+    )
+    _describe(inputs)
+    transform = eval_transform(model.preprocessing)
+    inputs.id_train, inputs.id_test = train.with_transform(transform), test.with_transform(transform)
+    inputs.ood = {name: found and found.with_transform(transform) for name, found in inputs.ood.items()}
+    inputs.transfer = {
+        name: pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
+        for name, pair in inputs.transfer.items()
+    }
+    return inputs
+
+
+def _open(source: Source) -> ImageDataset:
+    dataset = open_dataset(source) if isinstance(source, str) else source
+    if len(dataset) == 0:
+        raise UserError(f"The ID set {dataset.name} has no images.")
+    return dataset
+
+
+def _open_or_none(source: Source) -> ImageDataset | None:
+    """The set, or None for one that is there but holds no images."""
+    if isinstance(source, str):
+        if _is_empty_folder(Path(source.replace("::", "/")).expanduser()):
+            return None
+        source = open_dataset(source)
+    return source if len(source) else None
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(entry.is_file() and not entry.name.startswith(".") for entry in path.rglob("*"))
+
+
+def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDataset] | None:
+    if isinstance(source, (str, ImageDataset)):
+        whole = _open_or_none(source)
+        if whole is None:
+            return None
+        kept, held_out = stratified_split(whole.targets, HELD_OUT_TRANSFER, 0)
+        return whole.subset(kept, name=f"{whole.name} (train)"), whole.subset(held_out, name=f"{whole.name} (test)")
+    train, test = (_open_or_none(part) for part in source)
+    if train is None or test is None:
+        return None
+    if train.class_names is not None and test.class_names is not None:
+        test = align_classes(test, train.class_names)
+    return train, test
+
+
+def _numbered(
+    model: Any, train: ImageDataset, test: ImageDataset, notes: list[str]
+) -> tuple[ImageDataset, ImageDataset, bool]:
+    """ID sets with their classes numbered alike, and whether the head was made for these classes."""
+    names = model.class_names
+    if names is not None:
+        return align_classes(train, names), align_classes(test, names), True
+    if train.class_names is not None:
+        test = align_classes(test, train.class_names)
+    classes = train.num_classes
+    if classes == model.num_classes:
+        notes.append(f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order")
+        return train, test, True
+    notes.append(f"the head has {model.num_classes} outputs for {classes} ID classes: an ID probe stands in for it on every tap")
+    return train, test, False
+
+
+def _describe(inputs: Inputs) -> None:
+    """Fill in what is known of each set, and the copies and classes OOD sets share with ID."""
+    for name, dataset in inputs.all().items():
+        known = {"source": dataset.name, "n": len(dataset), "fingerprint": dataset.fingerprint()}
+        inputs.datasets[_public(name)] = known
+    inputs.datasets["id_train"]["group"] = inputs.datasets["id_test"]["group"] = "id"
+    n_id = len(inputs.id_test)
+    shared = duplicates_between(inputs.id_train, inputs.id_test)
+    if shared:
+        inputs.notes.append(f"{len(shared)} of {n_id} ID test files are also in ID train")
+        inputs.datasets["id_test"]["duplicates"] = {"id_train": _counted(shared)}
+    for name in inputs.transfer:
+        for part in ("train", "test"):
+            inputs.datasets.setdefault(f"{name}/{part}", {"n": 0})["group"] = "transfer"
+    for name, dataset in inputs.ood.items():
+        entry = inputs.datasets.setdefault(name, {"n": 0})
+        entry |= {"group": inputs.groups[name], "n_id": n_id, "base_rate": entry["n"] / (entry["n"] + n_id)}
+        if dataset is None:
+            inputs.notes.append(f"{name} holds no images: it is undefined and in no mean")
+        elif inputs.groups[name] != "covariate":
+            _overlap(inputs, name, dataset, entry)
+
+
+def _overlap(inputs: Inputs, name: str, dataset: ImageDataset, entry: dict[str, Any]) -> None:
+    overlap: set[str] = set()
+    entry["duplicates"] = {}
+    for label, reference in (("ID test", inputs.id_test), ("ID train", inputs.id_train)):
+        copies = duplicates_between(reference, dataset)
+        entry["duplicates"][label.lower().replace(" ", "_")] = _counted(copies)
+        overlap.update(copies)
+        if copies:
+            inputs.notes.append(f"{name}: {len(copies)} of {len(dataset)} OOD files are also in {label}")
+    classes = shared_class_names(inputs.id_train, dataset)
+    entry["shared_classes"] = classes
+    if classes:
+        inputs.notes.append(f"{name}: classes {', '.join(classes)} are also ID classes")
+        indices = [(dataset.class_names or ()).index(found) for found in classes]
+        rows = np.flatnonzero(np.isin(dataset.targets, indices))
+        overlap.update(dataset.ids[row] for row in rows)
+    inputs.overlap[name] = overlap
+
+
+def _counted(ids: list[str]) -> dict[str, Any]:
+    return {"count": len(ids), "ids": ids[:_LISTED]}

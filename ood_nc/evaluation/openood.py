@@ -1,0 +1,71 @@
+"""OpenOOD's csv of detection results."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation.results import Results
+from ood_nc.files import write_text
+
+_COLUMNS = {
+    "FPR@95": "fpr95_ood_positive",
+    "AUROC": "auroc",
+    "AUPR_IN": "aupr_in",
+    "AUPR_OUT": "aupr_out",
+}
+
+
+def to_openood_csv(results: Results, path: str | Path, *, tap: str, method: str) -> None:
+    """Write the results of one detector on one tap as OpenOOD does.
+
+    A row a data set, near sets first, after each group its mean as ``nearood`` or ``farood``; percent with two
+    decimals. ``FPR@95`` there counts OOD as positive, so it is `fpr95_ood_positive`. ``ACC`` is the head's accuracy.
+    An undefined set is left empty and is in no mean.
+
+    Raises:
+        UserError: the results hold no detection on that tap by that detector.
+    """
+    rows = [row for row in results.select(kind="detection", tap=tap, method=method) if row["dataset"] != "mean"]
+    if not any(row["group"] in ("near", "far") for row in rows):
+        known = sorted({f"{row['method']} on {row['tap']}" for row in results.select(kind="detection")})
+        raise UserError(f"No near or far OOD results by {method} on {tap}; there are {', '.join(known) or 'none'}.")
+    head = results.select(kind="accuracy", method="head")
+    accuracy = head[0]["value"] if head else None
+    lines = [["dataset", *_COLUMNS, "ACC"]]
+    for group in ("near", "far"):
+        by_set = _by_set([row for row in rows if row["group"] == group])
+        lines += [[name, *_percent(values), _format(accuracy)] for name, values in by_set.items()]
+        if by_set:
+            lines.append([f"{group}ood", *_percent(_means(list(by_set.values()))), _format(accuracy)])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_text(path, text.getvalue())
+
+
+def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    by_set: dict[str, dict[str, float | None]] = {}
+    for row in rows:
+        by_set.setdefault(row["dataset"], {})[row["metric"]] = row["value"]
+    return by_set
+
+
+def _means(sets: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    means: dict[str, float | None] = {}
+    for metric in _COLUMNS.values():
+        values = [value for value in (found.get(metric) for found in sets) if value is not None]
+        means[metric] = fmean(values) if values else None
+    return means
+
+
+def _percent(values: Mapping[str, float | None]) -> list[str]:
+    return [_format(values.get(metric)) for metric in _COLUMNS.values()]
+
+
+def _format(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"

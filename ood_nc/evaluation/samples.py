@@ -1,0 +1,92 @@
+"""Scores by sample: the table a run keeps, and two runs brought together on the samples both have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+Role = str
+Set = tuple[Role, str]
+"""A set of samples: its role (``id``, ``ood`` or ``transfer``) and its name."""
+
+
+def score_column(tap: str, detector: str) -> str:
+    """The column of a detector's scores."""
+    return f"score/{tap}/{detector}"
+
+
+def correct_column(tap: str, probe: str) -> str:
+    """The column that says whether a probe (or the head) was right."""
+    return f"correct/{tap}/{probe}"
+
+
+def scores_table(sets: list[tuple[str, str, tuple[str, ...], Mapping[str, NDArray[Any]]]]) -> pa.Table:
+    """Join the columns of all sets into one table, a row a sample, null where a column does not concern a set.
+
+    Args:
+        sets: group, data set, ids and columns (each as long as the ids) of every set.
+    """
+    tables = []
+    for group, dataset, ids, columns in sets:
+        n = len(ids)
+        fixed = {"group": pa.array([group] * n, pa.string()), "dataset": pa.array([dataset] * n, pa.string())}
+        fixed["id"] = pa.array(ids, pa.string())
+        tables.append(pa.table(fixed | {name: pa.array(values) for name, values in columns.items()}))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The table of one run by set and column."""
+
+    ids: dict[Set, list[str]]
+    columns: dict[tuple[Set, str], NDArray[Any]]
+    groups: dict[Set, str]
+
+    def names(self, role: Role) -> list[str]:
+        """The names of the sets of a role."""
+        return [name for found, name in self.ids if found == role]
+
+    def get(self, chosen: Set, column: str) -> NDArray[Any] | None:
+        """A column on a set, or None where it is absent or undefined on any sample."""
+        return self.columns.get((chosen, column))
+
+
+def read_samples(table: pa.Table) -> Samples:
+    """Split a run's table by set; columns with nulls or NaN in a set are left out there."""
+    groups, datasets = table["group"].to_numpy(), table["dataset"].to_numpy()
+    samples = Samples({}, {}, {})
+    measured = [name for name in table.column_names if name.startswith(("score/", "correct/"))]
+    for group, dataset in dict.fromkeys(zip(groups.tolist(), datasets.tolist(), strict=True)):
+        part = table.filter(pa.array((groups == group) & (datasets == dataset)))
+        chosen = (role_of(group), dataset)
+        samples.ids[chosen], samples.groups[chosen] = part["id"].to_pylist(), group
+        for name in measured:
+            column = part[name]
+            if column.null_count == 0:
+                values = column.to_numpy()
+                if values.dtype.kind != "f" or not np.isnan(values).any():
+                    samples.columns[chosen, name] = values
+    return samples
+
+
+def role_of(group: str) -> Role:
+    """``id``, ``transfer``, or ``ood`` for any OOD group."""
+    return group if group in ("id", "transfer") else "ood"
+
+
+def shared_rows(a: Samples, b: Samples, chosen: Set) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the samples of a set that both runs have, in the order of ``a``."""
+    ids_a, ids_b = a.ids.get(chosen, []), b.ids.get(chosen, [])
+    if ids_a == ids_b:
+        rows = np.arange(len(ids_a))
+        return rows, rows
+    position = {name: row for row, name in enumerate(ids_b)}
+    pairs = [(row, position[name]) for row, name in enumerate(ids_a) if name in position]
+    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]

@@ -1,0 +1,128 @@
+"""Transfer at one tap: probes on every transfer set, and the tunnel-effect summaries over taps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.inputs import Inputs, transfer_keys
+from ood_nc.evaluation.results import MakeRow, Row, reason_of
+from ood_nc.evaluation.taps import TapData, labelled
+from ood_nc.transfer import (
+    ProbeResult,
+    id_ood_alignment,
+    knn_probe,
+    layer_correlation,
+    linear_probe,
+    nearest_mean_probe,
+    retained_accuracy,
+)
+
+PROBES = ("linear", "knn", "nearest_mean")
+
+Correct = NDArray[np.bool_]
+
+
+def check_probes(names: Sequence[str]) -> None:
+    """Refuse an unknown probe before anything is computed.
+
+    Raises:
+        UserError: with the closest known name.
+    """
+    for name in names:
+        if name not in PROBES:
+            raise UserError(f"Unknown probe {name!r}: choose among {', '.join(PROBES)}.{nearest(name, PROBES)}")
+
+
+def measure_probes(
+    tap: TapData, inputs: Inputs, probes: Iterable[str], *, seed: int, make: MakeRow
+) -> tuple[list[Row], dict[tuple[str, str], Correct]]:
+    """Fit every probe on every transfer set's train part and read its test part once.
+
+    Returns:
+        The rows, and by (transfer set, probe) which test images were right.
+    """
+    rows: list[Row] = []
+    correct: dict[tuple[str, str], Correct] = {}
+    for probe in probes:
+        values = []
+        for name, pair in inputs.transfer.items():
+            where = {"dataset": name, "group": "transfer", "method": probe}
+            try:
+                if pair is None:
+                    raise UserError("the set holds no readable image")
+                result = _run(probe, tap, *transfer_keys(name), seed=seed)
+            except Exception as error:
+                # One set must not cost the others; the reason stands in its row.
+                rows.append(make(**where, metric="accuracy", value=None, reason=reason_of(error)))
+                continue
+            values.append(result.accuracy)
+            rows += accuracy_rows(result, make, **where)
+            correct[name, probe] = result.correct.cpu().numpy()
+        if values:
+            where = {"dataset": "mean", "group": "transfer", "method": probe}
+            rows.append(make(**where, metric="accuracy", value=float(np.mean(values)), n=len(values)))
+    return rows, correct
+
+
+def accuracy_rows(result: ProbeResult, make: MakeRow, **where: Any) -> list[Row]:
+    """A probe's accuracy with its interval, and its run time."""
+    value = {"value": result.accuracy, "low": result.low, "high": result.high, "selected_on": result.selected_on}
+    return [
+        make(**where, metric="accuracy", n=result.n, **value),
+        make(**where, metric="seconds", n=result.n, value=result.seconds),
+    ]
+
+
+def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, int]], make: MakeRow) -> list[Row]:
+    """The tunnel effect of each transfer set by the linear probe, over taps in depth order.
+
+    ``retained`` (per cent of the best tap's accuracy that the last keeps) and ``id_correlation`` (over taps, with the
+    ID probe's accuracy) stand at the last tap, ``id_alignment`` at every tap.
+
+    Args:
+        rows: those of all taps.
+        inputs: the sets.
+        taps: name and depth.
+        make: makes a row of the run.
+    """
+    curves: dict[str, dict[str, float]] = {}
+    for row in rows:
+        wanted = row["method"] == "linear" and row["metric"] == "accuracy" and row["kind"] in ("accuracy", "transfer")
+        if wanted and row["value"] is not None and row["dataset"] != "mean":
+            curves.setdefault("id" if row["kind"] == "accuracy" else row["dataset"], {})[row["tap"]] = row["value"]
+    on_id = curves.pop("id", {})
+    found: list[Row] = []
+    for name, curve in curves.items():
+        pair = inputs.transfer.get(name)
+        here = [(tap, depth) for tap, depth in taps if tap in curve and tap in on_id]
+        if len(here) < len(taps) or pair is None:
+            continue
+        ids, transferred = ([values[tap] for tap, _ in here] for values in (on_id, curve))
+        where = functools.partial(make, dataset=name, group="transfer", method="linear")
+        last = {"tap": here[-1][0], "depth": here[-1][1], "n": len(here)}
+        retained, correlation = retained_accuracy(transferred), layer_correlation(ids, transferred)
+        found.append(where(**last, metric="retained", value=retained, reason="no tap is ever right"))
+        found.append(where(**last, metric="id_correlation", value=correlation, reason="one tap, or a constant accuracy"))
+        classes = {"id_classes": inputs.id_train.num_classes, "ood_classes": pair[0].num_classes}
+        for (tap, depth), a, b in zip(here, ids, transferred, strict=True):
+            value = id_ood_alignment(a, b, **classes)
+            found.append(where(tap=tap, depth=depth, metric="id_alignment", value=value))
+    return found
+
+
+def _run(probe: str, tap: TapData, train: str, test: str, *, seed: int) -> ProbeResult:
+    arguments: list[torch.Tensor] = []
+    for key in (train, test):
+        if not labelled(tap.labels[key]):
+            raise UserError("images without labels, or none that can be read")
+        arguments += [tap.features[key], tap.labels[key]]
+    if probe == "linear":
+        return linear_probe(*arguments, seed=seed)
+    return knn_probe(*arguments) if probe == "knn" else nearest_mean_probe(*arguments)

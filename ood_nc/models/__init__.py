@@ -1,0 +1,25 @@
+"""Backbones with taps, projectors and heads: the controlled model, its weights, and what there is to build it from."""
+
+from __future__ import annotations
+
+from ood_nc.models.backbone import list_backbones, list_taps
+from ood_nc.models.checkpoints import LoadReport, load_by_order, load_weights, weights_hash
+from ood_nc.models.controlled import ControlledModel, build_model
+from ood_nc.models.etf import ETFClassifier, simplex_vertices
+from ood_nc.models.projector import Projector
+from ood_nc.models.taps import TapInfo
+
+__all__ = [
+    "ControlledModel",
+    "ETFClassifier",
+    "LoadReport",
+    "Projector",
+    "TapInfo",
+    "build_model",
+    "list_backbones",
+    "list_taps",
+    "load_by_order",
+    "load_weights",
+    "simplex_vertices",
+    "weights_hash",
+]

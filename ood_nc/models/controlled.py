@@ -1,0 +1,239 @@
+"""The controlled model: backbone with taps, projector, head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ood_nc.config import ModelConfig
+from ood_nc.errors import UserError, nearest
+from ood_nc.models.backbone import Encoder, build_encoder
+from ood_nc.models.etf import ETFClassifier
+from ood_nc.models.projector import Projector
+from ood_nc.models.taps import Recorder, TapInfo, resolve_taps
+
+HEADS = ("linear", "etf")
+
+
+class ControlledModel(nn.Module):
+    """A backbone whose layers can be read, a (frozen) projector, and a head: images -> e -> p -> logits.
+
+    The encoder tap e (B, d) is the pooled tensor that the projector, or without one the head, receives: what timm's
+    classifier would receive. Where timm's head has a hidden layer (mobilenetv3, hgnet, ghostnet) that layer belongs to
+    the encoder; VGG's two 4096-wide layers are removed, so its d is 512 and its classifier new
+    (`backbone_options={"keep_hidden_head": True}` keeps both). Without a projector the logits, and with it every tap of
+    the backbone, equal those of timm's model.
+
+    Source: Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691).
+
+    Args:
+        backbone: a timm name, a timm model (its classifier is taken over), or any module whose output is (B, d).
+        num_classes: C.
+        projector: ``simplex_etf`` (frozen), ``plastic``, a `Projector`, or None (or ``none``).
+        taps: names and globs of modules, ``stages``, ``blocks``, ``encoder``, ``projector`` (see `resolve_taps`).
+            ``projector`` is passed over where there is none.
+        pooling: ``auto``, ``avg``, ``max``, ``token``, ``flatten`` or ``avg2x2``, for all or by tap name, glob or word.
+        normalization: ``native``, or ``group_ws`` (see `to_group_norm`; `backbone_options={"max_groups": 32}`).
+        head: ``linear`` (trainable, with bias) or ``etf`` (the fixed simplex-ETF classifier, meant for no projector).
+        pretrained: timm's pretrained weights; the classifier's too, where there is no projector and C is theirs.
+        img_size: input size; the model's own when not given.
+        in_chans: input channels.
+        drop: dropout in front of the head.
+        drop_path: stochastic depth.
+        projector_options: construction, depth, width, dim, normalize, eps, seed of the `Projector`.
+        backbone_options: further arguments of the timm model, and the two named above.
+
+    Attributes:
+        tap_names: the taps in depth order; ``encoder``, then ``projector`` last.
+        tap_info: a `TapInfo` by name.
+        encoder_dim: d.
+        head_tap: what the head reads, ``projector`` or ``encoder``.
+        head_is_fresh: whether the head is as initialised: no pretrained or loaded weights.
+        preprocessing: timm's data configuration (input_size, interpolation, mean, std, crop_pct, crop_mode).
+        class_names: set by whoever knows them.
+
+    Raises:
+        UserError: an unknown name, tap, pooling or option; sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        num_classes: int,
+        *,
+        projector: str | Projector | None = "simplex_etf",
+        taps: Sequence[str] = ("encoder", "projector"),
+        pooling: str | Mapping[str, str] = "auto",
+        normalization: str = "native",
+        head: str = "linear",
+        pretrained: bool = False,
+        img_size: int | None = None,
+        in_chans: int = 3,
+        drop: float = 0.0,
+        drop_path: float = 0.0,
+        projector_options: Mapping[str, Any] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise UserError(f"num_classes must be at least 1, got {num_classes}.")
+        if head not in HEADS:
+            raise UserError(f"Unknown head {head!r}: use linear or etf.{nearest(head, HEADS)}")
+        self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
+        settings = {
+            "normalization": normalization,
+            "img_size": img_size,
+            "in_chans": in_chans,
+            "drop": drop,
+            "drop_path": drop_path,
+            "backbone_options": dict(backbone_options or {}),
+        }
+        encoder = build_encoder(backbone, num_classes, pretrained=pretrained, **settings)
+        self.backbone = encoder.module
+        self.encoder_dim, self.num_classes = encoder.dim, num_classes
+        self.classifier_path = encoder.classifier_path
+        self.projector = _make_projector(projector, encoder.dim, projector_options or {})
+        self.head = self._make_head(head, encoder)
+        self.head_is_fresh = self.head is not encoder.classifier or not encoder.classifier_is_trained
+        self.preprocessing = encoder.preprocessing
+        self.class_names: tuple[str, ...] | None = None
+        self.tap_info = self._read_taps(taps, pooling, encoder)
+        self.tap_names = tuple(self.tap_info)
+        self._spec = {
+            "backbone": backbone if isinstance(backbone, str) else None,
+            "num_classes": num_classes,
+            "projector": self.projector.kind if self.projector is not None else None,
+            "projector_options": self.projector.options() if self.projector is not None else {},
+            "taps": list(taps),
+            "pooling": pooling if isinstance(pooling, str) else dict(pooling),
+            "head": head,
+            **settings,
+        }
+
+    @property
+    def head_tap(self) -> str:
+        """The tap that the head reads."""
+        return "encoder" if self.projector is None else "projector"
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The head's weight (C, d)."""
+        return self.head.weight
+
+    @property
+    def head_bias(self) -> torch.Tensor | None:
+        """The head's bias (C,), None for the fixed ETF classifier."""
+        return self.head.bias
+
+    def forward(self, images: torch.Tensor, *, taps: bool = False) -> Any:
+        """Return the logits (B, C); with ``taps`` the pair that `forward_taps` returns.
+
+        The switch is here because wrappers (DistributedDataParallel, `torch.compile`) only wrap `forward`.
+        """
+        if not taps:
+            features = self.backbone(images)
+            return self.head(features if self.projector is None else self.projector(features))
+        if torch.compiler.is_compiling():
+            self._recorder.attach_for_good(self.backbone)
+        with self._recorder.hooked(self.backbone):
+            self._recorder.values = values = {}
+            features = self.backbone(images)
+        projected = None if self.projector is None else self.projector(features)
+        every = {**values, "encoder": features, "projector": projected}
+        logits = self.head(features if projected is None else projected)
+        return logits, {name: every[name] for name in self.tap_names}
+
+    def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the logits and every tap, pooled to (B, d), in depth order, with gradients.
+
+        Each is pooled as soon as its module has run: memory of its own, and no feature map is kept for it.
+        """
+        return self(images, taps=True)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what `from_spec` needs to build this model again, as plain JSON values.
+
+        Raises:
+            UserError: the backbone was given as a module, whose code the specification cannot hold.
+        """
+        if self._spec["backbone"] is None:
+            raise UserError(
+                f"A model on a module of your own ({self.backbone_name}) has no specification: build it in code and "
+                "load its state dict."
+            )
+        spec = {**self._spec, "preprocessing": self.preprocessing, "class_names": self.class_names}
+        return json.loads(json.dumps(spec))
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> ControlledModel:
+        """Build the model that `spec` described, with fresh weights: nothing is downloaded."""
+        arguments = dict(spec)
+        preprocessing, class_names = arguments.pop("preprocessing"), arguments.pop("class_names")
+        model = cls(arguments.pop("backbone"), arguments.pop("num_classes"), **arguments)
+        model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()}
+        model.class_names = None if class_names is None else tuple(class_names)
+        return model
+
+    def _make_head(self, kind: str, encoder: Encoder) -> nn.Module:
+        width = encoder.dim if self.projector is None else self.projector.out_dim
+        if kind == "linear" and self.projector is None and encoder.classifier is not None:
+            return encoder.classifier
+        head = ETFClassifier(width, self.num_classes) if kind == "etf" else nn.Linear(width, self.num_classes)
+        reference = next(self.backbone.parameters(), None)
+        if reference is not None:
+            head = head.to(reference)
+            self.projector = None if self.projector is None else self.projector.to(reference)
+        return head
+
+    def _read_taps(
+        self, patterns: Sequence[str], pooling: str | Mapping[str, str], encoder: Encoder
+    ) -> dict[str, TapInfo]:
+        modules = resolve_taps(patterns, pooling, self.backbone, encoder.seen, self.backbone_name)
+        self._recorder = Recorder(modules)
+        rows = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
+        if "encoder" in patterns:
+            rows.append(("encoder", "native", encoder.dim, encoder.nonnegative))
+        if "projector" in patterns and self.projector is not None:
+            rows.append(("projector", "none", self.projector.out_dim, False))
+        if not rows:
+            raise UserError(f"No tap is left of {list(patterns)}: name a module, stages, blocks or encoder.")
+        return {name: TapInfo(name, depth, *rest) for depth, (name, *rest) in enumerate(rows)}
+
+
+def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:
+    """Return the model that a configuration describes; `config.checkpoint` is not read (see `load_weights`)."""
+    projector = config.projector.model_dump()
+    kind = projector.pop("kind")
+    return ControlledModel(
+        config.name,
+        num_classes,
+        projector=kind,
+        taps=config.taps,
+        pooling=config.pooling,
+        normalization=config.normalization,
+        head=config.head,
+        pretrained=config.pretrained,
+        img_size=config.img_size,
+        in_chans=config.in_chans,
+        drop=config.drop,
+        drop_path=config.drop_path,
+        projector_options=projector,
+        backbone_options=config.kwargs,
+    )
+
+
+def _make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:
+    if given is None or given == "none":
+        return None
+    if isinstance(given, str):
+        try:
+            return Projector(width, given, **options)
+        except TypeError as error:
+            raise UserError(f"projector_options {dict(options)}: {error}.") from None
+    if given.in_dim != width:
+        raise UserError(f"The projector takes {given.in_dim} features, but the encoder gives {width}.")
+    return given

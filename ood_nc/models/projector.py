@@ -1,0 +1,122 @@
+"""The map between encoder and head: frozen simplex-ETF weights, or trainable ones for the ablation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ood_nc.errors import UserError, nearest
+from ood_nc.models.etf import check_construction, orthonormal_weight, paper_weight
+
+KINDS = ("simplex_etf", "plastic")
+
+
+class FrozenLinear(nn.Module):
+    """A bias-free linear map whose weight is a buffer: no gradient, no update, no weight decay, kept in the state dict.
+
+    Args:
+        weight: (out_features, in_features).
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return features @ weight.T, (B, out_features)."""
+        return F.linear(features, self.weight)
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows in the brackets."""
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, frozen"
+
+
+class Projector(nn.Module):
+    """Linear maps with a ReLU between each two, then L2 normalisation: d -> h -> ... -> h -> c, h = width * d.
+
+    Source: Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691); the defaults are the paper's (depth 2, h = 4d, c = d).
+    With the `paper` construction at depth 2, m = the mean over a vector's own coordinates, z = ReLU(e - m) and
+    r = ReLU(-m), the output is z - (sum(z) + (h - d) r)/c, L2-normalised. A constant vector maps to zero.
+
+    Args:
+        in_dim: d, the encoder's width.
+        kind: ``simplex_etf`` (frozen, bias-free) or ``plastic`` (trainable, with biases).
+        construction: of the frozen weights, ``paper`` or ``orthonormal`` (see `etf`).
+        depth: number of linear maps.
+        width: hidden width in multiples of d.
+        dim: c, the output width; d when not given.
+        normalize: L2-normalise the output.
+        eps: the norm is clamped from below by it, so that a zero row stays zero.
+        seed: of the orthonormal construction.
+
+    Raises:
+        UserError: an unknown kind or construction, a width or depth below 1, no simplex of that width.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        kind: str = "simplex_etf",
+        *,
+        construction: str = "paper",
+        depth: int = 2,
+        width: float = 4.0,
+        dim: int | None = None,
+        normalize: bool = True,
+        eps: float = 1e-12,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise UserError(f"Unknown projector {kind!r}: use simplex_etf, plastic or none.{nearest(kind, KINDS)}")
+        check_construction(construction)
+        hidden, out_dim = round(width * in_dim), in_dim if dim is None else dim
+        if depth < 1 or hidden < 1 or out_dim < 1:
+            raise UserError(f"A projector needs depth, width and dim of at least 1, got {depth}, {hidden}, {out_dim}.")
+        self.in_dim, self.out_dim, self.kind = in_dim, out_dim, kind
+        self.construction, self.depth, self.width, self.seed = construction, depth, width, seed
+        self.normalize, self.eps = normalize, eps
+        sizes = [in_dim, *[hidden] * (depth - 1), out_dim]
+        generator = torch.Generator().manual_seed(seed)
+        self.layers = nn.ModuleList(self._layer(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def _layer(self, columns: int, rows: int, generator: torch.Generator) -> nn.Module:
+        if self.kind == "plastic":
+            return nn.Linear(columns, rows)
+        if self.construction == "paper":
+            weight = paper_weight(rows, columns, self.out_dim)
+        else:
+            weight = orthonormal_weight(rows, columns, generator)
+        return FrozenLinear(weight.to(torch.get_default_dtype()))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the projection (B, c) of features (B, d).
+
+        The norm is taken in float32 (float64 for float64), under autocast too: squares overflow in float16.
+        """
+        for index, layer in enumerate(self.layers):
+            features = layer(features if index == 0 else F.relu(features))
+        if not self.normalize:
+            return features
+        kept = self.layers[-1].weight.dtype
+        features = features.to(torch.promote_types(kept, torch.float32))
+        return F.normalize(features, dim=1, eps=self.eps).to(kept)
+
+    def options(self) -> dict[str, object]:
+        """Return the keyword arguments that rebuild it, `in_dim` and `kind` apart."""
+        return {
+            "construction": self.construction,
+            "depth": self.depth,
+            "width": self.width,
+            "dim": self.out_dim,
+            "normalize": self.normalize,
+            "eps": self.eps,
+            "seed": self.seed,
+        }
+
+    def extra_repr(self) -> str:
+        """Return what `print` shows in the brackets."""
+        return f"{self.kind}, normalize={self.normalize}"

@@ -1,0 +1,226 @@
+"""Taps: which modules of a backbone are read, how they are named, and how their output is recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ood_nc.errors import UserError, nearest
+from ood_nc.models.pooling import Layout, Pooling, resolve
+from ood_nc.models.probing import Trace, layout_of, single_tensor
+
+WORDS = ("stages", "blocks", "encoder", "projector")
+
+
+@dataclass(frozen=True)
+class TapInfo:
+    """One tap.
+
+    Attributes:
+        name: the module's name in the backbone, or ``encoder``, ``projector``.
+        depth: its place among the taps, in the order in which a forward pass finishes them, from 0.
+        pooling: how its output becomes a vector (``auto`` resolved).
+        dim: width of that vector.
+        nonnegative: whether it is nonnegative by construction (after a ReLU); None when not known.
+    """
+
+    name: str
+    depth: int
+    pooling: str
+    dim: int
+    nonnegative: bool | None
+
+
+@dataclass(frozen=True)
+class ModuleTap:
+    """A tap on a module of the backbone, resolved: its pooling and what is known of its output."""
+
+    pooling: Pooling
+    dim: int
+    nonnegative: bool | None
+
+
+class Recorder:
+    """Collects the pooled outputs of the tapped modules during one forward pass.
+
+    Args:
+        taps: the tapped modules by name, in depth order.
+    """
+
+    def __init__(self, taps: Mapping[str, ModuleTap]) -> None:
+        self.taps = dict(taps)
+        self.values: dict[str, torch.Tensor] | None = None
+        self.attached = False
+
+    def attach(self, backbone: nn.Module) -> list[Any]:
+        """Hook the tapped modules and return the handles of the hooks."""
+        return [
+            backbone.get_submodule(name).register_forward_hook(_Hook(self, name, tap.pooling))
+            for name, tap in self.taps.items()
+        ]
+
+    @torch.compiler.disable
+    def attach_for_good(self, backbone: nn.Module) -> None:
+        """Hook the tapped modules once: a compiled graph only knows hooks that were there when it was traced."""
+        if not self.attached:
+            self.attach(backbone)
+            self.attached = True
+
+    @contextlib.contextmanager
+    def hooked(self, backbone: nn.Module) -> Iterator[None]:
+        """Hook the tapped modules for the length of the block, so that other passes pay nothing."""
+        handles = [] if self.attached else self.attach(backbone)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.values = None
+
+
+class _Hook:
+    """A class, not a closure: a deep copy of the model must record into its own recorder."""
+
+    def __init__(self, recorder: Recorder, name: str, pooling: Pooling) -> None:
+        self.recorder, self.name, self.pooling = recorder, name, pooling
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.recorder.values is not None:
+            tensor = output if isinstance(output, torch.Tensor) else single_tensor(output)
+            assert tensor is not None, self.name
+            self.recorder.values[self.name] = self.pooling(tensor)
+
+
+def resolve_taps(
+    patterns: Iterable[str], pooling: str | Mapping[str, str], backbone: nn.Module, seen: Trace, model_name: str
+) -> dict[str, ModuleTap]:
+    """Return the tapped modules of the backbone in depth order.
+
+    A pattern is a module's name, a glob over names in which ``*`` and ``?`` do not cross a dot (``layer*`` stages,
+    ``layer*.*`` blocks, ``layer*.*.conv?`` single layers), ``stages`` (timm's `feature_info`, else the parts that
+    it is made of) or ``blocks``. A glob skips what cannot be tapped; a name that cannot is an error. Of a module that
+    runs more than once the last output counts.
+
+    Raises:
+        UserError: a name or glob that matches nothing, or nothing that can be tapped; a pooling that does not fit.
+    """
+    layouts = tappable(backbone, seen)
+    chosen: dict[str, str] = {}
+    for pattern in patterns:
+        if pattern not in ("encoder", "projector"):
+            chosen.update(dict.fromkeys(_match(pattern, layouts, backbone, seen, model_name), pattern))
+    taps: dict[str, ModuleTap] = {}
+    _check_pooling_keys(pooling, chosen)
+    for name in (name for name in layouts if name in chosen):
+        output = seen.outputs[name]
+        assert output is not None
+        pool = resolve(_pooling_for(name, chosen[name], pooling), layouts[name], tuple(output.shape), name)
+        taps[name] = ModuleTap(pool, int(pool(output).shape[1]), seen.nonnegative[name])
+    return taps
+
+
+def tappable(backbone: nn.Module, seen: Trace) -> dict[str, Layout]:
+    """Return the modules whose output can be pooled to one vector a sample, in depth order, with their layouts."""
+    modules = dict(backbone.named_modules())
+    found = {name: layout_of(name, modules[name], seen, backbone) for name in seen.outputs if name}
+    return {name: layout for name, layout in found.items() if layout is not None}
+
+
+def stage_names(backbone: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return the stages among the tappable ``names``: timm's `feature_info`, else its coarse parameter groups, else
+    the top-level modules that have weights."""
+    known = list(names)
+    info = getattr(backbone, "feature_info", None) or []
+    listed = {entry.get("module") for entry in getattr(info, "info", info) if isinstance(entry, dict)}
+    with_weights = {n for n, m in backbone.named_children() if next(m.parameters(), None) is not None}
+    return (
+        [name for name in known if name in listed]
+        or _grouped(backbone, known, coarse=True)
+        or [name for name in known if name in with_weights]
+    )
+
+
+def block_names(backbone: nn.Module, names: Iterable[str]) -> list[str]:
+    """Return the blocks among ``names``: timm's fine parameter groups (for a plain stack of layers its convolutions),
+    else the outermost numbered modules that are no plain sequence."""
+    known = list(names)
+    modules = dict(backbone.named_modules())
+    grouped = _grouped(backbone, known, coarse=False)
+    if grouped:
+        composed = [n for n in grouped if next(modules[n].children(), None) is not None]
+        return composed or [n for n in grouped if isinstance(modules[n], (nn.modules.conv._ConvNd, nn.Linear))]
+    blocks = {
+        name
+        for name in modules
+        if name.rpartition(".")[2].isdigit()
+        and type(modules[name]) not in (nn.Sequential, nn.ModuleList)
+        and next(modules[name].children(), None) is not None
+    }
+    return [n for n in known if n in blocks and not any(n.startswith(f"{other}.") for other in blocks)]
+
+
+def _grouped(backbone: nn.Module, names: list[str], *, coarse: bool) -> list[str]:
+    try:
+        groups = backbone.group_matcher(coarse=coarse)["blocks"]
+    except (AttributeError, KeyError, TypeError, NotImplementedError):
+        return []
+    patterns = [groups] if isinstance(groups, str) else [p for p, place in groups if place is None]
+    numbered = [pattern for pattern in patterns if r"(\d+)" in pattern]
+    return [name for name in names if any(re.fullmatch(pattern.lstrip("^"), name) for pattern in numbered)]
+
+
+def _match(pattern: str, layouts: Mapping[str, Layout], backbone: nn.Module, seen: Trace, model_name: str) -> list[str]:
+    if pattern == "stages":
+        return stage_names(backbone, layouts)
+    if pattern == "blocks":
+        return block_names(backbone, layouts)
+    modules = dict(backbone.named_modules())
+    glob = _glob(pattern)
+    matched = [name for name in modules if name and glob.fullmatch(name)]
+    found = [name for name in matched if name in layouts]
+    how = f"`ood-nc list taps {model_name}` shows what there is."
+    if not matched:
+        hint = nearest(pattern, [*layouts, *WORDS])
+        raise UserError(f"No module of {model_name} is called {pattern!r}.{hint} {how}")
+    if not found:
+        raise UserError(f"Tap {pattern!r} of {model_name} cannot be read: {_reason(matched[0], modules, seen)}. {how}")
+    return found
+
+
+def _reason(name: str, modules: Mapping[str, nn.Module], seen: Trace) -> str:
+    if name not in seen.outputs:
+        inside = next((n for n in seen.outputs if n.startswith(f"{name}.")), None)
+        return f"{name} itself never runs" + (f" (its parts do: {name}.*)" if inside else "")
+    output = seen.outputs[name]
+    if output is None:
+        return f"the output of {name} ({type(modules[name]).__name__}) is not one tensor"
+    return f"the output of {name}, {tuple(output.shape)} for {seen.image_size} pixels, is not a row a sample"
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*|\?|\[[^\]]*\])", pattern)
+    translated = {"*": "[^.]*", "?": "[^.]"}
+    kept = [translated.get(part, part if part.startswith("[") else re.escape(part)) for part in parts]
+    return re.compile("".join(kept).replace("[!", "[^"))
+
+
+def _pooling_for(name: str, pattern: str, pooling: str | Mapping[str, str]) -> str:
+    if isinstance(pooling, str):
+        return pooling
+    for key in (name, pattern):
+        if key in pooling:
+            return pooling[key]
+    return next((how for key, how in pooling.items() if _glob(key).fullmatch(name)), "auto")
+
+
+def _check_pooling_keys(pooling: str | Mapping[str, str], chosen: Mapping[str, str]) -> None:
+    for key in [] if isinstance(pooling, str) else pooling:
+        known = [*chosen, *chosen.values()]
+        if key not in known and key not in WORDS and not any(_glob(key).fullmatch(name) for name in chosen):
+            raise UserError(f"pooling names {key!r}, which is no tap of this model.{nearest(key, known)}")

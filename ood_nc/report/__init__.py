@@ -1,0 +1,7 @@
+"""The HTML report: one self-contained file, made from results documents and nothing else."""
+
+from __future__ import annotations
+
+from ood_nc.report.page import write_comparison, write_report
+
+__all__ = ["write_comparison", "write_report"]

@@ -1,0 +1,45 @@
+"""A finished run, loaded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel, load_weights
+from ood_nc.training.checkpoints import NEXT, describe
+from ood_nc.training.run_directory import RunDirectory
+
+
+def load_run(
+    path: str | Path, *, which: str = "best", device: str | torch.device = "cpu"
+) -> tuple[ControlledModel, Config]:
+    """The model of a run and the run's configuration.
+
+    The model is rebuilt from what its checkpoint says about it, with the class names it was trained on.
+
+    Args:
+        path: the run directory.
+        which: ``best`` (by validation accuracy), ``last``, or a kept ``epoch-N``.
+        device: where the model goes.
+
+    Returns:
+        The model, in evaluation mode, and the configuration.
+
+    Raises:
+        UserError: no folder, no run, no such checkpoint, or one that does not fit the model it names.
+    """
+    directory = RunDirectory(Path(path))
+    if not directory.path.is_dir():
+        raise UserError(f"There is no run directory {path}: give the folder that `ood-nc train` wrote.")
+    if not directory.config.exists():
+        raise UserError(f"{path} is not a run directory: it holds no config.yaml. Give one that `ood-nc train` wrote.")
+    weights = directory.checkpoints / f"{which}.safetensors"
+    if not weights.exists():
+        there = sorted(file.stem for file in directory.checkpoints.glob("[!.]*.safetensors") if file.name != NEXT)
+        raise UserError(f"{path} has no checkpoint {which!r}; it has: {', '.join(there) or 'none, train it first'}.")
+    model = ControlledModel.from_spec(describe(weights)["spec"])
+    load_weights(model, weights)
+    return model.to(device).eval(), load(directory.config)

@@ -1,0 +1,151 @@
+"""Everything one run trains with, built from its configuration."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from timm.data import Mixup
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ood_nc.config import Config
+from ood_nc.data import ImageDataset, eval_transform, load_data, train_transform
+from ood_nc.errors import UserError
+from ood_nc.losses import Objective
+from ood_nc.models import ControlledModel, build_model, load_weights
+from ood_nc.training.loading import EpochSampler, train_loader
+from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
+from ood_nc.training.seeds import seed_everything
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Setup:
+    """What the loop works with. ``module`` is ``model`` wrapped for the device, the precision and the processes."""
+
+    config: Config
+    accelerator: Accelerator
+    model: ControlledModel
+    module: nn.Module
+    optimizer: AcceleratedOptimizer
+    scheduler: Scheduler | None
+    objective: Objective
+    mixup: Mixup | None
+    loader: DataLoader
+    train_plain: ImageDataset
+    val: ImageDataset
+    steps_per_epoch: int
+
+    @property
+    def sampler(self) -> EpochSampler:
+        """The order of the training images."""
+        assert isinstance(self.loader.sampler, EpochSampler)
+        return self.loader.sampler
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images of one epoch, over all processes."""
+        return len(self.sampler) * self.accelerator.num_processes
+
+    def place(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch on the device, in the memory layout and mixed as the configuration says."""
+        layout = torch.channels_last if self.config.train.channels_last else torch.preserve_format
+        images = images.to(self.accelerator.device, non_blocking=True, memory_format=layout)
+        targets = targets.to(self.accelerator.device, non_blocking=True)
+        return (images, targets) if self.mixup is None else self.mixup(images, targets)
+
+    def groups(self, indices: torch.Tensor) -> torch.Tensor | None:
+        """Which image each row is a copy of, under repeated augmentation: copies are no neighbours."""
+        return indices.to(self.accelerator.device) if self.config.augment.aug_repeats > 1 else None
+
+    def set_learning_rate(self, epoch: int, step: int) -> float:
+        """Put the optimiser at the schedule's rate for this epoch and step, and return it."""
+        if self.scheduler is not None:
+            self.scheduler.step(epoch)
+            self.scheduler.step_update(step)
+        return float(self.optimizer.param_groups[0]["lr"])
+
+
+def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool = False) -> Setup:
+    """Open the data, build the model, and everything between.
+
+    Args:
+        config: the configuration.
+        accelerator: device, precision, processes.
+        from_checkpoint: the weights will be replaced, so pretrained ones need not be fetched.
+
+    Raises:
+        UserError: the configuration asks for what is not there.
+    """
+    train = config.train
+    seed_everything(train.seed, "model")
+    data = load_data(config.data, seed=train.seed, workers=train.workers)
+    if accelerator.is_main_process:
+        for note in data.notes:
+            logger.warning("%s", note)
+    model = _build(config, data.class_names, from_checkpoint=from_checkpoint)
+    if train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    mixup = create_mixup(config.augment, model.num_classes)
+    loader = train_loader(
+        data.train.with_transform(train_transform(model.preprocessing, config.augment)),
+        batch_size=train.batch_size,
+        accum_steps=train.grad_accum_steps,
+        repeats=config.augment.aug_repeats,
+        even=mixup is not None,
+        seed=train.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=train.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    steps_per_epoch = len(loader) // train.grad_accum_steps
+    global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * accelerator.num_processes
+    optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
+    scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
+    module, optimizer = accelerator.prepare(model, optimizer)
+    return Setup(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        module=module,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        objective=_objective(config),
+        mixup=mixup,
+        loader=loader,
+        train_plain=data.train.with_transform(eval_transform(model.preprocessing)),
+        val=data.val.with_transform(eval_transform(model.preprocessing)),
+        steps_per_epoch=steps_per_epoch,
+    )
+
+
+def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: bool) -> ControlledModel:
+    """The model for these classes, which it remembers by name."""
+    settings = config.model
+    if from_checkpoint:
+        settings = settings.model_copy(update={"pretrained": False, "checkpoint": None})
+    if settings.num_classes not in (None, len(class_names)):
+        raise UserError(
+            f"model.num_classes is {settings.num_classes}, but data.train has {len(class_names)} classes: leave it out."
+        )
+    model = build_model(settings, len(class_names))
+    model.class_names = class_names
+    if settings.checkpoint is not None:
+        logger.warning("%s", load_weights(model, settings.checkpoint, new_head=settings.new_head))
+    return model
+
+
+def _objective(config: Config) -> Objective:
+    return Objective(
+        config.loss.task,
+        smoothing=config.loss.smoothing,
+        entropy_weights=config.loss.entropy_weights(),
+        entropy_scope=config.loss.entropy_scope,
+    )

@@ -1,0 +1,84 @@
+"""How far a run is, and how that is kept and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ood_nc.errors import UserError
+from ood_nc.models import load_weights
+from ood_nc.training import checkpoints
+from ood_nc.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Finished epochs and optimiser steps, and the best epoch by validation accuracy."""
+
+    epoch: int = 0
+    step: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+
+
+def keep(setup: Setup, before: Standing, folder: Path, accuracy: float) -> Standing:
+    """Write the checkpoints of the epoch after ``before``.
+
+    The best and the kept ones come first: should the process die between them and the last one, the epoch is repeated
+    and they are written again.
+
+    Args:
+        setup: the run, at the end of that epoch.
+        before: the standing at its beginning.
+        folder: the folder of checkpoints.
+        accuracy: top-1 on the validation split; the first epoch with the highest is the best.
+
+    Returns:
+        The standing after it.
+    """
+    epoch, step = before.epoch + 1, before.step + setup.steps_per_epoch
+    best = accuracy > before.best_accuracy
+    after = Standing(epoch, step, *((epoch, accuracy) if best else (before.best_epoch, before.best_accuracy)))
+    if not setup.accelerator.is_main_process:
+        return after
+    content, token = checkpoints.pack_weights(setup.model, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
+    if best:
+        checkpoints.write_weights(folder / checkpoints.BEST, content)
+    interval = setup.config.train.checkpoint_interval
+    if interval > 0 and epoch % interval == 0:
+        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", content)
+    scaler = setup.accelerator.scaler
+    state = {
+        **asdict(after),
+        "optimizer": setup.optimizer.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "processes": setup.accelerator.num_processes,
+        "data": setup.train_plain.fingerprint(),
+    }
+    checkpoints.write_last(folder, content, token, state)
+    return after
+
+
+def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
+    """Put a run back to where its last checkpoint was written.
+
+    The schedule is a function of epoch and step, and everything random is one of the seed and the epoch, so model,
+    optimiser, scaler and counts are all there is to restore.
+
+    Raises:
+        UserError: the run had another number of processes or other data, or the weights are of another model.
+    """
+    processes = setup.accelerator.num_processes
+    if state["processes"] != processes:
+        raise UserError(f"The run had {state['processes']} processes and has {processes} now: resume it with as many.")
+    if state["data"] != setup.train_plain.fingerprint():
+        raise UserError(
+            "The training data has changed since the run was interrupted: start one under another --experiment."
+        )
+    load_weights(setup.model, weights)
+    setup.optimizer.load_state_dict(state["optimizer"])
+    if setup.accelerator.scaler is not None and state["scaler"]:
+        setup.accelerator.scaler.load_state_dict(state["scaler"])
+    return Standing(**{field.name: state[field.name] for field in fields(Standing)})

@@ -1,0 +1,23 @@
+"""Transfer: how well a frozen feature space serves other classes, by probes and their tunnel-effect summaries."""
+
+from __future__ import annotations
+
+from ood_nc.transfer.few_shot import few_shot
+from ood_nc.transfer.linear import LinearProbe, fit_linear_probe, linear_probe
+from ood_nc.transfer.means import nearest_mean_probe
+from ood_nc.transfer.neighbors import knn_probe
+from ood_nc.transfer.result import ProbeResult
+from ood_nc.transfer.tunnel import id_ood_alignment, layer_correlation, retained_accuracy
+
+__all__ = [
+    "LinearProbe",
+    "ProbeResult",
+    "few_shot",
+    "fit_linear_probe",
+    "id_ood_alignment",
+    "knn_probe",
+    "layer_correlation",
+    "linear_probe",
+    "nearest_mean_probe",
+    "retained_accuracy",
+]

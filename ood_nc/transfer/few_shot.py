@@ -1,0 +1,87 @@
+"""Few-shot transfer: the nearest-mean probe on a few training images of each class, over several draws."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from scipy.special import stdtrit
+
+from ood_nc.arrays import ArrayLike
+from ood_nc.errors import UserError
+from ood_nc.transfer.means import predict_by_means
+from ood_nc.transfer.result import ProbeResult, check_task
+
+
+def few_shot(
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    shots: int = 5,
+    draws: int = 10,
+    seed: int = 0,
+) -> ProbeResult:
+    """Classify by the nearest mean of ``shots`` training samples a class, drawn ``draws`` times.
+
+    The nearest mean, because it has nothing to choose: a few samples leave none to hold out. Usual are 1, 5 and 10
+    shots. The accuracy is the mean over draws, its interval Student's over draws: how much it depends on which
+    images one happens to have, for this test split.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class indices.
+        test_features: (M, d).
+        test_labels: (M,).
+        shots: training samples a class, without replacement.
+        draws: at least 2.
+        seed: of the draws.
+
+    Returns:
+        A result whose predictions and correct are (draws, M).
+
+    Raises:
+        UserError: a class has fewer than ``shots`` samples, ``shots`` or ``draws`` is too small, or the splits do
+            not fit.
+    """
+    start = time.perf_counter()
+    task = check_task(train_features, train_labels, test_features, test_labels)
+    if shots < 1 or draws < 2:
+        raise UserError(f"shots must be at least 1 and draws at least 2, got {shots} and {draws}.")
+    classes, counts = task.train_labels.unique(return_counts=True)
+    if int(counts.min()) < shots:
+        fewest = int(counts.argmin())
+        raise UserError(
+            f"shots is {shots}, but class {int(classes[fewest])} has {int(counts[fewest])} training samples."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [_draw(task.train_labels, shots, generator) for _ in range(draws)]
+    predictions = torch.stack(
+        [predict_by_means(task.train_features[some], task.train_labels[some], task.test_features) for some in drawn]
+    )
+    correct = predictions == task.test_labels
+    accuracies = correct.double().mean(dim=1)
+    mean = float(accuracies.mean())
+    half = float(stdtrit(draws - 1, 0.975)) * float(accuracies.std()) / math.sqrt(draws)
+    return ProbeResult(
+        accuracy=mean,
+        predictions=predictions,
+        correct=correct,
+        low=max(0.0, mean - half),
+        high=min(1.0, mean + half),
+        n=correct.shape[1],
+        seconds=time.perf_counter() - start,
+        selected={"shots": shots, "draws": draws},
+        unseen=task.unseen,
+    )
+
+
+def _draw(labels: torch.Tensor, shots: int, generator: torch.Generator) -> torch.Tensor:
+    """Indices of ``shots`` random samples of each class."""
+    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
+    classes, order = labels[shuffled].sort(stable=True)
+    counts = labels.bincount()
+    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[classes]
+    return shuffled[order][place < shots]

@@ -1,0 +1,96 @@
+"""The k-nearest-neighbour probe: cosine similarity, votes weighted by a temperature."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from ood_nc.arrays import ArrayLike
+from ood_nc.errors import UserError
+from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, wilson_interval
+
+SIMILARITIES_AT_ONCE = 2**25
+
+
+def knn_probe(
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> ProbeResult:
+    """Classify each test sample by its ``k`` most similar training samples, each voting exp(cosine / temperature).
+
+    The search is exact and runs on the device of the features, block by block, so that memory does not grow with
+    the number of pairs. An all-zero feature has cosine 0 with everything. Nothing is chosen.
+
+    Args:
+        train_features: (N, d).
+        train_labels: (N,) class indices.
+        test_features: (M, d).
+        test_labels: (M,).
+        k: number of neighbours.
+        temperature: the smaller, the more the closest decide.
+
+    Raises:
+        UserError: ``k`` is not between 1 and N, ``temperature`` not positive, or the splits do not fit.
+
+    Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
+    """
+    start = time.perf_counter()
+    task = check_task(train_features, train_labels, test_features, test_labels)
+    size = len(task.train_features)
+    if not 1 <= k <= size:
+        raise UserError(f"k is {k}, but there are {size} training samples: choose k between 1 and {size}.")
+    if not temperature > 0:
+        raise UserError(f"temperature must be positive, got {temperature}.")
+    predictions = _vote(task.train_features, task.train_labels, task.test_features, k, temperature)
+    correct = predictions == task.test_labels
+    right, n = int(correct.sum()), len(correct)
+    low, high = wilson_interval(right, n)
+    return ProbeResult(
+        accuracy=right / n,
+        predictions=predictions,
+        correct=correct,
+        low=low,
+        high=high,
+        n=n,
+        seconds=time.perf_counter() - start,
+        selected={"k": k, "temperature": temperature},
+        unseen=task.unseen,
+    )
+
+
+def _vote(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
+    centre = torch.stack([_unit(part).sum(dim=0) for part in bank.split(ROWS_AT_ONCE)]).sum(dim=0) / len(bank)
+    keys = torch.cat([_centred(part, centre) for part in bank.split(ROWS_AT_ONCE)])
+    num_classes = int(labels.max()) + 1
+    predictions = []
+    for part in queries.split(max(1, SIMILARITIES_AT_ONCE // len(bank))):
+        query = _centred(part, centre)
+        query[:, -1] = 1
+        similarities, neighbors = (query @ keys.T).topk(k, dim=1)
+        votes = ((similarities - similarities[:, :1]) / temperature).exp()
+        totals = torch.zeros(len(part), num_classes, device=bank.device)
+        predictions.append(totals.scatter_add_(1, labels[neighbors], votes).argmax(dim=1))
+    return torch.cat(predictions)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    """Unit rows in float64; a zero row stays zero."""
+    rows = rows.double()
+    norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / norms.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _centred(rows: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+    """Unit rows minus ``centre``, and in a last column what that took from their product with the centre.
+
+    With q' = [q - c, 1] and v' = [v - c, (v - c) . c], q' . v' = q . v - q . c: the cosine less a constant of the
+    query. Features with a large common offset differ in the cosine's last digits, which float32 keeps this way.
+    """
+    moved = _unit(rows) - centre
+    return torch.cat([moved, (moved @ centre)[:, None]], dim=1).float()

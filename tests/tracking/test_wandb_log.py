@@ -1,0 +1,171 @@
+"""Weights & Biases: offline for real, and a stand-in for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import sys
+import types
+
+import pytest
+
+from ood_nc.tracking import LocalLog, WandbLog, read_log
+
+LINES = [
+    ({"epoch": 0.5, "split": "train", "loss": 1.5, "entropy/encoder": -0.25}, 5),
+    ({"epoch": 1.0, "split": "val", "accuracy": 0.5}, 10),
+    ({"epoch": 1.0, "split": "collapse", "collapse/encoder/nc1_pinv": 2.0}, 10),
+]
+
+
+def transaction_log(path):
+    """The records of a .wandb file: after a 7-byte header, blocks of 32 KiB of chunks (crc 4, length 2, kind 1, data)."""
+    content, position, record = path.read_bytes(), 7, b""
+    while position + 7 <= len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        record += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last chunk of one
+            yield record
+            record = b""
+
+
+def offline_records(directory):
+    """Ids, configurations and history of every offline run in ``directory``, in the order they were written."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = {"ids": [], "config": [], "history": [], "entity": []}
+    for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
+        for content in transaction_log(path):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content)
+            kind = record.WhichOneof("record_type")
+            if kind == "run":
+                found["ids"].append(record.run.run_id)
+                found["entity"].append(record.run.entity)
+                found["config"].append({item.key: json.loads(item.value_json) for item in record.run.config.update})
+            if kind == "history":
+                items = record.history.item
+                found["history"].append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return found
+
+
+def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    config = {"train": {"lr": 0.1, "epochs": 3}}
+    local = LocalLog(tmp_path / "metrics.jsonl")
+    wandb_log = WandbLog(tmp_path, project="trial", config=config, tags=["a"])
+    for values, step in LINES:
+        local.log(values, step)
+        wandb_log.log(values, step)
+    wandb_log.finish({"best_accuracy": 0.5})
+    resumed = WandbLog(tmp_path, project="trial", config=config)
+    resumed.log({"epoch": 0.5, "split": "train", "loss": 1.25}, 5)
+    resumed.finish({})
+
+    records = offline_records(tmp_path)
+    assert len(records["ids"]) == 2 and len(set(records["ids"])) == 1
+    assert set(records["entity"]) == {""}
+    assert records["config"][0]["train"] == config["train"]
+    assert not [key for key in records["config"][0] if "." in key or key in ("lr", "epochs")]
+    history = [{k: v for k, v in line.items() if not k.startswith("_")} for line in records["history"]]
+    expected = []
+    for line in [*read_log(tmp_path / "metrics.jsonl"), {"epoch": 0.5, "split": "train", "loss": 1.25, "step": 5}]:
+        split = line.pop("split")
+        expected.append(
+            {k if k in ("step", "epoch") or k.startswith("collapse/") else f"{split}/{k}": v for k, v in line.items()}
+        )
+    assert history == expected  # the step that was logged again is there too: nothing is dropped
+
+
+class FakeRun:
+    def __init__(self, failing):
+        self.failing, self.logged, self.finished, self.summary = failing, [], False, {}
+
+    def define_metric(self, *_, **__):
+        pass
+
+    def log(self, values):
+        if "log" in self.failing:
+            raise RuntimeError("connection lost\nlong story")
+        self.logged.append(values)
+
+    def finish(self):
+        if "finish" in self.failing:
+            raise OSError("no disk")
+        self.finished = True
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch):
+    def install(*failing, key=False, old_login=False):
+        module = types.ModuleType("wandb")
+        module.run = FakeRun(failing)
+        module.settings = []
+        module.Settings = lambda **settings: settings
+        module.api = types.SimpleNamespace(api_key="x" if key else None)
+
+        def init(**settings):
+            if "init" in failing:
+                raise RuntimeError("403: entity not found")
+            module.settings.append(settings)
+            return module.run
+
+        def login(prompt=True, verify=True):
+            assert prompt is False and verify is False
+            return key
+
+        def login_of_old():
+            raise AssertionError("it would have asked")
+
+        module.init, module.login = init, login_of_old if old_login else login
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        return module
+
+    return install
+
+
+@pytest.mark.parametrize("failing", ["init", "log", "finish"])
+def test_a_failure_is_noted_once_and_the_run_goes_on(failing, fake_wandb, tmp_path, caplog):
+    fake_wandb(failing)
+    with caplog.at_level(logging.WARNING):
+        tracker = WandbLog(tmp_path, project="p", config={})
+        for values, step in LINES:
+            tracker.log(values, step)
+        tracker.finish({"best_accuracy": 1.0})
+        tracker.log({}, 99)
+    assert len(caplog.records) == 1
+    assert "goes on without it" in caplog.text and "\n" not in caplog.records[0].getMessage()
+
+
+def test_without_the_package_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    WandbLog(tmp_path, project="p", config={}).log({}, 1)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("old_login", [False, True])
+@pytest.mark.parametrize(
+    ("key", "variable", "mode"), [(False, None, "offline"), (True, None, None), (False, "online", None)]
+)
+def test_mode_and_entity(key, variable, mode, old_login, fake_wandb, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    module = fake_wandb(key=key, old_login=old_login)
+    tracker = WandbLog(tmp_path, project="p", config={"a": {"b": 1}}, tags=["t"])
+    tracker.finish({"best_accuracy": 0.5})
+    (settings,) = module.settings
+    assert settings["mode"] == mode
+    assert settings["entity"] is None
+    assert settings["dir"] == str(tmp_path)
+    assert settings["config"] == {"a": {"b": 1}}
+    assert settings["id"] == (tmp_path / "wandb" / "run-id.txt").read_text()
+    assert module.run.finished and module.run.summary == {"best_accuracy": 0.5}

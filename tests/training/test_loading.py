@@ -1,0 +1,130 @@
+"""Which images a process sees, and that nothing but seed, epoch and place decides how."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from ood_nc.errors import UserError
+from ood_nc.training.loading import EpochSampler, eval_loader, train_loader
+
+
+class Noisy(Dataset):
+    """Image ``i`` is its index plus random numbers of all three generators, as a random transform would draw them."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        noise = [random.random(), np.random.rand(), float(torch.rand(()))]  # noqa: NPY002
+        return torch.tensor([index, *noise], dtype=torch.float64), index % 3
+
+
+def epoch_of(loader, epoch):
+    loader.sampler.set_epoch(epoch)
+    images, targets, indices = zip(*loader, strict=True)
+    return torch.cat(images), torch.cat(targets), torch.cat(indices)
+
+
+def test_an_epoch_shows_each_image_once_in_an_order_of_its_own():
+    sampler = EpochSampler(100, seed=0)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append([key.index for key in sampler])
+    assert sorted(orders[0]) == list(range(100))
+    assert orders[0] == orders[2] != orders[1]
+    assert [key.index for key in EpochSampler(100, seed=1)] != orders[0]
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_processes_walk_through_one_permutation(world):
+    single = list(EpochSampler(12, seed=5))
+    parts = [list(EpochSampler(12, seed=5, rank=rank, world=world)) for rank in range(world)]
+    assert [key for step in zip(*parts, strict=True) for key in step] == single
+
+
+def test_unequal_shares_are_cut_to_the_shortest():
+    parts = [[key.index for key in EpochSampler(11, seed=0, rank=rank, world=4)] for rank in range(4)]
+    assert [len(part) for part in parts] == [2, 2, 2, 2]
+    assert len({index for part in parts for index in part}) == 8
+
+
+def test_repeated_augmentation_shows_a_third_of_the_images_three_times():
+    sampler = EpochSampler(300, seed=0, repeats=3)
+    keys = list(sampler)
+    assert len(keys) == len(sampler) == 256  # timm rounds down to multiples of 256
+    counts = Counter(key.index for key in keys)
+    assert set(counts.values()) <= {3, 1} and len(counts) == 86
+    assert len({key.position for key in keys}) == len(keys)  # so each copy gets a transform of its own
+    other = [key.index for key in EpochSampler(300, seed=1, repeats=3)]
+    assert other != [key.index for key in keys]  # timm's sampler alone ignores the seed
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_loading_processes_changes_nothing(workers):
+    torch.manual_seed(0)
+    alone = epoch_of(train_loader(Noisy(20), batch_size=4, seed=3), 2)
+    torch.manual_seed(1)
+    helped = epoch_of(train_loader(Noisy(20), batch_size=4, seed=3, workers=workers), 2)
+    for first, second in zip(alone, helped, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_transforms_differ_by_epoch_place_and_seed_but_not_by_history():
+    loader = train_loader(Noisy(20), batch_size=5, seed=0)
+    first, later = epoch_of(loader, 0)[0], epoch_of(loader, 1)[0]
+    noise = torch.cat([first, later])[:, 1:]
+    assert len(torch.unique(noise)) == noise.numel()
+    straight_there = epoch_of(train_loader(Noisy(20), batch_size=5, seed=0), 1)[0]
+    assert torch.equal(straight_there, later)
+    assert not torch.equal(epoch_of(train_loader(Noisy(20), batch_size=5, seed=1), 1)[0], later)
+
+
+def test_loading_leaves_the_models_random_numbers_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    epoch_of(train_loader(Noisy(8), batch_size=4), 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "accum", "even", "batches", "length"),
+    [
+        (20, 8, 1, False, 2, 8),  # the incomplete batch is left out
+        (20, 4, 2, False, 4, 4),  # and so is an incomplete step
+        (5, 8, 1, False, 1, 5),  # unless it is all there is
+        (5, 8, 2, False, 2, 2),
+        (5, 8, 1, True, 1, 4),
+    ],
+)
+def test_batches_are_full_and_steps_whole(size, batch, accum, even, batches, length):
+    loader = train_loader(Noisy(size), batch_size=batch, accum_steps=accum, even=even)
+    assert len(loader) == batches
+    assert [len(images) for images, _, _ in loader] == [length] * batches
+
+
+def test_too_few_images_and_odd_mixup_are_one_line():
+    with pytest.raises(UserError, match=r"data\.train holds 3 images; one step needs at least 4"):
+        train_loader(Noisy(3), batch_size=8, accum_steps=4)
+    with pytest.raises(UserError, match=r"train\.batch_size is 7"):
+        train_loader(Noisy(30), batch_size=7, even=True)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 12])
+def test_evaluation_sees_each_sample_once(world):
+    """The padding of torch's DistributedSampler shows 12 samples of 10 to four processes."""
+    seen = []
+    for rank in range(world):
+        for images, _ in eval_loader(Noisy(10), batch_size=3, rank=rank, world=world):
+            seen += images[:, 0].int().tolist()
+    assert sorted(seen) == list(range(10))
