@@ -164,11 +164,11 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(default=100, ge=1, description="epochs")
-    batch_size: int = _flag(128, "images a device a step", "-b", "--batch-size")
+    batch_size: Annotated[int, Field(ge=1)] = _flag(128, "images a device a step", "-b", "--batch-size")
     grad_accum_steps: int = Field(default=1, ge=1, description="batches whose gradients are added up for a step")
     clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
     seed: int = _flag(0, "seed of everything random", "--seed")
-    workers: int = _flag(2, "processes that load images", "-j")
+    workers: Annotated[int, Field(ge=0)] = _flag(2, "processes that load images", "-j")
     device: str = _flag("auto", "auto, cpu, cuda, cuda:1, mps")
     amp: bool = _flag(False, "automatic mixed precision")
     amp_dtype: Literal["float16", "bfloat16"] = _flag("float16", "its type")

@@ -24,8 +24,9 @@ def as_head(weight: ArrayLike, dim: int, name: str = "weight") -> torch.Tensor:
     """Return a head's weight (C, d) as a float64 matrix, or say which shape was expected."""
     matrix = as_matrix(weight, name).double()
     if matrix.shape[1] != dim:
-        raise UserError(f"{name} must have shape (C, {dim}), as the features have {dim} columns; "
-                        f"got {tuple(matrix.shape)}.")
+        raise UserError(
+            f"{name} must have shape (C, {dim}), as the features have {dim} columns; got {tuple(matrix.shape)}."
+        )
     return matrix
 
 
@@ -39,6 +40,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 def product_norm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return |A B'|_F for A, B (K, d) without the K x K product where K > d."""
     if left.shape[0] > left.shape[1]:
-        return ((left.T @ left) * (right.T @ right)).sum().clamp_min(0).sqrt()
+        squares: torch.Tensor = ((left.T @ left) * (right.T @ right)).sum()
+        return squares.clamp_min(0).sqrt()
     blocks = (torch.linalg.vector_norm(left[rows] @ right.T) for rows in row_blocks(len(left), len(right)))
-    return torch.linalg.vector_norm(torch.stack(list(blocks)))
+    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(list(blocks)))
+    return norm

@@ -23,9 +23,7 @@ class Pending:
 
     def accepts(self, dtype: torch.dtype, weighted: bool) -> bool:
         """Whether rows of this dtype, weighted or not, can be added as the block stands."""
-        return (
-            self._features is not None and self._features.dtype == dtype and (self._weights is not None) == weighted
-        )
+        return self._features is not None and self._features.dtype == dtype and (self._weights is not None) == weighted
 
     def open(self, rows: int, dim: int, dtype: torch.dtype, device: torch.device, weighted: bool) -> None:
         """Make room for ``rows`` rows; the block must be empty."""
@@ -59,7 +57,7 @@ def check_finite(matrix: torch.Tensor) -> None:
     for start in range(0, len(matrix), step):
         part = matrix[start : start + step]
         # A finite sum proves finite terms; the terms are looked at only when it is not.
-        if not bool(torch.isfinite(part.sum(dtype=torch.float64))):
+        if not bool(torch.isfinite(part.sum(dtype=torch.promote_types(part.dtype, torch.float32)))):
             bad = (~torch.isfinite(part)).any(dim=1).nonzero().flatten()
             if len(bad):
                 raise UserError(f"features must be finite; row {start + int(bad[0])} holds NaN or infinity.")

@@ -11,8 +11,8 @@ def soft_scatter(
     """Split the scatter of a softly labelled block into a part of its rows and a part of its class means.
 
     With t_ic the labels, w_i their sum, b_c the class means of the block and m_i = sum_c t_ic b_c / w_i, the scatter
-    sum_ic t_ic (h_i - b_c)(h_i - b_c)' equals sum_i w_i (h_i - m_i)(h_i - m_i)' + sum_{c<k} a_ck (b_c - b_k)(b_c - b_k)'
-    with a_ck = sum_i t_ic t_ik / w_i. Hard labels make every a_ck zero.
+    sum_ic t_ic (h_i - b_c)(h_i - b_c)' equals sum_i w_i (h_i - m_i)(h_i - m_i)' + sum_{c<k} a_ck D_ck with
+    a_ck = sum_i t_ic t_ik / w_i and D_ck = (b_c - b_k)(b_c - b_k)'. Hard labels make every a_ck zero.
 
     Args:
         block: (n, d), float64.

@@ -1,4 +1,4 @@
-"""What the geometry decides: nearest class mean against the head (NC4), bias, and orthogonality to OOD features (NC5)."""
+"""What the geometry decides: nearest class mean against head (NC4), head bias, orthogonality to OOD features (NC5)."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ from ood_nc.errors import UserError
 def nearest_means(stats: ClassStatistics, features: ArrayLike) -> torch.Tensor:
     """Index (N,) of the nearest class mean (Euclidean) of each sample, among the classes that have samples.
 
-    Samples and means are centred on the global mean first. Products are taken in the features' precision; samples whose
-    two nearest means that precision cannot tell apart are decided in float64. Exact ties go to the smaller index.
+    Products are taken in the features' precision; samples whose two nearest means that precision cannot tell apart are
+    decided by float64 differences. Exact ties go to the smaller index.
     """
     matrix = as_matrix(features)
     if matrix.shape[1] != stats.dim:
         raise UserError(f"features have {matrix.shape[1]} columns, the statistics were made for {stats.dim}.")
-    means, origin, present = stats.centered_means(), stats.global_mean, stats.present
+    means, origin = stats.centered_means(), stats.global_mean
     relaxed = torch.get_float32_matmul_precision() != "highest"
     dtype = torch.float64 if matrix.dtype == torch.float64 or relaxed else torch.float32
     result = torch.empty(len(matrix), dtype=torch.long, device=stats.device)
     with torch.no_grad(), torch.autocast(stats.device.type, enabled=False):
-        for rows in row_blocks(len(matrix), len(means) + 2 * stats.dim):
-            result[rows] = _nearest(matrix[rows].to(stats.device).double() - origin, means, dtype)
-    return present[result]
+        for rows in row_blocks(len(matrix), len(means) + stats.dim):
+            result[rows] = _nearest(matrix[rows].to(stats.device, dtype), means, origin)
+    return stats.present[result]
 
 
-def _nearest(samples: torch.Tensor, means: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    half_squares = means.square().sum(dim=1) / 2
-    affinity = torch.addmm(-half_squares.to(dtype), samples.to(dtype), means.T.to(dtype))
+def _nearest(samples: torch.Tensor, means: torch.Tensor, origin: torch.Tensor) -> torch.Tensor:
+    """argmin |h - mu_c|^2 = argmax h . m_c - o . m_c - |m_c|^2 / 2, m the means centred on the origin o."""
+    offsets = means @ origin + means.square().sum(dim=1) / 2
+    affinity = torch.addmm(-offsets.to(samples.dtype), samples, means.T.to(samples.dtype))
+    best, index = affinity.max(dim=1)
     if len(means) == 1:
-        return affinity.argmax(dim=1)
-    top = affinity.topk(2, dim=1)
-    scale = torch.linalg.vector_norm(samples, dim=1) * (2 * half_squares.max()).sqrt() + half_squares.max()
-    tolerance = samples.shape[1] ** 0.5 * 4 * torch.finfo(dtype).eps * scale
-    close = (top.values[:, 0] - top.values[:, 1]).double() <= tolerance
-    best = top.indices[:, 0]
+        return index
+    margin = best - affinity.scatter_(1, index[:, None], -torch.inf).amax(dim=1)
+    longest = float(torch.linalg.vector_norm(means, dim=1).max())
+    scale = torch.linalg.vector_norm(samples, dim=1) * longest + float(offsets.abs().max())
+    close = margin <= 4 * samples.shape[1] ** 0.5 * torch.finfo(samples.dtype).eps * scale
     if bool(close.any()):
-        distances = torch.cdist(samples[close], means, compute_mode="donot_use_mm_for_euclid_dist")
-        best[close] = distances.argmin(dim=1)
-    return best
+        rest = samples[close].double() - origin
+        index[close] = torch.cdist(rest, means, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    return index
 
 
 def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike) -> float:
@@ -53,18 +54,24 @@ def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike)
         features: (N, d).
         predictions: the head's class of each sample (N,).
     """
-    nearest = nearest_means(stats, features)
-    predicted = as_labels(predictions, len(nearest), "predictions").to(nearest.device)
-    _require_rows(len(nearest))
-    return float((nearest != predicted).double().mean())
+    return share(nearest_means(stats, features), predictions, "predictions", equal=False)
 
 
 def ncc_accuracy(stats: ClassStatistics, features: ArrayLike, labels: ArrayLike) -> float:
     """Share of samples whose nearest class mean is that of their label; in [0, 1]."""
-    nearest = nearest_means(stats, features)
-    truth = as_labels(labels, len(nearest)).to(nearest.device)
-    _require_rows(len(nearest))
-    return float((nearest == truth).double().mean())
+    return share(nearest_means(stats, features), labels, "labels", equal=True)
+
+
+def share(nearest: torch.Tensor, classes: ArrayLike, name: str, *, equal: bool) -> float:
+    """Share of the samples whose nearest class mean is (or is not) the class given for them.
+
+    Raises:
+        UndefinedMetricError: no samples.
+    """
+    if not len(nearest):
+        raise UndefinedMetricError("no samples.")
+    agree = nearest == as_labels(classes, len(nearest), name).to(nearest.device)
+    return float((agree if equal else ~agree).double().mean())
 
 
 def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None = None) -> float:
@@ -98,8 +105,3 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     if not bool((lengths > 0).all()):
         raise UndefinedMetricError("the mean OOD feature or a class mean is 0: it has no direction.")
     return float(((means @ mean) / lengths).abs().mean())
-
-
-def _require_rows(rows: int) -> None:
-    if not rows:
-        raise UndefinedMetricError("no samples.")

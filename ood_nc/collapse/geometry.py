@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
@@ -17,7 +19,7 @@ def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
     """
-    return norm_variation(_distinct_means(stats, center))
+    return norm_variation(distinct_means(stats, center))
 
 
 def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -26,7 +28,7 @@ def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean (no direction).
     """
-    return angle_deviation(_directed_means(stats, center))
+    return angle_deviation(directed_means(stats, center))
 
 
 def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -35,7 +37,7 @@ def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
     """
-    means = _distinct_means(stats, center)
+    means = distinct_means(stats, center)
     return etf_distance(means, means)
 
 
@@ -68,7 +70,7 @@ def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "cla
         UndefinedMetricError: fewer than two classes, or W M' is 0.
         UserError: W does not have a row for every class.
     """
-    means = _distinct_means(stats, center)
+    means = distinct_means(stats, center)
     return etf_distance(matching_rows(stats, weight), means)
 
 
@@ -78,7 +80,7 @@ def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "clas
     Raises:
         UndefinedMetricError: fewer than two classes, the class means coincide, or W is 0.
     """
-    means = _distinct_means(stats, center)
+    means = distinct_means(stats, center)
     rows = matching_rows(stats, weight)
     length = torch.linalg.vector_norm(rows)
     if not float(length):
@@ -92,13 +94,14 @@ def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Cente
     Raises:
         UndefinedMetricError: a class mean equals the global mean, or a row of W the mean row.
     """
-    means = _directed_means(stats, center)
+    means = directed_means(stats, center)
     rows = matching_rows(stats, weight)
     rows = rows - rows.mean(dim=0)
     lengths = torch.linalg.vector_norm(rows, dim=1)
     if not bool((lengths > 0).all()):
         raise UndefinedMetricError("a row of the weight equals the mean row: it has no direction.")
-    return (rows * means).sum(dim=1) / (lengths * torch.linalg.vector_norm(means, dim=1))
+    lengths = lengths * torch.linalg.vector_norm(means, dim=1)
+    return (rows * means).sum(dim=1).div(lengths)
 
 
 def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
@@ -147,7 +150,7 @@ def etf_distance(left: torch.Tensor, right: torch.Tensor) -> float:
         index = torch.arange(rows.start, rows.stop, device=left.device)
         difference[index - rows.start, index] -= scale
         total += float(difference.square().sum())
-    return total**0.5
+    return math.sqrt(total)
 
 
 def _head_rows(weight: ArrayLike) -> torch.Tensor:
@@ -159,7 +162,8 @@ def _head_rows(weight: ArrayLike) -> torch.Tensor:
     return rows
 
 
-def _distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+def distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+    """Centred class means (K, d), or `UndefinedMetricError` where they coincide or there is only one."""
     means = stats.centered_means(center)
     if len(means) < 2:
         raise UndefinedMetricError("needs at least 2 classes with samples, there is 1.")
@@ -168,8 +172,9 @@ def _distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
     return means
 
 
-def _directed_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
-    means = _distinct_means(stats, center)
+def directed_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+    """Centred class means (K, d), or `UndefinedMetricError` where one of them has no direction."""
+    means = distinct_means(stats, center)
     if bool((torch.linalg.vector_norm(means, dim=1) <= means_resolution(stats)).any()):
         raise UndefinedMetricError("a class mean equals the global mean: it has no direction.")
     return means

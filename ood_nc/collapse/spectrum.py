@@ -15,17 +15,85 @@ _EPS = float(torch.finfo(torch.float64).eps)
 def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     """exp(entropy of the normalised singular values) of the feature matrix (Roy and Vetterli, 2007).
 
-    Under exact collapse C - 1 when centred (on the sample mean), C when not. The singular values are the square roots of
-    the eigenvalues of the second moment, so one below about 3e-7 of the largest (float64 products; 3e-4 of the largest
-    within-class one for float32 products) counts as 0.
+    Under exact collapse C - 1 when centred (on the sample mean), C when not. The singular values are the square roots
+    of the eigenvalues of the second moment, so those below its rounding count as 0: about 1e-7 of the largest one, and
+    7e-4 of the largest within-class one after float32 products.
 
     Raises:
-        UndefinedMetricError: no d x d scatter, or all features equal (zero, when not centred).
+        UndefinedMetricError: no d x d scatter, or all features equal (all 0, when not centred).
     """
-    return ranks(stats)["centered" if centered else "uncentered"]()
-
-
-def entropy_rank(values: torch.Tensor) -> float:
-    """exp(entropy) of singular values (not negative), normalised to a sum of 1."""
-    shares = values[values > 0] / values.sum()
+    moment = stats.within
+    noise = 4 * stats.resolution * float(moment.diagonal().max())
+    shares = stats.counts[stats.present] / stats.counts.sum()
+    origin = stats.sample_mean if centered else torch.zeros_like(stats.sample_mean)
+    rows = (stats.uncentered_means - origin) * shares.sqrt()[:, None]
+    moment.addmm_(rows.T, rows)
+    # The class means know nothing below their own rounding.
+    floor = float((_EPS * stats.uncentered_means.abs().max()) ** 2)
+    values = torch.linalg.eigvalsh(moment)
+    kept = values[values > max(stats.dim * _EPS * float(values[-1]), noise, floor)]
+    if not len(kept):
+        raise UndefinedMetricError("all features are equal." if centered else "all features are 0.")
+    lengths = kept.sqrt()
+    shares = lengths / lengths.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def pabs(means: ArrayLike | ClassStatistics, weight: ArrayLike, rank: int | None = None) -> float:
+    """Mean cosine of the principal angles between class means and the next layer's weight.
+
+    Rangamani et al. (ICML 2023). The two spaces are the span of the (uncentred) class means and that of the top right
+    singular vectors of the weight; the mean runs over ``rank`` angles; directions that
+    one of the two lacks count as cosine 0.
+
+    Args:
+        means: class means (C, d) of the layer's inputs, or their statistics.
+        weight: the layer's weight (out, d).
+        rank: number of angles r; C (at most d) when not given.
+
+    Raises:
+        UndefinedMetricError: the means or the weight are 0.
+    """
+    rows = means.uncentered_means if isinstance(means, ClassStatistics) else as_tensor(means, "means").double()
+    if rows.ndim != 2:
+        raise UserError(f"means must have shape (C, d), got {tuple(rows.shape)}. For feature maps use pabs_conv.")
+    head = as_head(weight, rows.shape[1]).to(rows.device)
+    return _mean_cosine(_leading_axes(rows.T, None), head.T, min(rank or len(rows), rows.shape[1]))
+
+
+def pabs_conv(means: ArrayLike, weight: ArrayLike, rank: int = 10) -> float:
+    """`pabs` of a convolution, in the space of its input channels.
+
+    Args:
+        means: unpooled class means (C, C_in, H, W) of the layer's inputs.
+        weight: the convolution's weight (C_out, C_in, k, k).
+        rank: number of leading left singular vectors of both sides (10 in the paper's figures).
+
+    Raises:
+        UndefinedMetricError: the means or the weight are 0.
+    """
+    maps, kernel = as_tensor(means, "means").double(), as_tensor(weight, "weight").double()
+    if maps.ndim != 4 or kernel.ndim != 4 or maps.shape[1] != kernel.shape[1]:
+        raise UserError(
+            f"means (C, C_in, H, W) and weight (C_out, C_in, k, k) must share C_in, got {tuple(maps.shape)} "
+            f"and {tuple(kernel.shape)}."
+        )
+    channels = maps.shape[1]
+    rank = min(rank, channels)
+    inputs = maps.transpose(0, 1).reshape(channels, -1)
+    return _mean_cosine(_leading_axes(inputs, rank), kernel.transpose(0, 1).reshape(channels, -1).to(maps.device), rank)
+
+
+def _mean_cosine(axes: torch.Tensor, columns: torch.Tensor, rank: int) -> float:
+    cosines = torch.linalg.svdvals(axes.T @ _leading_axes(columns, rank))
+    return float(cosines[:rank].clamp(max=1).sum()) / rank
+
+
+def _leading_axes(columns: torch.Tensor, rank: int | None) -> torch.Tensor:
+    """Orthonormal basis of the span of the columns, or of its ``rank`` leading left singular vectors."""
+    vectors: torch.Tensor
+    vectors, lengths, _ = torch.linalg.svd(columns, full_matrices=False)
+    kept = int((lengths > max(columns.shape) * _EPS * lengths[0]).sum())
+    if not kept:
+        raise UndefinedMetricError("the class means or the weight are 0.")
+    return vectors[:, : kept if rank is None else min(kept, rank)]

@@ -20,12 +20,13 @@ _MIN_BLOCK_ROWS = 1024
 class ClassStatistics:
     """Class counts, class means and within-class scatter, accumulated in float64 in one pass.
 
-    Each block of samples is folded in by Chan, Golub and LeVeque's update (1979) of mean and scatter. The scatter of the
-    union of old samples (mass W, mean m) and a block (mass w, mean b) is S + sum (h - b)(h - b)' + (W w/(W + w))
+    Each block of samples is folded in by Chan, Golub and LeVeque's update (1979) of mean and scatter. The scatter of
+    the union of old samples (mass W, mean m) and a block (mass w, mean b) is S + sum (h - b)(h - b)' + (W w/(W + w))
     (b - m)(b - m)'. As the deviations from b add up to zero, the last two terms equal the one sum over the block of
     (h - r)(h - r)' with r = b + sqrt(W/(W + w)) (m - b): one symmetric product, no correction rows, only positive
     terms, so nothing cancels. Features of up to 32 bits are centred in float64, multiplied in float32 within a block of
-    rows and added up in float64 (relative error about 1e-7 of the scatter, `resolution`); float64 features stay in float64.
+    rows and added up in float64 (relative error about 1e-7 of the scatter, `resolution`); float64 features stay
+    in float64.
 
     Samples are gathered into blocks of a fixed number of rows, so the result does not depend on how they arrive. Memory
     is O(C d + d^2), or O(C d) with ``full=False``: then the metrics that need the d x d scatter are undefined.
@@ -73,8 +74,8 @@ class ClassStatistics:
 
         Args:
             features: (N, d) of any floating dtype, on any device; never changed.
-            labels: class indices (N,), or soft labels (N, C), non-negative: sample i counts labels[i, c] times in class c.
-            weights: importance of each sample (N,), non-negative; multiplies soft labels.
+            labels: class indices (N,), or soft labels (N, C), not negative: sample i counts labels[i, c] times in c.
+            weights: importance of each sample (N,), not negative; multiplies soft labels.
 
         Raises:
             UserError: shapes that do not fit, labels outside 0..C-1, negative weights, values that are not finite. The
@@ -355,7 +356,9 @@ class ClassStatistics:
         return state
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, torch.Tensor], *, device: torch.device | str = "cpu") -> ClassStatistics:
+    def from_state_dict(
+        cls, state: Mapping[str, torch.Tensor], *, device: torch.device | str = "cpu"
+    ) -> ClassStatistics:
         """Rebuild the statistics that `state_dict` described.
 
         Raises:

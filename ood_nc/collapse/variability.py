@@ -1,4 +1,4 @@
-"""Within-class variability (NC1): traces, their ratios, the pseudo-inverse form, distance-normalised variance, index."""
+"""Within-class variability (NC1): traces and their ratios, pseudo-inverse form, distance-normalised variance, index."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     _positive_trace_between(stats, center)
     means = stats.centered_means(center)
     classes, dim = means.shape
-    within_scale = float(total.diagonal().sum())
+    noise = 4 * stats.resolution * float(total.diagonal().max())
     total.addmm_(means.T, means, alpha=1 / classes)
-    explained = _explained(total, means, stats.resolution * within_scale) / classes
+    explained = _explained(total, means, noise) / classes
     return min(max(1 - explained / min(dim, classes - 1), 0.0), 1.0)
 
 
@@ -120,7 +120,7 @@ def means_resolution(stats: ClassStatistics) -> float:
 
 
 def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the non-zero eigenvalues of Sigma_B times C... (r,) and its eigenvectors (d, r), for centred means (C, d)."""
+    """Return the non-zero eigenvalues (r,) of M'M and their eigenvectors (d, r), for centred means M (C, d)."""
     classes, dim = means.shape
     rank = min(classes - 1, dim)
     gram = means @ means.T if classes <= dim else means.T @ means
@@ -178,4 +178,6 @@ def _positive_trace_between(stats: ClassStatistics, center: Center) -> float:
 
 def _require_classes(count: int) -> None:
     if count < 2:
-        raise UndefinedMetricError(f"needs at least 2 classes with samples, there {'is' if count == 1 else 'are'} {count}.")
+        raise UndefinedMetricError(
+            f"needs at least 2 classes with samples, there {'is' if count == 1 else 'are'} {count}."
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
+from ood_nc.data.layout import NoImagesError
 from ood_nc.data.run_data import RunData, load_data
 from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
@@ -13,6 +14,7 @@ from ood_nc.data.transforms import eval_transform, train_transform
 __all__ = [
     "BrokenImageError",
     "ImageDataset",
+    "NoImagesError",
     "RunData",
     "ScanReport",
     "align_classes",

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ood_nc.data.stores import Store
+from ood_nc.data.stores import TAIL, Store
 from ood_nc.errors import UserError
 from ood_nc.progress import progress
 
@@ -114,7 +114,10 @@ class ArchiveStore(Store):
         else:
             header = self.blob.read(offset, 30)
             begin = offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-            content = _inflate(self.blob.read(begin, stored), method)
+            try:
+                content = _inflate(self.blob.read(begin, stored), method)
+            except (zlib.error, ValueError, EOFError) as error:
+                raise OSError(f"its data in the archive is damaged: {error}") from error
             if zlib.crc32(content) != crc:
                 raise OSError("its checksum in the archive does not match")
         if len(content) != size:
@@ -125,7 +128,7 @@ class ArchiveStore(Store):
         """Size and end; of a zip member, which must be inflated anyway, all of it."""
         offset, _, size, method, _ = self.table[index].tolist()
         if method == _TAR:
-            begin = max(0, size - 4096)
+            begin = max(0, size - TAIL)
             return size, self.blob.read(offset + begin, size - begin)
         return super().tail(index)
 
@@ -220,14 +223,16 @@ def _index_tar(blob: Blob) -> tuple[list[Member], list[str]]:
 
 def _entries(file: tarfile.TarFile) -> Iterator[tuple[str, int, int, bool]]:
     """The reference reading, by the standard library: long names, pax headers, hard links."""
+    places: dict[str, tuple[int, int]] = {}  # a hard link names a file that came before it
     for info in file:
         if info.isdir():
             yield info.name, 0, 0, True
         elif info.isreg() and not info.issparse():
-            yield info.name, info.offset_data, info.size, False
-        elif info.islnk() and info.linkname in file.getnames():
-            target = file.getmember(info.linkname)
-            yield info.name, target.offset_data, target.size, False
+            places[info.name] = info.offset_data, info.size
+        elif info.islnk() and info.linkname in places:
+            places[info.name] = places[info.linkname]
+        if info.name in places:
+            yield info.name, *places[info.name], False
 
 
 def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None:
@@ -237,10 +242,12 @@ def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None
     """
     entries: list[tuple[str, int, int, bool]] = []
     position, end = 0, len(memory)
-    while position + _BLOCK <= end:
+    while position < end:
         header = memory[position : position + _BLOCK]
         if header[0] == 0:
             return entries
+        if len(header) < _BLOCK:
+            raise tarfile.ReadError("it ends in the middle of a header")
         kind, magic = header[156:157], header[257:263]
         if kind not in b"05\0xg" or magic not in (b"ustar\0", b"ustar ") or header[124] & 0x80:
             return None

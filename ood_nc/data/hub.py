@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import io
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from ood_nc.data.dataset import ImageDataset, reason
 from ood_nc.data.stores import FileStore, Store, WrappedStore
 from ood_nc.errors import MissingPackageError, UserError, nearest
+from ood_nc.progress import progress
 
 _PACKAGES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
 _MODULES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
@@ -32,6 +32,8 @@ def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
     if factory is None:
         raise UserError(f"torchvision has no data set {name!r}.{nearest(name, collection.__all__)}")
     accepted = inspect.signature(factory).parameters
+    if "root" not in accepted:
+        raise UserError(f"torchvision/{name} keeps no images on disk: choose another data set.")
     settings: dict[str, Any] = {"download": False} if "download" in accepted else {}
     if split and "train" in accepted:
         if split not in ("train", "test"):
@@ -40,14 +42,16 @@ def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
     elif split and (key := next((key for key in ("split", "image_set") if key in accepted), None)):
         settings[key] = split
     try:
-        items = factory(str(root), **settings)
+        items = factory(root=str(root), **settings)
+        targets = _labels(items)
     except (RuntimeError, OSError) as error:
         call = ", ".join(f"{key}={value!r}" for key, value in {**settings, "download": True}.items())
         fetch = f"fetch it once with `from torchvision.datasets import {name}; {name}({str(root)!r}, {call})`"
         raise UserError(f"torchvision/{name} is not in {root}: {fetch}.") from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"torchvision/{name}: {reason(error)}.") from error
-    targets = _labels(items)
+        raise UserError(
+            f"torchvision/{name} is no data set of images with one label each ({reason(error)})."
+        ) from error
     classes = getattr(items, "classes", None)
     class_names = [str(entry) for entry in classes] if classes is not None and len(classes) > targets.max() else None
     ids = [f"{split or 'all'}/{index:06d}" for index in range(len(targets))]
@@ -106,7 +110,7 @@ def open_timm(source: str, root: Path | None, split: str) -> ImageDataset:
         targets, classes = list(items.reader.iter_targets()), items.reader.class_to_idx
         store: Store = EncodedStore(items.reader)
     else:
-        store, targets = _keep(items)
+        store, targets = _keep(items, where)
         classes = getattr(items.reader, "class_to_idx", None)
     class_names = sorted(classes, key=classes.get) if classes else None
     ids = [f"{split or 'train'}/{index:06d}" for index in range(len(targets))]
@@ -125,14 +129,14 @@ class _KeptStore(FileStore):
         return {key: value for key, value in super().__getstate__().items() if key != "folder"}
 
 
-def _keep(stream: Any) -> tuple[Store, list[int]]:
+def _keep(stream: Any, name: str) -> tuple[Store, list[int]]:
     folder = tempfile.TemporaryDirectory(prefix="ood_nc-")
     names: list[str] = []
     targets: list[int] = []
-    for image, target in stream:
-        content = io.BytesIO()
-        image.convert("RGB").save(content, "png", compress_level=1)
-        names.append(f"{len(names):08d}.png")
-        (Path(folder.name) / names[-1]).write_bytes(content.getvalue())
-        targets.append(int(target))
+    with progress(f"reading {name}", total=len(stream)) as advance:
+        for image, target in stream:
+            names.append(f"{len(names):08d}.png")
+            image.convert("RGB").save(Path(folder.name) / names[-1], compress_level=1)
+            targets.append(int(target))
+            advance(1)
     return _KeptStore(folder, names), targets

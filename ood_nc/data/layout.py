@@ -17,6 +17,10 @@ EXPECTED = "one folder per class (CLASS/IMAGE.jpg), or a flat folder of images"
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval"})
 
 
+class NoImagesError(UserError):
+    """The place is there, but holds no images."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Samples in order, their classes, and what was left out."""
@@ -69,7 +73,8 @@ def read_layout(files: Iterable[str], folders: Iterable[str], where: str, inner:
         inner: the sub-folder to read, e.g. a split.
 
     Raises:
-        UserError: no images, no such sub-folder, or a choice between splits to be made.
+        NoImagesError: no images.
+        UserError: no such sub-folder, or a choice between splits to be made.
     """
     visible, hidden_files = _without_hidden(files)
     visible_folders, hidden_folders = _without_hidden(folders)
@@ -78,7 +83,7 @@ def read_layout(files: Iterable[str], folders: Iterable[str], where: str, inner:
     start = len(base)
     names = tuple(sorted(name for name in images if name.startswith(base)))
     if not names:
-        raise UserError(f"No images in {where}: expected {EXPECTED}.")
+        raise NoImagesError(f"No images in {where}: expected {EXPECTED}.")
     hidden = tuple(sorted(name for name in hidden_files | hidden_folders if name.startswith(base)))
     loose = [name for name in names if "/" not in name[start:]]
     classes = sorted(
@@ -110,8 +115,8 @@ def _base(images: Sequence[str], folders: Sequence[str], where: str, inner: str)
             break
         base = f"{base}{top}/"
     if not loose and len(tops) > 1 and tops <= _SPLITS:
-        names = ", ".join(sorted(tops))
-        raise UserError(f"{where} holds the splits {names}: choose one, e.g. {where}::{sorted(tops)[-1]}.")
+        example = f"{where}{'/' if '::' in where else '::'}{sorted(tops)[-1]}"
+        raise UserError(f"{where} holds the splits {', '.join(sorted(tops))}: choose one, e.g. {example}.")
     return base
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ood_nc.config import DataConfig
+from ood_nc.config import DataConfig, OodSet, TransferSet
 from ood_nc.data.dataset import ImageDataset, align_classes
-from ood_nc.data.layout import EXPECTED
+from ood_nc.data.layout import EXPECTED, NoImagesError
 from ood_nc.data.scan import duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.splits import limit_total, stratified_split
+from ood_nc.data.stores import ArrayStore
+from ood_nc.data.suites import load_suite
 from ood_nc.errors import UserError
 
 
@@ -50,7 +52,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     seed chooses the validation split.
 
     Args:
-        config: the data section of the configuration.
+        config: the data section of the configuration; the sets of its suite are added.
         seed: of the validation split.
         workers: threads that check the training images.
         check_images: decode all training images first (the others are checked as they are read).
@@ -81,16 +83,33 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
             val = limit_total(val, config.eval_limit)
     else:
         val = evaluated_id(config.val, "data.val")
+        notes += _remarks([val])
     test = None if config.test is None else evaluated_id(config.test, "data.test")
-    ood = {name: evaluated(entry.source) for name, entry in config.ood.items()}
-    transfer = {name: _transfer(entry.train, entry.test, evaluated) for name, entry in config.transfer.items()}
-    others = [val, test, *ood.values(), *(part for pair in transfer.values() for part in pair)]
-    notes += [f"{dataset.name}: {note}" for dataset in others if dataset is not None for note in dataset.notes]
-    data = RunData(
-        train, val, test, ood, transfer, {name: entry.group for name, entry in config.ood.items()}, names, notes
-    )
+    ood_sets, transfer_sets = _with_suite(config)
+    ood = {name: _ood(name, entry.source, evaluated) for name, entry in ood_sets.items()}
+    transfer = {name: _transfer(entry.train, entry.test, evaluated) for name, entry in transfer_sets.items()}
+    notes += _remarks([test, *ood.values(), *(part for pair in transfer.values() for part in pair)])
+    groups: dict[str, str] = {name: entry.group for name, entry in ood_sets.items()}
+    data = RunData(train, val, test, ood, transfer, groups, names, notes)
     _compare(data)
     return data
+
+
+def _with_suite(config: DataConfig) -> tuple[dict[str, OodSet], dict[str, TransferSet]]:
+    """The sets of the suite and those named one by one, which win where both have a name."""
+    suite = {"ood": {}, "transfer": {}} if config.suite is None else load_suite(config.suite)
+    ood = {name: OodSet(**entry) for name, entry in suite["ood"].items()}
+    transfer = {name: TransferSet(**entry) for name, entry in suite["transfer"].items()}
+    return {**ood, **config.ood}, {**transfer, **config.transfer}
+
+
+def _ood(name: str, source: str, evaluated: Callable[[str], ImageDataset]) -> ImageDataset:
+    """The set; one without images is kept empty, so that the others are still measured and its rows are undefined."""
+    try:
+        return evaluated(source)
+    except NoImagesError as error:
+        empty = ArrayStore(np.zeros((0, 1, 1), dtype=np.uint8))
+        return ImageDataset(empty, name=name, ids=(), targets=np.zeros(0, dtype=np.int64), notes=[str(error)])
 
 
 def _transfer(
@@ -129,6 +148,17 @@ def _checked(
     return train.subset(np.array([index for index, name in enumerate(train.ids) if name not in broken]))
 
 
+def _remarks(datasets: Sequence[ImageDataset | None]) -> list[str]:
+    """What the readers noted, once for the two shares of one source."""
+    lines = [
+        f"{dataset.name.partition('::@')[0]}: {note}"
+        for dataset in datasets
+        if dataset is not None
+        for note in dataset.notes
+    ]
+    return list(dict.fromkeys(lines))
+
+
 def _compare(data: RunData) -> None:
     """Note the copies and class names that the sets share: they cap what any detector can reach."""
     id_sets: dict[str, ImageDataset] = {"ID train": data.train, "ID val": data.val}
@@ -150,4 +180,4 @@ def _compare(data: RunData) -> None:
         shared = shared_class_names(data.train, dataset)
         if shared:
             listed = ", ".join(shared[:8]) + (", ..." if len(shared) > 8 else "")
-            data.notes.append(f"{name}: {len(shared)} class names are also ID classes ({listed})")
+            data.notes.append(f"{name}: {len(shared)} of its classes shared with ID by name ({listed})")

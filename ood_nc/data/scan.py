@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ood_nc.data.dataset import ImageDataset, reason
-from ood_nc.data.stores import verify
+from ood_nc.data.stores import TAIL, verify
 from ood_nc.progress import progress
 
 _CHUNK = 256
@@ -131,11 +131,14 @@ def _fault(dataset: ImageDataset, index: int) -> str | None:
 
 
 def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:
-    firsts: dict[tuple[int, bytes], int] = {}
+    firsts: dict[tuple[int, bytes], list[int]] = {}
     copies = []
     for index, name in enumerate(dataset.ids):
-        original = firsts.setdefault(dataset.mark(index), index)
-        if original != index and _same(dataset, original, dataset, index):
+        alike = firsts.setdefault(dataset.mark(index), [])
+        original = next((first for first in alike if _same(dataset, first, dataset, index)), None)
+        if original is None:
+            alike.append(index)
+        else:
             copies.append((name, dataset.ids[original]))
     return copies
 
@@ -143,7 +146,7 @@ def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:
 def _same(first: ImageDataset, i: int, second: ImageDataset, j: int) -> bool:
     """Whether two images with equal marks are equal; the mark of a small file already covers it."""
     size, _ = first.mark(i)
-    return 0 <= size <= 4096 or (size > 4096 and first.content(i) == second.content(j))
+    return 0 <= size <= TAIL or (size > TAIL and first.content(i) == second.content(j))
 
 
 def _present(dataset: ImageDataset) -> list[str]:

@@ -28,6 +28,7 @@ _FORMS = {
     "SOURCE::@train, SOURCE::@test": "four fifths and one fifth (stratified, seed 0) of a set that has no split",
 }
 _HELD_OUT, _HELD_OUT_SEED = 0.2, 0
+_LISTS = (".txt", ".lst")
 _REMOTE = ("hfds", "wds", "tfds")
 
 
@@ -43,7 +44,8 @@ def open_dataset(
         seed: chooses them.
 
     Raises:
-        UserError: it is not there, holds no images, or is damaged; one line with the path and what is expected.
+        NoImagesError: it is there but holds no images.
+        UserError: it is not there or is damaged; one line with the path and what is expected.
     """
     place, inner, share = _parse(source)
     dataset = _open(place, inner, None if root is None else Path(root).expanduser())
@@ -59,7 +61,7 @@ def locate(source: str, root: str | Path) -> str:
         return source
     place, separator, inner = source.partition("::")
     located = str(Path(root) / place)
-    if inner and Path(place).suffix == ".txt" and not inner.startswith("@"):
+    if inner and Path(place).suffix in _LISTS and not inner.startswith("@"):
         inner = str(Path(root) / inner)
     return located + separator + inner
 
@@ -96,7 +98,7 @@ def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
         return _open_archive(path, inner, name)
     if path.suffix.lower() in (".npz", ".npy"):
         return open_numpy(path, inner, name)
-    if path.suffix.lower() in (".txt", ".lst"):
+    if path.suffix.lower() in _LISTS:
         images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
         return open_imglist(path, images, name)
     raise UserError(f"{path} is neither a folder nor an archive, .npz file or image list (`ood-nc list datasets`).")

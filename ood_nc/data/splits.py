@@ -14,8 +14,8 @@ from ood_nc.errors import UserError
 def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Hold out a share of every class.
 
-    The held-out part has ceil(fraction * N) samples; a class gives its exact share rounded down or up, and keeps at
-    least one sample in the first part.
+    A class gives its exact share rounded down or up and keeps at least one sample, so that the held-out part has
+    ceil(fraction * N) samples, fewer only where classes of one sample have none to give.
 
     Args:
         targets: class of each sample (N,); -1 counts as a class.
@@ -39,7 +39,7 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[n
     generator = np.random.default_rng(seed)
     missing = min(math.ceil(len(targets) * fraction - 1e-9), int((counts - 1).sum())) - int(take.sum())
     for index in np.lexsort((generator.random(len(counts)), take - exact)):
-        if missing > 0 and take[index] < counts[index] - 1:
+        if missing > 0 and take[index] < min(exact[index], counts[index] - 1):
             take[index] += 1
             missing -= 1
     if not take.any():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_TAIL = 4096
+TAIL = 4096
 
 
 class Store(ABC):
@@ -77,8 +77,8 @@ class FileStore(Store):
         """Size and last 4 KiB of the file."""
         with open(self.path(index), "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(max(0, size - _TAIL))
-            return size, file.read(_TAIL)
+            file.seek(max(0, size - TAIL))
+            return size, file.read(TAIL)
 
 
 class ArrayStore(Store):

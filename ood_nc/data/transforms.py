@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
-from torchvision.transforms import Compose, Grayscale
 
 from ood_nc.config import AugmentConfig
 from ood_nc.errors import UserError
@@ -45,6 +43,10 @@ def eval_transform(preprocessing: Mapping[str, Any]) -> Transform:
 
 
 def _build(preprocessing: Mapping[str, Any], **settings: Any) -> Transform:
+    # timm brings all its models along: a process that only reads images need not wait for them.
+    from timm.data import create_transform
+    from torchvision.transforms import Compose, Grayscale
+
     channels, height, width = preprocessing["input_size"]
     if channels not in (1, 3):
         raise UserError(f"Images have 1 or 3 channels; the model takes {channels} (model.in_chans).")

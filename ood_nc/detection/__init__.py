@@ -1,12 +1,15 @@
-"""OOD detection: exact metrics with named conventions, detectors behind one interface, and a registry.
+"""OOD detection: exact metrics with named conventions, detectors behind one interface, thresholds with guarantees.
 
-Scores are larger for more in-distribution samples, everywhere.
+Scores are larger for more in-distribution samples, everywhere. Adapters to other libraries' protocols are in
+:mod:`ood_nc.detection.adapters`.
 """
 
 from __future__ import annotations
 
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.bootstrap import bootstrap_intervals
+from ood_nc.detection.checks import DetectorCheckError, check_detector
+from ood_nc.detection.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import (
     EmptySideError,
@@ -26,28 +29,53 @@ from ood_nc.detection.metrics import (
     fpr_at_tpr,
 )
 from ood_nc.detection.registry import create_detector, detector_class, list_detectors, register_detector
+from ood_nc.detection.selective import augrc, aurc, excess_aurc, oscr
+from ood_nc.detection.streaming import ScoreAccumulator
+from ood_nc.detection.thresholds import (
+    Threshold,
+    benjamini_hochberg,
+    choose_class_thresholds,
+    choose_threshold,
+    conformal_p_values,
+)
 
 __all__ = [
     "METRICS",
     "Detector",
+    "DetectorCheckError",
     "DetectorInfo",
     "EmptySideError",
     "MissingInputError",
     "NanScoreError",
     "NonFiniteError",
     "NotFittedError",
+    "PairedDifference",
+    "ScoreAccumulator",
     "TapQueries",
     "TapStatistics",
+    "Threshold",
+    "augrc",
     "aupr",
+    "aurc",
     "auroc",
+    "benjamini_hochberg",
     "bootstrap_intervals",
+    "check_detector",
+    "choose_class_thresholds",
+    "choose_threshold",
+    "conformal_p_values",
     "create_detector",
+    "delong_interval",
+    "delong_test",
     "detection_error",
     "detection_metrics",
     "detector_class",
+    "excess_aurc",
     "faiss_variant",
     "fpr95_paper",
     "fpr_at_tpr",
     "list_detectors",
+    "oscr",
+    "paired_bootstrap",
     "register_detector",
 ]

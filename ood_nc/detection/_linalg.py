@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from scipy.linalg import blas
 from torch import Tensor
 
-CHUNK = 8192
+CHUNK = 1024
+"""Rows per step: a float64 copy of that many stays in the cache."""
 RELATIVE_CUTOFF = 1e-12
 """Eigenvalues of a covariance below this share of the largest count as zero."""
+_CANCELS = 1e-5
+"""A squared distance below this share of the squared norm has lost five of float64's sixteen digits."""
+_SAFE_NORMS = (1e-140, 1e140)
 NORM_FLOOR = 1e-12
 """Norms are clamped to this, so that a zero row stays a zero row."""
 
@@ -33,15 +38,14 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def safe_normalize(rows: Tensor) -> Tensor:
-    """Rows over their Euclidean norms, in float64; a zero row stays zero.
-
-    Very large and very small rows are scaled by their largest entry first, so no norm over- or underflows.
-    """
-    rows = rows.double()
-    scale = rows.abs().amax(dim=1, keepdim=True)
-    rows = rows / torch.where(scale > 0, scale, torch.ones_like(scale))
-    unit: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
-    return unit
+    """Rows over their Euclidean norms, in float64; a zero row stays zero, and no norm over- or underflows."""
+    wide = rows.to(torch.float64, copy=True)
+    norms = wide.norm(dim=1, keepdim=True)
+    if bool(((norms < _SAFE_NORMS[0]) | (norms > _SAFE_NORMS[1])).any()):
+        scale = wide.abs().amax(dim=1, keepdim=True)
+        wide /= torch.where(scale > 0, scale, torch.ones_like(scale))
+        norms = wide.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
+    return wide.div_(norms)
 
 
 def row_mean(rows: Tensor) -> Tensor:
@@ -71,8 +75,8 @@ def centered_scatter(rows: Tensor, centers: Tensor, labels: Tensor | None = None
     dim = rows.shape[1]
     scatter = torch.zeros(dim, dim, dtype=torch.float64, device=rows.device)
     for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK].double()
-        part = part - (centers if labels is None else centers[labels[start : start + CHUNK]])
+        part = rows[start : start + CHUNK].to(torch.float64, copy=True)
+        part -= centers if labels is None else centers[labels[start : start + CHUNK]]
         scatter += gram(part)
     return scatter
 
@@ -97,35 +101,53 @@ def cutoff(values: Tensor) -> float:
 
 
 def whitening(decomposition: Eigen) -> Tensor:
-    """W (d, r) with W W' the pseudo-inverse of the decomposed matrix, r its rank."""
+    """W (d, r) with W W' the pseudo-inverse of the decomposed matrix, r its rank.
+
+    Of the many such W this is the one with zeros above the diagonal, which :func:`whiten` multiplies by at half the
+    price.
+    """
     rank = decomposition.rank()
-    scaled: Tensor = decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
-    return scaled
+    scaled = decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
+    triangular: Tensor = torch.linalg.qr(scaled.T)[1].T.contiguous()
+    return triangular
+
+
+def whiten(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix`` for a matrix from :func:`whitening`; float64 ``rows`` may be overwritten."""
+    if rows.device.type != "cpu" or matrix.shape[0] != matrix.shape[1] or not rows.is_contiguous():
+        return torch.mm(rows, matrix)
+    # BLAS reads both transposed: upper triangular times columns, in place.
+    return torch.from_numpy(blas.dtrmm(1.0, matrix.numpy().T, rows.numpy().T, overwrite_b=1)).T
 
 
 def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
     """Squared Euclidean distance of each row (B, r) to its nearest center (C, r), without a B x C x r tensor.
 
-    The product finds the nearest center; its distance is then recomputed as a difference, so that a row close to a
-    center far from the origin keeps its digits.
+    One product gives all distances. Where the nearest is so close that the product has lost its digits, it is
+    recomputed as a difference.
     """
-    products = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2)
-    nearest = products.argmin(dim=1)
-    return (rows - centers[nearest]).square_().sum(dim=1)
+    norms = torch.linalg.vecdot(rows, rows)
+    offsets, nearest = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2).min(dim=1)
+    distances: Tensor = norms + offsets
+    close = torch.nonzero(distances < _CANCELS * norms)[:, 0]
+    if len(close):
+        distances[close] = (rows[close] - centers[nearest[close]]).square_().sum(dim=1)
+    return distances
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
     """The point u = -W^+ b (d,) at which the head gives zero logits (least squares); 0 for a zero bias."""
     if not bool(bias.any()):
         return weight.new_zeros(weight.shape[1])
-    return -torch.linalg.pinv(weight) @ bias
+    origin: Tensor = -torch.linalg.pinv(weight) @ bias
+    return origin
 
 
 def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
     """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64."""
     norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK].double() - origin
+        part = rows[start : start + CHUNK].to(torch.float64, copy=True).sub_(origin)
         norms[start : start + CHUNK] = (part @ basis).norm(dim=1)
     return norms
 

@@ -7,14 +7,18 @@ the index (collapsed features, a common offset) the digits cancel and the result
 2. faiss proposes k + margin candidates per query;
 3. where the error bound of the float32 distances is too large against the k-th of them, candidates are ranked again in
    float64; the result stands if no row outside the candidates can be closer than the k-th, by the same bound;
-4. the queries left over are searched in float64 throughout.
+4. the queries left over look into the nearest class alone, centred on its own mean, with products in float64; that
+   stands if no other class reaches that close;
+5. what is still left gets the same treatment over the whole bank, and what even float64 products cannot tell apart is
+   searched difference by difference.
 
-The distance returned is always recomputed in float64 from the rows themselves.
+The distance returned is always the norm of a difference in float64 of the rows themselves.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +31,15 @@ _BATCH = 4096
 _MARGIN = 32
 _TRUSTED = 1e-5
 """Relative error of a squared float32 distance that changes no score by more than half of it."""
+_CACHED = 1 << 19
+
+
+class _Class(NamedTuple):
+    """Row ids of one class, their mean, and the largest distance of a row from it."""
+
+    ids: Tensor
+    center: Tensor
+    radius: float
 
 
 class ExactNeighbors:
@@ -35,91 +48,161 @@ class ExactNeighbors:
     Args:
         bank: (n, d) float32 or float64 on the CPU; kept by reference.
         normalize: compare L2-normalised rows.
+        labels: class of each row (n,), or None; it makes collapsed banks faster and changes no result.
 
     Raises:
         MissingPackageError: faiss is not installed.
     """
 
-    def __init__(self, bank: Tensor, normalize: bool) -> None:
+    def __init__(self, bank: Tensor, normalize: bool, labels: Tensor | None = None) -> None:
         faiss = load_faiss()
         self.bank = bank
         self.normalize = normalize
+        self.labels = labels
         self.center = torch.zeros(bank.shape[1], dtype=torch.float64)
-        self.center = self._mean()
-        self.index: Any = faiss.IndexFlatL2(bank.shape[1])
-        largest = 0.0
         for (part,) in _linalg.chunks(bank):
-            rows = self._prepared(part)
-            largest = max(largest, float(rows.square().sum(dim=1).max()))
+            self.center += self.unit(part).sum(dim=0) / len(bank)
+        self.index: Any = faiss.IndexFlatL2(bank.shape[1])
+        self.largest_square = 0.0
+        for (part,) in _linalg.chunks(bank):
+            rows = self.unit(part).sub_(self.center)
+            self.largest_square = max(self.largest_square, float(torch.linalg.vecdot(rows, rows).max()))
             self.index.add(_as_float32(rows))
-        self.largest_square = largest
+
+    def unit(self, rows: Tensor) -> Tensor:
+        """The rows as they are compared: a float64 copy, normalised where that is asked for."""
+        return _linalg.safe_normalize(rows) if self.normalize else rows.to(torch.float64, copy=True)
 
     def kth_distance(self, queries: Tensor, k: int) -> Tensor:
         """Euclidean distance of each query (B, d) to its k-th nearest row, (B,) float64."""
         distances = torch.empty(len(queries), dtype=torch.float64)
         for start in range(0, len(queries), _BATCH):
             part = slice(start, start + _BATCH)
-            distances[part] = self._kth_of_batch(self._prepared(queries[part]), k)
+            distances[part] = self._kth_by_float32(self.unit(queries[part]), k)
         return distances
 
-    def _kth_of_batch(self, queries: Tensor, k: int) -> Tensor:
-        count = min(len(self.bank), k + _MARGIN)
-        squares, ids = (torch.from_numpy(array) for array in self.index.search(_as_float32(queries), count))
-        bound = self._error_bound(queries)
-        result = self._exact(queries, ids[:, k - 1 : k])[:, 0]
-        doubtful = torch.nonzero(bound > _TRUSTED * squares[:, k - 1].double())[:, 0]
-        if len(doubtful):
-            ranked = self._exact(queries[doubtful], ids[doubtful]).sort(dim=1).values
-            result[doubtful] = ranked[:, k - 1]
-            outside = squares[doubtful, -1].double() - bound[doubtful]
-            proven = (ranked[:, k - 1] ** 2 <= outside) | (count == len(self.bank))
-            left = doubtful[~proven]
-            if len(left):
-                result[left] = self._search_float64(queries[left], k)
-        return result
-
-    def _error_bound(self, queries: Tensor) -> Tensor:
-        """How far a squared float32 distance may be off (B,).
+    def error_bound(self, centered: Tensor, largest_square: float, dtype: torch.dtype) -> Tensor:
+        """How far a squared distance by products in ``dtype`` may be off (B,).
 
         Rounding of the inputs and of the products, each at most about the unit roundoff times the squared norms; their
         accumulation over d terms grows with sqrt(d).
         """
-        growth = max(8.0, queries.shape[1] ** 0.5)
-        norms = queries.square().sum(dim=1) + self.largest_square
-        return growth * torch.finfo(torch.float32).eps * norms
+        growth = max(8.0, centered.shape[1] ** 0.5)
+        bound: Tensor = (torch.linalg.vecdot(centered, centered) + largest_square) * growth
+        return bound * torch.finfo(dtype).eps
+
+    def _kth_by_float32(self, queries: Tensor, k: int) -> Tensor:
+        count = min(len(self.bank), k + _MARGIN)
+        centered = queries - self.center
+        squares, ids = (torch.from_numpy(array) for array in self.index.search(_as_float32(centered), count))
+        squares = squares.double()
+        bound = self.error_bound(centered, self.largest_square, torch.float32)
+        result = self._exact(queries, ids[:, k - 1 : k])[:, 0]
+        doubtful = torch.nonzero(bound > _TRUSTED * squares[:, k - 1])[:, 0]
+        if len(doubtful):
+            outside = squares[doubtful, -1] - bound[doubtful]
+            if count == len(self.bank):
+                outside.fill_(float("inf"))
+            left = self._settle(queries, doubtful, ids[doubtful], outside, k, result)
+            if self.labels is not None:
+                left = self._settle_in_classes(queries, left, k, result)
+            if len(left):
+                result[left] = self._kth_by_float64(queries[left], k)
+        return result
+
+    def _kth_by_float64(self, queries: Tensor, k: int) -> Tensor:
+        everything = torch.arange(len(self.bank))
+        ids, outside = self._search_float64(queries, everything, self.center, k + _MARGIN)
+        result = torch.empty(len(queries), dtype=torch.float64)
+        left = self._settle(queries, torch.arange(len(queries)), ids, outside, k, result)
+        if len(left):
+            result[left] = self._kth_by_differences(queries[left], k)
+        return result
+
+    def _settle_in_classes(self, queries: Tensor, rows: Tensor, k: int, result: Tensor) -> Tensor:
+        """Search the query ``rows`` in their nearest class; return those where rows of others might be closer."""
+        classes = self._classes
+        to_center = torch.cdist(
+            queries[rows], torch.stack([c.center for c in classes]), compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        home = to_center.argmin(dim=1)
+        # Rounding of a distance to a center, generously.
+        reach = to_center * (1 - 1e-12) - torch.tensor([c.radius for c in classes]).double()
+        reach.scatter_(1, home[:, None], float("inf"))
+        others = reach.amin(dim=1).clamp_min(0)
+        left = []
+        for index in home.unique().tolist():
+            mine = home == index
+            if len(classes[index].ids) < k:
+                left.append(rows[mine])
+                continue
+            ids, outside = self._search_float64(queries[rows[mine]], *classes[index][:2], k + _MARGIN)
+            outside = torch.minimum(outside, others[mine].square())
+            left.append(self._settle(queries, rows[mine], ids, outside, k, result))
+        return torch.cat([rows[:0], *left])
+
+    def _settle(self, queries: Tensor, rows: Tensor, ids: Tensor, outside: Tensor, k: int, result: Tensor) -> Tensor:
+        """Rank the candidates ``ids`` of the query ``rows`` exactly; return the rows where others might be closer.
+
+        ``outside`` is a lower bound of the squared distance of every row that is no candidate, inf where there is none.
+        """
+        kth = self._exact(queries[rows], ids).kthvalue(k, dim=1).values
+        result[rows] = kth
+        return rows[kth.square() > outside]
 
     def _exact(self, queries: Tensor, ids: Tensor) -> Tensor:
         distances = torch.empty(ids.shape, dtype=torch.float64)
-        step = max(1, (1 << 22) // max(1, ids.shape[1] * queries.shape[1]))
+        step = max(1, _CACHED // (ids.shape[1] * queries.shape[1]))
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            rows = self._prepared(self.bank[ids[part].reshape(-1)]).view(*ids[part].shape, -1)
-            distances[part] = (rows - queries[part, None]).norm(dim=2)
+            rows = self.unit(self.bank[ids[part].reshape(-1)]).view(*ids[part].shape, -1)
+            distances[part] = rows.sub_(queries[part, None]).norm(dim=2)
         return distances
 
-    def _search_float64(self, queries: Tensor, k: int) -> Tensor:
-        count = min(len(self.bank), k + _MARGIN)
-        best = torch.full((len(queries), 0), float("inf"), dtype=torch.float64)
-        ids = torch.empty((len(queries), 0), dtype=torch.int64)
-        for start in range(0, len(self.bank), _BATCH):
-            rows = self._prepared(self.bank[start : start + _BATCH])
-            squares = torch.addmm(rows.square().sum(dim=1), queries, rows.T, alpha=-2)
-            best = torch.cat([best, squares], dim=1)
-            ids = torch.cat([ids, torch.arange(start, start + len(rows)).expand(len(queries), -1)], dim=1)
-            keep = best.topk(min(count, best.shape[1]), dim=1, largest=False)
-            best, ids = keep.values, ids.gather(1, keep.indices)
-        ranked: Tensor = self._exact(queries, ids).sort(dim=1).values
-        return ranked[:, k - 1]
+    def _search_float64(self, queries: Tensor, ids: Tensor, center: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The nearest ``count`` of the bank's rows ``ids``, by products in float64 around ``center``.
 
-    def _prepared(self, rows: Tensor) -> Tensor:
-        rows = _linalg.safe_normalize(rows) if self.normalize else rows.double()
-        return rows - self.center
+        Returns:
+            Their ids (B, count), and a lower bound of the squared distance of the other rows (B,), inf without others.
+        """
+        centered = queries - center
+        best, found = centered.new_empty(len(queries), 0), ids.new_empty(len(queries), 0)
+        largest = 0.0
+        for start in range(0, len(ids), _BATCH):
+            rows = self.unit(self.bank[ids[start : start + _BATCH]]).sub_(center)
+            squares = torch.linalg.vecdot(rows, rows)
+            largest = max(largest, float(squares.max()))
+            # The query's own norm is the same for all rows and can stay out of the ranking.
+            nearest = torch.addmm(squares, centered, rows.T, alpha=-2).topk(min(count, len(rows)), dim=1, largest=False)
+            best = torch.cat([best, nearest.values], dim=1)
+            found = torch.cat([found, ids[nearest.indices + start]], dim=1)
+            best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+            found = found.gather(1, order)
+        if count >= len(ids):
+            return found, torch.full((len(queries),), float("inf"), dtype=torch.float64)
+        outside = best[:, -1] + torch.linalg.vecdot(centered, centered)
+        return found, outside - self.error_bound(centered, largest, torch.float64)
 
-    def _mean(self) -> Tensor:
-        total = torch.zeros_like(self.center)
+    @cached_property
+    def _classes(self) -> list[_Class]:
+        assert self.labels is not None
+        found = []
+        for label in self.labels.unique().tolist():
+            ids = torch.nonzero(self.labels == label)[:, 0]
+            parts = [part for (part,) in _linalg.chunks(ids)]
+            center = sum(self.unit(self.bank[part]).sum(dim=0) for part in parts) / len(ids)
+            radius = max(float(self.unit(self.bank[part]).sub_(center).norm(dim=1).max()) for part in parts)
+            # A hair more, for the rounding of center and distances.
+            found.append(_Class(ids, center, radius * (1 + 1e-9)))
+        return found
+
+    def _kth_by_differences(self, queries: Tensor, k: int) -> Tensor:
+        best = torch.empty(len(queries), 0, dtype=torch.float64)
         for (part,) in _linalg.chunks(self.bank):
-            total += self._prepared(part).sum(dim=0)
-        return total / len(self.bank)
+            distances = torch.cdist(queries, self.unit(part), compute_mode="donot_use_mm_for_euclid_dist")
+            best = torch.cat([best, distances], dim=1)
+            best = best.topk(min(k, best.shape[1]), dim=1, largest=False).values
+        return best.amax(dim=1)
 
 
 def _as_float32(rows: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:

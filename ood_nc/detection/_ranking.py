@@ -6,8 +6,9 @@ Blocks end where the value changes, so no group of tied scores is ever split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from ood_nc.detection.errors import EmptySideError, NanScoreError
 from ood_nc.errors import UserError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+S = TypeVar("S")
+T = TypeVar("T")
 _BLOCK = 1 << 15
+_WORTH_THREADS = 1 << 20
 
 
 class SortedScores(NamedTuple):
@@ -71,9 +75,9 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     """
     sides = as_scores(id_scores, "id_scores"), as_scores(ood_scores, "ood_scores")
     if not all(side.size for side in sides):
-        raise EmptySideError(*(side.size for side in sides))
+        raise EmptySideError(sides[0].size, sides[1].size)
     dtype = np.result_type(*sides)
-    ordered = [np.sort(side.astype(dtype, copy=False)) for side in sides]
+    ordered = _map(lambda side: np.sort(side.astype(dtype, copy=False)), sides, sides[0].size + sides[1].size)
     for name, side, values in zip(("id_scores", "ood_scores"), sides, ordered, strict=True):
         # NaN sorts last, so one look at the end tells.
         if dtype.kind == "f" and np.isnan(values[-1]):
@@ -82,8 +86,11 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     return SortedScores(*ordered)
 
 
-def blocks(scores: SortedScores) -> Iterator[Block]:
-    """Merge the two sides; the blocks in order cover every ID and every OOD score exactly once."""
+def over_blocks(scores: SortedScores, summarize: Callable[[Block], T]) -> list[T]:
+    """Merge the two sides and return ``summarize(block)`` of each block, in order.
+
+    The blocks cover every ID and every OOD score exactly once.
+    """
     id_sorted, ood_sorted = scores
     starts = np.unique(np.searchsorted(id_sorted, id_sorted[::_BLOCK], "left"))
     lows = np.searchsorted(ood_sorted, id_sorted[starts], "left")
@@ -91,31 +98,46 @@ def blocks(scores: SortedScores) -> Iterator[Block]:
     lows[0] = 0
     id_bounds = [*starts.tolist(), len(id_sorted)]
     ood_bounds = [*lows.tolist(), len(ood_sorted)]
-    for k, start in enumerate(id_bounds[:-1]):
-        id_part = id_sorted[start : id_bounds[k + 1]]
-        low, high = ood_bounds[k], ood_bounds[k + 1]
-        yield _merge(id_part, ood_sorted[low:high], start, low, len(id_sorted))
+
+    def one(k: int) -> T:
+        id_part = id_sorted[id_bounds[k] : id_bounds[k + 1]]
+        ood_part = ood_sorted[ood_bounds[k] : ood_bounds[k + 1]]
+        return summarize(_merge(id_part, ood_part, id_bounds[k], ood_bounds[k], len(id_sorted)))
+
+    return _map(one, range(len(starts)), len(id_sorted) + len(ood_sorted))
+
+
+def _map(function: Callable[[S], T], items: Iterable[S], size: int) -> list[T]:
+    # NumPy sorts on one core and lets go of the interpreter while it does; torch's setting says how many we may use.
+    workers = torch.get_num_threads()
+    if workers == 1 or size < _WORTH_THREADS:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
 
 
 def _merge(id_part: Array, ood_part: Array, start: int, low: int, id_total: int) -> Block:
-    below = np.searchsorted(ood_part, id_part, "left")
-    at_or_below = np.cumsum(np.bincount(below, minlength=len(ood_part) + 1)[: len(ood_part)])
+    # A stable sort of two sorted runs is one merge; of equal values the ID ones come first.
+    from_id = np.argsort(np.concatenate([id_part, ood_part]), kind="stable") < len(id_part)
+    ood_below = np.flatnonzero(from_id)
+    ood_below -= np.arange(len(id_part))
+    id_at_or_below = np.flatnonzero(~from_id)
+    id_at_or_below -= np.arange(len(ood_part))
     last = _group_last(ood_part)
-    tied = 0
-    if len(ood_part):
-        inside = np.minimum(below, len(ood_part) - 1)
-        equal = (ood_part[inside] == id_part) & (below < len(ood_part))
-        if equal.any():
-            at = below[equal]
-            tied = int((last[at] + 1 - at).sum())
     return Block(
         start=start,
         id_at_or_above=id_total - start - _group_first(id_part),
-        ood_below=below + low,
-        tied_pairs=tied,
+        ood_below=ood_below + low,
+        tied_pairs=_tied_pairs(id_part, ood_part, ood_below, last),
         ood_at_or_below=last + (low + 1),
-        id_at_or_below=at_or_below + start,
+        id_at_or_below=id_at_or_below + start,
     )
+
+
+def _tied_pairs(id_part: Array, ood_part: Array, ood_below: Array, last: Array) -> int:
+    inside = ood_below[: np.searchsorted(ood_below, len(ood_part))]
+    at = inside[ood_part[inside] == id_part[: len(inside)]]
+    return int((last[at] - at).sum()) + len(at)
 
 
 def _group_first(ordered: Array) -> Array:

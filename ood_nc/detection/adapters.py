@@ -41,11 +41,11 @@ class PytorchOodDetector:
         return self
 
     def predict_features(self, z: Tensor) -> Tensor:
-        """Outlier scores (B,), the sign of ours reversed; detectors of logits alone take logits unless there is a head."""
+        """Outlier scores (B,), ours negated; without a head, detectors of logits alone take logits as ``z``."""
         return -_score(self.detector, z, self.head)
 
 
-class SklearnDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class SklearnDetector(OutlierMixin, BaseEstimator):
     """A detector as a scikit-learn outlier estimator: +1 inlier, -1 outlier.
 
     ``offset_`` is chosen on a part of the train data that the detector is not fitted on, so that ``predict`` accepts a

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.detection._ranking import Array, SortedScores, as_scores, sort_scores
@@ -44,7 +44,7 @@ def delong_interval(id_scores: ArrayLike, ood_scores: ArrayLike, confidence: flo
     """
     id_parts, ood_parts = _placements(id_scores, ood_scores)
     area = float(id_parts.mean())
-    reach = float(norm.ppf(0.5 + confidence / 2)) * _standard_error(id_parts, ood_parts)
+    reach = float(ndtri(0.5 + confidence / 2)) * _standard_error(id_parts, ood_parts)
     return max(0.0, area - reach), min(1.0, area + reach)
 
 
@@ -71,9 +71,9 @@ def delong_test(first: _Pair, second: _Pair, confidence: float = 0.95) -> Paired
     id_change, ood_change = (a - b for a, b in zip(*parts, strict=True))
     difference = float(id_change.mean())
     error = _standard_error(id_change, ood_change)
-    reach = float(norm.ppf(0.5 + confidence / 2)) * error
+    reach = float(ndtri(0.5 + confidence / 2)) * error
     if error > 0:
-        p_value = float(2 * norm.sf(abs(difference) / error))
+        p_value = float(2 * ndtr(-abs(difference) / error))
     else:
         p_value = float(difference == 0)
     return PairedDifference(difference, difference - reach, difference + reach, p_value)

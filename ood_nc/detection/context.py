@@ -56,14 +56,15 @@ def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) ->
     """
     if head is None or isinstance(head, Head):
         return head
-    weight = as_matrix(head[0], "head weight").double()
+    # A copy: the detector keeps it, and the caller's may go on training.
+    weight = as_matrix(head[0], "head weight").to(torch.float64, copy=True)
     if dim is not None and weight.shape[1] != dim:
         raise UserError(
             f"The head reads {weight.shape[1]} features per sample, the tap has {dim}: it is another tap's."
         )
     if head[1] is None:
         return Head(weight, weight.new_zeros(len(weight)))
-    bias = as_tensor(head[1], "head bias").to(weight.device, torch.float64)
+    bias = as_tensor(head[1], "head bias").to(weight.device, torch.float64, copy=True)
     if bias.shape != weight.shape[:1]:
         raise UserError(f"head bias must have shape ({len(weight)},), got {tuple(bias.shape)}.")
     return Head(weight, bias)
@@ -237,7 +238,8 @@ class TapStatistics(_Inputs):
     @cached_property
     def classes(self) -> Tensor:
         """The class indices that have samples, ascending (K,); rows of ``class_means`` follow it."""
-        return self.labels.unique()
+        present: Tensor = self.labels.unique()
+        return present
 
     @cached_property
     def class_positions(self) -> Tensor:
@@ -344,7 +346,7 @@ def _on_float64_device(tensor: Tensor) -> Tensor:
 
 def _check_finite(rows: Tensor, name: str) -> None:
     # A finite sum proves finite rows at the price of one pass; only otherwise is every row looked at.
-    if bool(torch.isfinite(rows.sum(dtype=torch.float64))):
+    if bool(torch.isfinite(rows.sum())):
         return
     bad = ~torch.isfinite(rows).all(dim=1)
     count = int(bad.sum())

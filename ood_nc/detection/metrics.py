@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.detection._ranking import SortedScores, blocks, smallest_count, sort_scores
+from ood_nc.detection._ranking import Block, SortedScores, over_blocks, smallest_count, sort_scores
 from ood_nc.errors import UserError
 
 Side = Literal["id", "ood"]
@@ -159,24 +159,23 @@ def metrics_of_sorted(scores: SortedScores) -> dict[str, float]:
 
 def _sweep(scores: SortedScores) -> _Sweep:
     n, m = len(scores.id), len(scores.ood)
-    pairs_won = ties = 0
-    precision_in = precision_out = 0.0
-    error = 1.0
-    for block in blocks(scores):
-        pairs_won += int(block.ood_below.sum())
-        ties += block.tied_pairs
+
+    def summarize(block: Block) -> tuple[int, float, float, int]:
         accepted_ood = m - block.ood_below
-        precision_in += float((block.id_at_or_above / (block.id_at_or_above + accepted_ood)).sum())
-        rejected = block.ood_at_or_below + block.id_at_or_below
-        precision_out += float((block.ood_at_or_below / rejected).sum())
+        precision_in = block.id_at_or_above / (block.id_at_or_above + accepted_ood)
+        precision_out = block.ood_at_or_below / (block.ood_at_or_below + block.id_at_or_below)
         # Inside a group of ties the later entries overstate the error, and the first is exact: the minimum is right.
         lost_id = np.arange(block.start, block.start + len(accepted_ood))
-        error = min(error, float((lost_id / n + accepted_ood / m).min()))
+        error = int((lost_id * m + accepted_ood * n).min())
+        pairs_won = 2 * int(block.ood_below.sum()) + block.tied_pairs
+        return pairs_won, float(precision_in.sum()), float(precision_out.sum()), error
+
+    pairs_won, precision_in, precision_out, errors = zip(*over_blocks(scores, summarize), strict=True)
     return _Sweep(
-        auroc=(2 * pairs_won + ties) / (2 * n * m),
-        aupr_in=precision_in / n,
-        aupr_out=precision_out / m,
-        detection_error=0.5 * error,
+        auroc=sum(pairs_won) / (2 * n * m),
+        aupr_in=sum(precision_in) / n,
+        aupr_out=sum(precision_out) / m,
+        detection_error=min(*errors, n * m) / (2 * n * m),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
@@ -69,14 +69,14 @@ def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float =
     if rejected == 0:
         return Threshold(-np.inf, tpr, n, 0.0, 0.0, 0.0)
     tail = (1 - confidence) / 2
-    rate = beta(rejected, n + 1 - rejected)
+    low, high = betaincinv(rejected, n + 1 - rejected, [tail, 1 - tail])
     return Threshold(
         value=float(ordered[rejected - 1]),
         tpr=tpr,
         samples=n,
         false_alarms_per_10000=1e4 * rejected / (n + 1),
-        low=1e4 * float(rate.ppf(tail)),
-        high=1e4 * float(rate.ppf(1 - tail)),
+        low=1e4 * float(low),
+        high=1e4 * float(high),
     )
 
 

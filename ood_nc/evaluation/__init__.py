@@ -1,0 +1,22 @@
+"""Evaluation: banks in, one results document out; how collapse relates to the rest; runs compared."""
+
+from __future__ import annotations
+
+from ood_nc.evaluation.choices import choose_taps
+from ood_nc.evaluation.compare import Comparison, compare, save_comparison
+from ood_nc.evaluation.openood import to_openood_csv
+from ood_nc.evaluation.relations import relate
+from ood_nc.evaluation.results import COLUMNS, Results
+from ood_nc.evaluation.suite import evaluate
+
+__all__ = [
+    "COLUMNS",
+    "Comparison",
+    "Results",
+    "choose_taps",
+    "compare",
+    "evaluate",
+    "relate",
+    "save_comparison",
+    "to_openood_csv",
+]

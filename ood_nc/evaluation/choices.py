@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from ood_nc.evaluation.relations import COLLAPSE_SPLIT, OOD_GROUPS
+from ood_nc.evaluation.results import is_one_set
 
 Row = Mapping[str, Any]
 
@@ -63,22 +64,31 @@ def _choices(rows: list[Row], task: str, metric: str, chosen: str | None, rule: 
     """One choice a method; errors are to be low, accuracies high."""
     table: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        wanted = row["kind"] == task and row["metric"] == metric and row["dataset"] != "mean" and row["tap"] is not None
+        wanted = row["kind"] == task and row["metric"] == metric and row["tap"] is not None and is_one_set(row)
         if wanted and (task == "transfer" or row["group"] in OOD_GROUPS):
             table.setdefault(row["method"], {}).setdefault(row["tap"], []).append(row["value"])
-    choices = []
-    for method, by_tap in table.items():
-        # A tap that misses a set would be compared on easier or harder ground.
-        most = max(map(len, by_tap.values()))
-        values = {tap: fmean(found) for tap, found in by_tap.items() if len(found) == most}
-        sign = 1 if task == "detection" else -1
-        best = min(values, key=lambda tap: sign * values[tap])
-        choice = {"task": task, "method": method, "metric": metric, "chosen_tap": chosen, "best_tap": best}
-        choice |= {"value_chosen": values.get(chosen or ""), "value_best": values[best], "regret": None, "rule": rule}
-        choice["reason"] = None
-        if choice["value_chosen"] is None:
-            choice["reason"] = "collapse is undefined on every tap" if chosen is None else f"undefined on {chosen}"
-        else:
-            choice["regret"] = sign * (values[chosen or ""] - values[best])
-        choices.append(choice)
-    return choices
+    return [_choice(task, method, metric, by_tap, chosen, rule) for method, by_tap in table.items()]
+
+
+def _choice(
+    task: str, method: str, metric: str, by_tap: Mapping[str, list[float]], chosen: str | None, rule: str
+) -> dict[str, Any]:
+    # A tap that misses a set would be compared on easier or harder ground.
+    most = max(map(len, by_tap.values()))
+    values = {tap: fmean(found) for tap, found in by_tap.items() if len(found) == most}
+    sign = 1 if task == "detection" else -1
+    best = min(values, key=lambda tap: sign * values[tap])
+    value = values.get(chosen or "")
+    missing = "collapse is undefined on every tap" if chosen is None else f"undefined on {chosen}"
+    return {
+        "task": task,
+        "method": method,
+        "metric": metric,
+        "chosen_tap": chosen,
+        "best_tap": best,
+        "value_chosen": value,
+        "value_best": values[best],
+        "regret": None if value is None else sign * (value - values[best]),
+        "rule": rule,
+        "reason": missing if value is None else None,
+    }

@@ -1,4 +1,4 @@
-"""Comparison of runs: paired on the same images, grouped by seed, with a verdict that says what is shown and what not."""
+"""Comparison of runs: paired on the same images, grouped by seed, with a verdict that says what is shown."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ import numpy as np
 from scipy.stats import t as student
 
 from ood_nc.errors import UserError
-from ood_nc.evaluation.differences import Cell, Difference, PairedRuns, Standing, differences
+from ood_nc.evaluation.differences import Cell, Difference, PairedRuns, differences
 from ood_nc.evaluation.relations import relate
 from ood_nc.evaluation.resampling import interval
-from ood_nc.evaluation.results import Results, plain
+from ood_nc.evaluation.results import MEAN, Results, plain
 from ood_nc.evaluation.samples import read_samples
+from ood_nc.evaluation.standing import STANDING_RULE, standing
 from ood_nc.files import write_text
-
-STANDING_RULE = (
-    "Fixed before any OOD or transfer data is read: detection is judged on the tap the head reads, by energy (else the "
-    "first detector named), transfer on the encoder tap, by the linear probe (else the first one named), ID accuracy by "
-    "the head. Differences are the later run minus the reference, on the same images."
-)
 
 
 class Comparison(TypedDict):
@@ -41,7 +36,9 @@ class Comparison(TypedDict):
     notes: list[str]
 
 
-def compare(results: Sequence[Results], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0) -> Comparison:
+def compare(
+    results: Sequence[Results], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0
+) -> Comparison:
     """Compare runs with the first, on the images both have.
 
     Runs whose names differ only in the seed are one group; runs of two groups are paired by seed. The interval of a
@@ -82,7 +79,9 @@ def compare(results: Sequence[Results], *, replicates: int = 500, confidence: fl
         runs=[plain(result.identity) for result in results],
         reference=reference,
         rule=STANDING_RULE,
-        standing=[{"run": name, **vars(standing(result))} for name, result in zip(names, results, strict=True)],
+        standing=[
+            {"run": name, **vars(standing(result.identity))} for name, result in zip(names, results, strict=True)
+        ],
         verdict=" ".join(verdicts),
         verdicts=verdicts,
         differences=rows,
@@ -94,24 +93,6 @@ def compare(results: Sequence[Results], *, replicates: int = 500, confidence: fl
 def save_comparison(comparison: Comparison, path: str | Path) -> None:
     """Write the document as JSON, atomically."""
     write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
-
-
-def standing(result: Results) -> Standing:
-    """What stands for a run, by `STANDING_RULE`, from its identity alone."""
-    identity = result.identity
-    taps = [tap["name"] for tap in identity["taps"]]
-    head_tap = identity.get("head_tap") or taps[-1]
-    detectors, probes = identity["detectors"], identity["probes"]
-    return Standing(
-        detection_tap=head_tap,
-        detector=_preferred("energy", detectors),
-        transfer_tap="encoder" if "encoder" in taps else head_tap,
-        probe=_preferred("linear", probes),
-    )
-
-
-def _preferred(name: str, known: Sequence[str]) -> str:
-    return name if name in known or not known else known[0]
 
 
 def _names(results: Sequence[Results]) -> list[str]:
@@ -156,10 +137,19 @@ def _compare_groups(
         one, two = a[seed_a], b[seed_b]
         assert one.scores is not None and two.scores is not None
         pair = PairedRuns(read_samples(one.scores), read_samples(two.scores), replicates, seed)
-        notes += pair.left_out()
-        for cell, difference in differences(pair, standing(one), standing(two), _common(one, two)).items():
+        notes += [*pair.left_out(), *_other_content(one, two)]
+        for cell, difference in differences(
+            pair, standing(one.identity), standing(two.identity), _common(one, two)
+        ).items():
             by_cell.setdefault(cell, []).append(difference)
     return by_cell, notes, len(seeds)
+
+
+def _other_content(one: Results, two: Results) -> list[str]:
+    a, b = (result.identity.get("datasets", {}) for result in (one, two))
+    tested = [name for name in a if name in b and not name.endswith("train")]
+    differ = [name for name in tested if a[name].get("fingerprint") != b[name].get("fingerprint")]
+    return [f"{name}: the images of the two runs differ; those of equal ids are taken for the same" for name in differ]
 
 
 def _common(one: Results, two: Results) -> dict[str, list[str]]:
@@ -220,8 +210,10 @@ def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -
         ("accuracy", "accuracy", "ID accuracy", 1),
     ):
         chosen = [entry for entry in standing_entries if entry["kind"] == kind and entry["metric"] == metric]
-        sets = [entry for entry in chosen if entry["dataset"] != "mean" and entry["group"] != "covariate"]
-        whole = [entry for entry in chosen if entry["dataset"] == "mean" and entry["group"] in ("ood", "transfer")] or sets
+        sets = [entry for entry in chosen if entry["dataset"] != MEAN and entry["group"] != "covariate"]
+        whole = [
+            entry for entry in chosen if entry["dataset"] == MEAN and entry["group"] in ("ood", "transfer")
+        ] or sets
         if whole:
             text = label.format(n=len(sets), s="" if len(sets) == 1 else "s")
             parts.append(f"{text} {_points(whole[0], unit)}")

@@ -14,14 +14,12 @@ from ood_nc.detection import METRICS, TapQueries, TapStatistics, create_detector
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
+from ood_nc.evaluation.relations import OOD_GROUPS
 from ood_nc.evaluation.resampling import interval
-from ood_nc.evaluation.results import MakeRow, Row, reason_of
+from ood_nc.evaluation.results import DISJOINT, MEAN, MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 
 Scores = NDArray[np.float64]
-
-DISJOINT = "{} (disjoint)"
-"""The name of an OOD set without the images that are also in ID or show an ID class."""
 
 
 @dataclass
@@ -48,9 +46,16 @@ class Measured:
 
 
 def measure_detectors(
-    tap: TapData, inputs: Inputs, ids: Mapping[str, Sequence[str]], detectors: Iterable[str], resamples: Resamples, make: MakeRow
+    tap: TapData,
+    inputs: Inputs,
+    ids: Mapping[str, Sequence[str]],
+    detectors: Iterable[str],
+    resamples: Resamples,
+    make: MakeRow,
 ) -> dict[str, Measured]:
     """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
+
+    What several detectors compute alike is shared; its time counts for the first that asks.
 
     Args:
         tap: the tap.
@@ -61,11 +66,8 @@ def measure_detectors(
         make: makes a row of this tap.
     """
     train_labels = tap.labels["id_train"] if labelled(tap.labels["id_train"]) else None
-    train = TapStatistics(
-        tap.features["id_train"], train_labels, logits=tap.own_logits.get("id_train"), head=tap.head
-    )
-    keys = ["id_test", *(ood_key(name) for name, dataset in inputs.ood.items() if dataset is not None)]
-    keys = [key for key in keys if len(tap.features[key])]
+    train = TapStatistics(tap.features["id_train"], train_labels, logits=tap.own_logits.get("id_train"), head=tap.head)
+    keys = [key for key in ("id_test", *map(ood_key, inputs.ood)) if key in tap.features]
     queries = {key: TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head) for key in keys}
     measured = {}
     for name in detectors:
@@ -121,15 +123,18 @@ def _rows(
         kept = _without_overlap(ids[ood_key(ood)], inputs.overlap.get(ood, set()))
         if kept is not None and kept.any():
             found = _metrics(scores["id_test"], values[kept], resamples)
-            where |= {"dataset": DISJOINT.format(ood), "group": None}
+            where["dataset"] = ood + DISJOINT
             rows += _metric_rows(found, make, n=int(kept.sum()), selected_on=selected_on, **where)
+    by_group["ood"] = [found for group in OOD_GROUPS for found in by_group.get(group, [])]
     for group, parts in by_group.items():
+        if not parts:
+            continue
         mean = (
             {metric: float(np.mean([values[metric] for values, _ in parts])) for metric in METRICS},
             {metric: np.mean([replicates[metric] for _, replicates in parts], axis=0) for metric in parts[0][1]},
         )
-        where = {"dataset": "mean", "group": group, "method": name, "selected_on": selected_on}
-        rows += _metric_rows(mean, make, n=len(parts), **where)
+        where = {"dataset": MEAN, "group": group, "method": name}
+        rows += _metric_rows(mean, make, n=len(parts), selected_on=selected_on, **where)
     return rows
 
 

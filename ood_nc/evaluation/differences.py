@@ -10,19 +10,11 @@ import numpy as np
 
 from ood_nc.evaluation.relations import OOD_GROUPS
 from ood_nc.evaluation.resampling import Array, Counts, draw_counts, resampled_metrics, sort_scores
+from ood_nc.evaluation.results import MEAN
 from ood_nc.evaluation.samples import Samples, Set, correct_column, score_column, shared_rows
+from ood_nc.evaluation.standing import Standing
 
 ID: Set = ("id", "id_test")
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What stands for a run in a comparison, fixed before any OOD or transfer data is seen."""
-
-    detection_tap: str
-    detector: str
-    transfer_tap: str
-    probe: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class PairedRuns:
             sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
             shared = len(self.rows[chosen][0]) if chosen in self.rows else 0
             if {shared} != set(sizes):
-                yield f"{chosen[1]}: {shared} images are in both runs ({sizes[0]} and {sizes[1]}); only these are compared"
+                yield f"{chosen[1]}: of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
 
     def detection(self, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, dict[str, Difference]]:
         """AUROC and FPR95 (ID positive) of run b minus run a on every OOD set where both are defined."""
@@ -88,7 +80,7 @@ class PairedRuns:
                 continue
             metrics = [
                 resampled_metrics(sort_scores(ids, oods), self.counts[ID], self.counts[chosen])
-                for ids, oods in zip(*sides, strict=True)  # type: ignore[arg-type]
+                for ids, oods in zip(*sides, strict=True)
             ]
             n = len(self.rows[chosen][0])
             found[chosen] = {name: Difference(metrics[1][name] - metrics[0][name], n) for name in metrics[0]}
@@ -157,18 +149,20 @@ def _add_detection(
             if group in OOD_GROUPS:
                 groups.setdefault("ood", []).append(metrics[metric])
         for group, parts in groups.items():
-            found[Cell("detection", taps, methods, "mean", group, metric, standing)] = _mean(parts)
+            found[Cell("detection", taps, methods, MEAN, group, metric, standing)] = _mean(parts)
 
 
 def _add_transfer(
     found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, standing: bool
 ) -> None:
-    errors = {chosen: Difference(-gain.values, gain.n) for chosen, gain in pair.accuracy("transfer", taps, methods).items()}
+    errors = {
+        chosen: Difference(-gain.values, gain.n) for chosen, gain in pair.accuracy("transfer", taps, methods).items()
+    }
     for chosen, error in errors.items():
         found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", standing)] = error
     if errors:
         mean = _mean(list(errors.values()))
-        found[Cell("transfer", taps, methods, "mean", "transfer", "transfer_error", standing)] = mean
+        found[Cell("transfer", taps, methods, MEAN, "transfer", "transfer_error", standing)] = mean
 
 
 def _mean(parts: list[Difference]) -> Difference:

@@ -63,6 +63,17 @@ class Inputs:
                 found |= dict(zip(transfer_keys(name), pair, strict=True))
         return found
 
+    def note_broken(self, key: str, broken: list[tuple[str, str]]) -> None:
+        """Record images of a set that could not be read: they are in no measurement."""
+        if not broken:
+            return
+        entry = self.datasets[_public(key)]
+        entry["broken"] = {"count": len(broken), "first": [list(pair) for pair in broken[:_LISTED]]}
+        first, why = broken[0]
+        self.notes.append(
+            f"{_public(key)}: {len(broken)} of {entry['n']} images cannot be read and are left out ({first}: {why})"
+        )
+
 
 def ood_key(name: str) -> str:
     """The key of an OOD set, apart from a transfer set of the same name."""
@@ -105,7 +116,10 @@ def prepare(
     test = _open(id)
     if id_train is None:
         fitted, held_out = stratified_split(test.targets, HELD_OUT_ID, 0)
-        train, test = test.subset(fitted, name=f"{test.name} (fit half)"), test.subset(held_out, name=f"{test.name} (test half)")
+        train, test = (
+            test.subset(fitted, name=f"{test.name} (fit half)"),
+            test.subset(held_out, name=f"{test.name} (test half)"),
+        )
         notes.append("no ID train set: half of the ID set (stratified, seed 0) is fitted on, the other half tested")
     else:
         train = _open(id_train)
@@ -122,11 +136,10 @@ def prepare(
     _describe(inputs)
     transform = eval_transform(model.preprocessing)
     inputs.id_train, inputs.id_test = train.with_transform(transform), test.with_transform(transform)
-    inputs.ood = {name: found and found.with_transform(transform) for name, found in inputs.ood.items()}
-    inputs.transfer = {
-        name: pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
-        for name, pair in inputs.transfer.items()
-    }
+    for name, dataset in inputs.ood.items():
+        inputs.ood[name] = None if dataset is None else dataset.with_transform(transform)
+    for name, pair in inputs.transfer.items():
+        inputs.transfer[name] = pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
     return inputs
 
 
@@ -178,15 +191,17 @@ def _numbered(
     if classes == model.num_classes:
         notes.append(f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order")
         return train, test, True
-    notes.append(f"the head has {model.num_classes} outputs for {classes} ID classes: an ID probe stands in for it on every tap")
+    notes.append(
+        f"the head has {model.num_classes} outputs for {classes} ID classes: an ID probe stands in for it on every tap"
+    )
     return train, test, False
 
 
 def _describe(inputs: Inputs) -> None:
     """Fill in what is known of each set, and the copies and classes OOD sets share with ID."""
-    for name, dataset in inputs.all().items():
-        known = {"source": dataset.name, "n": len(dataset), "fingerprint": dataset.fingerprint()}
-        inputs.datasets[_public(name)] = known
+    for key, present in inputs.all().items():
+        known = {"source": present.name, "n": len(present), "fingerprint": present.fingerprint()}
+        inputs.datasets[_public(key)] = known
     inputs.datasets["id_train"]["group"] = inputs.datasets["id_test"]["group"] = "id"
     n_id = len(inputs.id_test)
     shared = duplicates_between(inputs.id_train, inputs.id_test)

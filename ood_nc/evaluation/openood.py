@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from ood_nc.errors import UserError
-from ood_nc.evaluation.results import Results
-from ood_nc.files import write_text
+from ood_nc.evaluation.relations import OOD_GROUPS
+from ood_nc.evaluation.results import Results, is_one_set
+from ood_nc.evaluation.standing import standing
 
 _COLUMNS = {
     "FPR@95": "fpr95_ood_positive",
@@ -21,31 +21,38 @@ _COLUMNS = {
 }
 
 
-def to_openood_csv(results: Results, path: str | Path, *, tap: str, method: str) -> None:
-    """Write the results of one detector on one tap as OpenOOD does.
+def to_openood_csv(results: Results, *, tap: str | None = None, method: str | None = None) -> str:
+    """The results of one detector on one tap, as OpenOOD writes them.
 
-    A row a data set, near sets first, after each group its mean as ``nearood`` or ``farood``; percent with two
+    A line a data set, near sets first, after each group its mean as ``nearood`` or ``farood``; percent with two
     decimals. ``FPR@95`` there counts OOD as positive, so it is `fpr95_ood_positive`. ``ACC`` is the head's accuracy.
     An undefined set is left empty and is in no mean.
+
+    Args:
+        results: of one run.
+        tap: its tap; the one the head reads when not given.
+        method: the detector; what stands for the run (`STANDING_RULE`) when not given.
 
     Raises:
         UserError: the results hold no detection on that tap by that detector.
     """
-    rows = [row for row in results.select(kind="detection", tap=tap, method=method) if row["dataset"] != "mean"]
-    if not any(row["group"] in ("near", "far") for row in rows):
+    chosen = standing(results.identity)
+    tap, method = tap or chosen.detection_tap, method or chosen.detector
+    rows = [row for row in results.select(kind="detection", tap=tap, method=method) if is_one_set(row)]
+    if not any(row["group"] in OOD_GROUPS for row in rows):
         known = sorted({f"{row['method']} on {row['tap']}" for row in results.select(kind="detection")})
         raise UserError(f"No near or far OOD results by {method} on {tap}; there are {', '.join(known) or 'none'}.")
-    head = results.select(kind="accuracy", method="head")
+    head = results.select(kind="accuracy", method="head", metric="accuracy")
     accuracy = head[0]["value"] if head else None
     lines = [["dataset", *_COLUMNS, "ACC"]]
-    for group in ("near", "far"):
+    for group in OOD_GROUPS:
         by_set = _by_set([row for row in rows if row["group"] == group])
         lines += [[name, *_percent(values), _format(accuracy)] for name, values in by_set.items()]
         if by_set:
             lines.append([f"{group}ood", *_percent(_means(list(by_set.values()))), _format(accuracy)])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -2,52 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from ood_nc.evaluation.correlation import Array, Indices, Resampling, correlate, min_max, pearson
+from ood_nc.evaluation.results import is_one_set
+
 Row = Mapping[str, Any]
-
-FEWEST_TAPS = 3
-"""Fewer distinct taps give no correlation: two points always lie on a line."""
+Cell = tuple[str, str, str]
+"""A run, a tap and a data set."""
 
 FEWEST_RUNS = 3
-"""The same for a correlation over runs."""
+"""Fewer give no correlation over runs: two points always lie on a line."""
 
 COLLAPSE_SPLIT = "id_train"
+
 OOD_GROUPS = ("near", "far")
 """The groups that are to be told from ID; a covariate-shifted set shows ID classes and is reported apart."""
 
-_DETECTION_ERRORS = {"auroc": ("1-auroc", lambda v: 1.0 - v), "fpr95_id_positive": ("fpr95_id_positive", lambda v: v)}
-_CORRELATIONS = (
-    *("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high"),
-    *("pearson_within_depth", "pearson_across_runs"),
-)
-_TRANSFER_ERRORS = {"accuracy": ("transfer_error", lambda v: 1.0 - v)}
+_ERRORS = {
+    ("detection", "auroc"): ("1-auroc", lambda value: 1.0 - value),
+    ("detection", "fpr95_id_positive"): ("fpr95_id_positive", lambda value: value),
+    ("transfer", "accuracy"): ("transfer_error", lambda value: 1.0 - value),
+}
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Values of one collapse metric (x) and one error (y), a row for each (run, tap, data set)."""
-
-    x: Array
-    y: Array
-    units: NDArray[np.int64]
-    cells: NDArray[np.int64]
-    panels: NDArray[np.int64]
-    runs: NDArray[np.int64]
-
-    def masked(self, x: Array, y: Array) -> _Pairs:
-        """These pairs with other values, the undefined ones left out."""
-        keep = ~(np.isnan(x) | np.isnan(y))
-        return _Pairs(x[keep], y[keep], self.units[keep], self.cells[keep], self.panels[keep], self.runs[keep])
-
-
-def relate(rows: Iterable[Row], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0) -> list[dict[str, Any]]:
+def relate(
+    rows: Iterable[Row], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0
+) -> list[dict[str, Any]]:
     """Correlate every collapse metric with every detection and transfer error over (tap, data set) pairs.
 
     The sign convention is the paper's: the collapse *value* (NC1 falls as collapse grows) against the *error*
@@ -73,13 +57,12 @@ def relate(rows: Iterable[Row], *, replicates: int = 500, confidence: float = 0.
     rows = [row for row in rows if row["value"] is not None and row["tap"] is not None]
     collapse = _collapse_values(rows)
     relations = []
-    for kind, y_name, method, errors in _error_tables(rows):
-        for x_name, values in collapse.items():
-            pairs = _pair(values, errors)
-            for normalized in (False, True):
-                entry = {"x": x_name, "y": y_name, "method": method, "kind": kind, "normalized": normalized}
-                entry |= {"collapse_on": COLLAPSE_SPLIT}
-                relations.append(entry | _correlate(_normalize(pairs) if normalized else pairs, replicates, confidence, seed))
+    for kind in ("detection", "transfer"):
+        errors = _errors(rows, kind)
+        cells = list(dict.fromkeys(cell for values in errors.values() for cell in values))
+        if cells and collapse:
+            resampling = Resampling(_codes([cell[:2] for cell in cells]), replicates, confidence, seed)
+            relations += _relations_of_kind(kind, cells, collapse, errors, resampling)
     return relations
 
 
@@ -91,135 +74,81 @@ def _collapse_values(rows: Sequence[Row]) -> dict[str, dict[tuple[str, str], flo
     return table
 
 
-def _error_tables(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, dict[tuple[str, str, str], float]]]:
-    """Each (kind, error name, method) with its values by (run, tap, data set)."""
-    tables: dict[tuple[str, str, str], dict[tuple[str, str, str], float]] = {}
+def _errors(rows: Sequence[Row], kind: str) -> dict[tuple[str, str], dict[Cell, float]]:
+    """Error name and method to the error of each cell."""
+    table: dict[tuple[str, str], dict[Cell, float]] = {}
     for row in rows:
-        if row["kind"] == "detection" and row["group"] in OOD_GROUPS and row["dataset"] != "mean":
-            errors = _DETECTION_ERRORS
-        elif row["kind"] == "transfer" and row["dataset"] != "mean":
-            errors = _TRANSFER_ERRORS
-        else:
+        if row["kind"] != kind or (kind, row["metric"]) not in _ERRORS or not is_one_set(row):
             continue
-        if row["metric"] in errors:
-            name, as_error = errors[row["metric"]]
-            cell = (row["run"], row["tap"], row["dataset"])
-            tables.setdefault((row["kind"], name, row["method"]), {})[cell] = as_error(row["value"])
-    for (kind, name, method), values in tables.items():
-        yield kind, name, method, values
+        if kind == "transfer" or row["group"] in OOD_GROUPS:
+            name, as_error = _ERRORS[kind, row["metric"]]
+            table.setdefault((name, row["method"]), {})[row["run"], row["tap"], row["dataset"]] = as_error(row["value"])
+    return table
 
 
-def _pair(collapse: Mapping[tuple[str, str], float], errors: Mapping[tuple[str, str, str], float]) -> _Pairs:
-    cells = [cell for cell in errors if cell[:2] in collapse]
-    return _Pairs(
-        x=np.array([collapse[cell[:2]] for cell in cells], dtype=float),
-        y=np.array([errors[cell] for cell in cells], dtype=float),
-        units=_codes([cell[:2] for cell in cells]),
-        cells=_codes([cell[1:] for cell in cells]),
-        panels=_codes([(cell[0], cell[2]) for cell in cells]),
-        runs=_codes([(cell[0],) for cell in cells]),
-    )
+def _relations_of_kind(
+    kind: str,
+    cells: Sequence[Cell],
+    collapse: Mapping[str, Mapping[tuple[str, str], float]],
+    errors: Mapping[tuple[str, str], Mapping[Cell, float]],
+    resampling: Resampling,
+) -> list[dict[str, Any]]:
+    raw = np.array([[values.get(cell[:2], np.nan) for cell in cells] for values in collapse.values()])
+    panels = _codes([(cell[0], cell[2]) for cell in cells])
+    scaled = np.array([min_max(values, panels) for values in raw])
+    places, runs = _codes([cell[1:] for cell in cells]), _codes([cell[:1] for cell in cells])
+    relations = []
+    for (y_name, method), values in errors.items():
+        y = np.array([values.get(cell, np.nan) for cell in cells])
+        for normalized in (False, True):
+            x, other = (scaled, min_max(y, panels)) if normalized else (raw, y)
+            found = correlate(x, other, resampling, key=normalized)
+            for x_name, x_values, entry in zip(collapse, x, found, strict=True):
+                relations.append(
+                    {
+                        "x": x_name,
+                        "y": y_name,
+                        "method": method,
+                        "kind": kind,
+                        "normalized": normalized,
+                        "collapse_on": COLLAPSE_SPLIT,
+                        **entry,
+                        "pearson_within_depth": _within_depth(x_values, other, places),
+                        "pearson_across_runs": _across_runs(x_values, other, runs),
+                    }
+                )
+    return relations
 
 
-def _codes(keys: Sequence[tuple[str, ...]]) -> NDArray[np.int64]:
+def _codes(keys: Sequence[tuple[str, ...]]) -> Indices:
     known = {key: code for code, key in enumerate(dict.fromkeys(keys))}
     return np.array([known[key] for key in keys], dtype=np.int64)
 
 
-def _normalize(pairs: _Pairs) -> _Pairs:
-    """Min-max over the taps of each (run, data set); a panel without spread is left out."""
-    x, y = np.full_like(pairs.x, np.nan), np.full_like(pairs.y, np.nan)
-    for panel in np.unique(pairs.panels):
-        inside = pairs.panels == panel
-        x[inside], y[inside] = _min_max(pairs.x[inside]), _min_max(pairs.y[inside])
-    return pairs.masked(x, y)
+def _within_depth(x: Array, y: Array, places: Indices) -> float | None:
+    """The correlation over runs of what is left after the mean of each (tap, data set) is taken off."""
+    defined = ~(np.isnan(x) | np.isnan(y))
+    x, y, places = x[defined], y[defined], places[defined]
+    if len(np.unique(places)) == len(places):
+        return None
+    return pearson(*(_without_rounding(values - _means(values, places), values) for values in (x, y)))
 
 
-def _min_max(values: Array) -> Array:
-    spread = np.ptp(values)
-    return (values - values.min()) / spread if spread > 0 else np.full_like(values, np.nan)
+def _across_runs(x: Array, y: Array, runs: Indices) -> float | None:
+    """The correlation over runs of their means."""
+    defined = ~(np.isnan(x) | np.isnan(y))
+    runs = runs[defined]
+    _, first = np.unique(runs, return_index=True)
+    if len(first) < FEWEST_RUNS:
+        return None
+    return pearson(*(_means(values[defined], runs)[first] for values in (x, y)))
 
 
-def _correlate(pairs: _Pairs, replicates: int, confidence: float, seed: int) -> dict[str, Any]:
-    taps = len(np.unique(pairs.units))
-    entry: dict[str, Any] = {"n": len(pairs.x), "taps": taps, **dict.fromkeys(_CORRELATIONS), "reason": None}
-    if taps < FEWEST_TAPS:
-        return entry | {"reason": f"{taps} taps with both values; at least {FEWEST_TAPS} are needed"}
-    counts = np.vstack([np.ones(len(pairs.x)), _tap_counts(pairs.units, replicates, seed)])
-    for name, x, y in (
-        ("pearson", pairs.x, pairs.y),
-        ("spearman", _weighted_ranks(pairs.x, counts), _weighted_ranks(pairs.y, counts)),
-    ):
-        value, *replicated = _weighted_pearson(x, y, counts)
-        if np.isnan(value):
-            return entry | {"reason": "one of the two does not vary"}
-        entry[name] = float(value)
-        entry[f"{name}_low"], entry[f"{name}_high"] = _interval(np.array(replicated), confidence)
-    entry["pearson_within_depth"], entry["pearson_across_runs"] = _within_depth(pairs), _across_runs(pairs)
-    return entry
-
-
-def _tap_counts(units: NDArray[np.int64], replicates: int, seed: int) -> Array:
-    """How often each pair is drawn when whole taps are drawn with replacement, (replicates, pairs)."""
-    taps, position = np.unique(units, return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(taps), np.full(len(taps), 1 / len(taps)), size=replicates)
-    return draws[:, position].astype(float)
-
-
-def _weighted_ranks(values: Array, counts: Array) -> Array:
-    """Mid-ranks of ``values`` in each resampled set, (replicates, pairs), up to a constant."""
-    below = (values[:, None] < values).astype(float) + 0.5 * (values[:, None] == values)
-    return counts @ below
-
-
-def _weighted_pearson(x: Array, y: Array, counts: Array) -> Array:
-    """Pearson's correlation in each resampled set; NaN where one side does not vary."""
-    x, y = _centred(x, counts), _centred(y, counts)
-    xx, yy, xy = (counts * x * x).sum(axis=1), (counts * y * y).sum(axis=1), (counts * x * y).sum(axis=1)
-    varies = (xx > 0) & (yy > 0)
-    safe = np.where(varies, np.sqrt(xx) * np.sqrt(yy), 1.0)
-    return np.where(varies, np.clip(xy / safe, -1, 1), np.nan)
-
-
-def _centred(values: Array, counts: Array) -> Array:
-    mean = (counts * values).sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
-    return _without_rounding(values - mean, values)
+def _means(values: Array, groups: Indices) -> Array:
+    means: Array = (np.bincount(groups, values) / np.maximum(np.bincount(groups), 1))[groups]
+    return means
 
 
 def _without_rounding(differences: Array, values: Array) -> Array:
     """Differences of ``values`` that are only rounding become 0, so that a constant has no variance."""
-    scale = np.max(np.abs(values), axis=-1, keepdims=True)
-    return np.where(np.abs(differences) > 1e-12 * scale, differences, 0.0)
-
-
-def _interval(replicated: Array, confidence: float) -> tuple[float | None, float | None]:
-    defined = replicated[~np.isnan(replicated)]
-    if len(replicated) == 0 or len(defined) < len(replicated) / 2:
-        return None, None
-    low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def _within_depth(pairs: _Pairs) -> float | None:
-    """The correlation over runs of what is left after the mean of each (tap, data set) is taken off."""
-    if len(np.unique(pairs.cells)) == len(pairs.cells):
-        return None
-    x, y = (_without_rounding(values - _means(values, pairs.cells), values) for values in (pairs.x, pairs.y))
-    return _defined(_weighted_pearson(x, y, np.ones((1, len(x)))))
-
-
-def _across_runs(pairs: _Pairs) -> float | None:
-    """The correlation over runs of their means."""
-    _, first = np.unique(pairs.runs, return_index=True)
-    if len(first) < FEWEST_RUNS:
-        return None
-    x, y = (_means(values, pairs.runs)[first] for values in (pairs.x, pairs.y))
-    return _defined(_weighted_pearson(x, y, np.ones((1, len(x)))))
-
-
-def _means(values: Array, groups: NDArray[np.int64]) -> Array:
-    return (np.bincount(groups, values) / np.bincount(groups))[groups]
-
-
-def _defined(values: Array) -> float | None:
-    return None if np.isnan(values[0]) else float(values[0])
+    return np.where(np.abs(differences) > 1e-12 * np.max(np.abs(values)), differences, 0.0)

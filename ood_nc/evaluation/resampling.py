@@ -59,7 +59,9 @@ def draw_counts(n: int, replicates: int, generator: np.random.Generator) -> Coun
     return counts
 
 
-def resampled_metrics(scores: SortedScores, id_counts: Counts, ood_counts: Counts, tpr: float = 0.95) -> dict[str, Array]:
+def resampled_metrics(
+    scores: SortedScores, id_counts: Counts, ood_counts: Counts, tpr: float = 0.95
+) -> dict[str, Array]:
     """``auroc`` and ``fpr95_id_positive`` of each replicate, (replicates,).
 
     Args:

@@ -17,6 +17,12 @@ from ood_nc.files import atomic_path, write_text
 
 SCHEMA_VERSION = 1
 
+MEAN = "mean"
+"""The data set of a row that is the mean over the sets of its group; group ``ood`` is near and far together."""
+
+DISJOINT = " (disjoint)"
+"""Ends the name of an OOD set without the images that are also in ID or show an ID class."""
+
 SCHEMA = pa.schema(
     [
         ("run", pa.string()),
@@ -97,10 +103,14 @@ class Results:
     def save(self, directory: str | Path) -> None:
         """Write results.parquet, scores.parquet and, last, results.json into ``directory``, each atomically."""
         directory = Path(directory)
+        text = json.dumps(self.to_document(), allow_nan=False)
         _write_table(self.table, directory / "results.parquet")
-        if self.scores is not None:
+        if self.scores is None:
+            # Scores of an earlier evaluation would be taken for this one's.
+            (directory / "scores.parquet").unlink(missing_ok=True)
+        else:
             _write_table(self.scores, directory / "scores.parquet")
-        write_text(directory / "results.json", json.dumps(self.to_document(), allow_nan=False, indent=1))
+        write_text(directory / "results.json", text)
 
     @classmethod
     def load(cls, directory: str | Path) -> Results:
@@ -115,13 +125,14 @@ class Results:
             schema = document["schema"]
             parts = {key: document[key] for key in ("rows", "identity", "relations", "choices", "series")}
         except FileNotFoundError:
-            raise UserError(f"No results in {directory}: evaluate the run first (ood-nc evaluate {directory}).") from None
+            raise UserError(
+                f"No results in {directory}: evaluate the run first (ood-nc evaluate {directory})."
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
         if schema != SCHEMA_VERSION:
             raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: evaluate the run again.")
-        scores = path.with_name("scores.parquet")
-        return cls(**parts, scores=pq.read_table(scores) if scores.exists() else None)
+        return cls(**parts, scores=_read_table(path.with_name("scores.parquet")))
 
 
 def make_row(base: Mapping[str, Any], **values: Any) -> Row:
@@ -147,6 +158,11 @@ def make_row(base: Mapping[str, Any], **values: Any) -> Row:
     return row
 
 
+def is_one_set(row: Mapping[str, Any]) -> bool:
+    """Whether a row is about one whole data set: neither a mean over sets nor a set without its overlap with ID."""
+    return row["dataset"] is not None and row["dataset"] != MEAN and not row["dataset"].endswith(DISJOINT)
+
+
 def reason_of(error: Exception) -> str:
     """Why a measurement failed, on one line; the type is named where the message was not written for users."""
     text = " ".join(str(error).split())
@@ -166,6 +182,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value
+
+
+def _read_table(path: Path) -> pa.Table | None:
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

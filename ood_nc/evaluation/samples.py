@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+Columns = dict[str, NDArray[Any]]
 Role = str
 Set = tuple[Role, str]
 """A set of samples: its role (``id``, ``ood`` or ``transfer``) and its name."""
@@ -25,7 +25,7 @@ def correct_column(tap: str, probe: str) -> str:
     return f"correct/{tap}/{probe}"
 
 
-def scores_table(sets: list[tuple[str, str, tuple[str, ...], Mapping[str, NDArray[Any]]]]) -> pa.Table:
+def scores_table(sets: list[tuple[str, str, tuple[str, ...], Columns]]) -> pa.Table:
     """Join the columns of all sets into one table, a row a sample, null where a column does not concern a set.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.inputs import Inputs, transfer_keys
-from ood_nc.evaluation.results import MakeRow, Row, reason_of
+from ood_nc.evaluation.resampling import interval
+from ood_nc.evaluation.results import MEAN, MakeRow, Row, is_one_set, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.transfer import (
     ProbeResult,
@@ -23,6 +24,7 @@ from ood_nc.transfer import (
     nearest_mean_probe,
     retained_accuracy,
 )
+from ood_nc.transfer.result import wilson_interval
 
 PROBES = ("linear", "knn", "nearest_mean")
 
@@ -41,9 +43,17 @@ def check_probes(names: Sequence[str]) -> None:
 
 
 def measure_probes(
-    tap: TapData, inputs: Inputs, probes: Iterable[str], *, seed: int, make: MakeRow
+    tap: TapData, inputs: Inputs, probes: Iterable[str], *, replicates: int, seed: int, make: MakeRow
 ) -> tuple[list[Row], dict[tuple[str, str], Correct]]:
     """Fit every probe on every transfer set's train part and read its test part once.
+
+    Args:
+        tap: the tap.
+        inputs: the sets.
+        probes: names out of `PROBES`.
+        replicates: of the interval of the mean over sets.
+        seed: of the probes and the replicates.
+        make: makes a row of this tap.
 
     Returns:
         The rows, and by (transfer set, probe) which test images were right.
@@ -51,23 +61,20 @@ def measure_probes(
     rows: list[Row] = []
     correct: dict[tuple[str, str], Correct] = {}
     for probe in probes:
-        values = []
-        for name, pair in inputs.transfer.items():
+        results = []
+        for name in inputs.transfer:
             where = {"dataset": name, "group": "transfer", "method": probe}
             try:
-                if pair is None:
-                    raise UserError("the set holds no readable image")
-                result = _run(probe, tap, *transfer_keys(name), seed=seed)
+                result = _run(probe, tap, transfer_keys(name), seed)
             except Exception as error:
                 # One set must not cost the others; the reason stands in its row.
                 rows.append(make(**where, metric="accuracy", value=None, reason=reason_of(error)))
                 continue
-            values.append(result.accuracy)
+            results.append(result)
             rows += accuracy_rows(result, make, **where)
             correct[name, probe] = result.correct.cpu().numpy()
-        if values:
-            where = {"dataset": "mean", "group": "transfer", "method": probe}
-            rows.append(make(**where, metric="accuracy", value=float(np.mean(values)), n=len(values)))
+        if results:
+            rows.append(_mean_row(results, replicates, seed, make, probe))
     return rows, correct
 
 
@@ -78,6 +85,43 @@ def accuracy_rows(result: ProbeResult, make: MakeRow, **where: Any) -> list[Row]
         make(**where, metric="accuracy", n=result.n, **value),
         make(**where, metric="seconds", n=result.n, value=result.seconds),
     ]
+
+
+def id_accuracy(tap: TapData, make: MakeRow, *, is_head_tap: bool) -> tuple[list[Row], dict[str, Correct]]:
+    """Top-1 accuracy on held-out ID of the tap's ID probe and, on the tap it reads, of the head.
+
+    Returns:
+        The rows, and by method which ID test images were right.
+    """
+    where = {"dataset": "id_test", "group": "id"}
+    rows: list[Row] = []
+    correct: dict[str, Correct] = {}
+    if tap.probe is None:
+        rows.append(
+            make(
+                **where,
+                method="linear",
+                metric="accuracy",
+                value=None,
+                reason="the ID sets have no labels, or one class",
+            )
+        )
+    else:
+        rows += accuracy_rows(tap.probe, make, **where, method="linear")
+        correct["linear"] = tap.probe.correct.cpu().numpy()
+    if not is_head_tap:
+        return rows, correct
+    labels = tap.labels["id_test"]
+    if tap.own_logits and labelled(labels):
+        right = tap.own_logits["id_test"].argmax(dim=1) == labels
+        n, total = len(right), int(right.sum())
+        low, high = wilson_interval(total, n)
+        rows.append(make(**where, method="head", metric="accuracy", value=total / n, low=low, high=high, n=n))
+        correct["head"] = right.cpu().numpy()
+    else:
+        why = "the head was made for other classes" if labelled(labels) else "the ID test set has no labels"
+        rows.append(make(**where, method="head", metric="accuracy", value=None, reason=why))
+    return rows, correct
 
 
 def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, int]], make: MakeRow) -> list[Row]:
@@ -95,7 +139,7 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
     curves: dict[str, dict[str, float]] = {}
     for row in rows:
         wanted = row["method"] == "linear" and row["metric"] == "accuracy" and row["kind"] in ("accuracy", "transfer")
-        if wanted and row["value"] is not None and row["dataset"] != "mean":
+        if wanted and row["value"] is not None and is_one_set(row):
             curves.setdefault("id" if row["kind"] == "accuracy" else row["dataset"], {})[row["tap"]] = row["value"]
     on_id = curves.pop("id", {})
     found: list[Row] = []
@@ -109,7 +153,9 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
         last = {"tap": here[-1][0], "depth": here[-1][1], "n": len(here)}
         retained, correlation = retained_accuracy(transferred), layer_correlation(ids, transferred)
         found.append(where(**last, metric="retained", value=retained, reason="no tap is ever right"))
-        found.append(where(**last, metric="id_correlation", value=correlation, reason="one tap, or a constant accuracy"))
+        found.append(
+            where(**last, metric="id_correlation", value=correlation, reason="one tap, or a constant accuracy")
+        )
         classes = {"id_classes": inputs.id_train.num_classes, "ood_classes": pair[0].num_classes}
         for (tap, depth), a, b in zip(here, ids, transferred, strict=True):
             value = id_ood_alignment(a, b, **classes)
@@ -117,11 +163,32 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
     return found
 
 
-def _run(probe: str, tap: TapData, train: str, test: str, *, seed: int) -> ProbeResult:
+def _mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: MakeRow, probe: str) -> Row:
+    """The mean accuracy over sets; a resampled number of right answers is binomial."""
+    generator = np.random.default_rng(seed)
+    resampled = [generator.binomial(result.n, result.accuracy, replicates) / result.n for result in results]
+    low, high = interval(np.mean(resampled, axis=0))
+    chosen = {result.selected_on for result in results}
+    return make(
+        dataset=MEAN,
+        group="transfer",
+        method=probe,
+        metric="accuracy",
+        value=float(np.mean([result.accuracy for result in results])),
+        low=low,
+        high=high,
+        n=len(results),
+        selected_on=chosen.pop() if len(chosen) == 1 else None,
+    )
+
+
+def _run(probe: str, tap: TapData, keys: tuple[str, str], seed: int) -> ProbeResult:
     arguments: list[torch.Tensor] = []
-    for key in (train, test):
+    for key in keys:
+        if key not in tap.features:
+            raise UserError("the set holds no readable image")
         if not labelled(tap.labels[key]):
-            raise UserError("images without labels, or none that can be read")
+            raise UserError("the set has images without labels")
         arguments += [tap.features[key], tap.labels[key]]
     if probe == "linear":
         return linear_probe(*arguments, seed=seed)

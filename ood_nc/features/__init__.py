@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.features.bank import FeatureBank
-from ood_nc.features.extraction import extract
+from ood_nc.features.extraction import UnreadableError, extract
 from ood_nc.features.store import BankStore
 
-__all__ = ["BankStore", "FeatureBank", "extract"]
+__all__ = ["BankStore", "FeatureBank", "UnreadableError", "extract"]

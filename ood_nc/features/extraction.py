@@ -18,6 +18,10 @@ from ood_nc.progress import progress
 _SYNC_ELEMENTS = 1 << 24
 
 
+class UnreadableError(UserError):
+    """A data set has images, but none that can be read."""
+
+
 def extract(
     model: Any,
     dataset: Any,
@@ -46,7 +50,7 @@ def extract(
         amp_dtype: autocast's type.
 
     Raises:
-        UserError: none of the images can be read.
+        UnreadableError: none of the images can be read.
     """
     start = time.perf_counter()
     if accelerator is not None:
@@ -62,7 +66,9 @@ def extract(
         model.train(was_training)
     broken = _synchronise([*taps.values(), logits], broken)
     if broken and len(broken) == len(dataset):
-        raise UserError(f"None of the {len(dataset)} images of {dataset.name} can be read; the first: {broken[0][1]}")
+        raise UnreadableError(
+            f"None of the {len(dataset)} images of {dataset.name} can be read (the first: {broken[0][1]})."
+        )
     return _finish(dataset, taps, logits, broken, time.perf_counter() - start)
 
 
@@ -126,7 +132,8 @@ class _Reader(Dataset[Any]):
             return position, self.dataset[position][0], ""
         except Exception as error:
             # Decoders raise almost anything on a damaged file, and one bad file must not end the pass.
-            return position, None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            known = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            return position, None, " ".join(f"{known}{error}".split())[:300]
 
 
 def _collate(

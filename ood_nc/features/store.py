@@ -6,9 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ood_nc.features.bank import FeatureBank
+from ood_nc.features.description import describe
 from ood_nc.features.extraction import extract
 from ood_nc.files import atomic_path
+from ood_nc.models import weights_hash
 
 _FORMAT = 1
 _log = logging.getLogger("ood_nc")
@@ -53,9 +53,11 @@ class BankStore:
             **options: passed on to `extract`.
 
         Raises:
-            UserError: no image can be read, or the folder cannot be written.
+            UnreadableError: none of the images can be read.
+            UserError: the folder cannot be written.
         """
-        key = bank_key(model, dataset, weights=weights, amp=options.get("amp_dtype") if options.get("amp") else None)
+        precision = {name: options[name] for name in ("amp", "amp_dtype") if name in options}
+        key = bank_key(model, dataset, weights=weights, **precision)
         path = self.path(dataset.name, key)
         bank = _agreed(_load(path, key))
         if bank is not None:
@@ -65,40 +67,31 @@ class BankStore:
             _save(bank, path)
         if _initialized():
             dist.barrier()
-        return bank
+        # The mapped file takes the place of the copy in memory, where this machine sees it.
+        return _load(path, key) or bank
 
     def path(self, name: str, key: str) -> Path:
         """The file of the bank of data set ``name`` under ``key``."""
         return self.directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:60]}-{key[:24]}.safetensors"
 
 
-def bank_key(model: Any, dataset: Any, *, weights: str | None = None, amp: torch.dtype | str | None = None) -> str:
+def bank_key(
+    model: Any, dataset: Any, *, weights: str | None = None, amp: bool = False, amp_dtype: torch.dtype = torch.float16
+) -> str:
     """A sha256 over everything a bank depends on.
 
     A transform that cannot be described exactly (a lambda, say) gives a key of its own each time: such a bank is
     never reused, rather than reused wrongly.
     """
-    if weights is None:
-        from ood_nc.models import weights_hash
-
-        weights = weights_hash(model)
     parts = {
         "format": _FORMAT,
-        "weights": weights,
+        "weights": weights_hash(model) if weights is None else weights,
         "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
-        "transform": _describe(dataset.transform),
+        "transform": describe(dataset.transform),
         "data": dataset.fingerprint(),
-        "dtype": "float32" if amp is None else str(amp),
+        "dtype": str(amp_dtype) if amp else "float32",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _describe(transform: Any) -> str:
-    try:
-        state = hashlib.sha256(pickle.dumps(transform)).hexdigest()
-    except (pickle.PicklingError, AttributeError, TypeError):
-        return uuid.uuid4().hex
-    return f"{type(transform).__module__}.{type(transform).__qualname__} {state}"
 
 
 def _save(bank: FeatureBank, path: Path) -> None:

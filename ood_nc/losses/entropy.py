@@ -55,6 +55,7 @@ def nearest_neighbor_entropy(
     Transfer Learning", ICML 2025; the estimator is Kozachenko and Leonenko's (1987) with constants dropped.
 
     Example:
+        >>> import torch
         >>> nearest_neighbor_entropy(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor(-0.6931)
     """

@@ -102,9 +102,7 @@ class Objective(nn.Module):
         expected = tuple(logits.shape) if soft else (len(logits),)
         if logits.ndim != 2 or tuple(targets.shape) != expected:
             kind = "soft" if soft else "class index"
-            raise UserError(
-                f"{kind} targets of shape {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}."
-            )
+            raise UserError(f"{kind} targets of shape {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}.")
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.task == "cross_entropy":
             wanted = targets.to(logits.dtype) if soft else targets.long()

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
+from timm.models import is_model_in_modules
 from timm.models.vgg import VGG
 from torch import nn
 
@@ -62,11 +63,16 @@ def build_encoder(
     if normalization not in NORMALIZATIONS:
         hint = nearest(normalization, NORMALIZATIONS)
         raise UserError(f"Unknown normalization {normalization!r}: use native or group_ws.{hint}")
+    if normalization == "group_ws" and pretrained:
+        raise UserError("normalization group_ws is another network: pretrained weights do not fit. Use native.")
     options = dict(backbone_options or {})
     keep_hidden_head = bool(options.pop("keep_hidden_head", False))
     max_groups = int(options.pop("max_groups", MAX_GROUPS))
+    model: Any
     if isinstance(backbone, str):
         name = backbone
+        if not (keep_hidden_head or pretrained) and is_model_in_modules(name.partition(".")[0], ["vgg"]):
+            options.setdefault("mlp_ratio", 1 / 4096)  # 120 million weights less to draw and throw away
         sizes: dict[str, Any] = {"img_size": img_size, "in_chans": in_chans, "drop": drop, "drop_path": drop_path}
         model = create_timm(name, num_classes, pretrained=pretrained, options=options, **sizes)
         trained = pretrained and num_classes == model.pretrained_cfg.get("num_classes")
@@ -79,8 +85,6 @@ def build_encoder(
     if not keep_hidden_head and drop_hidden_head(model, num_classes):
         trained = False
     if normalization == "group_ws":
-        if pretrained:
-            raise UserError("normalization group_ws is another network: pretrained weights do not fit. Use native.")
         to_group_norm(model, image_shape, name, max_groups)
     encoder = part(model, num_classes, image_shape, name)
     encoder.classifier_is_trained, encoder.preprocessing = trained, preprocessing
@@ -120,7 +124,7 @@ def create_timm(
         raise UserError(f"{name} cannot be built with model.kwargs {arguments}: {_line(error)}.") from None
 
 
-def part(model: nn.Module, num_classes: int, image_shape: tuple[int, int, int], name: str) -> Encoder:
+def part(model: Any, num_classes: int, image_shape: tuple[int, int, int], name: str) -> Encoder:
     """Take the classifier off a timm model; leave any other module as it is: its output counts as pooled features.
 
     The classifier is the linear map (or 1x1 convolution) whose output the model returns, found by running it: so
@@ -142,7 +146,7 @@ def part(model: nn.Module, num_classes: int, image_shape: tuple[int, int, int], 
     return _encoder(model, image_shape, name, classifier if classifier.out_features == num_classes else None, path)
 
 
-def drop_hidden_head(model: nn.Module, num_classes: int) -> bool:
+def drop_hidden_head(model: Any, num_classes: int) -> bool:
     """Remove the two 4096-wide layers between a VGG's feature map and its classifier, in place, and renew the latter.
 
     Other models are left alone: where their head has a hidden layer, the classifier reads that layer.
@@ -152,10 +156,11 @@ def drop_hidden_head(model: nn.Module, num_classes: int) -> bool:
     """
     if not isinstance(model, VGG):
         return False
-    model.pre_logits = nn.Identity()
-    reference = next(model.parameters())
-    model.head.fc = nn.Linear(model.num_features, num_classes, device=reference.device, dtype=reference.dtype)
-    model.head_hidden_size = model.head.num_features = model.num_features
+    vgg: Any = model
+    vgg.pre_logits = nn.Identity()
+    reference = next(vgg.parameters())
+    vgg.head.fc = nn.Linear(vgg.num_features, num_classes, device=reference.device, dtype=reference.dtype)
+    vgg.head_hidden_size = vgg.head.num_features = vgg.num_features
     return True
 
 
@@ -175,7 +180,7 @@ def preprocessing_of(model: nn.Module, img_size: int | None, in_chans: int) -> d
 
 
 def list_taps(backbone: str, *, img_size: int | None = None) -> list[TapInfo]:
-    """Return everything of a timm model that can be tapped, in depth order, each with what ``auto`` pooling makes of it.
+    """Return everything of a timm model that can be tapped, in depth order, as ``auto`` pools it.
 
     No weights are made or read.
     """
@@ -211,13 +216,13 @@ def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, 
         raise UserError(f"Cannot build {name}: {what} ({type(error).__name__}: {_line(error)}).") from error
 
 
-def _is_timm(model: nn.Module) -> bool:
+def _is_timm(model: Any) -> bool:
     return (
         hasattr(model, "pretrained_cfg") and hasattr(model, "reset_classifier") and getattr(model, "num_classes", 0) > 0
     )
 
 
-def _run(model: nn.Module, image_shape: tuple[int, int, int], name: str) -> Trace:
+def _run(model: Any, image_shape: tuple[int, int, int], name: str) -> Trace:
     try:
         return trace(model, image_shape)
     except Exception as error:
@@ -227,7 +232,7 @@ def _run(model: nn.Module, image_shape: tuple[int, int, int], name: str) -> Trac
 
 
 def _encoder(
-    model: nn.Module, image_shape: tuple[int, int, int], name: str, classifier: nn.Linear | None, path: str | None
+    model: Any, image_shape: tuple[int, int, int], name: str, classifier: nn.Linear | None, path: str | None
 ) -> Encoder:
     seen = _run(model, image_shape, name)
     if not isinstance(seen.output, torch.Tensor) or seen.output.ndim != 2:
@@ -237,7 +242,7 @@ def _encoder(
     return Encoder(model, int(seen.output.shape[1]), seen, classifier, path, nonnegative=seen.output_nonnegative)
 
 
-def _final_linear(model: nn.Module, seen: Trace) -> str | None:
+def _final_linear(model: Any, seen: Trace) -> str | None:
     output = seen.output
     if not isinstance(output, torch.Tensor):
         return None
@@ -249,7 +254,7 @@ def _final_linear(model: nn.Module, seen: Trace) -> str | None:
     return None
 
 
-def _as_linear(module: nn.Module) -> nn.Linear:
+def _as_linear(module: Any) -> nn.Linear:
     if isinstance(module, nn.Linear):
         return module
     weight, bias = module.weight.flatten(1), module.bias

@@ -29,7 +29,7 @@ class LoadReport:
 
     Attributes:
         path: the file.
-        weights: which of its weights: the entry's name (``state_dict_ema`` for averaged weights), or ``the file itself``.
+        weights: which of its weights: the entry's name (averaged weights: ``state_dict_ema``), or ``the file itself``.
         prefix: what was taken off every key.
         tensors: how many tensors were loaded.
         dropped: keys of the file that were left out, the head's.
@@ -78,22 +78,21 @@ def load_weights(
     own = model.state_dict()
     plain = not any(key.startswith("backbone.") for key in found)
     state = _from_timm(found, model) if plain else dict(found)
-    dropped: tuple[str, ...] = ()
-    fresh: list[str] = []
+    head = tuple(key for key in state if key.startswith(_head_parts(model)))
+    if plain and head and model.projector is not None and not new_head:
+        raise UserError(f"The head in {path} reads the encoder, this model's reads its projector: set new_head.")
+    fresh = ["head"] if new_head else []
     if new_head:
-        dropped = tuple(key for key in state if key.startswith(("head.", *_hidden_head(model))))
-        state = {key: value for key, value in state.items() if key not in dropped}
-        fresh.append("head")
+        state = {key: value for key, value in state.items() if key not in head}
+        state |= {key: value for key, value in own.items() if key.startswith("head.")}
     if plain and model.projector is not None:
         fresh.append("projector")
-        if new_head or model.projector.kind != "plastic":
-            state |= {key: own[key] for key in own if key.startswith("projector.")}
-    if new_head:
-        state |= {key: own[key] for key in own if key.startswith("head.")}
+        state |= {key: value for key, value in own.items() if key.startswith("projector.")}
     state |= {k: own[k] for k in own if k.endswith("num_batches_tracked") and k not in state}
-    _check_fit(state, own, model, path, plain=plain)
+    _check_fit(state, own, model, path)
     model.load_state_dict(state)
     model.head_is_fresh = new_head
+    dropped = head if new_head else ()
     return LoadReport(str(path), entry, prefix, len(found) - len(dropped), dropped, tuple(fresh))
 
 
@@ -148,10 +147,10 @@ def _state_dict(path: Path, model: nn.Module, use_ema: bool) -> tuple[dict[str, 
     if not state:
         raise UserError(f"{path} holds no weights: its entries are {_some(map(str, checkpoint))}.")
     prefix = ""
-    own = set(model.state_dict())
+    known = {name for key in model.state_dict() for name in (key, key.removeprefix("backbone."))}
     while True:
         first = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
-        if first is None or own & set(state):
+        if first is None or known & set(state):
             return state, entry, prefix
         state, prefix = {key.removeprefix(first): value for key, value in state.items()}, prefix + first
 
@@ -192,37 +191,27 @@ def _from_timm(found: Mapping[str, torch.Tensor], model: ControlledModel) -> dic
     return renamed
 
 
-def _hidden_head(model: ControlledModel) -> tuple[str, ...]:
-    """Parts of timm's head that this model was built without."""
-    own = model.state_dict()
+def _head_parts(model: ControlledModel) -> tuple[str, ...]:
+    """Prefixes of what counts as the head: with a VGG's hidden layers where the model was built without them."""
     hidden = "backbone.pre_logits."
-    return () if any(key.startswith(hidden) for key in own) else (hidden,)
+    return ("head.",) if any(key.startswith(hidden) for key in model.state_dict()) else ("head.", hidden)
 
 
 def _check_fit(
-    state: Mapping[str, torch.Tensor],
-    own: Mapping[str, torch.Tensor],
-    model: ControlledModel,
-    path: Path,
-    *,
-    plain: bool,
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], model: ControlledModel, path: Path
 ) -> None:
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
+    wrong = [*missing, *unexpected, *reshaped]
+    if not wrong:
+        return
+    shapes = [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in reshaped]
     named = [(missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape")]
-    problems = [f"{len(keys)} {what} ({_some(keys)})" for keys, what in named if keys]
-    reads_encoder = plain and model.projector is not None and any(key.startswith("head.") for key in state)
-    if problems:
-        only_head = all(key.startswith(("head.", *_hidden_head(model))) for keys, _ in named for key in keys)
-        hint = " Only the head differs: new_head drops the file's." if only_head else ""
-        raise UserError(f"{path} does not fit {model.backbone_name}: {'; '.join(problems)}.{hint}")
-    if reads_encoder and own["head.weight"] is not state["head.weight"]:
-        raise UserError(f"{path} has a head that reads the encoder, this model's reads the projector: set new_head.")
+    problems = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for keys, what in named if keys)
+    only_head = all(key.startswith(_head_parts(model)) for key in wrong)
+    hint = " Only the head differs: new_head leaves the file's out." if only_head else ""
+    raise UserError(f"{path} does not fit {model.backbone_name}: {problems}.{hint}")
 
 
 def _some(keys: Iterable[str]) -> str:

@@ -95,8 +95,9 @@ class CifarResNet(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier, keeping device and dtype; ``global_pool`` other than avg does not exist here."""
         reference = self.conv1.weight
-        new = nn.Linear(64, num_classes, device=reference.device, dtype=reference.dtype)
-        self.num_classes, self.linear = num_classes, new if num_classes > 0 else nn.Identity()
+        self.num_classes, self.linear = num_classes, nn.Identity()
+        if num_classes > 0:
+            self.linear = nn.Linear(64, num_classes, device=reference.device, dtype=reference.dtype)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature map (B, 64, H/4, W/4)."""

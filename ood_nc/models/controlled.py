@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -84,7 +84,7 @@ class ControlledModel(nn.Module):
         if head not in HEADS:
             raise UserError(f"Unknown head {head!r}: use linear or etf.{nearest(head, HEADS)}")
         self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
-        settings = {
+        settings: dict[str, Any] = {
             "normalization": normalization,
             "img_size": img_size,
             "in_chans": in_chans,
@@ -122,12 +122,12 @@ class ControlledModel(nn.Module):
     @property
     def head_weight(self) -> torch.Tensor:
         """The head's weight (C, d)."""
-        return self.head.weight
+        return cast(torch.Tensor, self.head.weight)
 
     @property
     def head_bias(self) -> torch.Tensor | None:
         """The head's bias (C,), None for the fixed ETF classifier."""
-        return self.head.bias
+        return cast("torch.Tensor | None", self.head.bias)
 
     def forward(self, images: torch.Tensor, *, taps: bool = False) -> Any:
         """Return the logits (B, C); with ``taps`` the pair that `forward_taps` returns.
@@ -137,10 +137,10 @@ class ControlledModel(nn.Module):
         if not taps:
             features = self.backbone(images)
             return self.head(features if self.projector is None else self.projector(features))
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not self._recorder.attached:
             self._recorder.attach_for_good(self.backbone)
         with self._recorder.hooked(self.backbone):
-            self._recorder.values = values = {}
+            values = self._recorder.start()
             features = self.backbone(images)
         projected = None if self.projector is None else self.projector(features)
         every = {**values, "encoder": features, "projector": projected}
@@ -153,6 +153,12 @@ class ControlledModel(nn.Module):
         Each is pooled as soon as its module has run: memory of its own, and no feature map is kept for it.
         """
         return self(images, taps=True)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load a state dict as any module does; the head then counts as trained."""
+        result = super().load_state_dict(*args, **kwargs)
+        self.head_is_fresh = False
+        return result
 
     def spec(self) -> dict[str, Any]:
         """Return what `from_spec` needs to build this model again, as plain JSON values.
@@ -194,6 +200,7 @@ class ControlledModel(nn.Module):
     ) -> dict[str, TapInfo]:
         modules = resolve_taps(patterns, pooling, self.backbone, encoder.seen, self.backbone_name)
         self._recorder = Recorder(modules)
+        rows: list[tuple[str, str, int, bool | None]]
         rows = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
         if "encoder" in patterns:
             rows.append(("encoder", "native", encoder.dim, encoder.nonnegative))
@@ -201,7 +208,7 @@ class ControlledModel(nn.Module):
             rows.append(("projector", "none", self.projector.out_dim, False))
         if not rows:
             raise UserError(f"No tap is left of {list(patterns)}: name a module, stages, blocks or encoder.")
-        return {name: TapInfo(name, depth, *rest) for depth, (name, *rest) in enumerate(rows)}
+        return {row[0]: TapInfo(row[0], depth, *row[1:]) for depth, row in enumerate(rows)}
 
 
 def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import Conv2dSame, GroupNormAct
 from timm.layers.padding import pad_same
@@ -51,7 +53,7 @@ class WSConv2d(nn.Conv2d):
         weight = standardize(self.weight)
         if not self.same_padding:
             return self._conv_forward(input, weight, None)
-        padded = pad_same(input, self.kernel_size, self.stride, self.dilation)
+        padded = pad_same(input, list(self.kernel_size), list(self.stride), list(self.dilation))
         return F.conv2d(padded, weight, None, self.stride, 0, self.dilation, self.groups)
 
 
@@ -82,9 +84,8 @@ def to_group_norm(
     for key, child in list(model.named_modules()):
         if isinstance(child, _BatchNorm):
             _put(model, key, _group_norm(child, max_groups))
-        elif type(child) in (nn.Conv2d, Conv2dSame) and child.weight[0].numel() > 1:
-            if child.bias is None or id(seen.outputs.get(key)) in fed:
-                _put(model, key, _standardized(child))
+        elif type(child) in (nn.Conv2d, Conv2dSame) and (child.bias is None or id(seen.outputs.get(key)) in fed):
+            _put(model, key, _standardized(child))
     _zero_last_norms(model, image_shape)
 
 
@@ -93,10 +94,10 @@ def _put(model: nn.Module, key: str, new: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
-def _group_norm(old: nn.Module, max_groups: int) -> nn.Module:
+def _group_norm(old: Any, max_groups: int) -> nn.Module:
     groups = group_count(old.num_features, max_groups)
     reference = old.running_mean if old.weight is None else old.weight
-    where = {"device": reference.device, "dtype": reference.dtype}
+    where: dict[str, Any] = {"device": reference.device, "dtype": reference.dtype}
     if not hasattr(old, "act"):
         return nn.GroupNorm(groups, old.num_features, **where)
     new = GroupNormAct(old.num_features, groups, apply_act=False, **where)
@@ -104,7 +105,9 @@ def _group_norm(old: nn.Module, max_groups: int) -> nn.Module:
     return new
 
 
-def _standardized(old: nn.Conv2d) -> WSConv2d:
+def _standardized(old: Any) -> nn.Module:
+    if old.weight[0].numel() == 1:
+        return old
     new = WSConv2d(
         old.in_channels,
         old.out_channels,
@@ -124,7 +127,7 @@ def _standardized(old: nn.Conv2d) -> WSConv2d:
 
 def _zero_last_norms(model: nn.Module, image_shape: tuple[int, int, int]) -> None:
     seen = trace(model, image_shape)
-    modules = dict(model.named_modules())
+    modules: dict[str, Any] = dict(model.named_modules())
     handles = []
     for block in block_names(model, [name for name in seen.outputs if name]):
         inside = [name for name in seen.outputs if name.startswith(f"{block}.")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -81,7 +84,7 @@ class Projector(nn.Module):
         self.normalize, self.eps = normalize, eps
         sizes = [in_dim, *[hidden] * (depth - 1), out_dim]
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(self._layer(a, b, generator) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(self._layer(a, b, generator) for a, b in pairwise(sizes))
 
     def _layer(self, columns: int, rows: int, generator: torch.Generator) -> nn.Module:
         if self.kind == "plastic":
@@ -101,9 +104,9 @@ class Projector(nn.Module):
             features = layer(features if index == 0 else F.relu(features))
         if not self.normalize:
             return features
-        kept = self.layers[-1].weight.dtype
-        features = features.to(torch.promote_types(kept, torch.float32))
-        return F.normalize(features, dim=1, eps=self.eps).to(kept)
+        weight = cast(torch.Tensor, self.layers[-1].weight)
+        features = features.to(torch.promote_types(weight.dtype, torch.float32))
+        return F.normalize(features, dim=1, eps=self.eps).to(weight.dtype)
 
     def options(self) -> dict[str, object]:
         """Return the keyword arguments that rebuild it, `in_dim` and `kind` apart."""

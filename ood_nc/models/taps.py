@@ -67,10 +67,14 @@ class Recorder:
 
     @torch.compiler.disable
     def attach_for_good(self, backbone: nn.Module) -> None:
-        """Hook the tapped modules once: a compiled graph only knows hooks that were there when it was traced."""
-        if not self.attached:
-            self.attach(backbone)
-            self.attached = True
+        """Hook the tapped modules for good: a compiled graph only knows hooks that were there when it was traced."""
+        self.attach(backbone)
+        self.attached = True
+
+    def start(self) -> dict[str, torch.Tensor]:
+        """Begin to record, and return the dict that fills as the modules run."""
+        self.values = {}
+        return self.values
 
     @contextlib.contextmanager
     def hooked(self, backbone: nn.Module) -> Iterator[None]:
@@ -167,7 +171,8 @@ def block_names(backbone: nn.Module, names: Iterable[str]) -> list[str]:
 
 def _grouped(backbone: nn.Module, names: list[str], *, coarse: bool) -> list[str]:
     try:
-        groups = backbone.group_matcher(coarse=coarse)["blocks"]
+        matcher: Any = backbone.group_matcher
+        groups = matcher(coarse=coarse)["blocks"]
     except (AttributeError, KeyError, TypeError, NotImplementedError):
         return []
     patterns = [groups] if isinstance(groups, str) else [p for p, place in groups if place is None]

@@ -1,6 +1,7 @@
-"""The paper's ViTs, registered with timm: no class token, mean over tokens after the last norm, fixed sin-cos positions.
+"""The paper's ViTs, registered with timm.
 
-timm's own arguments give the first two (`class_token=False, global_pool="avg", fc_norm=False`), not the third.
+No class token, mean over tokens after the last norm, fixed sin-cos positions: timm's own arguments give the first two
+(`class_token=False, global_pool="avg", fc_norm=False`), not the third.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class SinCosVisionTransformer(VisionTransformer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "pos_embed": "none"})
         del self.pos_embed
-        positions = sincos_positions(*self.patch_embed.grid_size, self.embed_dim)
+        height, width = self.patch_embed.grid_size
+        positions = sincos_positions(height, width, self.embed_dim)
         self.register_buffer("pos_embed", positions[None].to(self.patch_embed.proj.weight.dtype))
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:

@@ -83,7 +83,9 @@ def check_schema(document: Any, where: str) -> None:
     if not isinstance(schema, int):
         raise UserError(f"{where} does not name its schema: it is no results document; evaluate the run again.")
     if schema > SCHEMA_VERSION:
-        raise UserError(f"{where} has schema {schema}, this version reads up to {SCHEMA_VERSION}: install a newer ood_nc.")
+        raise UserError(
+            f"{where} has schema {schema}, this version reads up to {SCHEMA_VERSION}: install a newer ood_nc."
+        )
 
 
 def _read_run(directory: Path, taken: Sequence[str]) -> Run:
@@ -107,7 +109,9 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
             histograms=(document.get("series") or {}).get("histograms") or [],
             log=_read_log(directory / "metrics.jsonl"),
             config=_read_text(directory / "config.yaml"),
-            environment=_read_json(directory / "environment.json") if (directory / "environment.json").is_file() else None,
+            environment=_read_json(directory / "environment.json")
+            if (directory / "environment.json").is_file()
+            else None,
         )
         if not run.taps:
             raise KeyError("taps")

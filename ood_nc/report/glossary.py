@@ -32,7 +32,9 @@ def _collapse(label: str, meaning: str, unit: str = "number") -> Metric:
 
 _DETECTION = {
     "auroc": _share(
-        "AUROC", "higher", "Probability that an ID sample scores above an OOD sample, ties counted half; 50 % is chance."
+        "AUROC",
+        "higher",
+        "Probability that an ID sample scores above an OOD sample, ties counted half; 50 % is chance.",
     ),
     "fpr95_id_positive": _share(
         "FPR95 (ID positive)",
@@ -42,7 +44,7 @@ _DETECTION = {
     "fpr95_ood_positive": _share(
         "FPR95 (OOD positive)",
         "lower",
-        "Share of ID samples rejected at the threshold that rejects at least 95 % of the OOD samples (OpenOOD's convention).",
+        "Share of ID samples rejected at the threshold that rejects at least 95 % of the OOD samples (as in OpenOOD).",
     ),
     "fpr95_paper": _share(
         "FPR95 (paper: ID positive, rounded rank)",
@@ -60,7 +62,9 @@ _DETECTION = {
         "Step-wise average precision with OOD as the positive class; depends on the base rate n ID : n OOD.",
     ),
     "detection_error": _share(
-        "Detection error", "lower", "Smallest mean of the two error rates over all thresholds, both classes weighted equally."
+        "Detection error",
+        "lower",
+        "Smallest mean of the two error rates over all thresholds, both classes weighted equally.",
     ),
 }
 
@@ -68,25 +72,89 @@ _TRANSFER = {
     "accuracy": _share("Accuracy", "higher", "Share of samples whose top-1 prediction is right, on a split read once."),
     "transfer_error": _share("Transfer error", "lower", "1 − accuracy of a probe on a transfer set."),
     "1-auroc": _share("1 − AUROC", "lower", "Detection error in terms of ranking: 1 − AUROC."),
+    "retained": Metric(
+        "Retained accuracy, %",
+        "number",
+        "higher",
+        "Tunnel effect: 100 × accuracy at the last tap / accuracy at the best tap.",
+    ),
+    "id_correlation": Metric(
+        "ID correlation",
+        "correlation",
+        "higher",
+        "Tunnel effect: Pearson correlation over taps of transfer and ID accuracy.",
+    ),
+    "id_alignment": Metric(
+        "ID alignment",
+        "number",
+        "higher",
+        "(ID accuracy − chance)(transfer accuracy − chance): high where a tap serves both.",
+    ),
+    "seconds": Metric("Time, s", "number", "lower", "Seconds to fit and to score or test, on the device named above."),
 }
 
 _COLLAPSE = {
-    "nc1_pinv": _collapse("NC1 (pseudo-inverse)", "tr(Σ_W Σ_B⁺)/C, within- against between-class scatter; 0 = collapsed."),
+    "nc1_pinv": _collapse(
+        "NC1 (pseudo-inverse)", "tr(Σ_W Σ_B⁺)/C, within- against between-class scatter; 0 = collapsed."
+    ),
     "nc1_ratio": _collapse("NC1 (trace ratio)", "tr Σ_W / tr Σ_B; 0 = collapsed."),
+    "nc1_ratio_balanced": _collapse(
+        "NC1 (balanced trace ratio)", "The trace ratio with equal class weights; 0 = collapsed."
+    ),
+    "trace_within": _collapse("tr Σ_W", "Within-class scatter; depends on the scale of the features."),
+    "trace_between": _collapse("tr Σ_B", "Between-class scatter; depends on the scale of the features."),
+    "within_share": _collapse("Within-class share", "tr Σ_W / (tr Σ_W + tr Σ_B), in [0, 1]; 0 = collapsed."),
     "cdnv": _collapse("CDNV", "Class-distance normalised variance, mean over class pairs; 0 = collapsed."),
     "vci": _collapse("VCI", "Variability collapse index in [0, 1], comparable across layers; 0 = collapsed."),
-    "nc2_norm": _collapse("NC2 (norms)", "Standard deviation over mean of the norms of centred class means; 0 = equal norms."),
+    "nc2_norm": _collapse(
+        "NC2 (norms)", "Standard deviation over mean of the norms of centred class means; 0 = equal norms."
+    ),
+    "nc2_norm_head": _collapse("NC2 (norms of W)", "The same for the rows of W; 0 = equal norms."),
     "nc2_angle": _collapse("NC2 (angles)", "Mean distance of the cosines of class means from −1/(C−1); 0 = simplex."),
-    "nc2_etf": _collapse("NC2 (distance to the ETF)", "Frobenius distance of the normalised Gram matrix from a simplex ETF."),
-    "nc3_duality": _collapse("NC3 (duality)", "Frobenius distance of W M′, normalised, from a simplex ETF; 0 = self-dual."),
-    "nc3_papyan": _collapse("NC3 (Papyan)", "Frobenius distance of the normalised head W from the normalised class means M."),
-    "nc4_ncc": _collapse("NC4 (disagreement)", "Share of samples whose nearest class mean is not the head's prediction.", "percent"),
-    "ncc_accuracy": _collapse("Nearest-class-mean accuracy", "Share of samples whose nearest class mean is their own.", "percent"),
+    "nc2_angle_head": _collapse("NC2 (angles of W)", "The same for the rows of W; 0 = simplex."),
+    "nc2_etf": _collapse("NC2 (W to the ETF)", "Distance of W W′, normalised, from a simplex ETF; 0 = ETF."),
+    "nc2_etf_means": _collapse("NC2 (means to the ETF)", "Distance of M M′, normalised, from a simplex ETF; 0 = ETF."),
+    "nc2_seli": _collapse("NC2 (SELI)", "Distance of W W′ from the optimum for imbalanced classes."),
+    "nc3_duality": _collapse("NC3 (duality)", "Distance of W M′, normalised, from a simplex ETF; 0 = self-dual."),
+    "nc3_papyan": _collapse(
+        "NC3 (Papyan)", "Distance of the normalised W from the normalised class means M; 0 = self-dual."
+    ),
+    "nc3_alignment": _collapse(
+        "NC3 (alignment)", "Mean cosine of each row of W with its class mean, both centred; 1 = self-dual."
+    ),
+    "nc4_ncc": _collapse(
+        "NC4 (disagreement)", "Share of samples whose nearest class mean is not the head’s prediction.", "percent"
+    ),
+    "ncc_accuracy": _collapse(
+        "Nearest-class-mean accuracy", "Share of samples whose nearest class mean is their own.", "percent"
+    ),
     "nc4_bias": _collapse("NC4 (bias)", "|W μ_G + b|₂, the quantity that the ICML 2025 code calls NC4."),
-    "nc5_ortho": _collapse("NC5 (orthogonality)", "Mean |cos| between class means and the mean OOD feature."),
-    "entropy_nn": _collapse("Nearest-neighbour entropy", "Mean log distance to the nearest neighbour on the unit sphere."),
-    "effective_rank": _collapse("Effective rank", "exp of the entropy of the features' normalised singular values."),
-    "pabs": _collapse("PABS", "Mean cosine of the principal angles between class means and the next layer's weights."),
+    "nc5_ortho": _collapse(
+        "NC5 (orthogonality)", "Mean |cos| between class means and the mean OOD feature; 0 = orthogonal."
+    ),
+    "gnc2_frame": _collapse("GNC2 (tight frame)", "Distance of the class means from a tight frame; 0 = tight."),
+    "gnc2_margin": _collapse(
+        "GNC2 (margin)", "Mean largest cosine with another class, above the best possible; 0 = best."
+    ),
+    "gnc2_uniformity": _collapse(
+        "GNC2 (uniformity)", "Spread of the log distances of the class directions; 0 = uniform."
+    ),
+    "uniformity": _collapse("Uniformity", "Log mean Gaussian potential of the class directions; lower = more uniform."),
+    "minority_collapse": _collapse(
+        "Minority collapse", "Mean cosine of the minority classes’ rows of W; 1 = collapsed into one."
+    ),
+    "entropy_nn": _collapse(
+        "Nearest-neighbour entropy",
+        "Mean log distance to the nearest neighbour on the unit sphere; lower = more collapsed.",
+    ),
+    "effective_rank": _collapse(
+        "Effective rank (centred)",
+        "exp of the entropy of the singular values of centred features; C − 1 when collapsed.",
+    ),
+    "effective_rank_uncentered": _collapse(
+        "Effective rank (uncentred)", "The same of the features as they are; C when collapsed."
+    ),
+    "pabs": _collapse("PABS", "Mean cosine of the principal angles between class means and the next layer’s weights."),
 }
 
 _ALL = {**_DETECTION, **_TRANSFER, **_COLLAPSE}

@@ -11,7 +11,7 @@ MINUS = "−"
 
 def percent(value: float) -> str:
     """A share as a percentage with one decimal, without the sign %, halves away from zero as JavaScript has it."""
-    return str(Decimal(100 * value).quantize(Decimal("0.1"), ROUND_HALF_UP)).replace("-", MINUS)
+    return _typeset(str(Decimal(100 * value).quantize(Decimal("0.1"), ROUND_HALF_UP)))
 
 
 def three_digits(value: float) -> str:
@@ -23,12 +23,20 @@ def three_digits(value: float) -> str:
     else:
         mantissa, exponent = f"{value:.1e}".split("e")
         text = f"{mantissa}e{int(exponent):+d}"
-    return text.replace("-", MINUS)
+    return _typeset(text)
 
 
 def signed(value: float, digits: int = 2) -> str:
     """With its sign, for correlations and differences."""
-    return f"{value:+.{digits}f}".replace("-", MINUS)
+    text = f"{value:+.{digits}f}"
+    return _typeset("+" + text[1:] if float(text) == 0 else text)
+
+
+def _typeset(text: str) -> str:
+    """With a true minus sign, and without one on what is rounded to zero."""
+    if text.startswith("-") and float(text) == 0:
+        text = text[1:]
+    return text.replace("-", MINUS)
 
 
 def number(value: float | None, unit: str) -> str:

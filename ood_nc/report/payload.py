@@ -69,10 +69,15 @@ def merged_taps(runs: Sequence[Run]) -> list[str]:
 def build_payload(runs: Sequence[Run], index: Index, joint_relations: Sequence[Row] = ()) -> dict[str, Any]:
     """Everything the script needs, ready for JSON."""
     groups = list(dict.fromkeys(run.group for run in runs))
-    relations = [*(run.relations for run in runs), joint_relations]
+    relations: list[Sequence[Row]] = [*(run.relations for run in runs), joint_relations]
     payload = {
         "runs": [
-            {"name": run.name, "color": groups.index(run.group), "head": index.taps[run.head_tap], "train": _training(run)}
+            {
+                "name": run.name,
+                "color": groups.index(run.group) if len(runs) > 1 else 1,
+                "head": index.taps[run.head_tap],
+                "train": _training(run),
+            }
             for run in runs
         ],
         "taps": list(index.taps),

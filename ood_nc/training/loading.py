@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ood_nc.errors import UserError
-from ood_nc.training.seeds import derive_seed, isolated_seed
+from ood_nc.training.seeds import derive_seed, preserved_generators, seed_transforms
 
 
 class SampleKey(NamedTuple):
@@ -18,7 +18,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    image: int
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -74,10 +74,14 @@ class SeededSamples(Dataset):
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, key: SampleKey) -> tuple[torch.Tensor, int, int]:
-        with isolated_seed(self.seed, "sample", key.epoch, key.position):
-            image, target = self.dataset[key.index]
-        return image, target, key.index
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[tuple[torch.Tensor, int, int]]:
+        """The samples of one batch, in the process that loads it."""
+        samples = []
+        with preserved_generators():
+            for key in keys:
+                seed_transforms(self.seed, "sample", key.epoch, key.position)
+                samples.append((*self.dataset[key.image], key.image))
+        return samples
 
 
 def train_loader(

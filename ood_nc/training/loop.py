@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from ood_nc.progress import progress
 from ood_nc.tracking import LocalLog, Tracker, WandbLog
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.launch import accelerator_for, termination_interrupts
-from ood_nc.training.measurement import StepAverages, measure_collapse, validate
+from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
 from ood_nc.training.run_directory import RunDirectory, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
@@ -94,6 +95,8 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
     step = standing.step + setup.steps_per_epoch
     sizes = {"batch_size": train.batch_size, "workers": train.workers}
     scores = validate(setup.model, setup.val, setup.objective, accelerator, **sizes)
+    if not math.isfinite(scores["loss"]):  # the last step of an epoch can spoil the weights behind a finite loss
+        raise diverged(scores["loss"], step)
     log("val", step, scores)
     due = train.collapse_interval > 0 and (standing.epoch + 1) % train.collapse_interval == 0
     if due and accelerator.is_main_process:

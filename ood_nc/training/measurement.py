@@ -61,12 +61,17 @@ class StepAverages:
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
             step = last_step - (len(rows) - 1 - int(bad[0])) // batches_per_step
-            raise UserError(
-                f"The loss became {float(rows[bad[0], 0])} at step {step}: lower optim.lr or set train.clip_grad. "
-                "The checkpoint of the last finished epoch is kept."
-            )
+            raise diverged(float(rows[bad[0], 0]), step)
         values = dict(zip(self._names, rows.mean(0).tolist(), strict=True))
         return {**values, "images_per_second": images / max(elapsed, 1e-9)}
+
+
+def diverged(loss: float, step: int) -> UserError:
+    """The error for a loss that is not finite."""
+    return UserError(
+        f"The loss became {loss} at step {step}; the checkpoint of the last finished epoch is kept. Start another "
+        "--experiment with a lower optim.lr, or with train.clip_grad."
+    )
 
 
 @torch.no_grad()
@@ -162,14 +167,15 @@ def measure_collapse(
     for tap, parts in features.items():
         matrix, classes = torch.cat(parts), torch.cat(labels)
         stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
-        report = measure(stats, features=matrix, **_head(model, tap)).to_dict()
+        weight, bias = _head(model, tap)
+        report = measure(stats, weight=weight, bias=bias, features=matrix, labels=classes).to_dict()
         values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
     return values
 
 
-def _head(model: ControlledModel, tap: str) -> dict[str, torch.Tensor]:
+def _head(model: ControlledModel, tap: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """The head's weight and bias where ``tap`` is what the head reads."""
     if tap != model.head_tap:
-        return {}
-    parameters = {"weight": model.head_weight, "bias": model.head_bias}
-    return {name: value.detach().float().cpu() for name, value in parameters.items() if value is not None}
+        return None, None
+    weight, bias = model.head_weight, model.head_bias
+    return weight.detach().float().cpu(), None if bias is None else bias.detach().float().cpu()

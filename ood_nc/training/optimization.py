@@ -27,7 +27,7 @@ def create_optimizer(model: nn.Module, optim: OptimConfig, *, global_batch: int)
     Raises:
         UserError: unknown optimiser, or an argument that it does not have.
     """
-    name, known = optim.opt.lower(), list_optimizers()
+    name, known = optim.opt.lower(), [str(known) for known in list_optimizers()]
     if name.removeprefix("lookahead_") not in known:
         raise UserError(f"optim.opt is {optim.opt!r}, which timm does not have.{nearest(name, known)}")
     try:

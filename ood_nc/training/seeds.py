@@ -30,15 +30,19 @@ def seed_everything(*keys: int | str) -> None:
     torch.manual_seed(seed)
 
 
-@contextmanager
-def isolated_seed(*keys: int | str) -> Iterator[None]:
-    """Seed the generators that transforms draw from (Python, NumPy, torch on the CPU), and put them back after."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+def seed_transforms(*keys: int | str) -> None:
+    """Seed what transforms draw from: Python, NumPy, and torch on the CPU."""
     seed = derive_seed(*keys)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    # torch.manual_seed would seed the GPU as well, which the transforms do not use but the model does.
+    # torch.manual_seed would seed the GPU as well, which no transform uses but the model does.
     torch.default_generator.manual_seed(seed)
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Put the generators that `seed_transforms` seeds back to where they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:

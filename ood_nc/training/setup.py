@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ood_nc.config import Config
 from ood_nc.data import ImageDataset, eval_transform, load_data, train_transform
-from ood_nc.errors import UserError
+from ood_nc.errors import UserError, nearest
 from ood_nc.losses import Objective
 from ood_nc.models import ControlledModel, build_model, load_weights
 from ood_nc.training.loading import EpochSampler, train_loader
@@ -117,7 +117,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         module=module,
         optimizer=optimizer,
         scheduler=scheduler,
-        objective=_objective(config),
+        objective=_objective(config, model),
         mixup=mixup,
         loader=loader,
         train_plain=data.train.with_transform(eval_transform(model.preprocessing)),
@@ -142,10 +142,15 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     return model
 
 
-def _objective(config: Config) -> Objective:
+def _objective(config: Config, model: ControlledModel) -> Objective:
+    weights = config.loss.entropy_weights()
+    missing = [tap for tap in weights if tap not in model.tap_names]
+    if missing:
+        hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
+        raise UserError(f"loss.entropy_weight names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
     return Objective(
         config.loss.task,
         smoothing=config.loss.smoothing,
-        entropy_weights=config.loss.entropy_weights(),
+        entropy_weights=weights,
         entropy_scope=config.loss.entropy_scope,
     )

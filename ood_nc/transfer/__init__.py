@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ood_nc.transfer.few_shot import few_shot
+from ood_nc.transfer.fewshot import few_shot
 from ood_nc.transfer.linear import LinearProbe, fit_linear_probe, linear_probe
 from ood_nc.transfer.means import nearest_mean_probe
 from ood_nc.transfer.neighbors import knn_probe
-from ood_nc.transfer.result import ProbeResult
+from ood_nc.transfer.result import ProbeResult, wilson_interval
 from ood_nc.transfer.tunnel import id_ood_alignment, layer_correlation, retained_accuracy
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "linear_probe",
     "nearest_mean_probe",
     "retained_accuracy",
+    "wilson_interval",
 ]

@@ -109,6 +109,5 @@ def _errors(logits: torch.Tensor, labels: torch.Tensor, num_classes: int) -> tor
     """Slope of the smoothed cross-entropy, the mean over the batch, with respect to the logits of every setting."""
     errors = logits.view(len(logits), -1, num_classes).softmax(dim=2)
     errors -= SMOOTHING / num_classes
-    hits = labels[:, None, None].expand(-1, errors.shape[1], 1)
-    errors.scatter_add_(2, hits, errors.new_full((1, 1, 1), SMOOTHING - 1).expand_as(hits))
+    errors[torch.arange(len(labels), device=labels.device), :, labels] -= 1 - SMOOTHING
     return errors.view_as(logits).div_(len(logits))

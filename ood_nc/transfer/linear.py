@@ -12,7 +12,8 @@ import torch
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.errors import UserError
 from ood_nc.transfer._softmax_regression import Samples, Setting, evaluate, standardise, train
-from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_split, check_task, wilson_interval
+from ood_nc.transfer._stratify import hold_out
+from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_split, check_task, read_test
 
 EPOCHS = 30
 HELD_OUT = 0.2
@@ -38,8 +39,14 @@ class LinearProbe:
     selected_on: str | None = None
 
     def logits(self, features: ArrayLike) -> torch.Tensor:
-        """Return features @ weight.T + bias, (N, C), float64 for float64 features, else float32."""
+        """Return features @ weight.T + bias, (N, C), float64 for float64 features, else float32.
+
+        Raises:
+            UserError: ``features`` is not (N, d).
+        """
         rows = as_matrix(features)
+        if rows.shape[1] != self.weight.shape[1]:
+            raise UserError(f"features has {rows.shape[1]} dimensions, the probe was fitted on {self.weight.shape[1]}.")
         dtype = torch.promote_types(rows.dtype, torch.float32)
         weight, bias = self.weight.to(rows.device, dtype), self.bias.to(rows.device, dtype)
         return torch.cat([part.to(dtype) @ weight.T + bias for part in rows.split(ROWS_AT_ONCE)])
@@ -78,21 +85,12 @@ def linear_probe(
         learning_rates=learning_rates,
         weight_decays=weight_decays,
     )
-    predictions = probe.logits(task.test_features).argmax(dim=1)
-    correct = predictions == task.test_labels
-    right, n = int(correct.sum()), len(correct)
-    low, high = wilson_interval(right, n)
-    return ProbeResult(
-        accuracy=right / n,
-        predictions=predictions,
-        correct=correct,
-        low=low,
-        high=high,
-        n=n,
-        seconds=time.perf_counter() - start,
+    return read_test(
+        task,
+        probe.logits(task.test_features).argmax(dim=1),
+        start,
         selected=probe.selected,
         selected_on=probe.selected_on,
-        unseen=task.unseen,
         weight=probe.weight,
         bias=probe.bias,
     )
@@ -136,35 +134,19 @@ def fit_linear_probe(
     if not grid:
         raise UserError("learning_rates and weight_decays must each hold a value.")
     samples = standardise(features, labels)
-    kept, held_out = stratified_holdout(labels, HELD_OUT, seed)
+    kept, held_out = hold_out(labels, HELD_OUT, seed)
     if len(held_out):
         setting, epoch, selected = _choose(samples, kept, held_out, count, grid, seed)
     else:
         setting, epoch = Setting(sorted(learning_rates)[len(learning_rates) // 2], min(weight_decays)), EPOCHS
         selected = {}
     everything = torch.arange(len(labels), device=labels.device)
-    for parameters in train(samples, everything, count, [setting], epoch, seed):
-        weight, bias = parameters[0, :, :-1], parameters[0, :, -1]
-    weight = (weight / samples.scale).float()
+    *_, parameters = train(samples, everything, count, [setting], epoch, seed)
+    weight = (parameters[0, :, :-1] / samples.scale).float()
     # From the rounded weight, so that what its rounding does to a large common offset cancels.
-    bias = (bias.double() - weight.double() @ samples.mean.double()).float()
+    bias = (parameters[0, :, -1].double() - weight.double() @ samples.mean.double()).float()
     chosen = {"learning_rate": setting.learning_rate, "weight_decay": setting.weight_decay, "epoch": epoch}
     return LinearProbe(weight, bias, {**chosen, **selected}, "held out of train" if len(held_out) else None)
-
-
-def stratified_holdout(labels: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the samples that are kept and of those held out: ``share`` of each class, rounded.
-
-    At least one sample of a class is held out and at least one kept; a class with a single sample is kept.
-    """
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    classes, order = labels[shuffled].sort(stable=True)
-    counts = labels.bincount()
-    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[classes]
-    quota = torch.where(counts > 1, (counts * share).round().clamp(min=1), 0)
-    held_out = place < quota[classes]
-    indices = shuffled[order]
-    return indices[~held_out].sort().values, indices[held_out].sort().values
 
 
 def _count_classes(labels: torch.Tensor, num_classes: int | None) -> int:

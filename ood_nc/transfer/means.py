@@ -7,7 +7,7 @@ import time
 import torch
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, wilson_interval
+from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
 
 def nearest_mean_probe(
@@ -27,19 +27,7 @@ def nearest_mean_probe(
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)
     predictions = predict_by_means(task.train_features, task.train_labels, task.test_features)
-    correct = predictions == task.test_labels
-    right, n = int(correct.sum()), len(correct)
-    low, high = wilson_interval(right, n)
-    return ProbeResult(
-        accuracy=right / n,
-        predictions=predictions,
-        correct=correct,
-        low=low,
-        high=high,
-        n=n,
-        seconds=time.perf_counter() - start,
-        unseen=task.unseen,
-    )
+    return read_test(task, predictions, start)
 
 
 def predict_by_means(features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
@@ -53,4 +41,5 @@ def predict_by_means(features: torch.Tensor, labels: torch.Tensor, queries: torc
     means = means - centre
     offsets = means.square().sum(dim=1) / 2
     nearest = [((part.double() - centre) @ means.T - offsets).argmax(dim=1) for part in queries.split(ROWS_AT_ONCE)]
-    return classes[torch.cat(nearest)]
+    predictions: torch.Tensor = classes[torch.cat(nearest)]
+    return predictions

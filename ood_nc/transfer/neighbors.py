@@ -8,7 +8,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, wilson_interval
+from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
 SIMILARITIES_AT_ONCE = 2**25
 
@@ -48,20 +48,7 @@ def knn_probe(
     if not temperature > 0:
         raise UserError(f"temperature must be positive, got {temperature}.")
     predictions = _vote(task.train_features, task.train_labels, task.test_features, k, temperature)
-    correct = predictions == task.test_labels
-    right, n = int(correct.sum()), len(correct)
-    low, high = wilson_interval(right, n)
-    return ProbeResult(
-        accuracy=right / n,
-        predictions=predictions,
-        correct=correct,
-        low=low,
-        high=high,
-        n=n,
-        seconds=time.perf_counter() - start,
-        selected={"k": k, "temperature": temperature},
-        unseen=task.unseen,
-    )
+    return read_test(task, predictions, start, selected={"k": k, "temperature": temperature})
 
 
 def _vote(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int, temperature: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import NamedTuple
@@ -96,6 +97,36 @@ def check_split(features: ArrayLike, labels: ArrayLike, split: str) -> tuple[tor
     if bad:
         raise UserError(f"{split}_features has NaN or infinity in {bad} of {len(rows)} rows: leave those out.")
     return rows, classes
+
+
+def read_test(
+    task: Task,
+    predictions: torch.Tensor,
+    start: float,
+    *,
+    selected: dict[str, float | int | str] | None = None,
+    selected_on: str | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+) -> ProbeResult:
+    """Compare one prediction a test sample with its label; ``start`` is the `time.perf_counter` of the beginning."""
+    correct = predictions == task.test_labels
+    right, n = int(correct.sum()), len(correct)
+    low, high = wilson_interval(right, n)
+    return ProbeResult(
+        accuracy=right / n,
+        predictions=predictions,
+        correct=correct,
+        low=low,
+        high=high,
+        n=n,
+        seconds=time.perf_counter() - start,
+        selected=selected or {},
+        selected_on=selected_on,
+        unseen=task.unseen,
+        weight=weight,
+        bias=bias,
+    )
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

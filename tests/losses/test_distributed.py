@@ -72,10 +72,8 @@ def ddp_step(rows: torch.Tensor) -> dict:
 
 
 def join_group(rank: int, world: int, folder: str) -> dict:
-    patience = timedelta(seconds=120)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=patience
-    )
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=patience)
     try:
         return cases(rank, world)
     finally:

@@ -61,9 +61,7 @@ def test_values_of_the_field_case(rows: list, expected: float) -> None:
 def test_equals_the_slow_definition(n: int, d: int, offset: float) -> None:
     features = np.random.default_rng(n + d).normal(size=(n, d)) + offset
     assert nearest_neighbor_entropy(features).item() == pytest.approx(slow(features), rel=1e-12)
-    assert nearest_neighbor_entropy(features.astype(np.float32)).item() == pytest.approx(
-        slow(features), abs=2e-4
-    )
+    assert nearest_neighbor_entropy(features.astype(np.float32)).item() == pytest.approx(slow(features), abs=2e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,9 +78,7 @@ def test_invariances(n: int, d: int, seed: int, scale: float) -> None:
 
 
 def test_gradient_is_that_of_the_definition() -> None:
-    rows = torch.randn(
-        7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True
-    )
+    rows = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
     assert torch.autograd.gradcheck(nearest_neighbor_entropy, rows)
 
 
@@ -180,9 +176,7 @@ def test_a_row_without_another_group_is_left_out() -> None:
     value, slope = gradient(rows, groups=[7, 7, 7, 7])
     assert value == 0 and not slope.any()
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert nearest_neighbor_entropy(rows, groups=torch.tensor([0, 1])).item() == pytest.approx(
-        -0.5 * math.log(2)
-    )
+    assert nearest_neighbor_entropy(rows, groups=torch.tensor([0, 1])).item() == pytest.approx(-0.5 * math.log(2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -47,9 +47,7 @@ def test_mse_ignores_smoothing(targets: torch.Tensor) -> None:
 
 def test_entropy_terms_are_added_with_their_weights() -> None:
     taps = {"stage": FEATURES + 3, "encoder": FEATURES, "unused": torch.zeros(6, 2)}
-    loss, parts = Objective(entropy_weights={"encoder": 0.05, "stage": 0.5, "unused": 0.0})(
-        LOGITS, HARD, taps
-    )
+    loss, parts = Objective(entropy_weights={"encoder": 0.05, "stage": 0.5, "unused": 0.0})(LOGITS, HARD, taps)
     assert list(parts) == ["task", "entropy/encoder", "entropy/stage"]
     assert parts["entropy/stage"] == nearest_neighbor_entropy(taps["stage"])
     expected = parts["task"] + 0.05 * parts["entropy/encoder"] + 0.5 * parts["entropy/stage"]
@@ -90,9 +88,7 @@ def test_autocast_keeps_float32(dtype: torch.dtype, task: str) -> None:
 
 def test_compiles() -> None:
     objective = Objective()
-    loss, _ = torch.compile(objective, backend="aot_eager", fullgraph=True)(
-        LOGITS, HARD, {"encoder": FEATURES}
-    )
+    loss, _ = torch.compile(objective, backend="aot_eager", fullgraph=True)(LOGITS, HARD, {"encoder": FEATURES})
     torch.testing.assert_close(loss, objective(LOGITS, HARD, {"encoder": FEATURES})[0])
 
 

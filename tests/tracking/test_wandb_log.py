@@ -20,7 +20,7 @@ LINES = [
 
 
 def transaction_log(path):
-    """The records of a .wandb file: after a 7-byte header, blocks of 32 KiB of chunks (crc 4, length 2, kind 1, data)."""
+    """The records of a .wandb file: a 7-byte header, then blocks of 32 KiB of chunks (crc, length, kind, data)."""
     content, position, record = path.read_bytes(), 7, b""
     while position + 7 <= len(content):
         left = 32768 - position % 32768

@@ -39,10 +39,10 @@ def test_an_epoch_shows_each_image_once_in_an_order_of_its_own():
     orders = []
     for epoch in (0, 1, 0):
         sampler.set_epoch(epoch)
-        orders.append([key.index for key in sampler])
+        orders.append([key.image for key in sampler])
     assert sorted(orders[0]) == list(range(100))
     assert orders[0] == orders[2] != orders[1]
-    assert [key.index for key in EpochSampler(100, seed=1)] != orders[0]
+    assert [key.image for key in EpochSampler(100, seed=1)] != orders[0]
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -53,7 +53,7 @@ def test_processes_walk_through_one_permutation(world):
 
 
 def test_unequal_shares_are_cut_to_the_shortest():
-    parts = [[key.index for key in EpochSampler(11, seed=0, rank=rank, world=4)] for rank in range(4)]
+    parts = [[key.image for key in EpochSampler(11, seed=0, rank=rank, world=4)] for rank in range(4)]
     assert [len(part) for part in parts] == [2, 2, 2, 2]
     assert len({index for part in parts for index in part}) == 8
 
@@ -62,11 +62,11 @@ def test_repeated_augmentation_shows_a_third_of_the_images_three_times():
     sampler = EpochSampler(300, seed=0, repeats=3)
     keys = list(sampler)
     assert len(keys) == len(sampler) == 256  # timm rounds down to multiples of 256
-    counts = Counter(key.index for key in keys)
+    counts = Counter(key.image for key in keys)
     assert set(counts.values()) <= {3, 1} and len(counts) == 86
     assert len({key.position for key in keys}) == len(keys)  # so each copy gets a transform of its own
-    other = [key.index for key in EpochSampler(300, seed=1, repeats=3)]
-    assert other != [key.index for key in keys]  # timm's sampler alone ignores the seed
+    other = [key.image for key in EpochSampler(300, seed=1, repeats=3)]
+    assert other != [key.image for key in keys]  # timm's sampler alone ignores the seed
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from ood_nc.training.seeds import derive_seed, isolated_seed, seed_everything
+from ood_nc.training.seeds import derive_seed, preserved_generators, seed_everything, seed_transforms
 
 
 def draw():
@@ -31,14 +32,27 @@ def test_seed_everything_repeats_and_differs():
     assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_isolated_seed_leaves_the_generators_as_they_were():
+def test_preserved_generators_are_as_they_were():
     seed_everything(0)
     expected = [draw(), draw()]
     seed_everything(0)
     found = [draw()]
-    with isolated_seed(7, "sample"):
+    with preserved_generators():
+        seed_transforms(7, "sample")
         inside = draw()
     found.append(draw())
     assert found == expected
-    with isolated_seed(7, "sample"):
-        assert draw() == inside
+    seed_transforms(7, "sample")
+    assert draw() == inside
+
+
+def test_generators_are_preserved_through_an_error():
+    seed_everything(0)
+    draw()
+    expected = draw()
+    seed_everything(0)
+    draw()
+    with pytest.raises(ZeroDivisionError), preserved_generators():
+        seed_transforms(1)
+        raise ZeroDivisionError
+    assert draw() == expected

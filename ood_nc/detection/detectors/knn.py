@@ -43,6 +43,7 @@ class NearestNeighbors(Detector):
     requires = frozenset({"features"})
 
     bank_: Tensor
+    labels_: Tensor | None
     k_: int
     _search: ExactNeighbors | None = None
 
@@ -61,15 +62,16 @@ class NearestNeighbors(Detector):
         k = min(DEFAULT_K, len(train)) if self.k is None else self.k
         if k > len(train):
             raise UserError(f"Detector 'knn': k = {k} is more than the {len(train)} features of the bank; lower k.")
-        bank = train.features.cpu()
-        bank = bank.clone() if bank.dtype in (torch.float32, torch.float64) else bank.float()
-        self._search = ExactNeighbors(bank, self.normalize)
-        self.bank_ = bank
+        # A copy in rows: the caller's may change, and gathering rows of another layout is slow.
+        dtype = torch.float64 if train.features.dtype == torch.float64 else torch.float32
+        self.bank_ = train.features.cpu().to(dtype, copy=True, memory_format=torch.contiguous_format)
+        self.labels_ = train.labels.cpu().clone() if "labels" in train.available else None
         self.k_ = k
+        self._search = ExactNeighbors(self.bank_, self.normalize, self.labels_)
 
     def _score(self, queries: TapQueries) -> Tensor:
         if self._search is None:
-            self._search = ExactNeighbors(self.bank_, self.normalize)
+            self._search = ExactNeighbors(self.bank_, self.normalize, self.labels_)
         features = queries.features.cpu()
         if self.normalize:
             zeros = int((features == 0).all(dim=1).sum())

@@ -61,6 +61,6 @@ class Mahalanobis(Detector):
         return -torch.cat([self._distance(part) for (part,) in _linalg.chunks(queries.features)] or [self.mean_[:0]])
 
     def _distance(self, features: Tensor) -> Tensor:
-        features = _linalg.safe_normalize(features) if self.normalize else features.double()
-        whitened = (features - self.mean_) @ self.whitening_
+        wide = _linalg.safe_normalize(features) if self.normalize else features.to(torch.float64, copy=True)
+        whitened = _linalg.whiten(wide.sub_(self.mean_), self.whitening_)
         return _linalg.nearest_squared_distance(whitened, self.whitened_means_)

@@ -10,6 +10,7 @@ from scipy.special import stdtrit
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
+from ood_nc.transfer._stratify import shuffle_classes
 from ood_nc.transfer.means import predict_by_means
 from ood_nc.transfer.result import ProbeResult, check_task
 
@@ -57,7 +58,8 @@ def few_shot(
             f"shots is {shots}, but class {int(classes[fewest])} has {int(counts[fewest])} training samples."
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = [_draw(task.train_labels, shots, generator) for _ in range(draws)]
+    shuffles = [shuffle_classes(task.train_labels, generator) for _ in range(draws)]
+    drawn = [shuffle.indices[shuffle.places < shots] for shuffle in shuffles]
     predictions = torch.stack(
         [predict_by_means(task.train_features[some], task.train_labels[some], task.test_features) for some in drawn]
     )
@@ -76,12 +78,3 @@ def few_shot(
         selected={"shots": shots, "draws": draws},
         unseen=task.unseen,
     )
-
-
-def _draw(labels: torch.Tensor, shots: int, generator: torch.Generator) -> torch.Tensor:
-    """Indices of ``shots`` random samples of each class."""
-    shuffled = torch.randperm(len(labels), generator=generator).to(labels.device)
-    classes, order = labels[shuffled].sort(stable=True)
-    counts = labels.bincount()
-    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[classes]
-    return shuffled[order][place < shots]

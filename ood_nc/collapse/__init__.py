@@ -1,0 +1,91 @@
+"""Neural collapse, measured exactly in one pass: class statistics and every metric computed from them."""
+
+from __future__ import annotations
+
+from ood_nc.collapse._common import UndefinedMetricError
+from ood_nc.collapse.decision import nc4_bias, nc4_ncc, nc5_ortho, ncc_accuracy, nearest_means
+from ood_nc.collapse.entropy import entropy_full, entropy_nn
+from ood_nc.collapse.frames import (
+    etf_floor,
+    gnc2_frame,
+    gnc2_margin,
+    gnc2_uniformity,
+    nearest_cosines,
+    uniformity,
+)
+from ood_nc.collapse.geometry import (
+    alignment_per_class,
+    nc2_angle,
+    nc2_angle_head,
+    nc2_etf,
+    nc2_etf_means,
+    nc2_norm,
+    nc2_norm_head,
+    nc3_alignment,
+    nc3_duality,
+    nc3_papyan,
+)
+from ood_nc.collapse.imbalance import minority_classes, minority_collapse, nc2_seli
+from ood_nc.collapse.registry import METRICS, MetricInfo
+from ood_nc.collapse.report import CollapseReport, head_predictions, measure
+from ood_nc.collapse.spectrum import effective_rank, pabs, pabs_conv
+from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.collapse.variability import (
+    cdnv,
+    cdnv_per_class,
+    nc1_pinv,
+    nc1_ratio,
+    nc1_ratio_balanced,
+    trace_between,
+    trace_within,
+    vci,
+    within_share,
+)
+
+__all__ = [
+    "METRICS",
+    "ClassStatistics",
+    "CollapseReport",
+    "MetricInfo",
+    "UndefinedMetricError",
+    "alignment_per_class",
+    "cdnv",
+    "cdnv_per_class",
+    "effective_rank",
+    "entropy_full",
+    "entropy_nn",
+    "etf_floor",
+    "gnc2_frame",
+    "gnc2_margin",
+    "gnc2_uniformity",
+    "head_predictions",
+    "measure",
+    "minority_classes",
+    "minority_collapse",
+    "nc1_pinv",
+    "nc1_ratio",
+    "nc1_ratio_balanced",
+    "nc2_angle",
+    "nc2_angle_head",
+    "nc2_etf",
+    "nc2_etf_means",
+    "nc2_norm",
+    "nc2_norm_head",
+    "nc2_seli",
+    "nc3_alignment",
+    "nc3_duality",
+    "nc3_papyan",
+    "nc4_bias",
+    "nc4_ncc",
+    "nc5_ortho",
+    "ncc_accuracy",
+    "nearest_cosines",
+    "nearest_means",
+    "pabs",
+    "pabs_conv",
+    "trace_between",
+    "trace_within",
+    "uniformity",
+    "vci",
+    "within_share",
+]

@@ -1,0 +1,86 @@
+"""Nearest-neighbour (Kozachenko-Leonenko) entropy of features: the quantity that the entropy loss raises."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.collapse._common import UndefinedMetricError, row_blocks
+
+_EPS = 1e-8
+
+
+def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int = 0) -> float:
+    """Mean log distance to the nearest neighbour on the unit sphere, minus the entropy loss of method.md.
+
+    mean_i log(|e_i - e_j(i) + eps| + eps) with e = h / max(|h|, eps), eps = 1e-8. It falls as the number of
+    samples grows and rises with the dimension, so only values of equal N and d compare. Computed in float64.
+
+    Args:
+        features: (N, d).
+        max_samples: take a random subset of this size when there are more rows, to fix N and bound the N^2 search.
+        seed: of the subset.
+
+    Raises:
+        UndefinedMetricError: fewer than two samples.
+    """
+    points = _subset(as_matrix(features), max_samples, seed).double()
+    points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
+    difference = points - points[_neighbors(points)] + _EPS
+    return float((torch.linalg.vector_norm(difference, dim=1) + _EPS).log().mean())
+
+
+def entropy_full(
+    features: ArrayLike, *, on_sphere: bool = True, max_samples: int | None = None, seed: int = 0
+) -> float:
+    """Differential entropy in nats, D * mean log rho + log V_D + psi(N) - psi(1), V_D the volume of the unit ball.
+
+    Kozachenko and Leonenko (1987). On the sphere the features are normalised, rho is the chord to the nearest neighbour
+    and D = d - 1 (the uniform distribution reaches the log area of the sphere); otherwise D = d.
+
+    Args:
+        features: (N, d).
+        on_sphere: normalise the features to unit length.
+        max_samples: take a random subset of this size when there are more rows.
+        seed: of the subset.
+
+    Raises:
+        UndefinedMetricError: fewer than two samples, or two equal ones (the estimate is minus infinity).
+    """
+    points = _subset(as_matrix(features), max_samples, seed).double()
+    if on_sphere:
+        points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
+    dim = points.shape[1] - 1 if on_sphere else points.shape[1]
+    rho = torch.linalg.vector_norm(points - points[_neighbors(points)], dim=1)
+    if not bool((rho > 0).all()):
+        raise UndefinedMetricError("two samples are equal: the entropy estimate is minus infinity.")
+    log_volume = dim / 2 * math.log(math.pi) - math.lgamma(dim / 2 + 1)
+    count = torch.tensor(float(len(points)), dtype=torch.float64)
+    digamma = float(torch.digamma(count) - torch.digamma(torch.ones_like(count)))
+    return float(dim * rho.log().mean()) + log_volume + digamma
+
+
+def _subset(matrix: torch.Tensor, max_samples: int | None, seed: int) -> torch.Tensor:
+    if len(matrix) < 2:
+        raise UndefinedMetricError(f"needs at least 2 samples, got {len(matrix)}.")
+    if max_samples is None or len(matrix) <= max_samples:
+        return matrix
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(matrix), generator=generator)[:max_samples].sort().values
+    return matrix[chosen.to(matrix.device)]
+
+
+def _neighbors(points: torch.Tensor) -> torch.Tensor:
+    """Index of the nearest other row, by centred products in float64."""
+    centered = points - points.mean(dim=0)
+    half_squares = centered.square().sum(dim=1) / 2
+    result = torch.empty(len(points), dtype=torch.long, device=points.device)
+    with torch.autocast(points.device.type, enabled=False):
+        for rows in row_blocks(len(points), len(points)):
+            affinity = torch.addmm(-half_squares, centered[rows], centered.T)
+            index = torch.arange(rows.start, rows.stop, device=points.device)
+            affinity[index - rows.start, index] = -torch.inf
+            result[rows] = affinity.argmax(dim=1)
+    return result

@@ -1,0 +1,120 @@
+"""Generalised collapse: reference frames where a simplex ETF cannot exist, and uniformity on the sphere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse._pairs import pair_cosines, pair_distances
+from ood_nc.collapse.geometry import directed_means, distinct_means, etf_distance
+from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.errors import UserError
+
+
+def etf_floor(num_classes: int, dim: int) -> float:
+    """Smallest value that nc2_etf, nc2_etf_means and nc3_duality can take: 0 up to C = d + 1, above it positive.
+
+    A Gram matrix of rank d has at most the share sqrt(d/(C - 1)) of the simplex ETF's, whose C - 1 eigenvalues are
+    equal, so the distance is at least sqrt(2 - 2 sqrt(d/(C - 1))); any centred tight frame attains it.
+    """
+    if num_classes < 2 or dim < 1:
+        raise UserError(f"needs at least 2 classes and 1 dimension, got {num_classes} and {dim}.")
+    return math.sqrt(max(0.0, 2 - 2 * math.sqrt(min(1.0, dim / (num_classes - 1)))))
+
+
+def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Distance of the class means from a tight frame: |S/|S|_F - I/sqrt(r)|_F over the r = min(d, C - 1) directions.
+
+    S = M'M. For C <= d + 1 it equals `nc2_etf_means`, whose reference is the simplex ETF. For C > d + 1 that cannot
+    exist; the frames nearest to it are the centred tight ones, M'M proportional to I, which are the minimisers of the
+    frame potential (Benedetto and Fickus, 2003), so they are the reference there. In [0, sqrt(2)], 0 = tight.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or the class means coincide.
+    """
+    means = distinct_means(stats, center)
+    classes, dim = means.shape
+    if classes <= dim + 1:
+        return etf_distance(means, means)
+    frame = means.T @ means
+    difference = frame / torch.linalg.vector_norm(frame)
+    difference.diagonal().sub_(dim**-0.5)
+    return float(torch.linalg.vector_norm(difference))
+
+
+def nearest_cosines(stats: ClassStatistics, center: Center = "classes") -> torch.Tensor:
+    """Largest cosine (K,) of each centred class mean with another one: which classes are not separated.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+    """
+    means = directed_means(stats, center)
+    parts = []
+    for rows, cosines in pair_cosines(means):
+        index = torch.arange(rows.start, rows.stop, device=means.device)
+        cosines[index - rows.start, index] = -torch.inf
+        parts.append(cosines.max(dim=1).values)
+    return torch.cat(parts)
+
+
+def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Mean over classes of the largest cosine with another class, minus the best possible; 0 = optimal.
+
+    The largest cosine of C unit vectors in d dimensions is at least -1/(C - 1) (simplex ETF, C <= d + 1) and 0
+    (orthoplex, d + 1 < C <= 2d) by Rankin (1955). Beyond 2d no closed form is known: 0 is subtracted there too, and the
+    value stays above 0. The frame that minimises the largest cosine is the one of generalised neural collapse (Jiang et
+    al., ICML 2024).
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+    """
+    closest = nearest_cosines(stats, center)
+    best = -1 / (len(closest) - 1) if len(closest) <= stats.dim + 1 else 0.0
+    return float(closest.mean()) - best
+
+
+def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
+    """Variation over pairs of the log distance between directions: std / |mean| of log |m_c - m_k|, m = M normalised.
+
+    Hyperspherical uniformity as measured for language models by Wu and Papyan (NeurIPS 2024), logarithmic kernel; 0 for
+    a simplex ETF, and meaningful for any number of classes.
+
+    Raises:
+        UndefinedMetricError: fewer than three classes, two means of the same direction, or without any.
+    """
+    means = directed_means(stats, center)
+    if len(means) < 3:
+        raise UndefinedMetricError("needs at least 3 classes with samples: two have a single distance.")
+    pairs = len(means) * (len(means) - 1)
+    mean = sum(float(logs.sum()) for logs in _log_distances(means)) / pairs
+    spread = sum(float((logs - mean).square().sum()) for logs in _log_distances(means))
+    if abs(mean) < 1e-12:
+        raise UndefinedMetricError("the mean log distance is 0.")
+    return math.sqrt(spread / pairs) / abs(mean)
+
+
+def uniformity(stats: ClassStatistics, center: Center = "classes", temperature: float = 2.0) -> float:
+    """log of the mean over pairs of exp(-t |m_c - m_k|^2), m = M normalised (Wang and Isola, ICML 2020; t = 2).
+
+    Lower is more uniform; a simplex ETF gives the minimum -2 t C/(C - 1).
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+    """
+    means = directed_means(stats, center)
+    total = 0.0
+    for _, cosines in pair_cosines(means):
+        total += float((2 * temperature * (cosines - 1)).exp().sum())
+    total -= len(means) * math.exp(-2 * temperature)
+    return math.log(total / (len(means) * (len(means) - 1)))
+
+
+def _log_distances(means: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield log |m_c - m_k| of the directions of all pairs c != k."""
+    for _, squares in pair_distances(means / torch.linalg.vector_norm(means, dim=1, keepdim=True)):
+        if bool((squares <= 1e-24).any()):
+            raise UndefinedMetricError("two class means have the same direction.")
+        yield squares[squares.isfinite()].log() / 2

@@ -1,0 +1,72 @@
+"""Collapse under class imbalance: minority collapse, and the geometry that imbalanced training tends to."""
+
+from __future__ import annotations
+
+import torch
+
+from ood_nc.arrays import ArrayLike
+from ood_nc.collapse._common import UndefinedMetricError
+from ood_nc.collapse.geometry import matching_rows
+from ood_nc.collapse.statistics import ClassStatistics
+
+
+def minority_classes(stats: ClassStatistics, share: float = 0.5) -> torch.Tensor:
+    """Indices of the classes with some samples but fewer than ``share`` of the mean number of samples a class.
+
+    Raises:
+        UndefinedMetricError: no samples.
+    """
+    counts = stats.counts
+    present = stats.present
+    if not len(present):
+        raise UndefinedMetricError("no samples.")
+    return present[counts[present] < share * counts[present].mean()]
+
+
+def minority_collapse(stats: ClassStatistics, weight: ArrayLike, share: float = 0.5) -> float:
+    """Mean cosine between the rows of W of the minority classes (Fang, He, Long, Su, PNAS 2021); 1 = fully merged.
+
+    Training on imbalanced classes draws the minority classes' rows together, up to cosine 1; a simplex ETF has
+    -1/(C - 1). Minority classes are those of `minority_classes`.
+
+    Raises:
+        UndefinedMetricError: fewer than two minority classes, or a row of theirs is 0.
+    """
+    minority = minority_classes(stats, share)
+    found = len(minority)
+    if found < 2:
+        raise UndefinedMetricError(
+            f"needs 2 classes with fewer than {share:g} of the mean number of samples a class, there are {found}."
+        )
+    rows = matching_rows(stats, weight)[torch.isin(stats.present, minority)]
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if not bool((lengths > 0).all()):
+        raise UndefinedMetricError("a minority row of the weight is 0: it has no direction.")
+    directions = rows / lengths
+    count = len(rows)
+    return float((directions.sum(dim=0).square().sum() - count) / (count * (count - 1)))
+
+
+def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
+    """|WW'/|WW'|_F - G/|G|_F|_F, G the Gram matrix of simplex-encoded-labels interpolation for these class sizes.
+
+    Thrampoulidis et al. (NeurIPS 2022): with (I - 11'/C) diag(sqrt(n)) = V L U', the classifier of the unconstrained
+    features model tends to G = V L V'. With balanced classes G is the simplex ETF and the value that of `nc2_etf`;
+    under imbalance it tells apart a classifier that has converged to the imbalanced optimum from one that has not.
+
+    Raises:
+        UndefinedMetricError: fewer than two classes, or W is 0.
+    """
+    rows = matching_rows(stats, weight)
+    classes = len(rows)
+    if classes < 2:
+        raise UndefinedMetricError("needs at least 2 classes with samples, there is 1.")
+    gram = rows @ rows.T
+    if not bool(gram.any()):
+        raise UndefinedMetricError("the weight is 0.")
+    encoded = torch.eye(classes, dtype=torch.float64, device=rows.device) - 1 / classes
+    left, lengths, _ = torch.linalg.svd(encoded * stats.counts[stats.present].sqrt())
+    ideal = (left * lengths) @ left.T
+    return float(
+        torch.linalg.vector_norm(gram / torch.linalg.vector_norm(gram) - ideal / torch.linalg.vector_norm(ideal))
+    )

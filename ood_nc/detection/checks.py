@@ -1,0 +1,338 @@
+"""What every detector must hold to, ours or a plug-in: run ``check_detector(MyDetector)`` in its tests."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ood_nc.detection.base import INPUTS, Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.errors import MissingInputError, NonFiniteError, NotFittedError
+from ood_nc.detection.metrics import auroc
+from ood_nc.errors import UserError
+
+Check = Callable[[type[Detector]], None]
+
+
+class DetectorCheckError(AssertionError):
+    """A detector breaks the protocol; the message names the detector, the check and what it saw."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A small ID train set, ID and OOD queries, and the linear head that classifies them.
+
+    Class means are well apart, OOD samples lie around their common mean, more spread than a class: any sensible score
+    tells them apart.
+    """
+
+    features: Tensor
+    labels: Tensor
+    head: tuple[Tensor, Tensor]
+    queries: Tensor
+    ood: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of the head."""
+        return features @ self.head[0].T + self.head[1]
+
+
+def make_problem(n: int = 240, dim: int = 12, classes: int = 4, seed: int = 0, nonnegative: bool = False) -> Problem:
+    """A seeded :class:`Problem` in float32; ``nonnegative`` gives post-ReLU features."""
+    rng = torch.Generator().manual_seed(seed)
+    means = torch.zeros(classes, dim)
+    means[torch.arange(classes), torch.arange(classes) % dim] = 6.0
+    labels = torch.arange(n) % classes
+
+    def samples(chosen: Tensor) -> Tensor:
+        return means[chosen] + 0.5 * torch.randn(len(chosen), dim, generator=rng)
+
+    features, queries = samples(labels), samples(labels[: n // 4])
+    ood = means.mean(dim=0) + 1.5 * torch.randn(n // 4, dim, generator=rng)
+    if nonnegative:
+        features, queries, ood = (rows.relu() for rows in (features, queries, ood))
+    weight = means - means.mean(dim=0)
+    return Problem(features, labels, (weight, -(weight * means).sum(dim=1) / 2), queries, ood)
+
+
+def check_detector(cls: type[Detector]) -> None:
+    """Run every check on a detector class.
+
+    Raises:
+        DetectorCheckError: a check fails; the message says which and what it saw.
+    """
+    for _, check in detector_checks():
+        check(cls)
+
+
+def detector_checks() -> Iterator[tuple[str, Check]]:
+    """Name and function of every check, to parametrise a test with."""
+    for name, value in sorted(globals().items()):
+        if name.startswith("_check_"):
+            yield name.removeprefix("_check_"), value
+
+
+def fit_on(detector: Detector, problem: Problem) -> Detector:
+    """Fit with everything the problem has."""
+    return detector.fit(problem.features, problem.labels, logits=problem.logits(problem.features), head=problem.head)
+
+
+def score_on(detector: Detector, problem: Problem, features: Tensor) -> Tensor:
+    """Score features of the problem, with their logits."""
+    return detector.score(features, logits=problem.logits(features))
+
+
+def _problem(cls: type[Detector], **sizes: Any) -> Problem:
+    return make_problem(nonnegative="nonnegative" in cls.requires, **sizes)
+
+
+def _require(condition: bool, cls: type[Detector], what: str) -> None:
+    if not condition:
+        raise DetectorCheckError(f"Detector {getattr(cls, 'name', cls.__name__)!r}: {what}")
+
+
+def _close(first: Tensor, second: Tensor, tolerance: float = 1e-6) -> bool:
+    return first.shape == second.shape and bool(torch.allclose(first, second, rtol=tolerance, atol=tolerance))
+
+
+def _check_declaration(cls: type[Detector]) -> None:
+    _require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
+    empty = [field.name for field in fields(cls.info) if not getattr(cls.info, field.name)]
+    _require(not empty, cls, f"info leaves {', '.join(empty)} empty.")
+    _require(isinstance(cls.requires, frozenset) and cls.requires <= INPUTS, cls, f"requires {cls.requires!r}.")
+    _require(bool(cls.__doc__), cls, "has no docstring.")
+
+
+def _check_parameters(cls: type[Detector]) -> None:
+    detector = cls()
+    defaults = detector.get_params()
+    _require(cls(**defaults).get_params() == defaults, cls, "get_params does not give back what __init__ got.")
+    for name, values in detector.hyperparameters().items():
+        _require(name in defaults, cls, f"search space names {name!r}, which is no hyper-parameter.")
+        for value in values:
+            cls().set_params(**{name: value})
+    try:
+        detector.set_params(no_such_parameter=1)
+    except UserError:
+        return
+    raise DetectorCheckError(f"Detector {cls.name!r}: set_params takes an unknown name.")
+
+
+def _check_scores(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    detector = cls()
+    _require(fit_on(detector, problem) is detector, cls, "fit must return the detector.")
+    inside, outside = (score_on(detector, problem, rows) for rows in (problem.queries, problem.ood))
+    _require(inside.shape == (len(problem.queries),), cls, f"scores have shape {tuple(inside.shape)}.")
+    _require(inside.dtype == torch.float64, cls, f"scores are {inside.dtype}, not float64.")
+    _require(bool(torch.isfinite(torch.cat([inside, outside])).all()), cls, "scores are not finite.")
+    area = auroc(inside, outside)
+    _require(area > 0.7, cls, f"AUROC {area:.3f} on an easy problem: is the sign larger = more in-distribution?")
+    _require(score_on(detector, problem, problem.queries[:0]).shape == (0,), cls, "an empty batch must give no scores.")
+
+
+def _check_batch_invariance(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    detector = fit_on(cls(), problem)
+    rows = torch.cat([problem.queries, problem.ood])
+    together = score_on(detector, problem, rows)
+    alone = torch.cat([score_on(detector, problem, row[None]) for row in rows])
+    _require(_close(together, alone), cls, "a sample's score depends on what else is in the batch.")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
+    _require(_close(together[order], score_on(detector, problem, rows[order])), cls, "scores do not follow their rows.")
+
+
+def _check_determinism(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    first, second = (score_on(fit_on(cls(), problem), problem, problem.queries) for _ in range(2))
+    _require(torch.equal(first, second), cls, "two fits on the same data give different scores.")
+    again = fit_on(fit_on(cls(), _problem(cls, seed=5)), problem)
+    _require(torch.equal(first, score_on(again, problem, problem.queries)), cls, "a second fit remembers the first.")
+
+
+def _check_inputs_unchanged(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    before = copy.deepcopy(problem)
+    detector = fit_on(cls(), problem)
+    score_on(detector, problem, problem.queries)
+    same = all(torch.equal(getattr(problem, name), getattr(before, name)) for name in ("features", "labels", "queries"))
+    same = same and all(torch.equal(a, b) for a, b in zip(problem.head, before.head, strict=True))
+    _require(same, cls, "fit or score changes its inputs.")
+    expected = score_on(detector, problem, problem.queries)
+    problem.features.mul_(0)
+    for part in problem.head:
+        part.mul_(0)
+    kept = detector.score(before.queries, logits=before.logits(before.queries))
+    _require(torch.equal(kept, expected), cls, "a fitted detector changes with the arrays it was fitted on.")
+
+
+def _check_layouts(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    expected = score_on(fit_on(cls(), problem), problem, problem.queries)
+    labels = problem.labels.numpy()
+    train, queries = problem.features.numpy(), problem.queries.numpy()
+    logits, query_logits = (problem.logits(torch.from_numpy(rows)).numpy() for rows in (train, queries))
+    head = tuple(part.numpy() for part in problem.head)
+    views: dict[str, Callable[[Any], Any]] = {
+        "Fortran order": np.asfortranarray,
+        "a strided view": lambda array: np.repeat(array, 2, axis=0)[::2],
+        "a read-only array": _read_only,
+        "float64": lambda array: array.astype(np.float64),
+        "reversed strides": lambda array: array[::-1].copy()[::-1],
+    }
+    for name, view in views.items():
+        detector = cls().fit(view(train), labels, logits=view(logits), head=(view(head[0]), head[1]))
+        scores = detector.score(view(queries), logits=view(query_logits))
+        _require(_close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
+
+
+def _check_half_precision(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow, query_logits = problem.features.to(dtype), problem.logits(problem.queries).to(dtype)
+        logits = problem.logits(problem.features).to(dtype)
+        scores = [
+            cls()
+            .fit(train, problem.labels, logits=train_logits, head=problem.head)
+            .score(queries, logits=wanted_logits)
+            for train, train_logits, queries, wanted_logits in (
+                (narrow, logits, problem.queries.to(dtype), query_logits),
+                (narrow.float(), logits.float(), problem.queries.to(dtype).float(), query_logits.float()),
+            )
+        ]
+        _require(_close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
+
+
+def _check_state(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    detector = fit_on(cls(), problem)
+    expected = score_on(detector, problem, problem.queries)
+    file = io.BytesIO()
+    torch.save(detector.state_dict(), file)
+    file.seek(0)
+    loaded = cls().load_state_dict(torch.load(file, weights_only=True))
+    _require(torch.equal(score_on(loaded, problem, problem.queries), expected), cls, "loading changes the scores.")
+    copied = copy.deepcopy(detector)
+    _require(torch.equal(score_on(copied, problem, problem.queries), expected), cls, "copying changes the scores.")
+
+
+def _check_missing_inputs(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    if cls.needs_fit:
+        try:
+            score_on(cls(), problem, problem.queries)
+        except NotFittedError:
+            pass
+        else:
+            raise DetectorCheckError(f"Detector {cls.name!r}: score before fit must raise NotFittedError.")
+    given: dict[str, Any] = {"labels": problem.labels, "head": problem.head}
+    for name in cls.requires & set(given):
+        try:
+            cls().fit(problem.features, **{**given, name: None}, logits=problem.logits(problem.features))
+        except MissingInputError as error:
+            _require(name in str(error), cls, f"the error for missing {name} does not name it.")
+        else:
+            raise DetectorCheckError(f"Detector {cls.name!r}: fit without {name} must raise MissingInputError.")
+
+
+def _check_non_finite(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    detector = fit_on(cls(), problem)
+    for value in (float("nan"), float("inf")):
+        rows = problem.queries.clone()
+        rows[3, 2] = value
+        logits = problem.logits(rows)
+        try:
+            detector.score(rows, logits=logits)
+        except NonFiniteError as error:
+            _require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
+        else:
+            raise DetectorCheckError(f"Detector {cls.name!r}: {value} in the input must raise NonFiniteError.")
+
+
+def _check_degenerate_fits(cls: type[Detector]) -> None:
+    """Constant, single-class, dead, duplicated, too few, too wide: finite scores, or an error of one line."""
+    base = _problem(cls)
+    dead, doubled = base.features.clone(), base.features.clone()
+    dead[:, 1] = 0
+    doubled[:, 1] = doubled[:, 0]
+    wide = _problem(cls, n=24, dim=64)
+    cases = {
+        "constant features": (base, torch.ones_like(base.features), base.labels),
+        "all-zero features": (base, torch.zeros_like(base.features), base.labels),
+        "a single class": (base, base.features, torch.zeros_like(base.labels)),
+        "a dead feature": (base, dead, base.labels),
+        "a duplicated feature": (base, doubled, base.labels),
+        "a single sample": (base, base.features[:1], base.labels[:1]),
+        "an absent class": (base, base.features[base.labels != 1], base.labels[base.labels != 1]),
+        "more features than samples": (wide, wide.features, wide.labels),
+    }
+    for name, (problem, features, labels) in cases.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                detector = cls().fit(features, labels, logits=problem.logits(features), head=problem.head)
+                scores = [
+                    score_on(detector, problem, rows) for rows in (problem.queries, torch.zeros(2, features.shape[1]))
+                ]
+            except UserError as error:
+                _require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
+                continue
+        _require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
+
+
+def _check_wrong_width(cls: type[Detector]) -> None:
+    if "features" not in cls.requires:
+        return
+    problem = _problem(cls)
+    detector = fit_on(cls(), problem)
+    for rows, what in ((problem.queries[:, :-1], "fewer features"), (problem.queries[:, :, None], "feature maps")):
+        try:
+            detector.score(rows, logits=problem.logits(problem.queries))
+        except UserError:
+            continue
+        raise DetectorCheckError(f"Detector {cls.name!r}: {what} than it was fitted on must raise UserError.")
+
+
+def _check_shared_context(cls: type[Detector]) -> None:
+    problem = _problem(cls)
+    expected = score_on(fit_on(cls(), problem), problem, problem.queries)
+    logits = problem.logits(problem.features)
+    train = TapStatistics(problem.features, problem.labels, logits=logits, head=problem.head)
+    queries = TapQueries(problem.queries, logits=problem.logits(problem.queries))
+    # Twice, so that the second time everything comes from what the first has left behind.
+    for _ in range(2):
+        _require(torch.equal(cls().fit(train).score(queries), expected), cls, "shared statistics change the scores.")
+
+
+def _check_devices(cls: type[Detector]) -> None:
+    if not torch.cuda.is_available():
+        return
+    problem = _problem(cls)
+    detector = fit_on(cls(), problem)
+    expected = score_on(detector, problem, problem.queries)
+    moved = Problem(
+        problem.features.cuda(),
+        problem.labels.cuda(),
+        (problem.head[0].cuda(), problem.head[1].cuda()),
+        problem.queries.cuda(),
+        problem.ood.cuda(),
+    )
+    scores = score_on(fit_on(cls(), moved), moved, moved.queries)
+    _require(scores.is_cuda and _close(scores.cpu(), expected, 1e-5), cls, "scores differ on a GPU.")
+    scores = score_on(detector, moved, moved.queries)
+    _require(scores.is_cuda and _close(scores.cpu(), expected, 1e-5), cls, "a CPU fit scores differently on a GPU.")
+
+
+def _read_only(array: Any) -> Any:
+    array = array.copy()
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,46 @@
+"""What was evaluated: the identity at the head of every results document."""
+
+from __future__ import annotations
+
+import platform
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ood_nc
+from ood_nc.evaluation.inputs import Inputs
+
+_PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
+
+
+def describe(model: Any, inputs: Inputs, **settings: Any) -> dict[str, Any]:
+    """The model, its taps, the data sets and notes on them, package versions, and ``settings``."""
+    taps = [
+        {"name": name, "depth": info.depth, "pooling": info.pooling, "dim": info.dim}
+        for name, info in model.tap_info.items()
+    ]
+    names = model.class_names or inputs.id_train.class_names
+    return {
+        **settings,
+        "model": model.backbone_name,
+        "spec": model.spec(),
+        "taps": taps,
+        "head_tap": model.head_tap,
+        "head_used": inputs.head_fits,
+        "classes": inputs.id_train.num_classes,
+        "class_names": None if names is None else list(names),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "datasets": inputs.datasets,
+        "notes": inputs.notes,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "ood_nc": ood_nc.__version__}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

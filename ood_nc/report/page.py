@@ -1,0 +1,163 @@
+"""Puts the report together: one HTML file that carries its style, its script, its data and plotly.js."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from ood_nc.files import write_text
+from ood_nc.report import pivots, summary, tables
+from ood_nc.report.differences import difference_table, finding, points
+from ood_nc.report.documents import Row, Run, check_schema, read_runs
+from ood_nc.report.glossary import METHODS, metric
+from ood_nc.report.payload import Index, build_payload
+
+SCRIPTS = ("core.js", "figures.js", "tables.js", "page.js")
+
+
+def write_report(directory: str | Path) -> Path:
+    """Write report.html of one evaluated run into its directory.
+
+    Args:
+        directory: holds results.json; metrics.jsonl, config.yaml and environment.json are used where they are.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        UserError: results.json is absent, damaged or of a newer schema; the report cannot be written.
+    """
+    directory = Path(directory)
+    path = directory / "report.html"
+    write_text(path, _render(read_runs([directory]), None))
+    return path
+
+
+def write_comparison(directories: Sequence[str | Path], output: str | Path, comparison: Mapping[str, Any]) -> Path:
+    """Write the report of several evaluated runs beside each other.
+
+    Args:
+        directories: the runs, the reference first.
+        output: the HTML file.
+        comparison: the document that compares them; the verdict and the differences are taken from it.
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: a run has no readable results, the comparison is of a newer schema, the report cannot be written.
+    """
+    check_schema(comparison, "The comparison")
+    output = Path(output)
+    write_text(output, _render(read_runs([Path(directory) for directory in directories]), comparison))
+    return output
+
+
+def as_script(data: Any) -> Markup:
+    """JSON that is safe inside ``<script>``: nothing in it can end the element or start a comment."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
+    index = Index(runs)
+    lookup = tables.Lookup(runs, index)
+    joint = list((comparison or {}).get("relations") or [])
+    relations: Sequence[Row] = joint or runs[_first_with_relations(runs)].relations
+    payload = build_payload(runs, index, joint)
+    context = {
+        "title": _title(runs),
+        "runs": [_run_context(run, color) for run, color in zip(runs, payload["runs"], strict=True)],
+        "verdict": _verdict(runs, comparison),
+        "rule": (comparison or {}).get("rule"),
+        "headlines": summary.headlines(runs, comparison),
+        "facts": summary.facts(runs),
+        "settings": summary.differing_settings(runs),
+        "detectors": pivots.detector_table(runs, lookup),
+        "transfer": pivots.transfer_table(runs, lookup),
+        "tunnel": pivots.tunnel_table(runs),
+        "collapse": tables.collapse_table(runs, lookup),
+        "relations": tables.relation_table(relations, len(runs) if joint else _first_with_relations(runs), bool(joint)),
+        "relation_sets": _relation_sets(runs, joint),
+        "choices": tables.choice_table(runs),
+        "differences": difference_table(comparison) if comparison else None,
+        "datasets": summary.datasets(runs),
+        "id_size": pivots.id_size(runs[0]),
+        "undefined": summary.undefined(runs),
+        "warnings": summary.warnings(runs, comparison),
+        "glossary": _glossary(payload),
+        "methods": {name: METHODS[name] for name in payload["methods"] if name in METHODS},
+        "has_log": any(run.log for run in runs),
+        "has_histograms": bool(payload["histograms"]),
+        "payload": as_script(payload),
+        "plotly": Markup(get_plotlyjs()),
+        "written": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return _environment().get_template("report.html.j2").render(context)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs]
+    return f"{names[1]} against {names[0]}" if len(names) == 2 else ", ".join(names)
+
+
+def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "color": shown["color"] % 8,
+        "accuracy": tables.cell(summary.id_accuracy(run), "percent"),
+        "time": summary.run_time(run),
+        "config": run.config,
+        "command": " ".join((run.environment or {}).get("command") or []),
+        "directory": run.directory.name,
+    }
+
+
+def _verdict(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[str]:
+    if comparison:
+        return list(comparison.get("verdicts") or [comparison["verdict"]])
+    return summary.sentences(runs[0]) or ["These results hold no detection or transfer figures to judge by."]
+
+
+def _relation_sets(runs: Sequence[Run], joint: Sequence[Row]) -> list[tuple[int, str]]:
+    sets = [(number, run.name) for number, run in enumerate(runs) if run.relations]
+    return [(len(runs), "all runs together"), *sets] if joint else sets
+
+
+def _first_with_relations(runs: Sequence[Run]) -> int:
+    return next((number for number, run in enumerate(runs) if run.relations), 0)
+
+
+def _glossary(payload: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    known = [(name, metric(name)) for name in payload["metrics"]]
+    return [(name, shown) for name, shown in known if shown.meaning]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("ood_nc.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    source = environment.loader.get_source  # type: ignore[union-attr]
+    environment.globals.update(
+        style=Markup(source(environment, "report.css")[0]),
+        script=Markup("\n".join(source(environment, name)[0] for name in SCRIPTS)),
+        metric=metric,
+        points=points,
+        finding=finding,
+    )
+    return environment

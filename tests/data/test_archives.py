@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import errno
+import io
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ood_nc.data import archives, open_dataset, scan
+from ood_nc.errors import UserError
+
+from .conftest import encoded, pack, put
+
+KINDS = ("a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.tgz", "a.zip")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_what_the_folder_holds(kind, animals, tmp_path):
+    path = (
+        pack(tmp_path / kind, animals)
+        if kind != "a.tgz"
+        else pack(tmp_path / "b.tar.gz", animals).rename(tmp_path / kind)
+    )
+    archive = open_dataset(f"{path}::train")
+    folder = open_dataset(f"{put(tmp_path / 'folder', animals)}::train")
+    assert archive.ids == folder.ids
+    assert archive.class_names == folder.class_names
+    assert archive.fingerprint() == folder.fingerprint()
+    for index in range(len(folder)):
+        assert np.array_equal(archive.load(index), folder.load(index))
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_hidden_members_are_ignored_and_noted(kind, animals, tmp_path):
+    files = {name: content for name, content in animals.items() if "/test/" not in name}
+    dataset = open_dataset(str(pack(tmp_path / kind, files)))
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.hidden == ("data/.DS_Store",) or dataset.hidden == ()
+    assert not any("DS_Store" in name or "MACOSX" in name for name in dataset.ids)
+
+
+def test_empty_class_of_an_archive_is_kept(tmp_path):
+    path = pack(tmp_path / "a.tar", {"cat/1.png": encoded(1), "dog/1.png": encoded(2), "empty/": b""})
+    assert open_dataset(str(path)).class_names == ("cat", "dog", "empty")
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "./a/../../evil.png", "..\\evil.png"])
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_no_member_reaches_outside(kind, name, tmp_path):
+    path = pack(tmp_path / kind, {"a/1.png": encoded(1), "b/1.png": encoded(2), name: encoded(3)})
+    before = sorted(Path(tmp_path).rglob("*"))
+    dataset = open_dataset(str(path))
+    for index in range(len(dataset)):
+        dataset.load(index)
+    assert sorted(Path(tmp_path).rglob("*")) == before
+    assert not any(entry.startswith(("/", "..")) for entry in dataset.ids)
+
+
+@pytest.mark.parametrize("settings", [{"format": tarfile.PAX_FORMAT}, {"format": tarfile.GNU_FORMAT}])
+def test_long_names_fall_back_to_the_standard_reader(settings, tmp_path):
+    long = "class/" + "x" * 150 + ".png"
+    path = pack(tmp_path / "a.tar", {long: encoded(1), "other/1.png": encoded(2)}, **settings)
+    dataset = open_dataset(str(path))
+    assert dataset.ids == (long, "other/1.png")
+    assert dataset.load(0).size == (8, 8)
+
+
+def test_fast_index_agrees_with_the_standard_reader(shared_data):
+    path = shared_data / "flowers5.tar"
+    fast = archives.open_archive(path)
+    with tarfile.open(path) as file:
+        expected = {info.name: (info.offset_data, info.size) for info in file if info.isreg()}
+    assert {name: (member.offset, member.size) for name, member in fast.members.items()} == expected
+
+
+def test_pax_comments_stay_on_the_fast_path(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "made by hand"}) as file:
+        info = tarfile.TarInfo("a/1.png")
+        content = encoded(1)
+        info.size, info.mtime = len(content), 1.5
+        file.addfile(info, io.BytesIO(content))
+    assert archives._plain_entries(path.read_bytes()) is not None
+    assert open_dataset(str(path)).load(0).size == (8, 8)
+
+
+def test_hard_links_share_the_content_and_symbolic_ones_are_left_out(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as file:
+        info, content = tarfile.TarInfo("a/1.png"), encoded(1)
+        info.size = len(content)
+        file.addfile(info, io.BytesIO(content))
+        for name, kind, target in (
+            ("a/2.png", tarfile.LNKTYPE, "a/1.png"),
+            ("a/3.png", tarfile.SYMTYPE, "1.png"),
+            ("a/4.png", tarfile.LNKTYPE, "gone.png"),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, target
+            file.addfile(link)
+    dataset = open_dataset(str(path))
+    assert dataset.ids == ("a/1.png", "a/2.png")
+    assert dataset.content(0) == dataset.content(1) == content
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+def test_zip_methods(method, tmp_path):
+    path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1), "b/1.png": encoded(2)}, compression=method)
+    assert open_dataset(str(path)).content(1) == encoded(2)
+
+
+def test_zip_method_that_is_not_supported_breaks_only_its_members(tmp_path):
+    path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1), "b/1.png": encoded(2)}, compression=zipfile.ZIP_LZMA)
+    assert len(scan(open_dataset(str(path))).broken) == 2
+
+
+def test_damaged_deflated_member_is_reported(tmp_path):
+    files = {"a/1.bmp": encoded(1, kind="bmp") + bytes(999), "b/1.png": encoded(2)}
+    path = pack(tmp_path / "a.zip", files, compression=zipfile.ZIP_DEFLATED)
+    content = bytearray(path.read_bytes())
+    content[40:60] = bytes(20)
+    path.write_bytes(content)
+    dataset = open_dataset(str(path))
+    assert [name for name, _ in scan(dataset).broken] == ["a/1.bmp"]
+    assert len(dataset.fingerprint()) == 32
+
+
+def test_damaged_zip_member_is_reported_by_its_checksum(tmp_path):
+    path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1), "b/1.png": encoded(2)})
+    content = bytearray(path.read_bytes())
+    content[content.index(encoded(1)) + 60] ^= 1
+    path.write_bytes(content)
+    assert scan(open_dataset(str(path))).broken == [("a/1.png", "its checksum in the archive does not match")]
+
+
+@pytest.mark.parametrize("cut", [100, 600, 700])
+def test_tar_that_ends_early_is_one_line(cut, tmp_path):
+    path = pack(tmp_path / "a.tar", {"a/1.png": encoded(1), "a/2.png": encoded(2)})
+    start = path.read_bytes().index(b"a/2.png")
+    path.write_bytes(path.read_bytes()[: start + cut])
+    with pytest.raises(UserError, match="cannot be read as an archive"):
+        open_dataset(str(path))
+
+
+def test_tar_without_an_end_mark_is_read(tmp_path):
+    path = pack(tmp_path / "a.tar", {"a/1.png": encoded(1), "a/2.png": encoded(2)})
+    path.write_bytes(path.read_bytes().rstrip(b"\0").ljust(2048, b"\0"))
+    assert len(open_dataset(str(path))) == 2
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.tar.xz", "a.zip"])
+def test_damaged_archive_is_one_line(kind, animals, tmp_path):
+    path = pack(tmp_path / kind, animals)
+    whole = path.read_bytes()
+    for content in (b"", b"no archive at all" * 40, whole[: len(whole) // 2 + 100]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as an archive") as error:
+            open_dataset(f"{path}::train")
+        assert "\n" not in str(error.value)
+
+
+def test_encrypted_zip_says_so(tmp_path):
+    path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1)})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is encrypted"):
+        open_dataset(str(path))
+
+
+def test_full_disk_while_decompressing_is_one_line(animals, tmp_path, monkeypatch):
+    path = pack(tmp_path / "a.tar.xz", animals)
+
+    class Full(io.BytesIO):
+        def write(self, block):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(archives.tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(UserError, match=r"No room for the decompressed a.tar.xz .*TMPDIR"):
+        open_dataset(f"{path}::train")
+
+
+def test_two_splits_of_a_compressed_tar_are_decompressed_once(animals, tmp_path, monkeypatch):
+    path = pack(tmp_path / "a.tar.xz", animals)
+    train = open_dataset(f"{path}::train")
+    monkeypatch.setattr(archives, "_decompressed", None)
+    test = open_dataset(f"{path}::test")
+    assert test.store.blob is train.store.blob
+
+
+def test_copy_unpickled_elsewhere_decompresses_again(animals, tmp_path):
+    dataset = open_dataset(f"{pack(tmp_path / 'a.tar.xz', animals)}::train")
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.store.archive is None
+    assert copy.content(3) == dataset.content(3)
+    assert copy.fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        ("fork", "a.tar.xz"),
+        ("fork", "a.zip"),
+        ("spawn", "a.tar.xz"),
+        pytest.param("spawn", "a.zip", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_read_the_same_images(start, kind, animals, tmp_path):
+    path = pack(tmp_path / kind, animals)
+    dataset = open_dataset(f"{path}::train").with_transform(np.asarray, with_index=True)
+    expected = torch.stack([torch.from_numpy(dataset[index][0].copy()) for index in range(len(dataset))])
+    if kind == "a.tar.xz":
+        path.unlink()  # the workers share the decompressed file and must not need the archive again
+    loader = DataLoader(dataset, batch_size=2, num_workers=1 if start == "spawn" else 2, multiprocessing_context=start)
+    images, targets, indices = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert indices.tolist() == list(range(len(dataset)))
+    assert targets.tolist() == dataset.targets.tolist()
+    assert torch.equal(images, expected)
+
+
+def test_real_archives(shared_data):
+    flowers = open_dataset("flowers5.tar", root=shared_data)
+    assert len(flowers) == 4317
+    assert flowers.class_names == ("daisy", "dandelion", "rose", "sunflower", "tulip")
+    assert flowers.hidden == ("flowers/.DS_Store",)
+    assert np.bincount(flowers.targets).tolist() == [764, 1052, 784, 733, 984]
+    characters = open_dataset("images_background_small1.zip", root=shared_data)
+    assert (len(characters), characters.num_classes) == (2720, 5)
+    assert characters.load(0).mode == "RGB"
+    textures = open_dataset("dtd5_128px.tar", root=shared_data, limit=3)
+    assert np.bincount(textures.targets).tolist() == [3] * 5
+
+
+def test_cifar10_from_the_compressed_archive(shared_data):
+    train = open_dataset("cifar10_jpg.tar.xz::train", root=shared_data)
+    test = open_dataset("cifar10_jpg.tar.xz::test", root=shared_data)
+    assert np.bincount(train.targets).tolist() == [5000] * 10
+    assert np.bincount(test.targets).tolist() == [1000] * 10
+    assert train.class_names[:3] == ("airplane", "automobile", "bird")
+    assert train.load(49999).size == (32, 32)

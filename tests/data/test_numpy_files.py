@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ood_nc.data import open_dataset
+from ood_nc.errors import UserError
+
+GREY = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (5, 6, 7, 3), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 1, 0], dtype=np.uint8)
+
+
+def save(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_mnist_layout(tmp_path):
+    path = save(tmp_path / "m.npz", x_train=GREY, y_train=LABELS, x_test=GREY[:2], y_test=LABELS[:2])
+    train, test = (open_dataset(f"{path}::{split}") for split in ("train", "test"))
+    assert (len(train), len(test)) == (5, 2)
+    assert train.targets.tolist() == LABELS.tolist()
+    assert train.class_names is None and train.num_classes == 3
+    assert np.array_equal(np.asarray(train.load(3)), np.repeat(GREY[3][..., None], 3, axis=2))
+    assert train.ids[3] == "train/000003"
+    with pytest.raises(UserError, match=r"Choose a split: m.npz::test, m.npz::train"):
+        open_dataset(str(path))
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [(COLOUR, COLOUR), (np.moveaxis(COLOUR, -1, 1), COLOUR), (GREY[..., None], None), (GREY[:, None], None)],
+)
+@pytest.mark.parametrize("keys", [("x", "y"), ("images", "labels")])
+def test_shapes_and_names(images, expected, keys, tmp_path):
+    path = save(tmp_path / "a.npz", **{keys[0]: images, keys[1]: LABELS[:, None]})
+    dataset = open_dataset(str(path))
+    wanted = np.repeat(GREY[..., None], 3, axis=3) if expected is None else expected
+    assert np.array_equal(np.asarray(dataset.load(4)), wanted[4])
+    assert dataset.targets.tolist() == LABELS.tolist()
+
+
+def test_images_alone_are_unlabelled(tmp_path):
+    np.save(tmp_path / "a.npy", COLOUR)
+    for source in (tmp_path / "a.npy", save(tmp_path / "b.npz", x=COLOUR)):
+        assert open_dataset(str(source)).targets.tolist() == [-1] * 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": GREY.astype(np.float32)}, "must be uint8"),
+        ({"x": GREY[0]}, "must have shape"),
+        ({"x": COLOUR[..., :2]}, "must have shape"),
+        ({"x": GREY, "y": LABELS[:3]}, "as many of each"),
+        ({"x": GREY, "y": LABELS.astype(float)}, "whole numbers"),
+        ({"weights": GREY}, r"holds weights; expected x_train"),
+        ({"x": np.array([{}, {}], dtype=object)}, "cannot be read as a NumPy file"),
+    ],
+)
+def test_mistakes_are_one_line(arrays, message, tmp_path):
+    path = save(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match=message) as error:
+        open_dataset(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_files(tmp_path):
+    path = save(tmp_path / "a.npz", x=GREY)
+    path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "b.npy").write_bytes(b"nonsense")
+    for source in (path, tmp_path / "b.npy"):
+        with pytest.raises(UserError, match="cannot be read as a NumPy file"):
+            open_dataset(str(source))
+
+
+def test_real_file(shared_data):
+    dataset = open_dataset("mnist.npz::test", root=shared_data)
+    assert len(dataset) == 10000
+    assert np.bincount(dataset.targets)[:3].tolist() == [980, 1135, 1032]

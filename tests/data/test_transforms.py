@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import timm.data
+import torch
+from PIL import Image
+
+from ood_nc.config import AugmentConfig
+from ood_nc.data import eval_transform, train_transform
+from ood_nc.errors import UserError
+
+PREPROCESSING = {
+    "input_size": (3, 32, 32),
+    "mean": (0.5, 0.4, 0.3),
+    "std": (0.2, 0.25, 0.3),
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+}
+GREY = {**PREPROCESSING, "input_size": (1, 32, 32)}
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+
+def test_evaluation_is_timms_own():
+    expected = timm.data.create_transform(**PREPROCESSING, is_training=False)(IMAGE)
+    assert torch.equal(eval_transform(PREPROCESSING)(IMAGE), expected)
+
+
+def test_normalisation_by_hand():
+    size = {**PREPROCESSING, "crop_pct": 1.0}
+    image = Image.fromarray(np.full((32, 32, 3), 102, dtype=np.uint8))
+    expected = (torch.tensor([0.4, 0.4, 0.4]) - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.2, 0.25, 0.3])
+    assert torch.allclose(eval_transform(size)(image), expected[:, None, None].expand(3, 32, 32), atol=1e-6)
+
+
+def test_training_is_random_and_seeded():
+    transform = train_transform(PREPROCESSING, AugmentConfig(hflip=0.5, reprob=0.3, aa="rand-m5-n2", color_jitter=0.2))
+    assert transform(IMAGE).shape == (3, 32, 32)
+    assert not torch.equal(transform(IMAGE), transform(IMAGE))
+
+
+def test_flip_probability_is_passed_on():
+    augment = AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0), hflip=1.0)
+    square = IMAGE.crop((0, 0, 40, 40))
+    flipped = train_transform(PREPROCESSING, augment)(square)
+    plain = train_transform(PREPROCESSING, augment.model_copy(update={"hflip": 0.0}))(square)
+    assert torch.equal(flipped, plain.flip(-1))
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees():
+    transform = train_transform(PREPROCESSING, AugmentConfig(no_aug=True))
+    assert torch.equal(transform(IMAGE), eval_transform(PREPROCESSING)(IMAGE))
+
+
+@pytest.mark.parametrize("aa", [None, "rand-m5-n2"])
+def test_one_channel(aa):
+    for transform in (eval_transform(GREY), train_transform(GREY, AugmentConfig(aa=aa))):
+        assert transform(IMAGE).shape == (1, 32, 32)
+    flat = Image.fromarray(np.full((32, 32), 102, dtype=np.uint8)).convert("RGB")
+    expected = (0.4 - 0.4) / 0.25
+    assert torch.allclose(eval_transform(GREY)(flat), torch.full((1, 32, 32), expected), atol=1e-6)
+
+
+def test_one_channel_with_its_own_mean():
+    flat = Image.fromarray(np.full((32, 32), 204, dtype=np.uint8)).convert("RGB")
+    out = eval_transform({**GREY, "mean": (0.3,), "std": (0.5,)})(flat)
+    assert torch.allclose(out, torch.ones(1, 32, 32), atol=1e-6)
+
+
+def test_small_images_are_enlarged():
+    assert eval_transform(PREPROCESSING)(IMAGE.resize((8, 8))).shape == (3, 32, 32)
+
+
+def test_other_channel_counts_are_refused():
+    with pytest.raises(UserError, match="takes 4"):
+        eval_transform({**PREPROCESSING, "input_size": (4, 32, 32)})
+
+
+def test_transforms_travel_to_workers():
+    for preprocessing in (PREPROCESSING, GREY):
+        transform = train_transform(preprocessing, AugmentConfig())
+        assert pickle.loads(pickle.dumps(transform))(IMAGE).shape[1:] == (32, 32)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ood_nc.detection import list_detectors
+from tests.detection.agreement import PROBLEMS, fitted, scores_of
+
+FIT = """
+import resource, sys
+import numpy as np
+from ood_nc.detection import create_detector
+rng = np.random.default_rng(0)
+features = rng.standard_normal((200_000, 256), dtype=np.float32)
+labels = rng.integers(0, 20, len(features))
+head = rng.normal(size=(20, 256)), rng.normal(size=20)
+create_detector(sys.argv[1]).fit(features[:2000], labels[:2000], head=head).score(features[:10])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+create_detector(sys.argv[1]).fit(features, labels, head=head).score(features[:100])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_detectors())
+def test_peak_memory_of_a_large_fit(name):
+    # Field case 27: 205 MB of features, growth below 1.2 GB.
+    if sys.platform != "linux":
+        pytest.skip("ru_maxrss is in KiB on Linux only")
+    done = subprocess.run([sys.executable, "-c", FIT, name], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.2
+
+
+@pytest.mark.parametrize("name", list_detectors())
+def test_chunks_change_nothing(name, monkeypatch):
+    problem = PROBLEMS[0]
+    expected = scores_of(fitted(name, problem), problem)
+    monkeypatch.setattr("ood_nc.detection._linalg.CHUNK", 150)
+    np.testing.assert_allclose(scores_of(fitted(name, problem), problem), expected, rtol=1e-6)

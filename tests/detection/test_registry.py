@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+import torch
+
+from ood_nc.detection import Detector, DetectorInfo, create_detector, detector_class, list_detectors, register_detector
+from ood_nc.detection import registry as registry_module
+from ood_nc.errors import UserError
+
+FIRST = {"msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine", "class_mean_cosine"}
+
+
+class Plugin(Detector):
+    """The first feature."""
+
+    name = "first_feature"
+    info = DetectorInfo("First feature", "nowhere", "https://example.org", "features", "real", "none")
+    requires = frozenset({"features"})
+    needs_fit = False
+
+    def _score(self, queries):
+        return queries.features[:, 0].double()
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    list_detectors()
+    monkeypatch.setattr(registry_module, "_CLASSES", dict(registry_module._CLASSES))
+
+
+def entry_points(monkeypatch, value):
+    points = [EntryPoint("first_feature", value, registry_module.ENTRY_POINT_GROUP)]
+    monkeypatch.setattr(
+        registry_module, "entry_points", lambda group, name="first_feature": points if name == "first_feature" else []
+    )
+
+
+def test_names():
+    assert set(list_detectors()) >= FIRST
+    assert list_detectors("m*") == sorted(name for name in list_detectors() if name.startswith("m"))
+    assert list_detectors("no such*") == []
+
+
+def test_every_detector_has_a_test_file_of_its_own():
+    files = {path.stem.removeprefix("test_") for path in (Path(__file__).parent / "detectors").glob("test_*.py")}
+    builtin = {name for name in list_detectors() if detector_class(name).__module__.startswith("ood_nc.")}
+    assert builtin <= files
+    assert {detector_class(name).__module__.rsplit(".", 1)[1] for name in builtin} == builtin
+
+
+def test_create_with_hyperparameters():
+    assert create_detector("energy", temperature=2.0).get_params() == {"temperature": 2.0}
+    with pytest.raises(UserError, match=r"Unknown detector 'mahalanobi'\. Did you mean 'mahalanobis'\?"):
+        create_detector("mahalanobi")
+    with pytest.raises(UserError, match=r"'energy' has no hyper-parameter 'temprature'\. Did you mean 'temperature'\?"):
+        create_detector("energy", temprature=2.0)
+
+
+def test_plugin_through_an_entry_point(monkeypatch):
+    entry_points(monkeypatch, f"{__name__}:Plugin")
+    monkeypatch.setattr(EntryPoint, "load", lambda self: Plugin)
+    assert "first_feature" in list_detectors()
+    assert create_detector("first_feature").score(torch.eye(2)).tolist() == [1, 0]
+
+
+def test_plugin_that_is_no_detector(monkeypatch):
+    entry_points(monkeypatch, "pathlib:Path")
+    with pytest.raises(UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of Detector"):
+        create_detector("first_feature")
+
+
+def test_register():
+    assert register_detector(Plugin) is Plugin
+    assert register_detector(Plugin) is Plugin
+    assert isinstance(create_detector("first_feature"), Plugin)
+    taken = type("Other", (Plugin,), {})
+    with pytest.raises(UserError, match="'first_feature' is taken by"):
+        register_detector(taken)
+    with pytest.raises(UserError, match="requires unknown inputs: images"):
+        register_detector(type("Bad", (Plugin,), {"name": "bad", "requires": frozenset({"images"})}))
+    with pytest.raises(UserError, match="has no class attribute 'name'"):
+        register_detector(type("Nameless", (Detector,), {}))

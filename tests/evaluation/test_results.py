@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation.results import COLUMNS, Results, is_one_set, make_row, plain, reason_of
+
+from .rows import accuracy_row, collapse_row, detection_row
+
+CONTRACT = ["run", "seed", "protocol", "tap", "depth", "kind", "dataset", "group", "method", "metric", "value", "low", "high", "n", "selected_on", "reason"]
+
+
+def results() -> Results:
+    rows = [
+        collapse_row("encoder", 2.175, n=100),
+        detection_row("encoder", "textures", 0.25, low=0.2, high=0.3, n=50, selected_on="held out of train"),
+        detection_row("encoder", "empty", None, reason="the set holds no readable image"),
+    ]
+    return Results(
+        rows=rows,
+        identity={"run": "a", "seconds": {"total": np.float64(1.5)}},
+        relations=[{"x": "nc1_pinv", "pearson": float("nan")}],
+        choices=[{"task": "detection"}],
+        series={"histograms": [{"edges": np.arange(3.0), "counts": [1, 2]}]},
+        scores=pa.table({"group": ["id"], "dataset": ["id_test"], "id": ["a.png"], "score/encoder/energy": [0.5]}),
+    )
+
+
+def test_the_columns_are_those_of_the_contract() -> None:
+    assert list(COLUMNS) == CONTRACT
+    assert list(results().rows[0]) == CONTRACT
+    assert results().table.column_names == CONTRACT
+
+
+def test_save_and_load_give_the_same_back(tmp_path: Path) -> None:
+    first = results()
+    first.save(tmp_path / "run")
+    again = Results.load(tmp_path / "run")
+    assert again.rows == first.rows and again.choices == first.choices
+    assert again.identity == {"run": "a", "seconds": {"total": 1.5}}
+    assert again.relations == [{"x": "nc1_pinv", "pearson": None}]
+    assert again.series["histograms"][0]["edges"] == [0.0, 1.0, 2.0]
+    assert again.scores.equals(first.scores)
+    assert pq.read_table(tmp_path / "run" / "results.parquet").to_pylist() == first.rows
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "results.json",
+        "results.parquet",
+        "scores.parquet",
+    ]
+
+
+def test_the_document_is_strict_json_with_its_schema(tmp_path: Path) -> None:
+    results().save(tmp_path)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert document["schema"] == 1
+    assert set(document) == {"schema", "identity", "rows", "relations", "choices", "series"}
+
+
+def test_a_save_that_fails_leaves_the_old_document_whole(tmp_path: Path) -> None:
+    results().save(tmp_path)
+    before = (tmp_path / "results.json").read_bytes()
+    broken = results()
+    broken.identity["object"] = object()
+    with pytest.raises(TypeError):
+        broken.save(tmp_path)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 3, "no temporary file stays"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No results in"),
+        ("{", "Cannot read"),
+        ("[]", "Cannot read"),
+        ('{"schema": 1}', "Cannot read"),
+        ('{"schema": 2, "identity": {}, "rows": [], "relations": [], "choices": [], "series": {}}', "has schema 2"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        Results.load(tmp_path)
+    assert ("\n" not in str(caught.value) and "again" in str(caught.value)) or "first" in str(caught.value)
+
+
+def test_damaged_scores_are_one_line(tmp_path: Path) -> None:
+    results().save(tmp_path)
+    (tmp_path / "scores.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(UserError, match=r"scores\.parquet"):
+        Results.load(tmp_path)
+
+
+def test_without_scores_there_is_no_file(tmp_path: Path) -> None:
+    one = results()
+    one.scores = None
+    one.save(tmp_path)
+    assert Results.load(tmp_path).scores is None
+
+
+def test_saving_without_scores_removes_those_of_another_evaluation(tmp_path: Path) -> None:
+    results().save(tmp_path)
+    one = results()
+    one.scores = None
+    one.save(tmp_path)
+    assert Results.load(tmp_path).scores is None
+
+
+def test_select() -> None:
+    found = results().select(kind="detection", dataset="textures")
+    assert [row["value"] for row in found] == [0.25]
+    assert results().select(value=None)[0]["dataset"] == "empty"
+    with pytest.raises(UserError, match="'metrics'"):
+        results().select(metrics="auroc")
+
+
+def test_an_undefined_value_needs_a_reason() -> None:
+    base = dict.fromkeys(COLUMNS)
+    with pytest.raises(ValueError, match="auroc needs a reason"):
+        make_row(base, metric="auroc", value=None)
+    with pytest.raises(KeyError, match="values"):
+        make_row(base, values=1)
+    assert make_row(base, value=math.nan, metric="auroc")["reason"] == "it is nan"
+    infinite = make_row(base, value=np.float32("inf"), high=math.inf, metric="auroc")
+    assert infinite["value"] is None and infinite["high"] is None and "inf" in infinite["reason"]
+    assert make_row(base, value=0.0, metric="auroc", reason="unused")["reason"] is None
+
+
+def test_plain() -> None:
+    value = {"a": (np.int64(1), torch.tensor([1.5, math.nan])), 2: {"b": {True}}, "c": None, "d": "text"}
+    assert plain(value) == {"a": [1, [1.5, None]], "2": {"b": [True]}, "c": None, "d": "text"}
+
+
+def test_reasons_are_one_line_and_name_the_type_of_unexpected_errors() -> None:
+    assert reason_of(UserError("no\nlabels")) == "no labels"
+    assert reason_of(RuntimeError("boom")) == "RuntimeError: boom"
+    assert reason_of(KeyError("x")) == "KeyError: 'x'"
+    assert len(reason_of(UserError("x" * 1000))) == 300
+
+
+def test_is_one_set() -> None:
+    assert is_one_set(detection_row("encoder", "svhn", 0.1)) and is_one_set(accuracy_row("encoder", 0.1))
+    for name in ("mean", "svhn (disjoint)", None):
+        assert not is_one_set(detection_row("encoder", name, 0.1))  # type: ignore[arg-type]

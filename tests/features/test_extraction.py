@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ood_nc.features import UnreadableError, extract
+
+from .fakes import TinyData, TinyModel
+
+
+def expected(data: TinyData) -> dict[str, torch.Tensor]:
+    model = TinyModel()
+    stem = data.images.flatten(1)
+    encoder = stem @ model.first.detach().T
+    return {"stem": stem, "encoder": encoder, "logits": encoder @ model.head.detach().T}
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (3, 0), (4, 2), (100, 1)])
+def test_every_image_once_in_data_set_order(batch_size: int, workers: int) -> None:
+    model, data = TinyModel(), TinyData(slow=workers > 1)
+    bank = extract(model, data, batch_size=batch_size, workers=workers)
+    want = expected(data)
+    assert model.images == 10
+    assert bank.ids == data.ids and bank.labels.tolist() == data.targets.tolist() and len(bank) == 10
+    assert list(bank.taps) == ["stem", "encoder"]
+    assert torch.equal(bank.taps["stem"], want["stem"])
+    torch.testing.assert_close(bank.taps["encoder"], want["encoder"])
+    torch.testing.assert_close(bank.logits, want["logits"])
+    assert bank.seconds > 0 and bank.broken == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_are_left_out_and_listed(workers: int) -> None:
+    data = TinyData(broken=(2, 7))
+    bank = extract(TinyModel(), data, batch_size=2, workers=workers)
+    keep = [0, 1, 3, 4, 5, 6, 8, 9]
+    assert bank.ids == tuple(data.ids[i] for i in keep)
+    assert bank.labels.tolist() == data.targets[keep].tolist()
+    assert torch.equal(bank.taps["stem"], expected(data)["stem"][keep])
+    assert len(bank.logits) == 8
+    assert bank.broken == [("2.png", "OSError: truncated file 2"), ("7.png", "OSError: truncated file 7")]
+
+
+def test_a_batch_of_broken_images_alone_is_passed_over() -> None:
+    bank = extract(TinyModel(), TinyData(broken=(2, 3)), batch_size=2)
+    assert len(bank) == 8
+
+
+def test_no_readable_image_is_the_users_error() -> None:
+    with pytest.raises(UnreadableError, match=r"None of the 2 images of tiny can be read.*truncated") as caught:
+        extract(TinyModel(), TinyData(2, broken=(0, 1)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_set_gives_an_empty_bank() -> None:
+    bank = extract(TinyModel(), TinyData(0))
+    assert len(bank) == 0 and bank.taps["stem"].shape == (0, 12)
+
+
+def test_the_model_is_evaluated_and_its_mode_restored() -> None:
+    model = TinyModel().train()
+    first, second = (extract(model, TinyData()).taps["encoder"] for _ in range(2))
+    assert torch.equal(first, second), "dropout is off"
+    assert model.training
+    with pytest.raises(RuntimeError, match="no forward"):
+        model.forward_taps = _fail  # type: ignore[method-assign]
+        extract(model, TinyData())
+    assert model.training
+
+
+def _fail(images: torch.Tensor) -> None:
+    raise RuntimeError("no forward")
+
+
+def test_banks_are_float32_under_autocast() -> None:
+    bank = extract(TinyModel(), TinyData(), amp=True, amp_dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in (*bank.taps.values(), bank.logits)} == {torch.float32}
+    want = expected(TinyData())["encoder"]
+    torch.testing.assert_close(bank.taps["encoder"], want, rtol=0.03, atol=0.05)
+    assert not torch.equal(bank.taps["encoder"], want), "autocast was on"
+
+
+def test_an_accelerator_names_the_device_and_unwraps_the_model() -> None:
+    class Accelerator:
+        device = torch.device("cpu")
+
+        def unwrap_model(self, wrapped: torch.nn.Module) -> torch.nn.Module:
+            return wrapped.module
+
+    wrapped = torch.nn.Module()
+    wrapped.module = TinyModel()
+    assert len(extract(wrapped, TinyData(), accelerator=Accelerator())) == 10
+
+
+def _extract_in_process(rank: int, world: int, port: int, n: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    model = TinyModel()
+    bank = extract(model, TinyData(n, broken=(1,)), batch_size=2)
+    torch.save(
+        (bank.taps, bank.logits, bank.labels, bank.ids, bank.broken, model.images), f"{folder}/{world}-{rank}.pt"
+    )
+    dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.parametrize(("n", "worlds"), [(10, (2, 3)), pytest.param(10, (4,), marks=pytest.mark.slow), (3, (3,))])
+def test_case_46_the_number_of_processes_changes_nothing(n: int, worlds: tuple[int, ...], tmp_path: Path) -> None:
+    alone = extract(TinyModel(), TinyData(n, broken=(1,)), batch_size=2)
+    for world in worlds:
+        mp.start_processes(
+            _extract_in_process, args=(world, _free_port(), n, str(tmp_path)), nprocs=world, start_method="fork"
+        )
+        forwarded = 0
+        for rank in range(world):
+            taps, logits, labels, ids, broken, images = torch.load(tmp_path / f"{world}-{rank}.pt")
+            assert ids == alone.ids and broken == alone.broken and torch.equal(labels, alone.labels)
+            assert torch.equal(logits, alone.logits)
+            assert all(torch.equal(taps[name], alone.taps[name]) for name in alone.taps)
+            forwarded += images
+        assert forwarded == n - 1, "no sample is padded or repeated"

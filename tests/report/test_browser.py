@@ -1,0 +1,264 @@
+"""The report in Chromium: figures are drawn, choices and sorting work, it fits a phone, goes dark, prints."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ood_nc.report import write_comparison
+
+from .conftest import Written
+from .example import DETECTORS, build_comparison
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,900"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("needs Chromium and chromedriver on the PATH")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+def wait_for(browser: Any, script: str, seconds: float = 20) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := browser.execute_script(f"return {script}")):
+        assert time.monotonic() < end, f"never true: {script}"
+        time.sleep(0.03)
+    return found
+
+
+def open_page(browser: Any, path: Path) -> None:
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.get(path.as_uri())
+    wait_for(browser, "document.documentElement.dataset.ready === 'true'")
+
+
+@pytest.fixture
+def page(browser: Any, two: Written) -> Any:
+    open_page(browser, two.path)
+    return browser
+
+
+def choose(browser: Any, name: str, label: str) -> None:
+    browser.execute_script(
+        """const select = document.querySelector(`select[data-control="${arguments[0]}"]`);
+        const option = [...select.options].find(option => option.text === arguments[1]);
+        select.value = option.value;
+        select.dispatchEvent(new Event("change"));""",
+        name,
+        label,
+    )
+
+
+def traces(browser: Any, chart: str) -> list[dict[str, Any]]:
+    script = "return document.getElementById(arguments[0]).data.map(({name, x, y, visible}) => ({name, x, y, visible}))"
+    return browser.execute_script(script, f"chart-{chart}")
+
+
+def each(browser: Any, selector: str, expression: str) -> list[Any]:
+    """A JavaScript expression of ``e`` for every element that the selector finds."""
+    return browser.execute_script(
+        f"return [...document.querySelectorAll(arguments[0])].map(e => {expression})", selector
+    )
+
+
+def column(browser: Any, table: str, position: int) -> list[str]:
+    return each(browser, f"#{table} tbody tr", f"e.cells[{position}].dataset.v")
+
+
+def test_figures_are_drawn_without_network_or_errors(page: Any, two: Written) -> None:
+    charts = each(page, ".chart", "e.querySelectorAll('svg .trace').length")
+    assert len(charts) == 11
+    assert min(charts) >= 1
+    assert page.get_log("browser") == []
+    assert page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)") == []
+    shown = {trace["name"]: trace for trace in traces(page, "detection")}
+    assert set(shown) == {"baseline", "controlled"}
+    wanted = {"kind": "detection", "method": "energy", "metric": "fpr95_id_positive", "dataset": "mean", "group": "ood"}
+    for document in two.documents:
+        rows = [row for row in document["rows"] if wanted.items() <= row.items()]
+        trace = shown[document["identity"]["run"]]
+        assert trace["x"] == [row["tap"] for row in rows]
+        assert trace["y"] == pytest.approx([100 * row["value"] for row in rows], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_choice_changes_every_figure_that_shows_it(page: Any) -> None:
+    before = {chart: traces(page, chart) for chart in ("detection", "trade-detection", "scores-0", "transfer")}
+    choose(page, "detector", "knn")
+    after = {chart: traces(page, chart) for chart in before}
+    assert {chart for chart in before if before[chart] != after[chart]} >= {"detection", "trade-detection"}
+    assert before["transfer"] == after["transfer"]
+    assert set(each(page, "select[data-control=detector]", "e.selectedOptions[0].text")) == {"knn"}
+    assert "FPR95 (ID positive), knn" in page.execute_script(
+        "return document.getElementById('table-relations').tHead.textContent"
+    )
+
+
+@pytest.mark.slow
+def test_tables_filled_in_again_say_what_the_page_said(page: Any) -> None:
+    tables = "#table-detectors, #table-probes, #table-collapse, #table-relations"
+    before = each(page, tables, "e.innerText")
+    for name, other, first in (
+        ("tap", "stem", "encoder / projector (what the head reads)"),
+        ("pair", "AUPR-in (ID positive) and AUPR-out (OOD positive)", "AUROC and FPR95 (ID positive)"),
+        ("split", "held-out ID", "ID train"),
+        ("relset", "baseline", "all runs together"),
+        ("scale", "min-max normalised by set", "as measured"),
+    ):
+        choose(page, name, other)
+        assert each(page, tables, "e.innerText") != before, name
+        choose(page, name, first)
+        assert each(page, tables, "e.innerText") == before, name
+
+
+@pytest.mark.slow
+def test_undefined_cells_say_why(page: Any) -> None:
+    choose(page, "tap", "stem")
+    titles = each(page, "#table-detectors td.undefined", "[e.textContent, e.title]")
+    assert {text for text, _ in titles} == {"–"}
+    assert any(title.startswith("undefined: etf_cosine needs") for _, title in titles)
+
+
+@pytest.mark.slow
+def test_sorting_puts_the_better_end_first_and_undefined_last(page: Any) -> None:
+    choose(page, "tap", "stem")
+    button = "document.querySelectorAll('#table-detectors thead tr:last-child button')"
+    for position, larger_first in ((0, True), (1, False)):
+        for turn in (larger_first, not larger_first):
+            page.execute_script(f"{button}[{position}].click()")
+            values = column(page, "table-detectors", position + 1)
+            numbers = [float(value) for value in values if value]
+            assert numbers == sorted(numbers, reverse=turn)
+            assert values[len(numbers) :] == [""] * (len(values) - len(numbers))
+            assert len(numbers) < len(values)
+    states = each(page, "#table-detectors [aria-sort]", "e.getAttribute('aria-sort')")
+    assert sorted(set(states)) == ["descending", "none"]
+    assert states.count("descending") == 1
+    best = each(page, "#table-detectors tr td:nth-child(2).best", "+e.dataset.v")
+    assert set(best) == {max(float(value) for value in column(page, "table-detectors", 1) if value)}
+
+
+@pytest.mark.slow
+def test_legend_hides_a_line(page: Any) -> None:
+    page.execute_script("document.querySelector('#legend-detection button').click()")
+    assert [trace["visible"] for trace in traces(page, "detection")] == ["legendonly", True]
+    assert page.execute_script("return document.activeElement.getAttribute('aria-pressed')") == "false"
+
+
+@pytest.mark.slow
+def test_differences_are_shown_by_place(page: Any) -> None:
+    visible = ("#table-differences tbody tr:not([hidden])", "e.cells[7].textContent")
+    assert "encoder → projector, energy" in each(page, *visible)
+    choose(page, "place", "controlled − baseline: detection, stages.1, energy")
+    assert set(each(page, *visible)) == {"stages.1, energy"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wide", [False, True])
+def test_fits_a_phone(browser: Any, two: Written, tmp_path: Path, wide: bool) -> None:
+    path = two.path
+    if wide:
+        taps = (*(f"blocks.{block}.mlp.fc2" for block in range(28)), "encoder", "projector")
+        detectors = (*DETECTORS, *(f"detector_{number}" for number in range(32)))
+        ood = {f"a-set-with-a-long-name-{number}": ("near", "far")[number > 2] for number in range(8)}
+        path = write_comparison(
+            *_written(build_comparison(tmp_path, taps=taps, detectors=detectors, ood=ood), tmp_path)
+        )
+    metrics = {"width": 375, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        open_page(browser, path)
+        assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [375, 375]
+        inside = each(browser, "body *", "e.closest('.scroll, .vh, .hidden') || e.getBoundingClientRect().right <= 376")
+        assert all(inside)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def _written(built: tuple[list[Path], dict[str, Any]], folder: Path) -> tuple[list[Path], Path, dict[str, Any]]:
+    return built[0], folder / "wide.html", built[1]
+
+
+LUMINANCE = """
+function luminance(color) {
+  const [r, g, b] = color.match(/[\\d.]+/g).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+function background(element) {
+  for (; element; element = element.parentElement) {
+    const color = getComputedStyle(element).backgroundColor;
+    if (!/, 0\\)$/.test(color)) return color;
+  }
+}
+const hasText = element => [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+return [...document.querySelectorAll('main *, header *')]
+  .filter(element => !element.closest('svg, .chart, option') && element.offsetParent && hasText(element))
+  .map(element => {
+    const colors = [getComputedStyle(element).color, background(element)];
+    const [a, b] = colors.map(luminance).sort((x, y) => y - x);
+    return [(a + 0.05) / (b + 0.05), element.outerHTML.slice(0, 90)];
+  }).filter(([contrast]) => contrast < 4.5);
+"""
+
+
+@pytest.mark.slow
+def test_dark_mode_restyles_page_and_figures_with_enough_contrast(page: Any) -> None:
+    def look() -> list[str]:
+        return page.execute_script(
+            """return [getComputedStyle(document.body).backgroundColor,
+            document.querySelector('#chart-detection .xtick text').style.fill,
+            document.querySelector('#chart-detection .lines path').style.stroke]"""
+        )
+
+    light = look()
+    assert page.execute_script(LUMINANCE) == []
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    wait_for(page, f"document.querySelector('#chart-detection .xtick text').style.fill !== '{light[1]}'")
+    dark = look()
+    assert all(before != after for before, after in zip(light, dark, strict=True))
+    assert page.execute_script(LUMINANCE) == []
+    assert page.get_log("browser") == []
+
+
+@pytest.mark.slow
+def test_print_opens_details_and_drops_the_controls(page: Any) -> None:
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": dark})
+    wait_for(page, "document.querySelectorAll('details').length === document.querySelectorAll('details[open]').length")
+    assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not any(each(page, ".controls, .contents, .modebar-container", "e.offsetHeight"))
+    chosen = each(page, ".choices-print", "e.innerText")
+    assert "energy · FPR95 (ID positive) · mean over all OOD sets" in chosen
+    widths = each(page, ".chart svg.main-svg", "e.width.baseVal.value")
+    assert max(widths) <= 680
+    printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    assert printed.startswith(b"%PDF")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    wait_for(page, "document.querySelectorAll('details[open]').length === 0")

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ood_nc.report import write_comparison, write_report
+from ood_nc.report.glossary import metric
+from ood_nc.report.page import as_script
+
+from .conftest import Written, load
+from .example import build_comparison, build_run
+from .pages import Element, number, read_data, read_page
+
+GROUPS = {"All OOD": "ood", "Near OOD": "near", "Far OOD": "far", "Transfer": "transfer", "In distribution": "id"}
+HEADINGS = ("h1", "h2", "h3", "h4")
+
+
+def spans(row: Element) -> list[str]:
+    """The headers of a row of the head, each as often as it is wide; detail lines left out."""
+    return [
+        cell.own_text or cell.all("button")[0].text
+        for cell in row.all("th")
+        if not cell["rowspan"]
+        for _ in range(int(cell["colspan"] or 1))
+    ]
+
+
+def head_tap(document: dict[str, Any]) -> str:
+    return document["identity"]["head_tap"]
+
+
+def check_cell(cell: Element, row: dict[str, Any] | None) -> None:
+    """The cell shows the row: value to the last digit shown, interval, the exact number to sort by, or the reason."""
+    if row is None or row["value"] is None:
+        assert cell.text == "–"
+        assert cell["data-v"] == ""
+        assert cell["title"] == ("not measured" if row is None else f"undefined: {row['reason']}")
+        return
+    assert float(cell["data-v"]) == row["value"]
+    scale = 100 if metric(row["metric"]).unit == "percent" else 1
+    close = {"abs": 0.0501} if scale == 100 else {"rel": 0.05 if row["value"] > 999 or row["value"] < 1e-3 else 0.006}
+    assert number(cell.own_text) == pytest.approx(scale * row["value"], **close)
+    ends = cell.all("span")
+    assert bool(ends) == (row["low"] is not None)
+    if ends:
+        shown = [number(end) for end in ends[0].text.strip("[]").split(", ")]
+        assert shown == [pytest.approx(scale * row[end], abs=0.0501) for end in ("low", "high")]
+
+
+@pytest.mark.parametrize(("table", "kind"), [("table-detectors", "detection"), ("table-probes", "transfer")])
+@pytest.mark.parametrize("which", ["one", "two"])
+def test_pivot_shows_the_documents_numbers(request: pytest.FixtureRequest, which: str, table: str, kind: str) -> None:
+    written: Written = request.getfixturevalue(which)
+    element = written.page.by_id(table)
+    groups, sets, _ = (spans(row) for row in element.all("thead")[0].all("tr"))
+    metrics = [leaf["data-metric"] for leaf in element.all("thead")[0].all("tr")[2].all("th")]
+    assert len(groups) == len(sets) == len(metrics)
+    shown = 0
+    for line in element.all("tbody")[0].all("tr"):
+        document = written.documents[int(line["data-run"])]
+        found = {
+            (row["kind"], row["dataset"], row["group"], row["metric"]): row
+            for row in document["rows"]
+            if row["method"] == line.all("th")[0].own_text and row["tap"] == head_tap(document)
+        }
+        for cell, group, name, metric_name in zip(line.all("td"), groups, sets, metrics, strict=True):
+            if group == "Run time":
+                row = found.get(
+                    (
+                        kind,
+                        "id_test" if kind == "detection" else name,
+                        "id" if kind == "detection" else "transfer",
+                        "seconds",
+                    )
+                )
+            else:
+                place = "accuracy" if GROUPS[group] == "id" else kind
+                row = found.get((place, "mean" if name == "mean of sets" else name, GROUPS[group], metric_name))
+            check_cell(cell, row)
+            shown += row is not None
+    assert shown > 30 if kind == "detection" else shown > 10
+
+
+def test_collapse_table_shows_the_documents_numbers(two: Written) -> None:
+    element = two.page.by_id("table-collapse")
+    names = [cell.text for cell in element.all("thead")[0].all("th")][1:]
+    lines = element.all("tbody")[0].all("tr")
+    assert len(lines) == sum(len(document["identity"]["taps"]) for document in two.documents)
+    for line in lines:
+        run = line.all("span")[0].text
+        document = next(found for found in two.documents if found["identity"]["run"] == run)
+        found = {}
+        for row in document["rows"]:
+            if row["kind"] == "collapse" and row["tap"] == line.all("th")[0].own_text and row["dataset"] != "id_test":
+                shown = metric(row["metric"])
+                label = shown.label + (f", {row['dataset']}" if row["group"] != "id" else "")
+                found[label + (", %" if shown.unit == "percent" else "")] = row
+        assert set(found) == set(names)
+        for cell, name in zip(line.all("td"), names, strict=True):
+            check_cell(cell, found[name])
+
+
+def test_relation_table_shows_the_documents_numbers(one: Written) -> None:
+    relations = {
+        (row["kind"], row["y"], row["method"], row["normalized"], row["x"]): row
+        for row in one.documents[0]["relations"]
+    }
+    for line in one.page.by_id("table-relations").all("tbody")[0].all("tr"):
+        for cell in line.all("td"):
+            kind, name, x = cell["data-k"].split(" ")
+            error, method = ("fpr95_id_positive", "energy") if kind == "detection" else ("transfer_error", "linear")
+            row = relations[kind, error, method, False, x]
+            if name == "n":
+                assert int(cell.text) == row["n"]
+            elif row[name] is None:
+                assert cell.text == "–"
+                assert row["reason"] in cell["title"]
+            else:
+                assert number(cell.own_text) == pytest.approx(row[name], abs=0.00501)
+                ends = [number(end) for end in cell.all("span")[0].text.strip("[]").split(", ")]
+                assert ends == [pytest.approx(row[f"{name}_{end}"], abs=0.00501) for end in ("low", "high")]
+
+
+def test_choices_show_the_documents_numbers(one: Written) -> None:
+    lines = one.page.by_id("table-choices").all("tbody")[0].all("tr")
+    for line, choice in zip(lines, one.documents[0]["choices"], strict=True):
+        texts = [cell.text for cell in line.all("td")]
+        assert line.all("th")[0].text == choice["method"]
+        assert (texts[1], texts[3]) == (choice["chosen_tap"], choice["best_tap"])
+        for text, name in ((texts[2], "value_chosen"), (texts[4], "value_best"), (texts[5], "regret")):
+            assert number(text) == pytest.approx(100 * choice[name], abs=0.0501)
+
+
+def test_differences_show_the_comparisons_numbers(two: Written) -> None:
+    lines = two.page.by_id("table-differences").all("tbody")[0].all("tr")
+    assert len(lines) == len(two.comparison["differences"])
+    visible = [line for line in lines if "hidden" not in line.attributes]
+    standing = [entry for entry in two.comparison["differences"] if entry["standing"]]
+    assert len(visible) == len(standing)
+    for line, entry in zip(visible, standing, strict=True):
+        cells = line.all("td")
+        assert number(cells[1].own_text) == pytest.approx(100 * entry["difference"], abs=0.0501)
+        ends = [number(end) for end in cells[1].all("span")[0].text.strip("[]").split(", ")]
+        assert ends == [pytest.approx(100 * entry[end], abs=0.0501) for end in ("low", "high")]
+        better = entry["difference"] > 0 if entry["metric"] == "auroc" else entry["difference"] < 0
+        undecided = entry["low"] <= 0 <= entry["high"]
+        assert cells[3].text == ("no difference shown" if undecided else "better" if better else "worse")
+
+
+def test_verdict_of_a_comparison_is_the_documents(two: Written) -> None:
+    assert two.page.by_id("verdict").text == two.comparison["verdict"]
+
+
+def test_verdict_of_one_run_is_made_from_its_choices(one: Written) -> None:
+    detection, transfer = (paragraph.text for paragraph in one.page.by_id("verdict").all("p"))
+    choices = one.documents[0]["choices"]
+    best = min((c for c in choices if c["task"] == "detection"), key=lambda c: c["value_best"])
+    assert (
+        f"best on {best['best_tap']} with {best['method']}: mean FPR95 (ID positive) {100 * best['value_best']:.1f} % ["
+        in detection
+    )
+    best = max((c for c in choices if c["task"] == "transfer"), key=lambda c: c["value_best"])
+    assert (
+        f"from {best['best_tap']} with {best['method']}: mean accuracy {100 * best['value_best']:.1f} % (other-digits"
+        in transfer
+    )
+    assert f"would have chosen {best['chosen_tap']}" in transfer
+    assert f"a regret of {100 * best['regret']:.1f} points" in transfer
+
+
+def test_headline_is_what_stands(two: Written) -> None:
+    lines = {line.all("th")[0].text: line.all("td") for line in two.page.by_id("headline").all("tbody")[0].all("tr")}
+    for number_of_run, document in enumerate(two.documents):
+        tap = head_tap(document)
+        wanted = {
+            "kind": "detection",
+            "tap": tap,
+            "method": "energy",
+            "metric": "auroc",
+            "dataset": "mean",
+            "group": "ood",
+        }
+        (row,) = [row for row in document["rows"] if wanted.items() <= row.items()]
+        cell = lines["Mean AUROC"][number_of_run]
+        assert float(cell["data-v"]) == row["value"]
+        assert f"{tap}, energy" in cell.text
+    assert lines["ID accuracy"][2].text.startswith("−0.6 [−1.9, +0.8]")
+
+
+def test_id_accuracy_and_run_time_stand_in_every_section_of_results(two: Written) -> None:
+    strips = [element for element in two.page.all("ul") if element["class"] == "strip"]
+    assert len(strips) == 6
+    for strip in strips:
+        assert "baseline: ID accuracy 96.7" in strip.text
+        assert "n = 360; evaluated in 14 s" in strip.text
+
+
+def test_conventions_are_named(two: Written) -> None:
+    shown = " ".join(element.own_text for element in two.page.all() if element.tag not in ("script", "style"))
+    assert "FPR95 (ID positive)" in shown
+    assert not re.search(r"FPR95(?! \()", shown)
+    assert not re.search(r"fpr95(?!_id_positive|_ood_positive)", shown)
+
+
+def test_small_sets_show_n_and_base_rate(one: Written) -> None:
+    sets = one.page.by_id("table-detectors").all("thead")[0].all("tr")[1].text
+    assert "n = 240, base rate 40 %" in sets
+    assert "n = 360 held-out ID images" in one.page.by_id("table-detectors").all("caption")[0].text
+
+
+def test_undefined_measurements_are_told(one: Written) -> None:
+    told = one.page.by_id("undefined").text
+    reasons = {row["reason"] for row in one.documents[0]["rows"] if row["value"] is None}
+    assert len(reasons) == 4
+    assert all(reason in told for reason in reasons)
+
+
+def test_data_notes_and_warnings(one: Written) -> None:
+    line = next(row for row in one.page.by_id("table-datasets").all("tr") if row.text.startswith("other-digits"))
+    assert "20 of 240 files are also in ID test" in line.text
+    assert "class names shared with ID: seven" in line.text
+    assert "left out: 1 (first: img/7.png, truncated file)" in line.text.replace(": truncated", ", truncated")
+    assert "empty-folder holds no images" in one.page.text
+
+
+def test_nothing_is_loaded_from_anywhere(two: Written) -> None:
+    for element in two.page.all():
+        for name in ("src", "href", "data-src", "action", "poster", "srcset"):
+            value = element[name]
+            assert not value or value.startswith(("#", "data:")), f"{element.tag} {name}={value}"
+    style = two.page.all("style")[0].text
+    assert "@import" not in style
+    assert "url(" not in style
+    own = two.page.all("script")[-1].text
+    assert not re.search(r"https?:|fetch\(|XMLHttpRequest|import\(", own)
+
+
+def test_plotly_is_inlined_once(two: Written) -> None:
+    assert two.path.read_text(encoding="utf-8").count("* plotly.js v") == 1
+
+
+def test_structure_is_accessible(two: Written) -> None:
+    (html,) = two.page.all("html")
+    assert html["lang"] == "en"
+    assert two.page.all("title")[0].text
+    levels = [HEADINGS.index(element.tag) for element in two.page.all(*HEADINGS)]
+    assert levels.count(0) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(table.all("caption") for table in two.page.all("table"))
+    assert all(head["scope"] for head in two.page.all("th"))
+    charts = [element for element in two.page.all("div") if element["class"] == "chart"]
+    assert len(charts) == 11
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert all(figure.all("figcaption") for figure in two.page.all("figure"))
+    ids = [element["id"] for element in two.page.all() if element["id"]]
+    assert len(ids) == len(set(ids))
+    targets = [link["href"][1:] for link in two.page.all("a") if link["href"].startswith("#")]
+    assert set(targets) <= set(ids)
+
+
+def test_foreign_model_has_no_training_section(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    for name in ("metrics.jsonl", "config.yaml", "environment.json"):
+        (run / name).unlink()
+    page = read_page(write_report(run))
+    assert "training" not in [element["id"] for element in page.all()]
+    assert not [element for element in page.all("div") if element["id"] == "chart-loss"]
+    assert "evaluated as it was given" in page.text
+
+
+def test_bare_results_still_make_a_report(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    document = load(run)
+    taps = document["identity"]["taps"]
+    document |= {"identity": {"taps": taps}, "relations": [], "choices": [], "series": {}}
+    document["rows"] = [row for row in document["rows"] if row["kind"] == "accuracy"]
+    (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    page = read_page(write_report(run))
+    assert "no detection or transfer figures" in page.by_id("verdict").text
+    present = {element["id"] for element in page.all()}
+    assert not present & {"detection", "transfer", "trade-off", "table-collapse", "figure-collapse"}
+
+
+def test_settings_that_differ(two: Written) -> None:
+    lines = [[cell.text for cell in row.all("th", "td")] for row in two.page.all("tr")]
+    assert ["model.projector.kind", "none", "simplex_etf"] in lines
+    assert ["loss.entropy_weight", "0.0", "0.05"] in lines
+    assert not [line for line in lines if line[0] in ("optim.lr", "experiment")]
+
+
+EVIL = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & \u2028'
+
+
+def test_names_of_users_are_escaped(tmp_path: Path) -> None:
+    taps = ("stem", EVIL, "encoder", "projector")
+    runs, comparison = build_comparison(tmp_path, taps=taps, ood={EVIL: "far"}, detectors=("energy", EVIL))
+    for run in runs:
+        document = load(run)
+        document["identity"] |= {"run": EVIL, "class_names": [EVIL], "notes": [EVIL], "model": EVIL}
+        (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+        (run / "config.yaml").write_text(f"note: '{EVIL[:-1]}'\n", encoding="utf-8")
+    page = read_page(write_comparison(runs, tmp_path / "out.html", comparison))
+    assert len(page.all("script")) == 3
+    assert not page.all("img")
+    data = read_data(page)
+    assert EVIL in data["taps"]
+    assert EVIL in data["methods"]
+    assert EVIL in [entry["name"] for entry in data["datasets"]]
+    assert [run["name"] for run in data["runs"]] == [EVIL, f"{EVIL} (2)"]
+    assert " ".join(EVIL.split()) in page.all("h1")[0].text
+
+
+def test_script_data_cannot_end_the_script() -> None:
+    text = as_script({"a": "</script><!-- \u2029 &"})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"a": "</script><!-- \u2029 &"}
+
+
+def test_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", epochs=1)
+    before = {path.name for path in run.iterdir()}
+    (run / "report.html").write_text("old", encoding="utf-8")
+    assert write_report(str(run)) == run / "report.html"
+    assert {path.name for path in run.iterdir()} == before | {"report.html"}
+    assert (run / "report.html").read_text(encoding="utf-8") != "old"

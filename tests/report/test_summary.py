@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ood_nc.report import write_comparison, write_report
+from ood_nc.report.differences import difference_table, finding
+from ood_nc.report.documents import Run, read_runs
+from ood_nc.report.glossary import metric
+from ood_nc.report.summary import datasets, facts, headlines, id_accuracy, run_time, sentences, undefined, warnings
+
+from .example import build_comparison, build_run
+from .pages import read_data, read_page
+
+
+def edited(folder: Path, edit: Callable[[dict[str, Any]], object]) -> Run:
+    run = build_run(folder / "run", epochs=1)
+    document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    edit(document)
+    (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    return read_runs([run])[0]
+
+
+def test_sentence_without_intervals_says_so(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda document: [row.update(low=None, high=None) for row in document["rows"]])
+    assert all("(no interval)" in sentence for sentence in sentences(run))
+
+
+def test_sentence_where_collapse_chooses_nothing(tmp_path: Path) -> None:
+    reason = {"value_chosen": None, "regret": None, "chosen_tap": None, "reason": "collapse is undefined on every tap"}
+    run = edited(tmp_path, lambda document: [choice.update(reason) for choice in document["choices"]])
+    assert all("no tap that can be compared (collapse is undefined on every tap)" in text for text in sentences(run))
+
+
+def test_sentence_prefers_low_errors_and_high_accuracies(tmp_path: Path) -> None:
+    run = read_runs([build_run(tmp_path / "run", epochs=1)])[0]
+    for text, task, best in zip(sentences(run), ("detection", "transfer"), (min, max), strict=True):
+        value = best(choice["value_best"] for choice in run.choices if choice["task"] == task)
+        assert f"{100 * value:.1f} %" in text
+
+
+def test_id_accuracy_is_the_heads_else_the_last_probes(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda document: None)
+    row = id_accuracy(run)
+    assert row is not None and row["method"] == "head"
+    run = edited(tmp_path, lambda d: d.update(rows=[row for row in d["rows"] if row["method"] != "head"]))
+    row = id_accuracy(run)
+    assert row is not None and (row["method"], row["tap"]) == ("linear", "projector")
+    assert id_accuracy(edited(tmp_path, lambda document: document.update(rows=[]))) is None
+
+
+def test_run_time_with_and_without_training(tmp_path: Path) -> None:
+    spent = {"train": 150.0, "features": 2.0, "detection": 3.0}
+    assert (
+        run_time(edited(tmp_path, lambda d: d["identity"].update(seconds=spent)))
+        == "trained in 2.5 min, evaluated in 5.0 s"
+    )
+    assert run_time(edited(tmp_path, lambda d: d["identity"].update(seconds={}))) == ""
+
+
+def test_facts_mark_what_differs(tmp_path: Path) -> None:
+    runs, _ = build_comparison(tmp_path)
+    lines = {line["name"]: line for line in facts(read_runs(runs))}
+    assert lines["Head reads"]["differs"]
+    assert not lines["Model"]["differs"]
+    assert lines["Evaluated"]["cells"][0] == "2025-11-25 13:05 UTC"
+    assert lines["Classes"]["cells"][0] == "4: zero, one, two, three"
+
+
+def test_facts_of_plain_values(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda d: d["identity"].update(classes=["a", "b"], created="yesterday", class_names=None))
+    lines = {line["name"]: line["cells"][0] for line in facts([run])}
+    assert lines["Classes"] == "a, b"
+    assert lines["Evaluated"] == "yesterday"
+    run = edited(tmp_path, lambda d: d["identity"].update(classes=300, class_names=[str(i) for i in range(300)]))
+    assert {line["name"]: line["cells"][0] for line in facts([run])}["Classes"].endswith("11, … (300 in all)")
+
+
+@pytest.mark.parametrize(
+    ("entry", "note"),
+    [
+        ({"n": 100, "duplicates": 20}, "20 of 100 files are also in the ID data"),
+        ({"n": 100, "duplicates": ["a", "b"]}, "2 of 100 files are also in the ID data"),
+        ({"n": 100, "duplicates": {"id_train": {"count": 3, "ids": []}}}, "3 of 100 files are also in ID train"),
+        (
+            {"n": 9, "broken": [["a.png", "cut off"]]},
+            "files that could not be read and are left out: 1 (first: a.png: cut off)",
+        ),
+        ({"n": 9, "broken": 4}, "files that could not be read and are left out: 4"),
+        ({"n": 9, "shared_classes": ["cat", "dog"]}, "class names shared with ID: cat, dog"),
+    ],
+)
+def test_data_notes(tmp_path: Path, entry: dict[str, Any], note: str) -> None:
+    (line,) = datasets([edited(tmp_path, lambda document: document["identity"].update(datasets={"set": entry}))])
+    assert line["notes"] == [note]
+
+
+def test_undefined_rows_are_counted_by_reason(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda document: None)
+    told = undefined([run])
+    assert sum(entry["count"] for entry in told) == sum(row["value"] is None for row in run.rows)
+    assert len({(entry["kind"], entry["reason"]) for entry in told}) == len(told)
+
+
+def test_other_protocols_are_a_warning(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda d: d["rows"].append({**d["rows"][0], "protocol": "paper"}))
+    assert any("protocol paper" in note for note in warnings([run], None))
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "told"),
+    [
+        ("auroc", 0.01, 0.2, "better"),
+        ("auroc", -0.2, -0.01, "worse"),
+        ("fpr95_id_positive", -0.2, -0.01, "better"),
+        ("transfer_error", 0.01, 0.2, "worse"),
+        ("accuracy", -0.1, 0.1, "no difference shown"),
+        ("accuracy", None, None, "no interval"),
+    ],
+)
+def test_finding(name: str, low: float | None, high: float | None, told: str) -> None:
+    middle = 0.1 if low is None or high is None else (low + high) / 2
+    assert finding({"metric": name, "difference": middle, "low": low, "high": high}) == told
+
+
+def test_differences_without_intervals_and_without_entries() -> None:
+    assert difference_table({"differences": []}) is None
+    entry = {"kind": "detection", "tap": "t", "dataset": "d", "group": "far", "method": "m", "metric": "auroc"}
+    entry |= {"a": "x", "b": "y", "difference": 0.1, "low": None, "high": None, "n": 5, "standing": False}
+    table = difference_table({"differences": [entry]})
+    assert table is not None
+    assert table["places"] == ["y − x: detection, t, m"]
+    (row,) = table["rows"]
+    assert (row["text"], row["interval"], row["bar"]["low"]) == ("+10.0", "", None)
+    assert row["bar"]["value"] == 96
+
+
+def test_unknown_metrics_go_by_their_name() -> None:
+    assert (metric("nc9_new").label, metric("nc9_new").unit) == ("nc9_new", "number")
+    assert metric("fpr80_id_positive").unit == "percent"
+
+
+def test_headline_difference_only_between_two_groups(tmp_path: Path) -> None:
+    runs, comparison = build_comparison(tmp_path)
+    assert headlines(read_runs(runs), comparison)[0]["difference"]["difference"] == -0.006
+    more = [{**entry, "b": "third"} for entry in comparison["differences"]]
+    assert (
+        headlines(read_runs(runs), {**comparison, "differences": comparison["differences"] + more})[0]["difference"]
+        is None
+    )
+
+
+def test_seeds_share_a_colour_and_verdicts_stand_one_by_one(tmp_path: Path) -> None:
+    names = ("baseline-seed0", "baseline-seed1", "controlled-seed0", "controlled-seed1")
+    runs = [build_run(tmp_path / name, name, epochs=1, strength=float("controlled" in name)) for name in names]
+    verdicts = ["controlled against baseline: one.", "other against baseline: two."]
+    comparison = {"schema": 1, "verdict": " ".join(verdicts), "verdicts": verdicts, "differences": [], "relations": []}
+    page = read_page(write_comparison(runs, tmp_path / "out.html", comparison))
+    assert [run["color"] for run in read_data(page)["runs"]] == [0, 0, 1, 1]
+    assert [paragraph.text for paragraph in page.by_id("verdict").all("p")] == verdicts
+    assert page.by_id("table-relations")["data-set"] == "0"
+
+
+def test_results_without_bootstrap(tmp_path: Path) -> None:
+    edited(tmp_path, lambda document: [row.update(low=None, high=None) for row in document["rows"]])
+    page = read_page(write_report(tmp_path / "run"))
+    assert not [span for span in page.by_id("table-detectors").all("span") if span["class"] == "interval"]

@@ -1,0 +1,90 @@
+"""Device, precision, processes and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
+
+from ood_nc.config import TrainConfig
+from ood_nc.errors import UserError
+from ood_nc.training.launch import accelerator_for, choose_device, is_main_process, termination_interrupts
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"'cuda:2', which this machine does not have \(it has: cpu, cuda"):
+        choose_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == torch.device("cpu")
+    for name in ("cuda", "mps", "meta", "gpu"):
+        with pytest.raises(UserError, match=r"train\.device") as error:
+            choose_device(name)
+        assert "\n" not in str(error.value)
+
+
+def test_runs_of_different_precision_share_a_process_and_leave_no_trace():
+    mine = Accelerator(cpu=True)
+    try:
+        for amp in (True, False):
+            with accelerator_for(TrainConfig(device="cpu", amp=amp, amp_dtype="bfloat16")) as accelerator:
+                assert accelerator.mixed_precision == ("bf16" if amp else "no")
+                assert accelerator.device.type == "cpu" and accelerator.num_processes == 1
+        assert mine.mixed_precision == "no" and mine.device.type == "cpu"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ZeroDivisionError), accelerator_for(TrainConfig(device="cpu")):
+        raise ZeroDivisionError
+    assert PartialState._shared_state == {}
+
+
+def test_precision_and_device_that_cannot_be():
+    with pytest.raises(UserError, match="float16 needs a GPU"), accelerator_for(TrainConfig(device="cpu", amp=True)):
+        pass
+
+
+def test_several_processes_share_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(UserError, match="each process takes its own GPU"),
+        accelerator_for(TrainConfig(device="cuda:1")),
+    ):
+        pass
+
+
+def test_the_first_process_is_the_main_one(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert is_main_process()
+    monkeypatch.setenv("RANK", "1")
+    assert not is_main_process()
+
+
+def test_sigterm_is_an_interrupt_inside_and_what_it_was_outside():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), termination_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    finished = []
+
+    def work():
+        with termination_interrupts():
+            finished.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert finished == [True]
