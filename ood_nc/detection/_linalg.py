@@ -9,7 +9,7 @@ import torch
 from scipy.linalg import blas
 from torch import Tensor
 
-CHUNK = 1024
+CHUNK = 2048
 """Rows per step: a float64 copy of that many stays in the cache."""
 RELATIVE_CUTOFF = 1e-12
 """Eigenvalues of a covariance below this share of the largest count as zero."""
@@ -86,7 +86,7 @@ def gram(rows: Tensor) -> Tensor:
     if rows.device.type == "cpu":
         array = rows.numpy()
         return torch.from_numpy(array.T @ array)
-    return rows.T @ rows
+    return torch.mm(rows.T, rows)
 
 
 def eigen(symmetric: Tensor) -> Eigen:

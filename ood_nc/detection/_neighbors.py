@@ -127,7 +127,7 @@ class ExactNeighbors:
         )
         home = to_center.argmin(dim=1)
         # Rounding of a distance to a center, generously.
-        reach = to_center * (1 - 1e-12) - torch.tensor([c.radius for c in classes]).double()
+        reach = to_center * (1 - 1e-12) - torch.tensor([c.radius for c in classes], dtype=torch.float64)
         reach.scatter_(1, home[:, None], float("inf"))
         others = reach.amin(dim=1).clamp_min(0)
         left = []
@@ -136,7 +136,8 @@ class ExactNeighbors:
             if len(classes[index].ids) < k:
                 left.append(rows[mine])
                 continue
-            ids, outside = self._search_float64(queries[rows[mine]], *classes[index][:2], k + _MARGIN)
+            own = classes[index]
+            ids, outside = self._search_float64(queries[rows[mine]], own.ids, own.center, k + _MARGIN)
             outside = torch.minimum(outside, others[mine].square())
             left.append(self._settle(queries, rows[mine], ids, outside, k, result))
         return torch.cat([rows[:0], *left])
@@ -190,7 +191,7 @@ class ExactNeighbors:
         for label in self.labels.unique().tolist():
             ids = torch.nonzero(self.labels == label)[:, 0]
             parts = [part for (part,) in _linalg.chunks(ids)]
-            center = sum(self.unit(self.bank[part]).sum(dim=0) for part in parts) / len(ids)
+            center = torch.stack([self.unit(self.bank[part]).sum(dim=0) for part in parts]).sum(dim=0) / len(ids)
             radius = max(float(self.unit(self.bank[part]).sub_(center).norm(dim=1).max()) for part in parts)
             # A hair more, for the rounding of center and distances.
             found.append(_Class(ids, center, radius * (1 + 1e-9)))

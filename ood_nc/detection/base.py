@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.detection.context import Head, TapQueries, TapStatistics
+from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError, NotFittedError
+from ood_nc.detection.head import Head
 from ood_nc.errors import UserError, nearest
 
 Self = TypeVar("Self", bound="Detector")

@@ -14,60 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix
 from ood_nc.detection import _linalg
 from ood_nc.detection.errors import NonFiniteError
+from ood_nc.detection.head import Head, as_head
 from ood_nc.errors import UserError
 
 T = TypeVar("T")
-
-
-class Head(NamedTuple):
-    """The linear head that reads the features: logits = features weight' + bias."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def to(self, device: torch.device) -> Head:
-        """The same head on a device."""
-        return Head(self.weight.to(device), self.bias.to(device))
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, C) in float64."""
-        weight = self.weight.to(features.device, torch.float64)
-        bias = self.bias.to(features.device, torch.float64)
-        out = torch.empty(len(features), len(weight), dtype=torch.float64, device=features.device)
-        for start in range(0, len(features), _linalg.CHUNK):
-            part = slice(start, start + _linalg.CHUNK)
-            torch.addmm(bias, features[part].double(), weight.T, out=out[part])
-        return out
-
-
-def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) -> Head | None:
-    """Check a head; a bias of None counts as zeros.
-
-    Raises:
-        UserError: shapes disagree.
-    """
-    if head is None or isinstance(head, Head):
-        return head
-    # A copy: the detector keeps it, and the caller's may go on training.
-    weight = as_matrix(head[0], "head weight").to(torch.float64, copy=True)
-    if dim is not None and weight.shape[1] != dim:
-        raise UserError(
-            f"The head reads {weight.shape[1]} features per sample, the tap has {dim}: it is another tap's."
-        )
-    if head[1] is None:
-        return Head(weight, weight.new_zeros(len(weight)))
-    bias = as_tensor(head[1], "head bias").to(weight.device, torch.float64, copy=True)
-    if bias.shape != weight.shape[:1]:
-        raise UserError(f"head bias must have shape ({len(weight)},), got {tuple(bias.shape)}.")
-    return Head(weight, bias)
 
 
 class _Inputs:

@@ -10,6 +10,9 @@ from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 
+ENTROPY_SAMPLES = 2048
+"""entropy_nn grows with the number of samples and is quadratic in it, so every tap and run takes the same number."""
+
 _OF_ID = tuple(name for name in METRICS if name != "nc5_ortho")
 
 
@@ -60,6 +63,7 @@ def _rows(
         predictions=tap.own_logits[split].argmax(dim=1) if tap.own_logits else None,
         reference=train,
         metrics=_OF_ID,
+        entropy_samples=ENTROPY_SAMPLES,
         seed=seed,
     )
     values = report.to_dict()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection import METRICS, TapQueries, TapStatistics, create_detector, detection_metrics
+from ood_nc.detection import METRICS, Detector, TapQueries, TapStatistics, create_detector, detection_metrics
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
@@ -24,17 +26,17 @@ Scores = NDArray[np.float64]
 
 @dataclass
 class Resamples:
-    """Resampled ranks, drawn once for every size of set that occurs."""
+    """Resampled ranks, drawn once a set: sets are independent of each other, detectors on one set share its draw."""
 
     replicates: int
     seed: int
     drawn: dict[tuple[str, int], Side] = field(default_factory=dict)
 
-    def of(self, side: str, n: int) -> Side:
-        """The resamples of a set of ``n``, the same at every call."""
-        if (side, n) not in self.drawn:
-            self.drawn[side, n] = draw_ranks(n, self.replicates, [self.seed, int(side == "ood"), n])
-        return self.drawn[side, n]
+    def of(self, name: str, n: int) -> Side:
+        """The resamples of a set of ``n`` samples, the same at every call."""
+        if (name, n) not in self.drawn:
+            self.drawn[name, n] = draw_ranks(n, self.replicates, [self.seed, zlib.crc32(name.encode()), n])
+        return self.drawn[name, n]
 
 
 @dataclass
@@ -74,57 +76,71 @@ def measure_detectors(
         start = time.perf_counter()
         try:
             detector = create_detector(name).fit(train)
-            scores = {key: detector.score(query).cpu().numpy() for key, query in queries.items()}
+            scores = {"id_test": _score(detector, queries["id_test"])}
         except Exception as error:
-            # One detector must not cost the others; the reason stands in its row.
-            measured[name] = Measured(_null_rows(name, inputs.groups, reason_of(error), make), {})
+            # One detector must not cost the others; the reason stands in its rows.
+            measured[name] = Measured(
+                _null_rows(inputs.groups, reason_of(error), functools.partial(make, method=name)), {}
+            )
             continue
+        failures: dict[str, str] = {}
+        for key in keys[1:]:
+            try:
+                scores[key] = _score(detector, queries[key])
+            except Exception as error:
+                # Nor one set the others.
+                failures[key] = reason_of(error)
         seconds = time.perf_counter() - start
         n = sum(map(len, scores.values()))
         rows = [make(dataset="id_test", group="id", method=name, metric="seconds", value=seconds, n=n)]
         uses_probe = bool(detector.requires & {"logits", "head"})
-        rows += _rows(name, scores, inputs, ids, resamples, make, tap.selected_on if uses_probe else None)
+        make_one = functools.partial(make, method=name, selected_on=tap.selected_on if uses_probe else None)
+        rows += _rows(scores, failures, inputs, ids, resamples, make_one)
         measured[name] = Measured(rows, scores)
     return measured
 
 
-def _null_rows(name: str, groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:
+def _score(detector: Detector, queries: TapQueries) -> Scores:
+    scores: Scores = detector.score(queries).cpu().numpy()
+    return scores
+
+
+def _null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:
     return [
-        make(dataset=ood, group=group, method=name, metric=metric, value=None, reason=reason)
+        make(dataset=ood, group=group, metric=metric, value=None, reason=reason)
         for ood, group in groups.items()
         for metric in METRICS
     ]
 
 
 def _rows(
-    name: str,
     scores: Mapping[str, Scores],
+    failures: Mapping[str, str],
     inputs: Inputs,
     ids: Mapping[str, Sequence[str]],
     resamples: Resamples,
     make: MakeRow,
-    selected_on: str | None,
 ) -> list[Row]:
     """The rows of one detector: each OOD set, those with overlap once more without it, and the mean of each group."""
     rows: list[Row] = []
     by_group: dict[str, list[tuple[dict[str, float], dict[str, Array]]]] = {}
     for ood, group in inputs.groups.items():
-        where = {"dataset": ood, "group": group, "method": name}
+        where = {"dataset": ood, "group": group}
         values = scores.get(ood_key(ood))
         try:
             if values is None:
-                raise UserError("the set holds no readable image")
-            found = _metrics(scores["id_test"], values, resamples)
+                raise UserError(failures.get(ood_key(ood), "the set holds no readable image"))
+            found = _metrics(scores["id_test"], ood, values, resamples)
         except UserError as error:
-            rows += _null_rows(name, {ood: group}, reason_of(error), make)
+            rows += _null_rows({ood: group}, reason_of(error), make)
             continue
         by_group.setdefault(group, []).append(found)
-        rows += _metric_rows(found, make, n=len(values), selected_on=selected_on, **where)
+        rows += _metric_rows(found, make, n=len(values), **where)
         kept = _without_overlap(ids[ood_key(ood)], inputs.overlap.get(ood, set()))
         if kept is not None and kept.any():
-            found = _metrics(scores["id_test"], values[kept], resamples)
             where["dataset"] = ood + DISJOINT
-            rows += _metric_rows(found, make, n=int(kept.sum()), selected_on=selected_on, **where)
+            found = _metrics(scores["id_test"], where["dataset"], values[kept], resamples)
+            rows += _metric_rows(found, make, n=int(kept.sum()), **where)
     by_group["ood"] = [found for group in OOD_GROUPS for found in by_group.get(group, [])]
     for group, parts in by_group.items():
         if not parts:
@@ -133,16 +149,17 @@ def _rows(
             {metric: float(np.mean([values[metric] for values, _ in parts])) for metric in METRICS},
             {metric: np.mean([replicates[metric] for _, replicates in parts], axis=0) for metric in parts[0][1]},
         )
-        where = {"dataset": MEAN, "group": group, "method": name}
-        rows += _metric_rows(mean, make, n=len(parts), selected_on=selected_on, **where)
+        rows += _metric_rows(mean, make, n=len(parts), dataset=MEAN, group=group)
     return rows
 
 
-def _metrics(id_scores: Scores, ood_scores: Scores, resamples: Resamples) -> tuple[dict[str, float], dict[str, Array]]:
+def _metrics(
+    id_scores: Scores, ood: str, ood_scores: Scores, resamples: Resamples
+) -> tuple[dict[str, float], dict[str, Array]]:
     values = detection_metrics(id_scores, ood_scores)
     if resamples.replicates == 0:
         return values, {}
-    sides = resamples.of("id", len(id_scores)), resamples.of("ood", len(ood_scores))
+    sides = resamples.of("id_test", len(id_scores)), resamples.of(ood_key(ood), len(ood_scores))
     return values, replicate(merge(id_scores, ood_scores), *sides)
 
 

@@ -18,7 +18,7 @@ from ood_nc.data import (
     shared_class_names,
     stratified_split,
 )
-from ood_nc.errors import UserError
+from ood_nc.errors import UserError, nearest
 
 Source: TypeAlias = "ImageDataset | str"
 TransferSource: TypeAlias = "Source | tuple[Source, Source]"
@@ -110,7 +110,9 @@ def prepare(
             far, covariate.
     """
     for name, group in groups.items():
-        if name in ood and group not in ("near", "far", "covariate"):
+        if name not in ood:
+            raise UserError(f"There is a group for {name!r}, but no such OOD set.{nearest(name, ood)}")
+        if group not in ("near", "far", "covariate"):
             raise UserError(f"OOD set {name} has group {group!r}: use near, far or covariate.")
     notes: list[str] = []
     test = _open(id)
@@ -188,6 +190,9 @@ def _numbered(
     if train.class_names is not None:
         test = align_classes(test, train.class_names)
     classes = train.num_classes
+    if classes == model.num_classes and getattr(model, "head_is_fresh", False):
+        notes.append("the head is untrained: an ID probe stands in for it on every tap")
+        return train, test, False
     if classes == model.num_classes:
         notes.append(f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order")
         return train, test, True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from ood_nc.config import EvaluationConfig
 from ood_nc.detection import list_detectors
 from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.banks import Extractor, extract_banks
 from ood_nc.evaluation.choices import choose_taps
 from ood_nc.evaluation.collapse import measure_collapse
 from ood_nc.evaluation.detection import Resamples, measure_detectors
@@ -27,7 +28,7 @@ from ood_nc.evaluation.results import MakeRow, Results, Row, make_row
 from ood_nc.evaluation.samples import Columns, correct_column, score_column, scores_table
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
-from ood_nc.features import BankStore, FeatureBank, UnreadableError, extract
+from ood_nc.features import BankStore, FeatureBank, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 
@@ -100,11 +101,18 @@ def evaluate(
     weights = weights_hash(model)
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
-        banks = _extract_all(model, inputs, cache, weights, options)
+        banks = extract_banks(inputs, _extractor(model, cache, weights, options))
     plan = _Plan(
-        model, inputs, banks, names, probes, Resamples(bootstrap, seed), seed, device,
-        {"run": run, "seed": seed, "protocol": protocol},
-    )  # fmt: skip
+        model=model,
+        inputs=inputs,
+        banks=banks,
+        detectors=names,
+        probes=probes,
+        resamples=Resamples(bootstrap, seed),
+        seed=seed,
+        device=device,
+        base={"run": run, "seed": seed, "protocol": protocol},
+    )
     found = _measure_taps(plan, clock)
     with _timed(clock, "relations"):
         relations, choices = relate(found.rows, replicates=bootstrap, seed=seed), choose_taps(found.rows)
@@ -166,33 +174,11 @@ def _detectors(patterns: Sequence[str]) -> list[str]:
     return names
 
 
-def _extract_all(
-    model: Any, inputs: Inputs, cache: str | Path | None, weights: str, options: Mapping[str, Any]
-) -> dict[str, FeatureBank]:
-    """The bank of every set by key; sets with the same images in the same order share one.
-
-    An OOD or transfer set without a readable image has none.
-    """
-    bank_of: Callable[..., FeatureBank]
+def _extractor(model: Any, cache: str | Path | None, weights: str, options: Mapping[str, Any]) -> Extractor:
     if cache is None:
-        bank_of = functools.partial(extract, model, **options)
-    else:
-        bank_of = functools.partial(BankStore(cache).get, model, weights=weights, **options)
-    by_content: dict[str, FeatureBank] = {}
-    banks = {}
-    for key, dataset in inputs.all().items():
-        content = dataset.fingerprint()
-        try:
-            if content not in by_content:
-                by_content[content] = bank_of(dataset)
-        except UnreadableError as error:
-            if key in ("id_train", "id_test"):
-                raise
-            inputs.notes.append(f"{error} It is undefined and in no mean.")
-            continue
-        banks[key] = by_content[content]
-        inputs.note_broken(key, banks[key].broken)
-    return banks
+        return lambda dataset: extract(model, dataset, **options)
+    store = BankStore(cache)
+    return lambda dataset: store.get(model, dataset, weights=weights, **options)
 
 
 def _measure_taps(plan: _Plan, clock: dict[str, float]) -> _Found:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -31,3 +34,22 @@ class FeatureBank:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def select(self, ids: Sequence[str], labels: np.ndarray[Any, Any]) -> FeatureBank:
+        """The rows of other images of the same source, without another forward pass.
+
+        Args:
+            ids: some of the bank's ids, in any order; those of unreadable images too.
+            labels: the class of each (N,), which may be numbered otherwise than here.
+        """
+        position = {name: row for row, name in enumerate(self.ids)}
+        reasons = dict(self.broken)
+        readable = [index for index, name in enumerate(ids) if name in position]
+        rows = torch.tensor([position[ids[index]] for index in readable], dtype=torch.long)
+        return FeatureBank(
+            taps={name: features[rows] for name, features in self.taps.items()},
+            logits=self.logits[rows],
+            labels=torch.as_tensor(np.asarray(labels)[readable], dtype=torch.long),
+            ids=tuple(ids[index] for index in readable),
+            broken=[(name, reasons[name]) for name in ids if name in reasons],
+        )

@@ -114,14 +114,11 @@ def create_timm(
     try:
         return _create(name, pretrained, num_classes, arguments)
     except TypeError as error:
-        # Convolutional networks take any size, so most of them have no such argument.
-        if "img_size" not in str(error) or "img_size" in (options or {}):
+        if img_size is None or "img_size" not in str(error):
             raise UserError(f"{name} cannot be built with model.kwargs {arguments}: {_line(error)}.") from None
-    del arguments["img_size"]
-    try:
-        return _create(name, pretrained, num_classes, arguments)
-    except TypeError as error:
-        raise UserError(f"{name} cannot be built with model.kwargs {arguments}: {_line(error)}.") from None
+    # Convolutional networks take any size, so most of them have no such argument.
+    rates: dict[str, Any] = {"drop": drop, "drop_path": drop_path}
+    return create_timm(name, num_classes, pretrained=pretrained, in_chans=in_chans, options=options, **rates)
 
 
 def part(model: Any, num_classes: int, image_shape: tuple[int, int, int], name: str) -> Encoder:

@@ -23,10 +23,11 @@ class ControlledModel(nn.Module):
     """A backbone whose layers can be read, a (frozen) projector, and a head: images -> e -> p -> logits.
 
     The encoder tap e (B, d) is the pooled tensor that the projector, or without one the head, receives: what timm's
-    classifier would receive. Where timm's head has a hidden layer (mobilenetv3, hgnet, ghostnet) that layer belongs to
-    the encoder; VGG's two 4096-wide layers are removed, so its d is 512 and its classifier new
-    (`backbone_options={"keep_hidden_head": True}` keeps both). Without a projector the logits, and with it every tap of
-    the backbone, equal those of timm's model.
+    classifier would receive. Where timm's head has a hidden layer, or a norm in front of its last linear map
+    (mobilenetv3, hgnet, ghostnet, metaformer, levit), they belong to the encoder. VGG's two 4096-wide layers are removed,
+    so its d is 512 and its classifier new; `backbone_options={"keep_hidden_head": True}` keeps both. Without a projector
+    the logits, and with or without it every tap of the backbone, equal those of timm's model. A model with two distilled
+    heads has no single linear classifier: its head here is new.
 
     Source: Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691).
 

@@ -97,10 +97,9 @@ def _put(model: nn.Module, key: str, new: nn.Module) -> None:
 def _group_norm(old: Any, max_groups: int) -> nn.Module:
     groups = group_count(old.num_features, max_groups)
     reference = old.running_mean if old.weight is None else old.weight
-    where: dict[str, Any] = {"device": reference.device, "dtype": reference.dtype}
     if not hasattr(old, "act"):
-        return nn.GroupNorm(groups, old.num_features, **where)
-    new = GroupNormAct(old.num_features, groups, apply_act=False, **where)
+        return nn.GroupNorm(groups, old.num_features).to(reference)
+    new = GroupNormAct(old.num_features, groups, apply_act=False).to(reference)
     new.drop, new.act = old.drop, old.act
     return new
 

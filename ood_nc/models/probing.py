@@ -100,7 +100,7 @@ def layout_of(name: str, module: nn.Module, seen: Trace, backbone: nn.Module) ->
 def _sequence_layout(shape: torch.Size, module: nn.Module, backbone: nn.Module) -> Layout:
     prefix = int(getattr(backbone, "num_prefix_tokens", 0) or 0)
     embeddings = (getattr(backbone, name, None) for name in ("patch_embed", "stem"))
-    patches = next((e.num_patches for e in embeddings if hasattr(e, "num_patches")), None)
+    patches = next((count for e in embeddings if (count := getattr(e, "num_patches", None))), None)
     tokens_second = shape[1] in (patches, (patches or 0) + prefix)
     tokens_third = shape[2] in (patches, (patches or 0) + prefix)
     if isinstance(module, (nn.Conv1d, nn.BatchNorm1d)) or (tokens_third and not tokens_second):

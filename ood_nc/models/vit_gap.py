@@ -36,10 +36,10 @@ class SinCosVisionTransformer(VisionTransformer):
         positions = sincos_positions(height, width, self.embed_dim)
         self.register_buffer("pos_embed", positions[None].to(self.patch_embed.proj.weight.dtype))
 
-    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+    def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Initialise the parameters; the positions are no parameter."""
         positions, self.pos_embed = getattr(self, "pos_embed", None), None
-        super().init_weights(mode, needs_reset)
+        super().init_weights(*args, **kwargs)
         self.pos_embed = positions
 
 

@@ -20,9 +20,15 @@ def difference_table(comparison: Mapping[str, Any]) -> Table | None:
     places: dict[str, int] = {}
     for entry in sorted(entries, key=lambda entry: not entry.get("standing")):
         places.setdefault(_place(entry), len(places))
-    limit = max((abs(end) for entry in entries for end in _ends(entry)), default=0.0) or 1.0
-    rows = [{**_line(entry, limit), "place": places[_place(entry)]} for entry in entries]
-    return {"places": list(places), "rows": sorted(rows, key=lambda row: row["place"]), "limit": points(limit)}
+    limits = [0.0] * len(places)
+    for entry in entries:
+        place = places[_place(entry)]
+        limits[place] = max([limits[place], *(abs(end) for end in _ends(entry))])
+    rows = []
+    for entry in entries:
+        place = places[_place(entry)]
+        rows.append({**_line(entry, limits[place] or 1.0), "place": place})
+    return {"places": list(places), "rows": sorted(rows, key=lambda row: row["place"])}
 
 
 def points(value: float) -> str:

@@ -90,7 +90,7 @@ _TRANSFER = {
         "higher",
         "(ID accuracy − chance)(transfer accuracy − chance): high where a tap serves both.",
     ),
-    "seconds": Metric("Time, s", "number", "lower", "Seconds to fit and to score or test, on the device named above."),
+    "seconds": Metric("Time, s", "number", "", "Seconds to fit and to score or test, on the device named above."),
 }
 
 _COLLAPSE = {

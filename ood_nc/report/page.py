@@ -20,7 +20,7 @@ from ood_nc.report.documents import Row, Run, check_schema, read_runs
 from ood_nc.report.glossary import METHODS, metric
 from ood_nc.report.payload import Index, build_payload
 
-SCRIPTS = ("core.js", "figures.js", "tables.js", "page.js")
+SCRIPTS = ("core.js", "figures.js", "curves.js", "tables.js", "page.js")
 
 
 def write_report(directory: str | Path) -> Path:

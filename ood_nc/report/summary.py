@@ -14,6 +14,7 @@ from ood_nc.report.tables import GROUPS, cell, default_method
 
 Table = dict[str, Any]
 
+_ALWAYS_DIFFERENT = {"Evaluated", "Training began", "Training speed", "Evaluation time", "Weights (SHA-256)"}
 _SPLITS = {"id_train": "ID train", "id_test": "ID test"}
 
 
@@ -140,7 +141,11 @@ def facts(runs: Sequence[Run]) -> list[Table]:
     columns = [_facts(run) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column)
     lines = [{"name": name, "cells": [column.get(name, "") for column in columns]} for name in names]
-    return [{**line, "differs": len(set(line["cells"])) > 1} for line in lines if any(line["cells"])]
+    return [
+        {**line, "differs": len(set(line["cells"])) > 1 and line["name"] not in _ALWAYS_DIFFERENT}
+        for line in lines
+        if any(line["cells"])
+    ]
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -156,7 +161,7 @@ def _facts(run: Run) -> dict[str, str]:
     values = {
         "Model": identity.get("model"),
         "Classes": _classes(identity),
-        "Taps (pooling, width)": ", ".join(taps),
+        "Taps (pooling, width)": _listed(taps),
         "Head reads": run.head_tap,
         "Seed": identity.get("seed", environment.get("seed")),
         "Protocol": identity.get("protocol") or next((row["protocol"] for row in run.rows), None),

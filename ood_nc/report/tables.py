@@ -18,6 +18,8 @@ GROUPS = {
     "covariate": "Covariate shift",
     "transfer": "Transfer",
 }
+_OVER_RUNS = ("pearson_within_depth", "pearson_across_runs")
+
 Table = dict[str, Any]
 
 
@@ -115,7 +117,8 @@ def relation_table(relations: Sequence[Row], set_number: int, joint: bool) -> Ta
             kinds.append(
                 {"kind": kind, "errors": errors, "error": error, "methods": methods, "method": default_method(methods)}
             )
-    names = ["pearson", "spearman", *(("pearson_within_depth", "pearson_across_runs") if joint else ())]
+    names = ["pearson", "spearman"]
+    names += [name for name in _OVER_RUNS if joint and any(row.get(name) is not None for row in relations)]
     by_place = {(row["kind"], row["y"], row["method"], bool(row["normalized"]), row["x"]): row for row in relations}
     lines = []
     for x in dict.fromkeys(row["x"] for row in relations):

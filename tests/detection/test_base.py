@@ -83,6 +83,12 @@ def test_absent_context_is_named():
     assert len(queries) == 2
 
 
+def test_queries_of_another_width_than_the_head():
+    detector = create_detector("energy").fit(PROBLEM.features, head=PROBLEM.head)
+    with pytest.raises(UserError, match="reads 16 features per sample, the tap has 15"):
+        detector.score(PROBLEM.queries[:, :15])
+
+
 def test_nonnegative_is_checked():
     with pytest.raises(UserError, match="'ash_s' needs non-negative"):
         TapQueries(np.array([[1.0, -2.0]])).check_nonnegative("ash_s")

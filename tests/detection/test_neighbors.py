@@ -25,10 +25,11 @@ def test_the_error_bound_holds(dim, shape):
     squares, ids = search.index.search(centered.float().numpy(), 400)
     exact = ((queries[:, None] - bank[torch.from_numpy(ids)]) ** 2).sum(dim=2)
     error = (torch.from_numpy(squares).double() - exact).abs().amax(dim=1)
-    assert (error <= search.error_bound(centered, torch.float32)).all()
-    squares, ids = search._search_float64(centered, 400)
-    slow = ((queries[:, None].numpy().astype(np.longdouble) - bank[ids].numpy()) ** 2).sum(axis=2).astype(float)
-    assert (np.abs(squares.numpy() - slow).max(axis=1) <= search.error_bound(centered, torch.float64).numpy()).all()
+    assert (error <= search.error_bound(centered, search.largest_square, torch.float32)).all()
+    ids, outside = search._search_float64(queries, torch.arange(400), search.center, 100)
+    slow = ((queries[:, None].numpy().astype(np.longdouble) - bank.numpy()) ** 2).sum(axis=2)
+    np.put_along_axis(slow, ids.numpy(), np.inf, axis=1)
+    assert (outside.numpy() <= slow.min(axis=1)).all()
 
 
 @pytest.mark.parametrize("trusted", [0.0, 1e-5])
@@ -42,21 +43,27 @@ def test_every_path_gives_the_same(trusted, batch, monkeypatch):
     expected = kth(bank, queries, 5)
     for margin in (0, 32):
         monkeypatch.setattr(_neighbors, "_MARGIN", margin)
-        search = ExactNeighbors(torch.from_numpy(bank), normalize=False)
-        np.testing.assert_allclose(search.kth_distance(torch.from_numpy(queries), 5), expected, rtol=1e-5)
+        for labels in (None, torch.arange(300) % 3, torch.arange(300) // 4):
+            search = ExactNeighbors(torch.from_numpy(bank), normalize=False, labels=labels)
+            np.testing.assert_allclose(search.kth_distance(torch.from_numpy(queries), 5), expected, rtol=1e-5)
         for path in (search._kth_by_float64, search._kth_by_differences):
             np.testing.assert_allclose(path(torch.from_numpy(queries), 5), expected)
 
 
+@pytest.mark.parametrize("labelled", [None, "right", "shuffled"])
 @pytest.mark.parametrize("spread", [1e-4, 1e-7, 1e-9, 1e-11])
-def test_two_scales_in_one_bank(spread):
+def test_two_scales_in_one_bank(spread, labelled):
     # Tight clusters far apart, each with more rows than there are candidates: one point to float32, below 1e-7 also to
     # products in float64.
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(4, 8))
     bank = centers[np.arange(600) % 4] + spread * rng.normal(size=(600, 8))
     queries = centers[np.arange(40) % 4] + spread * rng.normal(size=(40, 8))
-    found = ExactNeighbors(torch.from_numpy(bank), normalize=False).kth_distance(torch.from_numpy(queries), 10)
+    # Labels may speed the search up, wrong ones too, and must not change it.
+    right = torch.arange(600) % 4
+    labels = {None: None, "right": right, "shuffled": right[torch.from_numpy(rng.permutation(600))]}[labelled]
+    search = ExactNeighbors(torch.from_numpy(bank), normalize=False, labels=labels)
+    found = search.kth_distance(torch.from_numpy(queries), 10)
     np.testing.assert_allclose(found, kth(bank, queries, 10), rtol=1e-5)
 
 
@@ -66,6 +73,17 @@ def test_each_step_is_needed(monkeypatch):
     bank = rng.normal(size=(1, 8)) + 1e-11 * rng.normal(size=(600, 8))
     bank[0] += 10
     expected = kth(bank, bank[:20], 10)
-    monkeypatch.setattr(ExactNeighbors, "error_bound", lambda self, centered, dtype: torch.zeros(len(centered)))
+    monkeypatch.setattr(ExactNeighbors, "error_bound", lambda self, rows, *rest: torch.zeros(len(rows)).double())
     found = ExactNeighbors(torch.from_numpy(bank), normalize=False).kth_distance(torch.from_numpy(bank[:20]), 10)
     assert np.abs(found.numpy() / expected - 1).max() > 1e-3
+
+
+def test_a_collapsed_bank_is_searched_by_class(monkeypatch):
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(4, 8))
+    bank = centers[np.arange(600) % 4] + 1e-6 * rng.normal(size=(600, 8))
+    queries = np.concatenate([centers[np.arange(40) % 4] + 1e-6 * rng.normal(size=(40, 8)), rng.normal(size=(9, 8))])
+    expected = kth(bank, queries, 10)
+    monkeypatch.setattr(ExactNeighbors, "_kth_by_float64", None)
+    search = ExactNeighbors(torch.from_numpy(bank), normalize=False, labels=torch.arange(600) % 4)
+    np.testing.assert_allclose(search.kth_distance(torch.from_numpy(queries), 10), expected, rtol=1e-5)

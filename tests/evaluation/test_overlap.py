@@ -73,8 +73,8 @@ def rows_of(inputs: Inputs, replicates: int) -> list[dict[str, Any]]:
     ood = np.empty(100)
     ood[np.logical_not(copies)], ood[copies] = np.arange(80.0), np.arange(100.0, 200.0, 5)
     scores = {"id_test": np.arange(100.0, 200.0), "ood/ood": ood, "ood/stl": np.arange(10.0)}
-    make = functools.partial(make_row, {"run": "a", "kind": "detection", "tap": "encoder"})
-    return _rows("energy", scores, inputs, ids, Resamples(replicates, 0), make, None)
+    make = functools.partial(make_row, {"run": "a", "kind": "detection", "tap": "encoder", "method": "energy"})
+    return _rows(scores, {}, inputs, ids, Resamples(replicates, 0), make)
 
 
 @pytest.mark.parametrize("replicates", [0, 20])

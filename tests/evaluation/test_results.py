@@ -15,7 +15,24 @@ from ood_nc.evaluation.results import COLUMNS, Results, is_one_set, make_row, pl
 
 from .rows import accuracy_row, collapse_row, detection_row
 
-CONTRACT = ["run", "seed", "protocol", "tap", "depth", "kind", "dataset", "group", "method", "metric", "value", "low", "high", "n", "selected_on", "reason"]
+CONTRACT = [
+    "run",
+    "seed",
+    "protocol",
+    "tap",
+    "depth",
+    "kind",
+    "dataset",
+    "group",
+    "method",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "selected_on",
+    "reason",
+]
 
 
 def results() -> Results:

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from safetensors import SafetensorError
 
 from ood_nc.errors import UserError
@@ -128,6 +131,7 @@ def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux shows what is mapped")
 def test_a_bank_is_memory_mapped(tmp_path: Path) -> None:
     folder = BankStore(tmp_path)
     folder.get(TinyModel(), TinyData())
@@ -142,3 +146,27 @@ def test_names_of_any_kind_make_file_names(tmp_path: Path) -> None:
     bank = BankStore(tmp_path).get(TinyModel(), data)
     assert BankStore(tmp_path).path(data.name, bank.key).parent == tmp_path
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def _get_in_process(rank: int, world: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    model = TinyModel()
+    store.weights_hash = lambda model: "same"
+    banks = [BankStore(folder).get(model, TinyData(), batch_size=2) for _ in range(2)]
+    torch.save((model.images, banks[1].ids, banks[0].logits, banks[1].logits), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_share_one_file(tmp_path: Path) -> None:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    mp.start_processes(_get_in_process, args=(2, port, str(tmp_path)), nprocs=2, start_method="fork")
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    forwarded = 0
+    for rank in range(2):
+        images, ids, first, second = torch.load(tmp_path / f"{rank}.pt")
+        assert ids == TinyData().ids and torch.equal(first, second)
+        forwarded += images
+    assert forwarded == 10, "the second reading runs no model in any process"

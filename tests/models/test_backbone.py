@@ -40,6 +40,9 @@ SLOW_FAMILIES = [
     ("repghostnet_050", 64, "nchw"),
 ]
 
+# Where the classifier is more than a linear map, `pre_logits` stops in front of its hidden layer or its norm.
+HIDDEN = {"caformer_s18": "head.fc.fc2", "efficientvit_m0": "head.linear"}
+
 
 def _plain(model: nn.Module, images: torch.Tensor, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     """What plain hooks on timm's own model see."""
@@ -53,6 +56,18 @@ def _plain(model: nn.Module, images: torch.Tensor, names: tuple[str, ...]) -> di
     for handle in handles:
         handle.remove()
     return seen
+
+
+def _pre_logits(name: str, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the classifier receives, by timm's own means; of VGG the pooled feature map."""
+    if name in HIDDEN:
+        seen: list[torch.Tensor] = []
+        handle = model.get_submodule(HIDDEN[name]).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        model(images)
+        handle.remove()
+        return seen[0]
+    features = model.forward_features(images)
+    return features.mean((2, 3)) if name.startswith("vgg") else model.forward_head(features, pre_logits=True)
 
 
 def _mean(output: torch.Tensor, layout: str, model: nn.Module) -> torch.Tensor:
@@ -84,8 +99,7 @@ def test_taps_and_logits_equal_those_of_the_untouched_timm_model(
     with torch.no_grad():
         logits, taps = model.eval().forward_taps(images)
         plain = _plain(reference, images, model.tap_names[:-1])
-        features = reference.forward_features(images)
-        encoder = features.mean((2, 3)) if is_vgg else reference.forward_head(features, pre_logits=True)
+        encoder = _pre_logits(name, reference, images)
         expected_logits = model.head(encoder) if is_vgg else reference(images)
     torch.testing.assert_close(logits, expected_logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(taps["encoder"], encoder.flatten(1), atol=1e-5, rtol=1e-5)
@@ -118,6 +132,16 @@ def test_vgg17_has_the_papers_parameter_count(name: str, millions: float) -> Non
     model = ControlledModel(name, 100, img_size=32)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     assert isinstance(model.backbone.pre_logits, nn.Identity)
+
+
+def test_a_1x1_convolution_is_a_linear_classifier() -> None:
+    given = timm.create_model("dpn48b", num_classes=4)
+    classifier = given.classifier
+    assert isinstance(classifier, nn.Conv2d)
+    head = ControlledModel(given, 4, projector=None, img_size=32).head
+    assert isinstance(head, nn.Linear)
+    assert torch.equal(head.weight, classifier.weight.flatten(1))
+    assert torch.equal(head.bias, classifier.bias)
 
 
 def test_vgg_can_keep_its_hidden_layers() -> None:

@@ -122,7 +122,7 @@ def test_no_batch_norm_to_replace_is_an_error() -> None:
         ControlledModel("vit_tiny_patch16_224", 3, normalization="group_ws", img_size=32)
 
 
-def test_pretrained_weights_do_not_fit() -> None:
+def test_unknown_normalization() -> None:
     with pytest.raises(UserError, match="Unknown normalization 'groups'"):
         ControlledModel("resnet10t", 3, normalization="groups")
 

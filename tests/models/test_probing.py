@@ -68,9 +68,8 @@ def test_signs_follow_the_layers() -> None:
     ],
 )
 def test_layouts(name: str, size: int, module: str, kind: str, prefix: int) -> None:
-    with torch.device("meta"):
-        options = {} if name.startswith(("resnet", "convnext")) else {"img_size": size}
-        model = timm.create_model(name, num_classes=3, **options)
+    options = {} if name.startswith(("resnet", "convnext")) else {"img_size": size}
+    model = timm.create_model(name, num_classes=3, **options)
     layout = layout_of(module, model.get_submodule(module), trace(model, (3, size, size)), model)
     assert (layout.kind, layout.prefix) == (kind, prefix)
 

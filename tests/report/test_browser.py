@@ -6,6 +6,7 @@ import base64
 import shutil
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def test_differences_are_shown_by_place(page: Any) -> None:
 def test_fits_a_phone(browser: Any, two: Written, tmp_path: Path, wide: bool) -> None:
     path = two.path
     if wide:
-        taps = (*(f"blocks.{block}.mlp.fc2" for block in range(28)), "encoder", "projector")
+        taps = (*(f"backbone.stages.{stage}.blocks.11.mlp.fc2" for stage in range(28)), "encoder", "projector")
         detectors = (*DETECTORS, *(f"detector_{number}" for number in range(32)))
         ood = {f"a-set-with-a-long-name-{number}": ("near", "far")[number > 2] for number in range(8)}
         path = write_comparison(
@@ -195,6 +196,11 @@ def test_fits_a_phone(browser: Any, two: Written, tmp_path: Path, wide: bool) ->
         assert browser.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [375, 375]
         inside = each(browser, "body *", "e.closest('.scroll, .vh, .hidden') || e.getBoundingClientRect().right <= 376")
         assert all(inside)
+        assert max(len(trace["x"]) for trace in traces(browser, "collapse")) == (30 if wide else 7)
+        labels = each(browser, "#chart-collapse .xtick text", "e.textContent")
+        assert labels[-1] == "projector"
+        assert len(labels) == len(set(labels))
+        assert max(map(len, labels)) <= 22
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
@@ -258,7 +264,17 @@ def test_print_opens_details_and_drops_the_controls(page: Any) -> None:
     assert "energy · FPR95 (ID positive) · mean over all OOD sets" in chosen
     widths = each(page, ".chart svg.main-svg", "e.width.baseVal.value")
     assert max(widths) <= 680
+    # What is too wide for the paper is laid out in parts, which hold every column once.
+    parts = each(page, "#table-collapse ~ .part", "[...e.tHead.rows[0].cells].slice(1).map(cell => cell.textContent)")
+    assert len(parts) > 1
+    assert list(chain(*parts)) == each(page, "#table-collapse thead th:not(:first-child)", "e.textContent")
+    parts = each(
+        page, "#table-detectors ~ .part", "[...e.tBodies[0].rows[3].cells].slice(1).map(cell => cell.textContent)"
+    )
+    assert list(chain(*parts)) == each(page, "#table-detectors tbody tr:nth-child(4) td", "e.textContent")
+    heads = "[...e.tHead.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))"
+    assert all(len({first - 1, *rest}) == 1 for first, *rest in each(page, "#table-detectors ~ .part", heads))
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert printed.startswith(b"%PDF")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    wait_for(page, "document.querySelectorAll('details[open]').length === 0")
+    wait_for(page, "document.querySelectorAll('details[open], .part, .split').length === 0")

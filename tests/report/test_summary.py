@@ -169,3 +169,15 @@ def test_results_without_bootstrap(tmp_path: Path) -> None:
     edited(tmp_path, lambda document: [row.update(low=None, high=None) for row in document["rows"]])
     page = read_page(write_report(tmp_path / "run"))
     assert not [span for span in page.by_id("table-detectors").all("span") if span["class"] == "interval"]
+
+
+def test_relations_over_runs_have_a_column_where_any_is_defined(tmp_path: Path) -> None:
+    runs, comparison = build_comparison(tmp_path)
+    heads = (
+        read_page(write_comparison(runs, tmp_path / "out.html", comparison)).by_id("table-relations").all("thead")[0]
+    )
+    assert "Within depth" not in heads.text
+    comparison["relations"][0]["pearson_within_depth"] = 0.25
+    table = read_page(write_comparison(runs, tmp_path / "out.html", comparison)).by_id("table-relations")
+    assert "Within depth" in table.all("thead")[0].text
+    assert "Across runs" not in table.all("thead")[0].text

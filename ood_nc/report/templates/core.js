@@ -15,7 +15,10 @@ const sign = text => (text.startsWith("-") && Number(text) === 0 ? text.slice(1)
 /** A value in a metric's unit, as the page itself has it. */
 function show(value, unit) {
   if (value === null || value === undefined) return DASH;
-  if (unit === "correlation") { const text = value.toFixed(2); return Number(text) < 0 ? sign(text) : `+${text.replace("-", "")}`; }
+  if (unit === "correlation") {
+    const text = value.toFixed(2);
+    return Number(text) < 0 ? sign(text) : `+${text.replace("-", "")}`;
+  }
   if (unit === "percent") return sign((100 * value).toFixed(1));
   if (value === 0) return "0";
   const size = Math.abs(value);
@@ -23,7 +26,9 @@ function show(value, unit) {
 }
 
 function showInterval(low, high, unit) {
-  return low === null || low === undefined || high === null || high === undefined ? "" : `[${show(low, unit)}, ${show(high, unit)}]`;
+  return low === null || low === undefined || high === null || high === undefined
+    ? ""
+    : `[${show(low, unit)}, ${show(high, unit)}]`;
 }
 
 /** The measurement of a series at a tap, or null where there is none. */
@@ -33,8 +38,10 @@ function at(address, tap) {
   const reason = series.r && series.r[tap] !== undefined ? DATA.reasons[series.r[tap]] : null;
   if (series.v[tap] === null && reason === null) return null;
   return {
-    value: series.v[tap], reason,
-    low: series.l ? series.l[tap] : null, high: series.h ? series.h[tap] : null,
+    value: series.v[tap],
+    reason,
+    low: series.l ? series.l[tap] : null,
+    high: series.h ? series.h[tap] : null,
     n: Array.isArray(series.n) ? series.n[tap] : series.n,
   };
 }
@@ -50,7 +57,13 @@ for (const address of Object.keys(DATA.series)) {
 }
 const has = (kind, part) => (found[kind] ? [...found[kind][part]] : []);
 
-const GROUP_MEANS = { ood: "mean over all OOD sets", near: "mean over near OOD sets", far: "mean over far OOD sets", covariate: "mean over covariate-shifted sets", transfer: "mean over sets" };
+const GROUP_MEANS = {
+  ood: "mean over all OOD sets",
+  near: "mean over near OOD sets",
+  far: "mean over far OOD sets",
+  covariate: "mean over covariate-shifted sets",
+  transfer: "mean over sets",
+};
 const isMean = index => DATA.datasets[index].name === "mean";
 const SPLITS = { id_train: "ID train", id_test: "held-out ID" };
 function setLabel(index) {
@@ -64,10 +77,14 @@ const methodPairs = kind => has(kind, "methods").map(index => [String(index), DA
 
 const idSplits = has("collapse", "datasets").filter(index => DATA.datasets[index].group === "id");
 const setsIn = kind => has(kind, "datasets").filter(index => DATA.datasets[index].group !== "id");
-const shownMetrics = kind => has(kind, "metrics").filter(name => !["seconds", "retained", "id_correlation"].includes(name));
+const shownMetrics = kind =>
+  has(kind, "metrics").filter(name => !["seconds", "retained", "id_correlation"].includes(name));
 function setOptions(kind) {
   const sets = setsIn(kind);
-  const options = [["each", "every set"], ...setPairs([...sets.filter(isMean), ...sets.filter(index => !isMean(index))])];
+  const options = [
+    ["each", "every set"],
+    ...setPairs([...sets.filter(isMean), ...sets.filter(index => !isMean(index))]),
+  ];
   return sets.length ? options : [];
 }
 
@@ -75,7 +92,10 @@ function trainNames(pattern) {
   const names = new Set();
   for (const run of DATA.runs)
     for (const curve of Object.values(run.train.curves || {}))
-      for (const name of Object.keys(curve.y)) { const match = pattern(name); if (match) names.add(match); }
+      for (const name of Object.keys(curve.y)) {
+        const match = pattern(name);
+        if (match) names.add(match);
+      }
   return [...names];
 }
 
@@ -95,19 +115,48 @@ const CHOICES = {
   detector: { options: methodPairs("detection"), first: String(DATA.methods.indexOf("energy")) },
   detection: { options: metricPairs(shownMetrics("detection")), first: "fpr95_id_positive" },
   oodset: { options: setOptions("detection") },
-  error: { options: metricPairs(["fpr95_id_positive", "1-auroc"].filter(name => has("detection", "metrics").includes(name === "1-auroc" ? "auroc" : name))) },
+  error: {
+    options: metricPairs(
+      ["fpr95_id_positive", "1-auroc"].filter(name =>
+        has("detection", "metrics").includes(name === "1-auroc" ? "auroc" : name),
+      ),
+    ),
+  },
   probe: { options: methodPairs("transfer"), first: String(DATA.methods.indexOf("linear")) },
   transfermetric: { options: metricPairs(shownMetrics("transfer")), first: "accuracy" },
   transferset: { options: setOptions("transfer") },
   tap: { options: [[HEADS, headLabel], ...DATA.taps.map((name, index) => [String(index), name])] },
-  scoretap: { options: [[HEADS, headLabel], ...[...new Set(DATA.histograms.map(row => row[1]))].map(tap => [String(tap), DATA.taps[tap]])] },
-  pair: { options: readData(detectorTable, "pairs").map((names, index) => [String(index), names.map(labelOf).join(" and ")]) },
-  scale: { options: [["0", "as measured"], ["1", "min-max normalised by set"]] },
-  relset: { options: Object.keys(DATA.relations).map(key => [key, DATA.runs[key] ? DATA.runs[key].name : "all runs together"]), first: relationTable ? relationTable.dataset.set : "" },
+  scoretap: {
+    options: [
+      [HEADS, headLabel],
+      ...[...new Set(DATA.histograms.map(row => row[1]))].map(tap => [String(tap), DATA.taps[tap]]),
+    ],
+  },
+  pair: {
+    options: readData(detectorTable, "pairs").map((names, index) => [String(index), names.map(labelOf).join(" and ")]),
+  },
+  scale: {
+    options: [
+      ["0", "as measured"],
+      ["1", "min-max normalised by set"],
+    ],
+  },
+  relset: {
+    options: Object.keys(DATA.relations).map(key => [key, DATA.runs[key] ? DATA.runs[key].name : "all runs together"]),
+    first: relationTable ? relationTable.dataset.set : "",
+  },
   place: { options: readData(differenceTable, "places").map((name, index) => [String(index), name]) },
   losspart: { options: [["all", "all parts"], ...pairs(parts)], first: SEVERAL ? "loss" : "all" },
-  trainmetric: { options: metricPairs(trainNames(name => name.startsWith("collapse/") && name.split("/").pop())), first: "nc1_pinv" },
-  traintap: { options: [["each", "every tap"], ...pairs(trainNames(name => name.startsWith("collapse/") && name.split("/").slice(1, -1).join("/")))] },
+  trainmetric: {
+    options: metricPairs(trainNames(name => name.startsWith("collapse/") && name.split("/").pop())),
+    first: "nc1_pinv",
+  },
+  traintap: {
+    options: [
+      ["each", "every tap"],
+      ...pairs(trainNames(name => name.startsWith("collapse/") && name.split("/").slice(1, -1).join("/"))),
+    ],
+  },
 };
 // "each" is readable for one run; for several, a mean is.
 for (const name of ["oodset", "transferset"]) {
@@ -117,13 +166,17 @@ for (const name of ["oodset", "transferset"]) {
 }
 if (SEVERAL) {
   CHOICES.split.first = (CHOICES.split.options.find(([value]) => value !== "each") || [])[0];
-  CHOICES.traintap.first = (CHOICES.traintap.options.find(([value]) => value === "encoder") || CHOICES.traintap.options[1] || [])[0];
+  CHOICES.traintap.first = (CHOICES.traintap.options.find(([value]) => value === "encoder") ||
+    CHOICES.traintap.options[1] ||
+    [])[0];
 }
 
 const state = {};
 const listeners = [];
 /** Calls `draw` when one of the named choices changes. */
-function onChange(names, draw) { listeners.push({ names, draw }); }
+function onChange(names, draw) {
+  listeners.push({ names, draw });
+}
 
 function setUpChoices() {
   for (const [name, choice] of Object.entries(CHOICES)) {

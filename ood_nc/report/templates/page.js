@@ -1,20 +1,32 @@
 // Draws the figures, follows light, dark and print.
 "use strict";
 const hiddenNames = {};
-let printing = false;
-const PAPER = 675; // A4 between its margins, in CSS pixels
 const coarse = matchMedia("(pointer: coarse)").matches;
-const CONFIG = { responsive: true, displaylogo: false, displayModeBar: coarse ? false : "hover", modeBarButtons: [["toImage", "resetScale2d"]] };
+const CONFIG = {
+  responsive: true,
+  displaylogo: false,
+  displayModeBar: coarse ? false : "hover",
+  modeBarButtons: [["toImage", "resetScale2d"]],
+};
 
 function baseLayout(layout, width) {
-  const ink = css("--ink"), grid = css("--grid"), line = css("--rule");
+  const ink = css("--ink"),
+    grid = css("--grid"),
+    line = css("--rule");
   const axis = { gridcolor: grid, linecolor: line, zeroline: false, color: ink, ticks: "", automargin: true };
   return {
-    ...layout, width, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: coarse ? false : "zoom",
-    font: { family: css("--sans"), size: 12, color: ink }, margin: { l: 64, r: 18, t: 14, b: 30 },
+    ...layout,
+    width,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    showlegend: false,
+    dragmode: coarse ? false : "zoom",
+    font: { family: css("--sans"), size: 12, color: ink },
+    margin: { l: 64, r: 18, t: 14, b: 30 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: ink },
     hoverlabel: { bgcolor: css("--paper"), bordercolor: line, font: { color: ink, size: 12 } },
-    xaxis: { ...axis, showline: true, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis, automargin: false },
+    xaxis: { ...axis, showline: true, ...layout.xaxis },
+    yaxis: { ...axis, ...layout.yaxis, automargin: false },
   };
 }
 
@@ -26,26 +38,61 @@ function draw(id) {
   const half = chart.closest(".half") !== null;
   const width = printing ? (half ? PAPER / 2 - 12 : PAPER) : undefined;
   document.getElementById(`note-${id}`).textContent = note ? ` ${note}` : "";
-  document.querySelector(`[data-print-of="${id}"]`).textContent = FIGURES[id].uses.map(chosenLabel).filter(Boolean).join(" · ");
+  document.querySelector(`[data-print-of="${id}"]`).textContent = FIGURES[id].uses
+    .map(chosenLabel)
+    .filter(Boolean)
+    .join(" · ");
   drawLegend(id, traces, off);
   chart.hidden = traces.length === 0;
-  if (traces.length) Plotly.react(chart, traces.map(({ label, style, ...trace }) => trace), baseLayout(layout, width), CONFIG);
+  if (traces.length)
+    Plotly.react(
+      chart,
+      traces.map(({ label, style, ...trace }) => trace),
+      baseLayout(layout, width),
+      CONFIG,
+    );
 }
 
-const DASH_ARRAYS = { solid: "", dash: "6 4", dot: "2 3", dashdot: "6 3 2 3", longdash: "10 4", longdashdot: "10 3 2 3" };
-const SHAPES = { circle: "M16 3a4 4 0 1 0 .01 0z", diamond: "M16 2l5 5-5 5-5-5z", square: "M12 3h8v8h-8z", "triangle-up": "M16 2l5 9H11z", cross: "M14.500 2h3v3.500H21v3h-3.500V12h-3V8.500H11v-3h3.500z", "triangle-down": "M16 12l5-9H11z", pentagon: "M16 2l5 4-2 6h-6l-2-6z", star: "M16 2l1.500 3.500H21l-3 2.500 1 4-3-2.500-3 2.500 1-4-3-2.500h3.500z" };
+const DASH_ARRAYS = {
+  solid: "",
+  dash: "6 4",
+  dot: "2 3",
+  dashdot: "6 3 2 3",
+  longdash: "10 4",
+  longdashdot: "10 3 2 3",
+};
+const SHAPES = {
+  circle: "M16 3a4 4 0 1 0 .01 0z",
+  diamond: "M16 2l5 5-5 5-5-5z",
+  square: "M12 3h8v8h-8z",
+  "triangle-up": "M16 2l5 9H11z",
+  cross: "M14.500 2h3v3.500H21v3h-3.500V12h-3V8.500H11v-3h3.500z",
+  "triangle-down": "M16 12l5-9H11z",
+  pentagon: "M16 2l5 4-2 6h-6l-2-6z",
+  star: "M16 2l1.500 3.500H21l-3 2.500 1 4-3-2.500-3 2.500 1-4-3-2.500h3.500z",
+};
 
 function drawLegend(id, traces, off) {
   const legend = document.getElementById(`legend-${id}`);
-  legend.replaceChildren(...traces.map(({ label, style }) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(!off.has(label)));
-    button.innerHTML = `<svg viewBox="0 0 32 14" aria-hidden="true" style="color:${style.color}"><path d="M1 7h30" fill="none" stroke="currentColor" stroke-width="2" stroke-dasharray="${DASH_ARRAYS[style.dash]}"/><path d="${SHAPES[style.symbol] || ""}" fill="currentColor"/></svg>`;
-    button.append(label);
-    button.addEventListener("click", () => { if (!off.delete(label)) off.add(label); draw(id); legend.children[[...traces].findIndex(t => t.label === label)].focus(); });
-    return button;
-  }));
+  legend.replaceChildren(
+    ...traces.map(({ label, style }) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.setAttribute("aria-pressed", String(!off.has(label)));
+      button.innerHTML =
+        `<svg viewBox="0 0 32 14" aria-hidden="true" style="color:${style.color}">` +
+        `<path d="M1 7h30" fill="none" stroke="currentColor" stroke-width="2" ` +
+        `stroke-dasharray="${DASH_ARRAYS[style.dash]}"/>` +
+        `<path d="${SHAPES[style.symbol] || ""}" fill="currentColor"/></svg>`;
+      button.append(label);
+      button.addEventListener("click", () => {
+        if (!off.delete(label)) off.add(label);
+        draw(id);
+        legend.children[[...traces].findIndex(t => t.label === label)].focus();
+      });
+      return button;
+    }),
+  );
 }
 
 const present = Object.keys(FIGURES).filter(id => document.getElementById(`chart-${id}`));
@@ -59,25 +106,76 @@ for (const id of present) onChange(FIGURES[id].uses, () => draw(id));
 // One figure at a time, so that the page answers while it fills up.
 const waiting = [...present];
 function drawNext() {
-  if (!waiting.length) { document.documentElement.dataset.ready = "true"; return; }
+  if (!waiting.length) {
+    document.documentElement.dataset.ready = "true";
+    return;
+  }
   draw(waiting.shift());
   setTimeout(drawNext);
 }
 drawNext();
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+// Print shrinks the type to about this share of the screen's.
+const SHRINK = 10 / 14;
+
+/** Lays a table that is wider than the paper out in several parts, each with the first column. */
+function splitForPaper(table) {
+  const cells = [...table.tBodies[0].rows].find(row => !row.hidden)?.cells;
+  if (!cells) return;
+  table.style.minWidth = "0"; // as wide as it must be, not as wide as the screen
+  const widths = [...cells].map(cell => cell.offsetWidth * SHRINK);
+  table.style.minWidth = "";
+  if (widths.reduce((sum, width) => sum + width) <= PAPER) return;
+  const parts = [];
+  for (let from = 1, to = 1; from < widths.length; from = to) {
+    for (let room = PAPER - widths[0]; to < widths.length && (to === from || room >= widths[to]); to++)
+      room -= widths[to];
+    parts.push(columnsOf(table, from, to));
+  }
+  parts.slice(1).forEach(part => {
+    part.caption.textContent = "(continued)";
+  });
+  table.after(...parts);
+  table.classList.add("split");
+}
+
+/** A copy of a table with its first column and those in [from, to). */
+function columnsOf(table, from, to) {
+  const copy = table.cloneNode(true);
+  copy.removeAttribute("id");
+  copy.classList.add("part");
+  for (const row of copy.rows) {
+    // In a head of several rows, the first column's header reaches down from the first.
+    let column = row.parentElement === copy.tHead && row !== copy.tHead.rows[0] ? 1 : 0;
+    for (const cell of [...row.cells]) {
+      const start = column,
+        end = (column += cell.colSpan);
+      const kept = start === 0 ? 1 : Math.min(to, end) - Math.max(from, start);
+      if (kept > 0) cell.colSpan = kept;
+      else cell.remove();
+    }
+  }
+  return copy;
+}
+
+function joinAfterPrint() {
+  document.querySelectorAll("table.part").forEach(part => part.remove());
+  document.querySelectorAll("table.split").forEach(table => table.classList.remove("split"));
+}
+
 function setPrinting(on) {
   if (printing === on) return;
   printing = on;
   document.documentElement.classList.toggle("printing", on);
   for (const details of document.querySelectorAll("details")) {
-    if (on) { details.dataset.was = details.open; details.open = true; } else details.open = details.dataset.was === "true";
+    if (on) {
+      details.dataset.was = details.open;
+      details.open = true;
+    } else details.open = details.dataset.was === "true";
   }
-  for (const table of document.querySelectorAll("table")) {
-    table.style.zoom = "";
-    // Print shrinks the type to about 10/14 of the screen's; what is still too wide for the paper is scaled down.
-    if (on) table.style.zoom = Math.max(0.3, Math.min(1, PAPER / (table.scrollWidth * (10 / 14))));
-  }
+  if (on) document.querySelectorAll("table.data:not(.words)").forEach(splitForPaper);
+  else joinAfterPrint();
   drawAll();
 }
 addEventListener("beforeprint", () => setPrinting(true));

@@ -11,13 +11,20 @@ function fillCell(cell, entry, unit) {
   }
   cell.dataset.v = entry && entry.value !== null ? entry.value : "";
   cell.classList.toggle("undefined", !entry || entry.value === null);
-  cell.title = !entry ? "not measured" : entry.value === null ? `undefined: ${entry.reason || "no reason given"}` : entry.n === null || entry.n === undefined ? "" : `n = ${entry.n}`;
+  cell.title = !entry
+    ? "not measured"
+    : entry.value === null
+      ? `undefined: ${entry.reason || "no reason given"}`
+      : entry.n === null || entry.n === undefined
+        ? ""
+        : `n = ${entry.n}`;
 }
 
 /** Fills every cell of a table whose address holds a choice (a tap, a split, the metrics). */
 function fillMeasurements(table, metrics = []) {
   for (const cell of table.querySelectorAll("td[data-k]")) {
-    const part = cell.dataset.k.split(" "), run = +part[0];
+    const part = cell.dataset.k.split(" "),
+      run = +part[0];
     if (part[2] === "*split") part[2] = collapseSplit();
     if (part[4].startsWith("*m") && metrics.length) part[4] = metrics[+part[4].slice(2)];
     if (part[4].startsWith("*m")) part[4] = headOf(table, cell).dataset.metric;
@@ -60,15 +67,34 @@ function markBest(table) {
 
 function fillRelations() {
   const rows = DATA.relations[state.relset] || {};
-  const chosen = { detection: [state.error, DATA.methods[state.detector]], transfer: ["transfer_error", DATA.methods[state.probe]] };
+  const chosen = {
+    detection: [state.error, DATA.methods[state.detector]],
+    transfer: ["transfer_error", DATA.methods[state.probe]],
+  };
   const places = { pearson: 0, spearman: 3, n: 6, pearson_within_depth: 7, pearson_across_runs: 8 };
   for (const cell of relationTable.querySelectorAll("td[data-k]")) {
     const [kind, name, x] = cell.dataset.k.split(" ");
     const row = rows[`${kind} ${chosen[kind].join(" ")} ${state.scale} ${x}`];
     const place = places[name];
-    if (name === "n") { cell.textContent = row ? row[place] : DASH; cell.dataset.v = row ? row[place] : ""; continue; }
+    if (name === "n") {
+      cell.textContent = row ? row[place] : DASH;
+      cell.dataset.v = row ? row[place] : "";
+      continue;
+    }
     const wide = place < 6;
-    fillCell(cell, row ? { value: row[place], low: wide ? row[place + 1] : null, high: wide ? row[place + 2] : null, n: row[6], reason: row[9] } : null, "correlation");
+    fillCell(
+      cell,
+      row
+        ? {
+            value: row[place],
+            low: wide ? row[place + 1] : null,
+            high: wide ? row[place + 2] : null,
+            n: row[6],
+            reason: row[9],
+          }
+        : null,
+      "correlation",
+    );
   }
   for (const head of relationTable.querySelectorAll("[data-relation-of]")) {
     const [error, method] = chosen[head.dataset.relationOf];
@@ -83,7 +109,9 @@ function showPlace() {
 
 /** Sorts by a column: first click the better end, second the other; undefined last always. */
 function sortBy(button) {
-  const head = button.closest("th"), table = button.closest("table"), before = head.getAttribute("aria-sort");
+  const head = button.closest("th"),
+    table = button.closest("table"),
+    before = head.getAttribute("aria-sort");
   const descending = before === "none" ? metricOf(head.dataset.metric).better === "higher" : before === "ascending";
   for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
   head.setAttribute("aria-sort", descending ? "descending" : "ascending");
@@ -93,13 +121,15 @@ function sortBy(button) {
 function resort(table) {
   const head = table.querySelector('th[aria-sort="ascending"], th[aria-sort="descending"]');
   if (!head) return;
-  const column = +head.querySelector(".sort").dataset.column, turn = head.getAttribute("aria-sort") === "descending" ? -1 : 1;
+  const column = +head.querySelector(".sort").dataset.column,
+    turn = head.getAttribute("aria-sort") === "descending" ? -1 : 1;
   const key = row => {
     const cell = row.cells[column];
     return cell.dataset.v === undefined ? cell.textContent : cell.dataset.v === "" ? null : +cell.dataset.v;
   };
   const rows = [...table.tBodies[0].rows].sort((a, b) => {
-    const x = key(a), y = key(b);
+    const x = key(a),
+      y = key(b);
     if (x === null || y === null) return (x === null) - (y === null);
     return turn * (typeof x === "string" ? x.localeCompare(y) : x - y);
   });
@@ -111,10 +141,21 @@ function setUpTables() {
     button.closest("th").setAttribute("aria-sort", "none");
     button.addEventListener("click", () => sortBy(button));
   }
-  const probes = document.getElementById("table-probes"), collapse = document.getElementById("table-collapse");
-  if (detectorTable) { onChange(["tap", "pair"], fillDetectors); markBest(detectorTable); }
-  if (probes) { onChange(["tap"], () => fillMeasurements(probes)); markBest(probes); }
-  if (collapse) onChange(["split"], () => { fillMeasurements(collapse); collapse.querySelector("[data-shown]").textContent = DATA.datasets[collapseSplit()].name; });
+  const probes = document.getElementById("table-probes"),
+    collapse = document.getElementById("table-collapse");
+  if (detectorTable) {
+    onChange(["tap", "pair"], fillDetectors);
+    markBest(detectorTable);
+  }
+  if (probes) {
+    onChange(["tap"], () => fillMeasurements(probes));
+    markBest(probes);
+  }
+  if (collapse)
+    onChange(["split"], () => {
+      fillMeasurements(collapse);
+      collapse.querySelector("[data-shown]").textContent = DATA.datasets[collapseSplit()].name;
+    });
   if (relationTable) onChange(["relset", "scale", "error", "detector", "probe"], fillRelations);
   if (differenceTable) onChange(["place"], showPlace);
 }

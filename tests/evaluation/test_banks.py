@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ood_nc.data import eval_transform, open_dataset, stratified_split
+from ood_nc.evaluation import evaluate
+from ood_nc.evaluation.banks import extract_banks
+from ood_nc.evaluation.inputs import prepare
+from ood_nc.features import UnreadableError, extract
+from ood_nc.models import ControlledModel
+
+from .conftest import Counting, arguments, part
+
+
+def write(folder: Path, n: int, seed: int, *, broken: tuple[int, ...] = ()) -> str:
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(n):
+        path = folder / f"{index}.png"
+        Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+        if index in broken:
+            path.write_bytes(b"no image")
+    return str(folder)
+
+
+def test_an_image_in_several_sets_is_forwarded_once(tiny: Callable[..., ControlledModel]) -> None:
+    model, whole = tiny(), part("bundled/digits-transfer::test", 60)
+    first, second = stratified_split(whole.targets, 0.4, 0)
+    halves = whole.subset(first), whole.subset(second[::-1])
+    given = {**arguments(), "ood": {"same": whole}, "groups": {}, "transfer": {"same": halves, "again": halves}}
+    counter = Counting(model)
+    found = evaluate(model, **{**given, "detectors": ["energy"], "probes": ["nearest_mean"], "bootstrap": 0})
+    assert counter.images == len(given["id"]) + len(given["id_train"]) + len(whole)
+
+    inputs = prepare(model, id=given["id"], id_train=None, ood=given["ood"], transfer={"same": halves}, groups={})
+    banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
+    transform = eval_transform(model.preprocessing)
+    for key, dataset in (("transfer/same/train", halves[0]), ("transfer/same/test", halves[1])):
+        alone = extract(model, dataset.with_transform(transform))
+        assert banks[key].ids == alone.ids and torch.equal(banks[key].labels, alone.labels)
+        torch.testing.assert_close(banks[key].taps["encoder"], alone.taps["encoder"], rtol=1e-4, atol=1e-5)
+    assert found.select(dataset="same", metric="accuracy", tap="encoder")[0]["value"] is not None
+
+
+def test_equal_ids_of_other_images_are_other_images(tmp_path: Path, model: ControlledModel) -> None:
+    sources = {"a": write(tmp_path / "a", 6, 0), "b": write(tmp_path / "b", 4, 1)}
+    id_set = part("bundled/digits-id::test", 20)
+    inputs = prepare(model, id=id_set, id_train=None, ood=sources, transfer={}, groups={})
+    forwarded = []
+
+    def extractor(dataset: object) -> object:
+        forwarded.append(dataset.name)
+        return extract(model, dataset)
+
+    banks = extract_banks(inputs, extractor)
+    assert len(forwarded) == 4 and banks["ood/b"].ids == banks["ood/a"].ids[:4]
+    assert not torch.equal(banks["ood/b"].taps["encoder"], banks["ood/a"].taps["encoder"][:4])
+
+
+def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: ControlledModel) -> None:
+    whole = open_dataset(write(tmp_path / "a", 6, 0, broken=(4, 5)))
+    rows = [index for index, name in enumerate(whole.ids) if name in ("4.png", "5.png")]
+    given = {"id": part("bundled/digits-id::test", 20), "id_train": None, "transfer": {}, "groups": {}}
+    inputs = prepare(model, **given, ood={"whole": whole, "broken": whole.subset(rows, name="broken")})
+    banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
+    assert "ood/broken" not in banks and len(banks["ood/whole"]) == 4
+    assert any("None of the 2 images of broken" in note for note in inputs.notes)
+
+
+def test_an_id_set_without_a_readable_image_ends_it(tmp_path: Path, model: ControlledModel) -> None:
+    source = write(tmp_path / "id", 4, 0, broken=(0, 1, 2, 3))
+    inputs = prepare(model, id=source, id_train=None, ood={}, transfer={}, groups={})
+    with pytest.raises(UnreadableError, match="None of the 2 images"):
+        extract_banks(inputs, lambda dataset: extract(model, dataset))
