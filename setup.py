@@ -9,8 +9,10 @@ import os
 import platform
 import shutil
 import subprocess
+from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.build_py import build_py
 
 DEPENDENCIES = [
     "accelerate>=1.0",
@@ -54,4 +56,14 @@ def _has_nvidia_gpu() -> bool:
     return answer.returncode == 0 and "GPU" in answer.stdout
 
 
-setup(install_requires=[*DEPENDENCIES, faiss()])
+class BuildWithConfigs(build_py):
+    """The recipes in configs/ go into the wheel too: `--config NAME` finds them where the package is installed."""
+
+    def run(self) -> None:
+        """Build, then copy the recipes."""
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree("configs", str(Path(self.build_lib) / "ood_nc" / "configs"))
+
+
+setup(install_requires=[*DEPENDENCIES, faiss()], cmdclass={"build_py": BuildWithConfigs})

@@ -67,7 +67,7 @@ def _run(words: list[str]) -> int:
     parser, subparsers = _parsers()
     position = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
     name = None if position is None else words[position]
-    if name not in _COMMANDS:
+    if position is None or name not in _COMMANDS:
         parser.parse_args(words)  # --help, --version, or what is wrong with the command's name
         parser.print_help()
         return 2
@@ -85,7 +85,7 @@ def _run(words: list[str]) -> int:
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(
         prog="ood-nc",
-        description="Control neural collapse layer by layer; measure OOD detection, transfer and collapse of every layer.",
+        description="Control neural collapse layer by layer; measure collapse, OOD detection and transfer of each.",
         epilog="ood-nc COMMAND --help shows a command's options with examples. Start with: ood-nc quickstart",
     )
     parser.add_argument("--version", action=_Version, help="versions of this package and of what it stands on")
@@ -158,4 +158,5 @@ def _settle(quiet: bool, debug: bool) -> None:
 def _say(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    print(f"ood-nc: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"ood-nc: {message}", file=sys.stderr)

@@ -17,10 +17,11 @@ def compare_runs(directories: list[Path], output: Path) -> tuple[Path, str]:
     Returns:
         The report's path and its verdict.
     """
-    from ood_nc.evaluation import Results, compare
+    from ood_nc.evaluation import Results, compare, save_comparison
     from ood_nc.report import write_comparison
 
     comparison = compare([Results.load(directory) for directory in directories])
+    save_comparison(comparison, output.with_name("comparison.json"))
     return write_comparison(directories, output, comparison), comparison["verdict"]
 
 

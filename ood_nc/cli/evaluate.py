@@ -54,7 +54,9 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     for note in data.notes:
-        logger.warning("%s", note)
+        logger.info("%s", note)
+    if data.test is None:
+        raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
     settings = config.evaluation
     results = evaluate(
         model,
@@ -74,7 +76,30 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         run=directory.name,
     )
     results.save(directory)
+    if config.tracking.log_wandb:
+        _track(results, config, directory)
     return results
+
+
+def _track(results: Results, config: Config, directory: Path) -> None:
+    """Put every value of the long table into the tracked run's summary, under its full name."""
+    from ood_nc.tracking import WandbLog
+
+    tracker = WandbLog(
+        directory,
+        project=config.tracking.wandb_project,
+        entity=config.tracking.wandb_entity,
+        tags=config.tracking.wandb_tags,
+        config=config.model_dump(mode="json"),
+    )
+    named = ("kind", "tap", "dataset", "group", "method", "metric")
+    tracker.finish(
+        {
+            "/".join(str(row[part]) for part in named if row[part]): row["value"]
+            for row in results.rows
+            if row["value"] is not None
+        }
+    )
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +143,7 @@ def _execute(arguments: argparse.Namespace) -> int:
 def _foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
     if arguments.config is None and "model.name" not in overrides:
         raise UserError(
-            "evaluate needs a run directory, or --model NAME --id FOLDER --ood NAME=FOLDER (see ood-nc evaluate --help)."
+            "evaluate needs a run directory, or --model NAME --id FOLDER --ood NAME=FOLDER: see ood-nc evaluate --help."
         )
     overrides = {"model.projector.kind": "none", "loss.entropy_weight": 0.0, **overrides}
     if arguments.id is not None:

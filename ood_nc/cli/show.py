@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -36,51 +36,32 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def show_results(results: Results) -> None:
-    """Print collapse, detection and transfer per tap, as means over the sets."""
-    rows = results.rows
-    taps = sorted({(row["depth"], row["tap"]) for row in rows if row["tap"] and row["depth"] is not None})
-    body = []
-    for _, tap in taps:
-        here = [row for row in rows if row["tap"] == tap]
-        body.append(
-            [
-                tap,
-                _mean(here, kind="collapse", metric="nc1_pinv", group="id"),
-                _best(here, "auroc", max),
-                _best(here, "fpr95_id_positive", min),
-                _mean(here, kind="transfer", metric="accuracy", method="linear"),
-            ]
-        )
-    columns = [
-        "tap",
-        "NC1",
-        "mean AUROC (best detector)",
-        "mean FPR95, ID positive (best)",
-        "transfer accuracy (linear)",
+    """Print collapse, detection and transfer of every tap, as means over the sets."""
+    taps = {row["tap"]: row["depth"] for row in results.rows if row["tap"] and row["depth"] is not None}
+    body = [
+        [
+            tap,
+            _one(results, tap=tap, kind="collapse", dataset="id_train", metric="nc1_pinv"),
+            _best(results, tap, "auroc", largest=True),
+            _best(results, tap, "fpr95_id_positive", largest=False),
+            _one(results, tap=tap, kind="transfer", dataset="mean", metric="accuracy", method="linear"),
+        ]
+        for tap in sorted(taps, key=lambda tap: int(taps[tap]))
     ]
+    columns = ["tap", "NC1", "mean AUROC (best detector)", "mean FPR95, ID positive (best)", "transfer accuracy"]
     table(f"{results.identity.get('run', 'run')}: every layer", columns, body)
 
 
-def _values(rows: list[dict], **equals: object) -> list[float]:
-    return [
-        row["value"]
-        for row in rows
-        if row["value"] is not None and all(row[key] == value for key, value in equals.items())
-    ]
+def _one(results: Results, **equals: Any) -> str:
+    values = [row["value"] for row in results.select(**equals) if row["value"] is not None]
+    return f"{values[0]:.3f}" if values else "-"
 
 
-def _mean(rows: list[dict], **equals: object) -> str:
-    values = _values(rows, **equals)
-    return f"{sum(values) / len(values):.3f}" if values else "-"
-
-
-def _best(rows: list[dict], metric: str, choose: type[max] | type[min]) -> str:  # type: ignore[valid-type]
-    means = {}
-    for method in {row["method"] for row in rows if row["kind"] == "detection"}:
-        values = _values([row for row in rows if row["group"] != "id"], kind="detection", metric=metric, method=method)
-        if values:
-            means[method] = sum(values) / len(values)
+def _best(results: Results, tap: str, metric: str, *, largest: bool) -> str:
+    """The best detector's mean over all OOD sets, with its name."""
+    rows = results.select(tap=tap, kind="detection", dataset="mean", group="ood", metric=metric)
+    means = {row["method"]: row["value"] for row in rows if row["value"] is not None}
     if not means:
         return "-"
-    method = choose(means, key=means.__getitem__)  # type: ignore[operator]
+    method = (max if largest else min)(means, key=lambda name: float(means[name]))
     return f"{means[method]:.3f} {method}"

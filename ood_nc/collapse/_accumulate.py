@@ -41,8 +41,11 @@ def center_rows(block: torch.Tensor, index: torch.Tensor, centers: torch.Tensor)
 
 def squared_norms(block: torch.Tensor) -> torch.Tensor:
     """Return the squared lengths of the rows, as float64, summed in the precision of the block."""
-    # One row at a time never overflows: the lengths are taken by scaling, and squared in float64.
-    return torch.linalg.vector_norm(block, dim=1).double().square()
+    squares: torch.Tensor = torch.linalg.vector_norm(block, dim=1).double().square()
+    # Finite float32 rows may be longer than the largest float32.
+    if block.dtype == torch.float32 and not bool(torch.isfinite(squares).all()):
+        squares = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).square()
+    return squares
 
 
 def add_product(scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0) -> None:

@@ -14,6 +14,7 @@ Center: TypeAlias = Literal["classes", "samples"]
 
 # Elements of a block of pairs: 8 MB in float64, small beside the means of any problem with many classes.
 _BLOCK_ELEMENTS = 1 << 20
+_EPS = float(torch.finfo(torch.float64).eps)
 
 
 class UndefinedMetricError(UserError):
@@ -38,10 +39,13 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 
 def product_norm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Return |A B'|_F for A, B (K, d) without the K x K product where K > d."""
+    """Return |A B'|_F for A, B (K, d), 0 where it is rounding, without the K x K product where K > d."""
+    bound = torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right)
     if left.shape[0] > left.shape[1]:
         squares: torch.Tensor = ((left.T @ left) * (right.T @ right)).sum()
-        return squares.clamp_min(0).sqrt()
+        # Terms of both signs: where they nearly cancel only the product itself keeps its digits.
+        if float(squares) > 1e-6 * float(bound) ** 2:
+            return squares.sqrt()
     blocks = (torch.linalg.vector_norm(left[rows] @ right.T) for rows in row_blocks(len(left), len(right)))
     norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(list(blocks)))
-    return norm
+    return norm.masked_fill(norm <= 16 * _EPS * bound, 0.0)

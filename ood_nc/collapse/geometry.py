@@ -12,6 +12,8 @@ from ood_nc.collapse._pairs import pair_cosines
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import means_resolution
 
+_EPS = float(torch.finfo(torch.float64).eps)
+
 
 def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
     """Equinormness: population standard deviation over mean of |mu_c - mu_G| (Papyan et al., 2020); 0 = equal norms.
@@ -96,9 +98,10 @@ def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Cente
     """
     means = directed_means(stats, center)
     rows = matching_rows(stats, weight)
+    rounding = 16 * _EPS * torch.linalg.vector_norm(rows, dim=1).max()
     rows = rows - rows.mean(dim=0)
     lengths = torch.linalg.vector_norm(rows, dim=1)
-    if not bool((lengths > 0).all()):
+    if not bool((lengths > rounding).all()):
         raise UndefinedMetricError("a row of the weight equals the mean row: it has no direction.")
     lengths = lengths * torch.linalg.vector_norm(means, dim=1)
     return (rows * means).sum(dim=1).div(lengths)

@@ -353,6 +353,7 @@ class ClassStatistics:
         state = {name: tensor.clone() for name, tensor in state.items()}
         state["num_samples"] = torch.tensor(self.num_samples)
         state["resolution"] = torch.tensor(self._resolution, dtype=torch.float64)
+        state["exact"] = torch.tensor(self.exact)
         return state
 
     @classmethod
@@ -362,13 +363,22 @@ class ClassStatistics:
         """Rebuild the statistics that `state_dict` described.
 
         Raises:
-            UserError: a tensor is missing.
+            UserError: a tensor is missing or has another shape.
         """
         missing = {"counts", "means", "class_scatter", "num_samples", "resolution"} - set(state)
         if missing:
             raise UserError(f"not the state of class statistics: {', '.join(sorted(missing))} missing.")
+        if state["means"].ndim != 2:
+            raise UserError(f"not the state of class statistics: means have shape {tuple(state['means'].shape)}.")
         classes, dim = state["means"].shape
-        stats = cls(classes, dim, device=device, full="scatter" in state)
+        shapes = {"counts": (classes,), "class_scatter": (classes,), "scatter": (dim, dim)}
+        for name, shape in shapes.items():
+            if name in state and tuple(state[name].shape) != shape:
+                raise UserError(
+                    f"not the state of class statistics: {name} must have shape {shape}, got {tuple(state[name].shape)}."
+                )
+        exact = bool(state.get("exact", torch.tensor(False)))
+        stats = cls(classes, dim, device=device, full="scatter" in state, exact=exact)
         stats._mass.copy_(state["counts"])
         stats._means.copy_(state["means"])
         stats._class_scatter.copy_(state["class_scatter"])

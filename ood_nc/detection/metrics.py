@@ -15,15 +15,16 @@ from ood_nc.detection._ranking import Block, SortedScores, over_blocks, smallest
 from ood_nc.errors import UserError
 
 Side = Literal["id", "ood"]
-METRICS = (
-    "auroc",
-    "fpr95_id_positive",
-    "fpr95_ood_positive",
-    "fpr95_paper",
-    "aupr_in",
-    "aupr_out",
-    "detection_error",
-)
+METRICS = {
+    "auroc": "P(ID score > OOD score) + P(tie) / 2",
+    "fpr95_id_positive": "share of OOD accepted at the threshold that accepts at least 95 % of ID",
+    "fpr95_ood_positive": "share of ID flagged at the threshold that flags at least 95 % of OOD (OpenOOD, pytorch-ood)",
+    "fpr95_paper": "share of OOD above the sorted ID score at index round(0.05 n) (Harun et al., ICML 2025)",
+    "aupr_in": "step-wise average precision, ID positive",
+    "aupr_out": "step-wise average precision, OOD positive",
+    "detection_error": "least mean of the two error rates over all thresholds",
+}
+"""What `detection_metrics` computes: name to definition."""
 
 
 class _Sweep(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ood_nc.models.backbone import list_backbones, list_taps
+from ood_nc.models.backbone import default_num_classes, list_backbones, list_taps
 from ood_nc.models.checkpoints import LoadReport, load_by_order, load_weights, weights_hash
 from ood_nc.models.controlled import ControlledModel, build_model
 from ood_nc.models.etf import ETFClassifier, simplex_vertices
@@ -16,6 +16,7 @@ __all__ = [
     "Projector",
     "TapInfo",
     "build_model",
+    "default_num_classes",
     "list_backbones",
     "list_taps",
     "load_by_order",

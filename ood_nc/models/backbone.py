@@ -199,6 +199,12 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return list(timm.list_models(pattern))
 
 
+def default_num_classes(name: str) -> int:
+    """Return how many classes timm's weights of a model have; 1,000 where timm does not say."""
+    known = timm.models.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    return 1000 if known is None or not known.num_classes else int(known.num_classes)
+
+
 def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, Any]) -> nn.Module:
     architecture = name.partition(".")[0]
     if ":" not in name and not timm.is_model(architecture):

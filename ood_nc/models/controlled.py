@@ -24,10 +24,10 @@ class ControlledModel(nn.Module):
 
     The encoder tap e (B, d) is the pooled tensor that the projector, or without one the head, receives: what timm's
     classifier would receive. Where timm's head has a hidden layer, or a norm in front of its last linear map
-    (mobilenetv3, hgnet, ghostnet, metaformer, levit), they belong to the encoder. VGG's two 4096-wide layers are removed,
-    so its d is 512 and its classifier new; `backbone_options={"keep_hidden_head": True}` keeps both. Without a projector
-    the logits, and with or without it every tap of the backbone, equal those of timm's model. A model with two distilled
-    heads has no single linear classifier: its head here is new.
+    (mobilenetv3, hgnet, ghostnet, metaformer, levit), they belong to the encoder. VGG's two 4096-wide layers are
+    removed, so its d is 512 and its classifier new; `backbone_options={"keep_hidden_head": True}` keeps both. Without a
+    projector the logits, and with or without it every tap of the backbone, equal those of timm's model. A model with
+    two distilled heads has no single linear classifier: its head here is new.
 
     Source: Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691).
 

@@ -30,7 +30,7 @@ def test_counts_give_the_metrics_of_resampled_scores(decimals):
     for _ in range(20):
         drawn = [rng.choice(side, len(side)) for side in sides]
         counts = [np.array([[np.sum(side == value) for value in values]]) for side in drawn]
-        found = bootstrap.metrics_of_counts(*counts, METRICS)
+        found = bootstrap.metrics_of_counts(*counts, tuple(METRICS))
         assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
             detection_metrics(*drawn), abs=1e-12
         )

@@ -79,7 +79,7 @@ def test_paired_bootstrap_of_all_metrics():
     first, second = pair()
     found = paired_bootstrap(first, second, replicates=200)
     expected = [detection_metrics(*side) for side in (first, second)]
-    assert tuple(found) == METRICS
+    assert list(found) == list(METRICS)
     for name, change in found.items():
         assert change.difference == pytest.approx(expected[0][name] - expected[1][name], abs=1e-12)
         assert change.low <= change.difference <= change.high

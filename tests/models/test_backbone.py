@@ -22,12 +22,12 @@ FAMILIES = [
     ("regnetx_002", 64, "nchw"),
     ("mobilenetv3_small_050", 64, "nchw"),
     ("swin_tiny_patch4_window7_224", 64, "nhwc"),
-    ("ghostnet_050", 64, "nchw"),
     ("cifar_resnet20", 32, "nchw"),
     ("xcit_nano_12_p16_224", 64, "tokens"),
 ]
 SLOW_FAMILIES = [
     ("hgnetv2_b0", 64, "nchw"),
+    ("ghostnet_050", 64, "nchw"),
     ("densenet121", 64, "nchw"),
     ("dpn48b", 64, "nchw"),
     ("vit_small_patch14_reg4_dinov2", 56, "tokens"),

@@ -79,11 +79,11 @@ def test_taps_come_in_depth_order_whatever_the_order_of_the_patterns() -> None:
         ("regnetx_002", "blocks", "s1.b1", 13),
         ("densenet121", "stages", "features.norm0", 5),
         ("swin_tiny_patch4_window7_224", "blocks", "layers.0.blocks.0", 12),
-        ("vgg11_bn", "blocks", "features.0", 8),
+        ("vgg11", "blocks", "features.0", 8),
     ],
 )
 def test_words_for_other_families(name: str, word: str, first: str, count: int) -> None:
-    model = timm.create_model(name, num_classes=3)
+    model = timm.create_model(name, num_classes=3, **({"mlp_ratio": 1 / 4096} if name == "vgg11" else {}))
     names = tappable(model, trace(model, (3, 224, 224)))
     find = {"stages": stage_names, "blocks": block_names}[word]
     chosen = find(model, names)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ood_nc import cli
+from ood_nc.cli import command, main
+from ood_nc.config import load
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """Makes `ood-nc report` raise what it is given."""
+
+    def install(error: BaseException) -> None:
+        def execute(_: object) -> int:
+            raise error
+
+        broken = command.Command("report", "s", "e", cli.report.COMMAND.add_arguments, execute)
+        monkeypatch.setitem(cli._COMMANDS, "report", broken)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["train", "--lrr", "3"], "Did you mean '--lr'"),
+        (["train", "--loss.entropy_weigth", "0.1"], "Did you mean 'entropy_weight'"),
+        (["train", "--config", "quickstrat"], "Did you mean 'quickstart'"),
+        (["train", "--config", "nowhere.yaml"], "No configuration file nowhere.yaml"),
+        (["train", "--model", "resnet81", "--print-config", "--epochs", "x"], "train.epochs"),
+        (["evaluate"], "needs a run directory, or --model"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--model", "resnet18"], "one of the two"),
+        (["evaluate", "--model", "resnet18"], "--id FOLDER"),
+        (["report"], "RUN"),
+        (["report", "nowhere"], "nowhere"),
+        (["compare", "one"], "two run directories"),
+        (["list", "taps"], "list taps resnet18"),
+        (["list", "detectors", "nothing*"], "No detectors match 'nothing*'"),
+        (["list", "suites", "a", "b"], "takes one glob"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.startswith("ood-nc: ")
+    assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt("3 of 4 epochs are kept"), 130, "interrupted. 3 of 4 epochs are kept"),
+        (OSError(errno.ENOSPC, "full", "out.bin"), 2, "no space left on the disk (out.bin)"),
+        (OSError(errno.EIO, "broken"), 1, "fault: OSError"),
+        (ZeroDivisionError("a\nb"), 1, "fault: ZeroDivisionError: a b"),
+    ],
+)
+def test_exit_codes(failing, error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(error)
+    assert main(["report", "x"]) == code
+    text = capsys.readouterr().err
+    assert said in text
+    assert text.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(failing, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(ZeroDivisionError("x"))
+    assert main(["report", "x", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["quickstart", "train", "evaluate", "run", "report", "compare", "list"])
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"ood-nc {name}" in text
+    assert "examples:" in text
+
+
+def test_without_a_command_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "quickstart" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+
+
+def test_the_version_names_the_faiss_wheel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert "faiss-" in capsys.readouterr().out
+
+
+def test_print_config_gives_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", "quickstart", "--lr", "0.5", "--print-config"]) == 0
+    file = tmp_path / "c.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert load(file).optim.lr == 0.5
+    assert load(file).model.name == load(command.find_config("quickstart")).model.name
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["list", "backbones", "resnet1?"], "resnet18"),
+        (["list", "taps", "resnet18", "layer?"], "layer4"),
+        (["list", "detectors", "m*"], "mahalanobis"),
+        (["list", "metrics", "nc1*"], "nc1_pinv"),
+        (["list", "metrics", "fpr95*"], "fpr95_ood_positive"),
+        (["list", "suites"], "imagenet100"),
+        (["list", "datasets", "bundled*"], "bundled/textures"),
+        (["list", "configs"], "cifar10-cpu"),
+    ],
+)
+def test_list(words: list[str], shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert shown in capsys.readouterr().out
+
+
+def test_importing_the_package_is_light_and_needs_no_faiss() -> None:
+    program = (
+        "import sys; sys.modules['faiss'] = None; import ood_nc, ood_nc.collapse, ood_nc.detection as d;"
+        "import numpy as np; x = np.random.default_rng(0).normal(size=(20, 3));"
+        "d.create_detector('msp').fit(x, logits=x).score(x, logits=x);"
+        "assert not {'timm', 'wandb', 'accelerate'} & set(sys.modules), 'heavy import'\n"
+        "try: d.create_detector('knn').fit(x)\n"
+        "except ImportError as error: assert 'faiss-cpu' in str(error), error\n"
+        "else: raise SystemExit('no error')"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
