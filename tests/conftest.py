@@ -34,3 +34,9 @@ def _no_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may reach a tracking service."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test sees the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)

@@ -11,6 +11,8 @@ from ood_nc.cli.compare import compare_runs
 from ood_nc.cli.evaluate import evaluate_run
 from ood_nc.cli.show import say, show_results
 
+RECIPE = "quickstart"
+
 # What makes a run the baseline: no projector, no entropy term, the backbone's own normalisation.
 BASELINE: dict[str, Any] = {
     "model.projector.kind": "none",
@@ -35,7 +37,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     runs = []
     for name, changes in (("baseline", BASELINE), ("controlled", {})):
         say(f"{name}: training, then measuring every layer")
-        config = read_config("quickstart", {**common, **changes, "experiment": name})
+        config = read_config(RECIPE, {**common, **changes, "experiment": name})
         directory = train(config, resume=config.run_directory.exists())
         show_results(evaluate_run(directory))
         runs.append(directory)

@@ -42,9 +42,11 @@ def center_rows(block: torch.Tensor, index: torch.Tensor, centers: torch.Tensor)
 def squared_norms(block: torch.Tensor) -> torch.Tensor:
     """Return the squared lengths of the rows, as float64, summed in the precision of the block."""
     squares: torch.Tensor = torch.linalg.vector_norm(block, dim=1).double().square()
-    # Finite float32 rows may be longer than the largest float32.
-    if block.dtype == torch.float32 and not bool(torch.isfinite(squares).all()):
-        squares = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).square()
+    if block.dtype == torch.float32:
+        # The squares of very short or long rows leave the range of float32.
+        outside = ~((squares > 1e-28) & (squares < torch.inf))
+        if bool(outside.any()):
+            squares[outside] = torch.linalg.vector_norm(block[outside], dim=1, dtype=torch.float64).square()
     return squares
 
 

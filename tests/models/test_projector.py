@@ -51,7 +51,7 @@ def test_widths_of_the_paper(dim: int) -> None:
     assert second.shape == (dim, 4 * dim)
 
 
-def test_a_constant_vector_maps_to_zero() -> None:
+def test_a_constant_nonnegative_vector_maps_to_zero() -> None:
     projected = Projector(16, eps=1e-6)(torch.full((2, 16), 3.0))
     assert projected.norm(dim=1).max() < 1e-6
     assert torch.equal(Projector(16)(torch.zeros(1, 16)), torch.zeros(1, 16)), "a zero row stays zero, not NaN"
