@@ -42,8 +42,8 @@ class Projector(nn.Module):
 
     Source: Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691); the defaults are the paper's (depth 2, h = 4d, c = d).
     With the `paper` construction at depth 2, m = the mean over a vector's own coordinates, z = ReLU(e - m) and
-    r = ReLU(-m), the output is z - (sum(z) + (h - d) r)/c, L2-normalised. A constant vector with m >= 0 thus maps to zero
-    up to rounding (norm about 1e-6 in float32), which an `eps` below that would blow up to a unit vector.
+    r = ReLU(-m), the output is z - (sum(z) + (h - d) r)/c, L2-normalised. A constant vector with m >= 0 thus maps to
+    zero up to rounding (norm about 1e-6 in float32), which an `eps` below that would blow up to a unit vector.
 
     Args:
         in_dim: d, the encoder's width.
