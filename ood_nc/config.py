@@ -54,6 +54,7 @@ class ModelConfig(Section):
     pretrained: bool = _flag(False, "start from timm's pretrained weights")
     checkpoint: str | None = _flag(None, "start from the weights in this file", "--initial-checkpoint")
     new_head: bool = _flag(False, "drop the head of those weights (its class count may differ)")
+    by_order: bool = _flag(False, "match those weights by order and shape, where only the names differ")
     num_classes: int | None = Field(default=None, ge=1, description="from the data when not given")
     img_size: int | None = Field(default=None, ge=8, description="input size; the model's own when not given")
     in_chans: int = Field(default=3, ge=1, description="input channels")

@@ -36,12 +36,13 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None)
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
     """Evaluate a model that this project did not train, into a run directory of its own."""
-    from ood_nc.models import build_model, default_num_classes, load_weights
+    from ood_nc.models import build_model, default_num_classes, load_initial
 
     directory = config.run_directory
     model = build_model(config.model, config.model.num_classes or default_num_classes(config.model.name))
-    if config.model.checkpoint is not None:
-        logger.warning("%s", load_weights(model, config.model.checkpoint, new_head=config.model.new_head))
+    report = load_initial(model, config.model)
+    if report is not None:
+        logger.warning("%s", report)
     elif not config.model.pretrained:
         logger.warning("%s has random weights: give --checkpoint FILE or --pretrained.", config.model.name)
     write_text(directory / "config.yaml", config.to_yaml())

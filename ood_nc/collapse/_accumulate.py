@@ -27,8 +27,8 @@ def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor |
 def center_rows(block: torch.Tensor, index: torch.Tensor, centers: torch.Tensor) -> None:
     """Subtract ``centers[index]`` (float64) from the rows of ``block`` in place.
 
-    In float32 the centre is split into two float32 numbers and subtracted in two steps. Each step rounds relative to the
-    deviation, not to the feature, so an offset of the features costs no digits.
+    In float32 the centre is split into two float32 numbers and subtracted in two steps. Each step rounds relative to
+    the deviation, not to the feature, so an offset of the features costs no digits.
     """
     high = centers.to(block.dtype)
     low = (centers - high).to(block.dtype) if block.dtype != torch.float64 else None

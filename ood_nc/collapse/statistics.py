@@ -373,10 +373,9 @@ class ClassStatistics:
         classes, dim = state["means"].shape
         shapes = {"counts": (classes,), "class_scatter": (classes,), "scatter": (dim, dim)}
         for name, shape in shapes.items():
-            if name in state and tuple(state[name].shape) != shape:
-                raise UserError(
-                    f"not the state of class statistics: {name} must have shape {shape}, got {tuple(state[name].shape)}."
-                )
+            found = tuple(state[name].shape) if name in state else shape
+            if found != shape:
+                raise UserError(f"not the state of class statistics: {name} must have shape {shape}, got {found}.")
         exact = bool(state.get("exact", torch.tensor(False)))
         stats = cls(classes, dim, device=device, full="scatter" in state, exact=exact)
         stats._mass.copy_(state["counts"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.models.backbone import default_num_classes, list_backbones, list_taps
-from ood_nc.models.checkpoints import LoadReport, load_by_order, load_weights, weights_hash
+from ood_nc.models.checkpoints import LoadReport, load_by_order, load_initial, load_weights, weights_hash
 from ood_nc.models.controlled import ControlledModel, build_model
 from ood_nc.models.etf import ETFClassifier, simplex_vertices
 from ood_nc.models.projector import Projector
@@ -20,6 +20,7 @@ __all__ = [
     "list_backbones",
     "list_taps",
     "load_by_order",
+    "load_initial",
     "load_weights",
     "simplex_vertices",
     "weights_hash",

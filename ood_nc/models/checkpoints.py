@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ood_nc.config import ModelConfig
 from ood_nc.errors import UserError
 from ood_nc.models.controlled import ControlledModel
 
@@ -94,6 +95,19 @@ def load_weights(
     model.head_is_fresh = new_head
     dropped = head if new_head else ()
     return LoadReport(str(path), entry, prefix, len(found) - len(dropped), dropped, tuple(fresh))
+
+
+def load_initial(model: ControlledModel, config: ModelConfig) -> LoadReport | None:
+    """Load the weights that a configuration starts from, if it names any.
+
+    Raises:
+        UserError: as `load_weights` and `load_by_order` do.
+    """
+    if config.checkpoint is None:
+        return None
+    if config.by_order:
+        return load_by_order(model, config.checkpoint)
+    return load_weights(model, config.checkpoint, new_head=config.new_head)
 
 
 def load_by_order(model: ControlledModel, path: str | Path) -> LoadReport:

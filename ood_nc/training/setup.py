@@ -17,7 +17,7 @@ from ood_nc.config import Config
 from ood_nc.data import ImageDataset, eval_transform, load_data, train_transform
 from ood_nc.errors import UserError, nearest
 from ood_nc.losses import Objective
-from ood_nc.models import ControlledModel, build_model, load_weights
+from ood_nc.models import ControlledModel, build_model, load_initial
 from ood_nc.training.loading import EpochSampler, train_loader
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
@@ -137,8 +137,9 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
         )
     model = build_model(settings, len(class_names))
     model.class_names = class_names
-    if settings.checkpoint is not None:
-        logger.warning("%s", load_weights(model, settings.checkpoint, new_head=settings.new_head))
+    report = load_initial(model, settings)
+    if report is not None:
+        logger.warning("%s", report)
     return model
 
 

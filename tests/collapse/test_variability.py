@@ -189,6 +189,17 @@ def test_vci_does_not_change_under_a_linear_map(stretch: float) -> None:
         assert vci(statistics(mixed, y)) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_vci_does_not_change_when_dependent_columns_are_added(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, y = around(rng.normal(size=(5, 6)), 0.3)
+    expected = vci(statistics(h, y))
+    # Rounding makes the dependent columns nearly, not exactly, dependent.
+    assert vci(statistics(h @ rng.normal(size=(6, 9)), y)) == pytest.approx(expected, rel=1e-7)
+    stretched = h * np.geomspace(1, 3e4, 6)
+    assert vci(statistics(np.hstack([stretched, stretched[:, :2]]), y)) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("metric", RATIOS)
 @pytest.mark.parametrize(
     ("dtype", "rel"), [(torch.float16, 2e-2), (torch.bfloat16, 2e-1), (torch.float32, 1e-5), (torch.float64, 1e-12)]
