@@ -1,7 +1,7 @@
 """The cost of the whole evaluation against one bare forward pass of the untouched timm model over the same images.
 
-Usage: python scripts/benchmark_evaluation.py --id SOURCE --ood NAME=SOURCE ... [--model NAME] [--img-size N] [--limit N]
-Both read and preprocess the images with the same loader, in turn, bare pass first and last; prints seconds and the ratio.
+Usage: python scripts/benchmark_evaluation.py --id SOURCE --ood NAME=SOURCE ... [--model NAME] [--img-size N]
+Both read and preprocess the same images alike; the bare pass runs before and after. Prints seconds and the ratio.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
     last = bare()
     parts = {name: round(seconds, 1) for name, seconds in results.identity["seconds"].items()}
     print(
-        f"{arguments.model} {arguments.img_size} px, {len(images)} images, {len(model.tap_names)} taps, {len(ood)} OOD sets"
+        f"{arguments.model} at {arguments.img_size} px: {len(images)} images, {len(model.tap_names)} taps, "
+        f"{len(ood)} OOD sets"
     )
     print(f"bare pass {first:.1f} s and {last:.1f} s, evaluation {whole:.1f} s, ratio {2 * whole / (first + last):.2f}")
     print(f"of which {parts}")
