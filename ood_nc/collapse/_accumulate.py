@@ -25,13 +25,13 @@ def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor |
 
 
 def center_rows(block: torch.Tensor, index: torch.Tensor, centers: torch.Tensor) -> None:
-    """Subtract ``centers[index]`` (float64) from the rows of ``block`` in place.
+    """Subtract ``centers[index]`` (float64) from the rows of ``block`` in place; ``centers`` is used up.
 
     In float32 the centre is split into two float32 numbers and subtracted in two steps. Each step rounds relative to
     the deviation, not to the feature, so an offset of the features costs no digits.
     """
     high = centers.to(block.dtype)
-    low = (centers - high).to(block.dtype) if block.dtype != torch.float64 else None
+    low = centers.sub_(high).to(block.dtype) if block.dtype != torch.float64 else None
     for rows in slices(*block.shape):
         part = block[rows]
         part.sub_(high[index[rows]])
@@ -50,11 +50,14 @@ def squared_norms(block: torch.Tensor) -> torch.Tensor:
     return squares
 
 
-def add_product(scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0) -> None:
+def add_product(
+    scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0, work: torch.Tensor | None = None
+) -> None:
     """Add ``factor * block' block`` to the upper triangle of ``scatter`` (d, d), which is float64 and contiguous.
 
     On the CPU by BLAS's symmetric rank-k update; elsewhere in strips of columns, which leave out the blocks below the
     diagonal. Either way about half of the work of the full product. What lies below the diagonal is never read.
+    ``work`` (d, d), float32, receives the product of a float32 block; without it one is allocated.
     """
     if scatter.device.type != "cpu":
         _add_strips(scatter, block, factor)
@@ -64,7 +67,10 @@ def add_product(scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0)
     if block.dtype == torch.float64:
         blas.dsyrk(factor, columns, beta=1.0, c=scatter.numpy().T, lower=1, overwrite_c=1)
     else:
-        scatter.add_(torch.from_numpy(blas.ssyrk(1.0, columns, lower=1).T), alpha=factor)
+        product = torch.empty(scatter.shape) if work is None else work
+        blas.ssyrk(1.0, columns, beta=0.0, c=product.numpy().T, lower=1, overwrite_c=1)
+        for rows in slices(*scatter.shape):
+            scatter[rows, rows.start :].add_(product[rows, rows.start :], alpha=factor)
 
 
 def _add_strips(scatter: torch.Tensor, block: torch.Tensor, factor: float) -> None:

@@ -40,12 +40,17 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 def product_norm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return |A B'|_F for A, B (K, d), 0 where it is rounding, without the K x K product where K > d."""
-    bound = torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right)
     if left.shape[0] > left.shape[1]:
         squares: torch.Tensor = ((left.T @ left) * (right.T @ right)).sum()
+        bound = torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right)
         # Terms of both signs: where they nearly cancel only the product itself keeps its digits.
         if float(squares) > 1e-6 * float(bound) ** 2:
             return squares.sqrt()
     blocks = (torch.linalg.vector_norm(left[rows] @ right.T) for rows in row_blocks(len(left), len(right)))
-    norm: torch.Tensor = torch.linalg.vector_norm(torch.stack(list(blocks)))
+    return clean_norm(torch.linalg.vector_norm(torch.stack(list(blocks))), left, right)
+
+
+def clean_norm(norm: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Return the norm of A B', or 0 where it is only the rounding of the product."""
+    bound = torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right)
     return norm.masked_fill(norm <= 16 * _EPS * bound, 0.0)

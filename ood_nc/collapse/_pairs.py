@@ -1,8 +1,10 @@
-"""Squared distances and cosines of all pairs of class means, a block of rows at a time."""
+"""All pairs of class means, a block of rows at a time: squared distances, and what is summed over directions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -17,7 +19,7 @@ def pair_distances(means: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     lengths = means.square().sum(dim=1)
     for rows in row_blocks(len(means), len(means)):
         scale = lengths[rows, None] + lengths
-        squares = scale.addmm(means[rows], means.T, alpha=-2)
+        squares = scale.addmm(means[rows], means.T, alpha=-2).clamp_min_(0)
         _set_diagonal(squares, rows, torch.inf)
         first, second = (squares <= _CLOSE * scale).nonzero(as_tuple=True)
         for part in row_blocks(len(first), means.shape[1]):
@@ -26,13 +28,46 @@ def pair_distances(means: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         yield rows, squares
 
 
-def pair_cosines(means: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield (rows, cosines (rows, K)) of centred means (K, d) of non-zero length; 0 on the diagonal."""
-    directions = means / torch.linalg.vector_norm(means, dim=1, keepdim=True)
-    for rows in row_blocks(len(means), len(means)):
-        cosines = (directions[rows] @ directions.T).clamp_(-1, 1)
-        _set_diagonal(cosines, rows, 0.0)
-        yield rows, cosines
+@dataclass(frozen=True)
+class DirectionSummary:
+    """What one pass over all pairs of directions (K, d) gives.
+
+    Attributes:
+        angle: mean over pairs of |cos + 1/(K - 1)|.
+        closest: the largest cosine of each direction with another one (K,).
+        log_mean: mean over pairs of the log distance; minus infinity where two directions are equal.
+        log_spread: population standard deviation of the log distance.
+        potential: log of the mean over pairs of exp(-2 distance^2).
+    """
+
+    angle: float
+    closest: torch.Tensor
+    log_mean: float
+    log_spread: float
+    potential: float
+
+
+def summarize_directions(rows: torch.Tensor) -> DirectionSummary:
+    """Summarise the pairs of the directions of ``rows`` (K, d), K >= 2, none of which is zero."""
+    count = len(rows)
+    directions = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    pairs = count * (count - 1)
+    angle = potential = log_mean = log_squares = 0.0
+    seen = 0
+    closest = []
+    for _, squares in pair_distances(directions):
+        closest.append(1 - squares.amin(dim=1) / 2)
+        others = squares[squares.isfinite()]
+        angle += float((1 - others / 2 + 1 / (count - 1)).abs().sum())
+        potential += float((-2 * others).exp().sum())
+        logs = others.log().div_(2)
+        mean, seen = float(logs.mean()), seen + len(logs)
+        step = mean - log_mean
+        log_mean += step * len(logs) / seen
+        log_squares += float((logs - mean).square().sum()) + step**2 * len(logs) * (seen - len(logs)) / seen
+    return DirectionSummary(
+        angle / pairs, torch.cat(closest), log_mean, math.sqrt(log_squares / pairs), math.log(potential / pairs)
+    )
 
 
 def _set_diagonal(block: torch.Tensor, rows: slice, value: float) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 
 from ood_nc.collapse._common import Center, UndefinedMetricError
-from ood_nc.collapse._pairs import pair_cosines, pair_distances
-from ood_nc.collapse.geometry import directed_means, distinct_means, etf_distance
+from ood_nc.collapse._pairs import DirectionSummary
+from ood_nc.collapse.geometry import direction_summary, distinct_means, etf_distance
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -51,13 +50,7 @@ def nearest_cosines(stats: ClassStatistics, center: Center = "classes") -> torch
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
     """
-    means = directed_means(stats, center)
-    parts = []
-    for rows, cosines in pair_cosines(means):
-        index = torch.arange(rows.start, rows.stop, device=means.device)
-        cosines[index - rows.start, index] = -torch.inf
-        parts.append(cosines.max(dim=1).values)
-    return torch.cat(parts)
+    return direction_summary(stats, center).closest
 
 
 def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -71,8 +64,12 @@ def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
     """
-    closest = nearest_cosines(stats, center)
-    best = -1 / (len(closest) - 1) if len(closest) <= stats.dim + 1 else 0.0
+    return margin_gap(nearest_cosines(stats, center), stats.dim)
+
+
+def margin_gap(closest: torch.Tensor, dim: int) -> float:
+    """Mean of the largest cosines (K,) minus Rankin's bound for K directions in ``dim`` dimensions."""
+    best = -1 / (len(closest) - 1) if len(closest) <= dim + 1 else 0.0
     return float(closest.mean()) - best
 
 
@@ -85,36 +82,26 @@ def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float
     Raises:
         UndefinedMetricError: fewer than three classes, two means of the same direction, or without any.
     """
-    means = directed_means(stats, center)
-    if len(means) < 3:
+    return log_variation(direction_summary(stats, center))
+
+
+def log_variation(summary: DirectionSummary) -> float:
+    """Standard deviation over |mean| of the log distances of a summary."""
+    if len(summary.closest) < 3:
         raise UndefinedMetricError("needs at least 3 classes with samples: two have a single distance.")
-    pairs = len(means) * (len(means) - 1)
-    mean = sum(float(logs.sum()) for logs in _log_distances(means)) / pairs
-    spread = sum(float((logs - mean).square().sum()) for logs in _log_distances(means))
-    if abs(mean) < 1e-12:
+    if not math.isfinite(summary.log_mean):
+        raise UndefinedMetricError("two class means have the same direction.")
+    if abs(summary.log_mean) < 1e-12:
         raise UndefinedMetricError("the mean log distance is 0.")
-    return math.sqrt(spread / pairs) / abs(mean)
+    return summary.log_spread / abs(summary.log_mean)
 
 
-def uniformity(stats: ClassStatistics, center: Center = "classes", temperature: float = 2.0) -> float:
-    """log of the mean over pairs of exp(-t |m_c - m_k|^2), m = M normalised (Wang and Isola, ICML 2020; t = 2).
+def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
+    """log of the mean over pairs of exp(-2 |m_c - m_k|^2), m = M normalised (Wang and Isola, ICML 2020).
 
-    Lower is more uniform; a simplex ETF gives the minimum -2 t C/(C - 1).
+    Lower is more uniform; a simplex ETF gives the minimum, -4 C/(C - 1).
 
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
     """
-    means = directed_means(stats, center)
-    total = 0.0
-    for _, cosines in pair_cosines(means):
-        total += float((2 * temperature * (cosines - 1)).exp().sum())
-    total -= len(means) * math.exp(-2 * temperature)
-    return math.log(total / (len(means) * (len(means) - 1)))
-
-
-def _log_distances(means: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield log |m_c - m_k| of the directions of all pairs c != k."""
-    for _, squares in pair_distances(means / torch.linalg.vector_norm(means, dim=1, keepdim=True)):
-        if bool((squares <= 1e-24).any()):
-            raise UndefinedMetricError("two class means have the same direction.")
-        yield squares[squares.isfinite()].log() / 2
+    return direction_summary(stats, center).potential

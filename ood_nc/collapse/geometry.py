@@ -7,8 +7,8 @@ import math
 import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
-from ood_nc.collapse._common import Center, UndefinedMetricError, as_head, product_norm, row_blocks
-from ood_nc.collapse._pairs import pair_cosines
+from ood_nc.collapse._common import Center, UndefinedMetricError, as_head, clean_norm, product_norm, row_blocks
+from ood_nc.collapse._pairs import DirectionSummary, summarize_directions
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import means_resolution
 
@@ -30,7 +30,7 @@ def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean (no direction).
     """
-    return angle_deviation(directed_means(stats, center))
+    return direction_summary(stats, center).angle
 
 
 def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -62,7 +62,10 @@ def nc2_norm_head(weight: ArrayLike) -> float:
 
 def nc2_angle_head(weight: ArrayLike) -> float:
     """`nc2_angle` of the rows of a classifier (C, d), as they are."""
-    return angle_deviation(_head_rows(weight))
+    rows = _head_rows(weight)
+    if not bool((torch.linalg.vector_norm(rows, dim=1) > 0).all()):
+        raise UndefinedMetricError("a row is 0: it has no direction.")
+    return summarize_directions(rows).angle
 
 
 def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
@@ -129,30 +132,27 @@ def norm_variation(rows: torch.Tensor) -> float:
     return float(lengths.std(correction=0) / lengths.mean())
 
 
-def angle_deviation(rows: torch.Tensor) -> float:
-    """Mean over pairs of |cos + 1/(K - 1)| of rows (K, d)."""
-    if not bool((torch.linalg.vector_norm(rows, dim=1) > 0).all()):
-        raise UndefinedMetricError("a row is 0: it has no direction.")
-    classes = len(rows)
-    ideal = 1 / (classes - 1)
-    total = sum(float((cosines + ideal).abs().sum()) for _, cosines in pair_cosines(rows))
-    # The diagonal came as cosine 0.
-    return max(total - classes * ideal, 0.0) / (classes * (classes - 1))
+def direction_summary(stats: ClassStatistics, center: Center = "classes") -> DirectionSummary:
+    """What one pass over the pairs of centred class means gives; several metrics read it."""
+    return summarize_directions(directed_means(stats, center))
 
 
 def etf_distance(left: torch.Tensor, right: torch.Tensor) -> float:
     """|A B'/|A B'|_F - (I - 11'/K)/sqrt(K - 1)|_F for A, B (K, d), a block of rows at a time."""
     classes = len(left)
-    norm = product_norm(left, right)
+    blocks = list(row_blocks(classes, classes))
+    whole = left @ right.T if len(blocks) == 1 else None
+    norm = product_norm(left, right) if whole is None else clean_norm(torch.linalg.vector_norm(whole), left, right)
     if not float(norm):
         raise UndefinedMetricError("the product of weight and class means is 0.")
     scale = (classes - 1) ** -0.5
     total = 0.0
-    for rows in row_blocks(classes, classes):
-        difference = left[rows] @ right.T / norm + scale / classes
+    for rows in blocks:
+        product = left[rows] @ right.T if whole is None else whole
+        difference = product.div_(norm).add_(scale / classes)
         index = torch.arange(rows.start, rows.stop, device=left.device)
         difference[index - rows.start, index] -= scale
-        total += float(difference.square().sum())
+        total += float(difference.square_().sum())
     return math.sqrt(total)
 
 

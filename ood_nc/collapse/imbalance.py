@@ -9,6 +9,8 @@ from ood_nc.collapse._common import UndefinedMetricError
 from ood_nc.collapse.geometry import matching_rows
 from ood_nc.collapse.statistics import ClassStatistics
 
+_EPS = float(torch.finfo(torch.float64).eps)
+
 
 def minority_classes(stats: ClassStatistics, share: float = 0.5) -> torch.Tensor:
     """Indices of the classes with some samples but fewer than ``share`` of the mean number of samples a class.
@@ -65,8 +67,10 @@ def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
     if not bool(gram.any()):
         raise UndefinedMetricError("the weight is 0.")
     encoded = torch.eye(classes, dtype=torch.float64, device=rows.device) - 1 / classes
-    left, lengths, _ = torch.linalg.svd(encoded * stats.counts[stats.present].sqrt())
-    ideal = (left * lengths) @ left.T
+    # V L V' is the square root of (V L U')(V L U')'.
+    squares, vectors = torch.linalg.eigh((encoded * stats.counts[stats.present]) @ encoded)
+    lengths = squares.where(squares > classes * _EPS * squares[-1], 0.0).sqrt()
+    ideal = (vectors * lengths) @ vectors.T
     return float(
         torch.linalg.vector_norm(gram / torch.linalg.vector_norm(gram) - ideal / torch.linalg.vector_norm(ideal))
     )

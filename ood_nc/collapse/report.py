@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 
@@ -134,6 +135,8 @@ def measure(
 
 
 def _of_statistics(stats: ClassStatistics, center: Center) -> dict[str, Callable[[], float]]:
+    # One pass over the pairs of classes serves four metrics.
+    directions = cache(lambda: geometry.direction_summary(stats, center))
     return {
         "trace_within": lambda: variability.trace_within(stats),
         "trace_between": lambda: variability.trace_between(stats, center),
@@ -144,12 +147,12 @@ def _of_statistics(stats: ClassStatistics, center: Center) -> dict[str, Callable
         "cdnv": lambda: variability.cdnv(stats),
         "vci": lambda: variability.vci(stats, center),
         "nc2_norm": lambda: geometry.nc2_norm(stats, center),
-        "nc2_angle": lambda: geometry.nc2_angle(stats, center),
+        "nc2_angle": lambda: directions().angle,
         "nc2_etf_means": lambda: geometry.nc2_etf_means(stats, center),
         "gnc2_frame": lambda: frames.gnc2_frame(stats, center),
-        "gnc2_margin": lambda: frames.gnc2_margin(stats, center),
-        "gnc2_uniformity": lambda: frames.gnc2_uniformity(stats, center),
-        "uniformity": lambda: frames.uniformity(stats, center),
+        "gnc2_margin": lambda: frames.margin_gap(directions().closest, stats.dim),
+        "gnc2_uniformity": lambda: frames.log_variation(directions()),
+        "uniformity": lambda: directions().potential,
         "effective_rank": lambda: spectrum.effective_rank(stats),
         "effective_rank_uncentered": lambda: spectrum.effective_rank(stats, centered=False),
     }
@@ -179,13 +182,8 @@ def _of_samples(
     weight: ArrayLike | None,
     bias: ArrayLike | None,
 ) -> dict[str, Callable[[], float]]:
-    found: list[torch.Tensor] = []
-
-    def nearest_classes() -> torch.Tensor:
-        # One pass serves both metrics.
-        if not found:
-            found.append(decision.nearest_means(stats, _given(features, "features")))
-        return found[0]
+    # One pass over the samples serves both metrics.
+    nearest_classes = cache(lambda: decision.nearest_means(stats, _given(features, "features")))
 
     def disagreement() -> float:
         given = _given(features, "features")

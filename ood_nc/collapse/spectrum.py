@@ -22,12 +22,12 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     Raises:
         UndefinedMetricError: no d x d scatter, or all features equal (all 0, when not centred).
     """
-    moment = stats.within
-    noise = 4 * stats.resolution * float(moment.diagonal().max())
+    stats.require_scatter()
+    noise = 4 * stats.resolution * stats.largest_variance
     shares = stats.counts[stats.present] / stats.counts.sum()
     origin = stats.sample_mean if centered else torch.zeros_like(stats.sample_mean)
     rows = (stats.uncentered_means - origin) * shares.sqrt()[:, None]
-    moment.addmm_(rows.T, rows)
+    moment = stats.within_plus(rows)
     # The class means know nothing below their own rounding.
     floor = float((_EPS * stats.uncentered_means.abs().max()) ** 2)
     values = torch.linalg.eigvalsh(moment)

@@ -67,6 +67,7 @@ class ClassStatistics:
         self._class_scatter = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device) if full else None
         self._pending = Pending()
+        self._work: torch.Tensor | None = None
 
     @torch.no_grad()
     def update(self, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> ClassStatistics:
@@ -163,14 +164,20 @@ class ClassStatistics:
             block, labels, weights = self._pending.take()
             self._absorb(block, labels, weights)
 
+    def _settle(self) -> None:
+        """Count the samples that wait, and give back the memory that accumulating needs."""
+        self._flush()
+        self._pending, self._work = Pending(), None
+
     def _absorb(self, block: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
         classes, index = labels.unique(return_inverse=True)
         ones = torch.ones(len(block), dtype=torch.float64, device=self.device) if weights is None else weights
         mass = torch.zeros(len(classes), dtype=torch.float64, device=self.device).index_add_(0, index, ones)
         sums = accumulate.class_sums(block, index, weights, len(classes))
         # A class whose samples all weigh nothing keeps mass 0: any finite centre will do, its rows are scaled by 0.
-        block_means = sums / mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        accumulate.center_rows(block, index, self._fold(classes, mass, block_means))
+        block_means = sums.div_(mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None])
+        self._fold(classes, mass, block_means)
+        accumulate.center_rows(block, index, block_means)
         squares = accumulate.squared_norms(block)
         self._class_scatter.index_add_(0, labels, squares if weights is None else squares * weights)
         if weights is not None:
@@ -178,14 +185,17 @@ class ClassStatistics:
             squares = squares * weights
         self._add_scatter(block, squares)
 
-    def _fold(self, classes: torch.Tensor, mass: torch.Tensor, block_means: torch.Tensor) -> torch.Tensor:
-        """Move the class means to those of the union; return the centres r that make Chan's correction implicit."""
-        old_mass, old_means = self._mass[classes], self._means[classes]
+    def _fold(self, classes: torch.Tensor, mass: torch.Tensor, block_means: torch.Tensor) -> None:
+        """Move the class means to those of the union; turn ``block_means`` into the centres r, which imply Chan's term."""
+        old_mass = self._mass[classes]
         total = (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
-        step = block_means - old_means
-        self._means[classes] = old_means + step * (mass / total)[:, None]
+        share, shift = (mass / total)[:, None], (old_mass / total).sqrt()[:, None]
+        for rows in accumulate.slices(*block_means.shape):
+            means = self._means[classes[rows]]
+            step = block_means[rows] - means
+            self._means[classes[rows]] = means.addcmul_(step, share[rows])
+            block_means[rows].sub_(step.mul_(shift[rows]))
         self._mass[classes] = old_mass + mass
-        return block_means - step * (old_mass / total).sqrt()[:, None]
 
     def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
         if self._scatter is None or not len(block):
@@ -193,12 +203,14 @@ class ClassStatistics:
         factor = 1.0
         if block.dtype == torch.float32:
             self._resolution = max(self._resolution, float(torch.finfo(torch.float32).eps))
+            if self._work is None:
+                self._work = torch.empty(self.dim, self.dim, device=self.device)
             # Squares of very large or small numbers leave the range of float32; a power of two changes no digit.
             exponent = int(torch.frexp(squares.max().sqrt())[1])
             if abs(exponent) > 16:
                 block = block.mul_(2.0**-exponent)
                 factor = 4.0**exponent
-        accumulate.add_product(self._scatter, block, factor)
+        accumulate.add_product(self._scatter, block, factor, self._work)
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
         """Add the statistics of other samples, in place, and return itself; ``other`` is unchanged.
@@ -211,8 +223,8 @@ class ClassStatistics:
                 f"cannot merge statistics of {other.num_classes} classes, {other.dim} columns, full={other.full} into "
                 f"{self.num_classes} classes, {self.dim} columns, full={self.full}."
             )
-        self._flush()
-        other._flush()
+        self._settle()
+        other._settle()
         self._combine(other._mass.to(self.device), other._means.to(self.device))
         self._class_scatter += other._class_scatter.to(self.device)
         if self._scatter is not None and other._scatter is not None:
@@ -245,7 +257,7 @@ class ClassStatistics:
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self
-        self._flush()
+        self._settle()
         counts = torch.tensor([self.num_samples, self._resolution], dtype=torch.float64, device=self.device)
         samples, resolution = counts[:1].clone(), counts[1:].clone()
         local_mass = self._mass.clone()
@@ -265,25 +277,25 @@ class ClassStatistics:
     @property
     def counts(self) -> torch.Tensor:
         """Samples of each class (C,), float64; the sum of their weights where weights or soft labels were given."""
-        self._flush()
+        self._settle()
         return self._mass.clone()
 
     @property
     def present(self) -> torch.Tensor:
         """Indices of the classes that have samples, ascending."""
-        self._flush()
+        self._settle()
         return self._mass.nonzero().flatten()
 
     @property
     def means(self) -> torch.Tensor:
         """Class means (C, d), float64; the rows of classes without samples are NaN."""
-        self._flush()
+        self._settle()
         return self._means.masked_fill((self._mass == 0)[:, None], torch.nan)
 
     @property
     def class_variances(self) -> torch.Tensor:
         """v_c = (1/n_c) sum |h - mu_c|^2 (C,), float64; NaN for classes without samples, 0 for one sample."""
-        self._flush()
+        self._settle()
         return self._class_scatter / self._mass.masked_fill(self._mass == 0, torch.nan)
 
     @property
@@ -321,10 +333,33 @@ class ClassStatistics:
         Raises:
             UndefinedMetricError: the statistics were made with ``full=False``.
         """
+        return accumulate.fill_lower(self.require_scatter() / self._mass.sum())
+
+    def require_scatter(self) -> torch.Tensor:
+        """The accumulated scatter N Sigma_W, valid above the diagonal; not a copy, only to be read.
+
+        Raises:
+            UndefinedMetricError: the statistics were made with ``full=False``, or have no samples.
+        """
         self._require_samples()
         if self._scatter is None:
             raise UndefinedMetricError("needs the d x d scatter, and the statistics were made with full=False.")
-        return accumulate.fill_lower(self._scatter / self._mass.sum())
+        return self._scatter
+
+    @property
+    def largest_variance(self) -> float:
+        """The largest diagonal entry of Sigma_W."""
+        return float(self.require_scatter().diagonal().max() / self._mass.sum())
+
+    def within_plus(self, rows: torch.Tensor) -> torch.Tensor:
+        """Sigma_W + R'R (d, d) for rows R (K, d), float64, on the device of the statistics.
+
+        Raises:
+            UndefinedMetricError: as `within`.
+        """
+        total = self.within
+        accumulate.add_product(total, rows.contiguous())
+        return accumulate.fill_lower(total)
 
     @property
     def between(self) -> torch.Tensor:
@@ -335,18 +370,18 @@ class ClassStatistics:
     @property
     def resolution(self) -> float:
         """Relative accuracy of the within-class scatter: that of float64, or of float32 after float32 products."""
-        self._flush()
+        self._settle()
         return self._resolution
 
     def _require_samples(self) -> ClassStatistics:
-        self._flush()
+        self._settle()
         if not bool((self._mass > 0).any()):
             raise UndefinedMetricError("no samples.")
         return self
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state as tensors, for `torch.save` or safetensors."""
-        self._flush()
+        self._settle()
         state = {"counts": self._mass, "means": self._means, "class_scatter": self._class_scatter}
         if self._scatter is not None:
             state["scatter"] = self._scatter

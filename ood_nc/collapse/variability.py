@@ -75,12 +75,12 @@ def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: no d x d scatter, or the class means coincide.
     """
-    total = stats.within
+    stats.require_scatter()
     _positive_trace_between(stats, center)
     means = stats.centered_means(center)
     classes, dim = means.shape
-    noise = 4 * stats.resolution * float(total.diagonal().max())
-    total.addmm_(means.T, means, alpha=1 / classes)
+    total = stats.within_plus(means / classes**0.5)
+    noise = 4 * stats.resolution * stats.largest_variance
     explained = _explained(total, means, noise) / classes
     return min(max(1 - explained / min(dim, classes - 1), 0.0), 1.0)
 

@@ -65,13 +65,14 @@ def _evidence(run: Run, choice: Row) -> str:
 
 
 def id_accuracy(run: Run) -> Row | None:
-    """The row of the head's ID accuracy, else of the last tap's probe."""
+    """The row of the head's ID accuracy; where that is undefined, of the probe on the tap that the head reads."""
     rows = [
         row for row in run.rows if row["kind"] == "accuracy" and row["metric"] == "accuracy" and row["group"] == "id"
     ]
     heads = [row for row in rows if row["method"] == "head"]
     lasts = [row for row in rows if row["tap"] == run.head_tap]
-    return next(iter([*heads, *lasts]), None)
+    candidates = [*heads, *lasts]
+    return next((row for row in candidates if row["value"] is not None), next(iter(candidates), None))
 
 
 def run_time(run: Run) -> str:

@@ -60,6 +60,27 @@ def test_evaluating_again_gives_the_same_numbers(runs: Path, capsys: pytest.Capt
     assert "projector" in capsys.readouterr().out
 
 
+def test_the_tracker_gets_the_values_of_the_long_table(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ood_nc import tracking
+
+    summaries: list[dict[str, float]] = []
+
+    class Recorder:
+        def __init__(self, directory: Path, **_: object) -> None:
+            assert directory == runs / "baseline"
+
+        def finish(self, summary: dict[str, float]) -> None:
+            summaries.append(summary)
+
+    monkeypatch.setattr(tracking, "WandbLog", Recorder)
+    assert main(["evaluate", str(runs / "baseline"), "--log-wandb", "--quiet"]) == 0
+    rows = json.loads((runs / "baseline" / "results.json").read_text())["rows"]
+    (row,) = (r for r in rows if r["kind"] == "accuracy" and r["method"] == "head" and r["metric"] == "accuracy")
+    key = "/".join(row[part] for part in ("kind", "tap", "dataset", "group", "method", "metric") if row[part])
+    assert summaries[0][key] == row["value"]
+    assert len(summaries[0]) == sum(r["value"] is not None for r in rows)
+
+
 def test_the_report_and_the_comparison(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = runs / "controlled" / "report.html"
     report.unlink()

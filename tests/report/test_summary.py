@@ -43,6 +43,18 @@ def test_sentence_prefers_low_errors_and_high_accuracies(tmp_path: Path) -> None
         assert f"{100 * value:.1f} %" in text
 
 
+def test_id_accuracy_of_a_head_made_for_other_classes_is_the_probes(tmp_path: Path) -> None:
+    def forget(results: dict[str, Any]) -> None:
+        for row in results["rows"]:
+            if row["kind"] == "accuracy" and row["method"] == "head":
+                row["value"], row["reason"] = None, "other classes"
+
+    row = id_accuracy(edited(tmp_path, forget))
+    assert row is not None
+    assert row["method"] != "head"
+    assert row["value"] is not None
+
+
 def test_id_accuracy_is_the_heads_else_the_last_probes(tmp_path: Path) -> None:
     run = edited(tmp_path, lambda document: None)
     row = id_accuracy(run)
