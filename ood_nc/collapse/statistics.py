@@ -186,7 +186,7 @@ class ClassStatistics:
         self._add_scatter(block, squares)
 
     def _fold(self, classes: torch.Tensor, mass: torch.Tensor, block_means: torch.Tensor) -> None:
-        """Move the class means to those of the union; turn ``block_means`` into the centres r, which imply Chan's term."""
+        """Move the class means to those of the union; turn ``block_means`` into the centres r of Chan's update."""
         old_mass = self._mass[classes]
         total = (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
         share, shift = (mass / total)[:, None], (old_mass / total).sqrt()[:, None]
