@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import UserError
 
 Center: TypeAlias = Literal["classes", "samples"]
@@ -29,6 +29,14 @@ def as_head(weight: ArrayLike, dim: int, name: str = "weight") -> torch.Tensor:
             f"{name} must have shape (C, {dim}), as the features have {dim} columns; got {tuple(matrix.shape)}."
         )
     return matrix
+
+
+def as_bias(bias: ArrayLike, classes: int) -> torch.Tensor:
+    """Return a head's bias (C,) in float64, or say which shape was expected."""
+    vector = as_tensor(bias, "bias").double()
+    if vector.shape != (classes,):
+        raise UserError(f"bias must have shape ({classes},), got {tuple(vector.shape)}.")
+    return vector
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

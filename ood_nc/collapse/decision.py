@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
-from ood_nc.collapse._common import UndefinedMetricError, as_head, row_blocks
+from ood_nc.collapse._common import UndefinedMetricError, as_bias, as_head, row_blocks
+from ood_nc.collapse._pending import check_finite
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -15,10 +16,14 @@ def nearest_means(stats: ClassStatistics, features: ArrayLike) -> torch.Tensor:
 
     Products are taken in the features' precision; samples whose two nearest means that precision cannot tell apart are
     decided by float64 differences. Exact ties go to the smaller index.
+
+    Raises:
+        UserError: another number of columns, or features that are not finite.
     """
     matrix = as_matrix(features)
     if matrix.shape[1] != stats.dim:
         raise UserError(f"features have {matrix.shape[1]} columns, the statistics were made for {stats.dim}.")
+    check_finite(matrix)
     means, origin = stats.centered_means(), stats.global_mean
     relaxed = torch.get_float32_matmul_precision() != "highest"
     dtype = torch.float64 if matrix.dtype == torch.float64 or relaxed else torch.float32
@@ -39,7 +44,8 @@ def _nearest(samples: torch.Tensor, means: torch.Tensor, origin: torch.Tensor) -
     margin = best - affinity.scatter_(1, index[:, None], -torch.inf).amax(dim=1)
     longest = float(torch.linalg.vector_norm(means, dim=1).max())
     scale = torch.linalg.vector_norm(samples, dim=1) * longest + float(offsets.abs().max())
-    close = margin <= 4 * samples.shape[1] ** 0.5 * torch.finfo(samples.dtype).eps * scale
+    # Negated so that a product beyond the range of float32 (margin NaN or infinite) is decided in float64 as well.
+    close = ~(margin > 4 * samples.shape[1] ** 0.5 * torch.finfo(samples.dtype).eps * scale)
     if bool(close.any()):
         rest = samples[close].double() - origin
         index[close] = torch.cdist(rest, means, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
@@ -79,10 +85,7 @@ def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None =
     head = as_head(weight, stats.dim).to(stats.device)
     logits = head @ stats.global_mean
     if bias is not None:
-        offset = as_tensor(bias, "bias").to(stats.device).double()
-        if offset.shape != logits.shape:
-            raise UserError(f"bias must have shape ({len(logits)},), got {tuple(offset.shape)}.")
-        logits = logits + offset
+        logits = logits + as_bias(bias, len(head)).to(stats.device)
     return float(torch.linalg.vector_norm(logits))
 
 
@@ -94,9 +97,11 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
         ood: OOD features (N, d), or their mean (d,).
 
     Raises:
-        UndefinedMetricError: the mean OOD feature or a class mean is 0.
+        UndefinedMetricError: no OOD features, or their mean or a class mean is 0.
     """
     values = as_tensor(ood, "ood").to(stats.device)
+    if values.ndim == 2 and not len(values):
+        raise UndefinedMetricError("no OOD samples.")
     mean = values.double() if values.ndim == 1 else as_matrix(values, "ood").mean(dim=0, dtype=torch.float64)
     if mean.shape != (stats.dim,):
         raise UserError(f"ood must have {stats.dim} columns, got {mean.shape[0]}.")

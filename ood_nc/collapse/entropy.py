@@ -8,6 +8,8 @@ import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.collapse._common import UndefinedMetricError, row_blocks
+from ood_nc.collapse._pending import check_finite
+from ood_nc.errors import UserError
 
 _EPS = 1e-8
 
@@ -25,6 +27,7 @@ def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int
 
     Raises:
         UndefinedMetricError: fewer than two samples.
+        UserError: ``max_samples`` below 2, or features that are not finite.
     """
     points = _subset(as_matrix(features), max_samples, seed).double()
     points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
@@ -48,6 +51,7 @@ def entropy_full(
 
     Raises:
         UndefinedMetricError: fewer than two samples, or two equal ones (the estimate is minus infinity).
+        UserError: ``max_samples`` below 2, or features that are not finite.
     """
     points = _subset(as_matrix(features), max_samples, seed).double()
     if on_sphere:
@@ -63,6 +67,9 @@ def entropy_full(
 
 
 def _subset(matrix: torch.Tensor, max_samples: int | None, seed: int) -> torch.Tensor:
+    if max_samples is not None and max_samples < 2:
+        raise UserError(f"max_samples must be at least 2, got {max_samples}: a nearest neighbour needs another sample.")
+    check_finite(matrix)
     if len(matrix) < 2:
         raise UndefinedMetricError(f"needs at least 2 samples, got {len(matrix)}.")
     if max_samples is None or len(matrix) <= max_samples:

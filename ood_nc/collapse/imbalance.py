@@ -62,7 +62,7 @@ def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
     rows = matching_rows(stats, weight)
     classes = len(rows)
     if classes < 2:
-        raise UndefinedMetricError("needs at least 2 classes with samples, there is 1.")
+        raise UndefinedMetricError("needs at least 2 classes with samples, there is 1." if classes else "no samples.")
     gram = rows @ rows.T
     if not bool(gram.any()):
         raise UndefinedMetricError("the weight is 0.")

@@ -15,7 +15,8 @@ class MetricInfo:
         definition: one line.
         source: who defined it.
         collapsed: whether a smaller ("low") or larger ("high") value means more collapse; None where it does not say.
-        invariances: maps of the features that leave it unchanged, of "shift", "scale", "rotation", "linear".
+        invariances: maps of the features that leave it unchanged, of "shift", "scale", "rotation", "linear"; a rotation
+            turns the rows of W and the OOD features too, a scale the OOD features, and predictions stay.
         memory: "O(C d)", "O(C d + d^2)" (needs the scatter, ``full=True``), or "features" (a second pass).
         needs: arguments of `measure` beside the statistics.
     """
@@ -113,7 +114,7 @@ _TABLE: tuple[MetricInfo, ...] = (
         "features",
         ("features", "labels"),
     ),
-    MetricInfo("nc4_bias", "|W mu_G + b|", "Harun et al. 2025 (code)", "low", (), "O(C d)", ("weight",)),
+    MetricInfo("nc4_bias", "|W mu_G + b|", "Harun et al. 2025 (code)", "low", ("rotation",), "O(C d)", ("weight",)),
     MetricInfo(
         "nc5_ortho",
         "mean over classes of |cos(mu_c, mean OOD feature)|",

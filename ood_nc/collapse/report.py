@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
 
-from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.collapse import decision, entropy, frames, geometry, imbalance, spectrum, variability
-from ood_nc.collapse._common import Center, UndefinedMetricError, as_head, row_blocks
+from ood_nc.collapse._common import Center, UndefinedMetricError, as_bias, as_head, row_blocks
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError, nearest
@@ -64,6 +65,13 @@ class CollapseReport:
     reasons: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def paper(self) -> dict[str, float | None]:
+        """Return NC1 to NC4 under the names of Harun et al. (ICML 2025), for statistics of ID train and a fresh probe.
+
+        Their NC4 is |W mu_G + b|; the NC4 of Papyan et al. is `nc4_ncc`.
+        """
+        return {"NC1": self.nc1_pinv, "NC2": self.nc2_etf, "NC3": self.nc3_duality, "NC4": self.nc4_bias}
+
     def to_dict(self) -> dict[str, float | None]:
         """Return the metrics by name, in the order of `METRICS`."""
         return {name: getattr(self, name) for name in METRICS}
@@ -101,8 +109,10 @@ def measure(
         entropy_samples: random subset that entropy_nn is computed on (its search is quadratic).
         seed: of that subset.
 
+    A metric of an array with NaN or infinity is undefined too: no value of the report is NaN or infinite.
+
     Raises:
-        UserError: an unknown name in ``metrics``, or arrays whose shapes do not fit.
+        UserError: an unknown name in ``metrics``, ``entropy_samples`` below 2, or arrays whose shapes do not fit.
     """
     unknown = sorted(set(metrics or ()) - set(METRICS))
     if unknown:
@@ -121,7 +131,10 @@ def measure(
             reasons[name] = "not asked for."
             continue
         try:
-            values[name] = functions[name]()
+            value = functions[name]()
+            if not math.isfinite(value):
+                raise UndefinedMetricError("the value is beyond the range of float64.")
+            values[name] = value
         except UndefinedMetricError as reason:
             reasons[name] = str(reason)
     return CollapseReport(
@@ -168,7 +181,7 @@ def _of_weight(
         "nc3_duality": lambda: geometry.nc3_duality(stats, _given(weight, "weight"), center),
         "nc3_papyan": lambda: geometry.nc3_papyan(stats, _given(weight, "weight"), center),
         "nc3_alignment": lambda: geometry.nc3_alignment(stats, _given(weight, "weight"), center),
-        "nc4_bias": lambda: decision.nc4_bias(stats, _given(weight, "weight"), bias),
+        "nc4_bias": lambda: decision.nc4_bias(stats, _given(weight, "weight"), _finite(bias, "bias")),
         "minority_collapse": lambda: imbalance.minority_collapse(stats, _given(weight, "weight")),
         "nc2_seli": lambda: imbalance.nc2_seli(stats, _given(weight, "weight")),
     }
@@ -189,7 +202,7 @@ def _of_samples(
         given = _given(features, "features")
         predicted = predictions
         if predicted is None:
-            predicted = head_predictions(given, _given(weight, "predictions or weight"), bias)
+            predicted = head_predictions(given, _given(weight, "predictions or weight"), _finite(bias, "bias"))
         return decision.share(nearest_classes(), predicted, "predictions", equal=False)
 
     def accuracy() -> float:
@@ -200,21 +213,36 @@ def _of_samples(
 
 
 def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> torch.Tensor:
-    """Class (N,) that a linear head assigns: argmax of W h + b, in blocks of rows, in the precision of the features."""
+    """Class (N,) that a linear head assigns: argmax of W h + b, in blocks of rows, in the precision of the features.
+
+    In float32 at least, also under autocast; in float64 where float32 products are relaxed (TF32).
+
+    Raises:
+        UserError: shapes that do not fit.
+    """
     matrix = as_matrix(features)
-    dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
+    relaxed = torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if matrix.dtype == torch.float64 or relaxed else torch.float32
     head = as_head(weight, matrix.shape[1]).to(matrix.device, dtype)
-    offset = torch.zeros(len(head)) if bias is None else torch.as_tensor(bias).detach()
+    offset = torch.zeros(len(head)) if bias is None else as_bias(bias, len(head))
     offset = offset.to(matrix.device, dtype)
     result = torch.empty(len(matrix), dtype=torch.long, device=matrix.device)
-    for rows in row_blocks(len(matrix), len(head)):
-        result[rows] = torch.addmm(offset, matrix[rows].to(dtype), head.T).argmax(dim=1)
+    with torch.autocast(matrix.device.type, enabled=False):
+        for rows in row_blocks(len(matrix), len(head)):
+            result[rows] = torch.addmm(offset, matrix[rows].to(dtype), head.T).argmax(dim=1)
     return result
 
 
 def _given(value: ArrayLike | None, name: str) -> ArrayLike:
     if value is None:
         raise UndefinedMetricError(f"needs {name}.")
+    _finite(value, name)
+    return value
+
+
+def _finite(value: ArrayLike | None, name: str) -> ArrayLike | None:
+    if value is not None and not bool(torch.isfinite(as_tensor(value, name)).all()):
+        raise UndefinedMetricError(f"{name} holds NaN or infinity.")
     return value
 
 

@@ -49,16 +49,18 @@ def pabs(means: ArrayLike | ClassStatistics, weight: ArrayLike, rank: int | None
     Args:
         means: class means (C, d) of the layer's inputs, or their statistics.
         weight: the layer's weight (out, d).
-        rank: number of angles r; C (at most d) when not given.
+        rank: number of angles r, at most d; C when not given.
 
     Raises:
         UndefinedMetricError: the means or the weight are 0.
+        UserError: shapes that do not fit, or a rank below 1.
     """
     rows = means.uncentered_means if isinstance(means, ClassStatistics) else as_tensor(means, "means").double()
     if rows.ndim != 2:
         raise UserError(f"means must have shape (C, d), got {tuple(rows.shape)}. For feature maps use pabs_conv.")
     head = as_head(weight, rows.shape[1]).to(rows.device)
-    return _mean_cosine(_leading_axes(rows.T, None), head.T, min(rank or len(rows), rows.shape[1]))
+    kept = _checked_rank(len(rows) if rank is None else rank, rows.shape[1])
+    return _mean_cosine(_leading_axes(rows.T, None), head.T, kept)
 
 
 def pabs_conv(means: ArrayLike, weight: ArrayLike, rank: int = 10) -> float:
@@ -71,6 +73,7 @@ def pabs_conv(means: ArrayLike, weight: ArrayLike, rank: int = 10) -> float:
 
     Raises:
         UndefinedMetricError: the means or the weight are 0.
+        UserError: shapes that do not fit, or a rank below 1.
     """
     maps, kernel = as_tensor(means, "means").double(), as_tensor(weight, "weight").double()
     if maps.ndim != 4 or kernel.ndim != 4 or maps.shape[1] != kernel.shape[1]:
@@ -79,9 +82,15 @@ def pabs_conv(means: ArrayLike, weight: ArrayLike, rank: int = 10) -> float:
             f"and {tuple(kernel.shape)}."
         )
     channels = maps.shape[1]
-    rank = min(rank, channels)
+    rank = _checked_rank(rank, channels)
     inputs = maps.transpose(0, 1).reshape(channels, -1)
     return _mean_cosine(_leading_axes(inputs, rank), kernel.transpose(0, 1).reshape(channels, -1).to(maps.device), rank)
+
+
+def _checked_rank(rank: int, dim: int) -> int:
+    if rank < 1:
+        raise UserError(f"rank must be at least 1, got {rank}.")
+    return min(rank, dim)
 
 
 def _mean_cosine(axes: torch.Tensor, columns: torch.Tensor, rank: int) -> float:

@@ -85,3 +85,53 @@ def test_wrong_or_no_samples() -> None:
         nearest_means(stats, np.zeros((2, 4)))
     with pytest.raises(UndefinedMetricError, match="no samples"):
         ncc_accuracy(stats, np.zeros((0, 3)), np.zeros(0, dtype=int))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e25, 1e30])
+def test_float32_features_whose_products_leave_its_range_get_the_same_class(scale: float) -> None:
+    features, labels = sample()
+    tiny_or_huge = (features * scale).astype(np.float32)
+    stats = ClassStatistics(4, 6).update(tiny_or_huge, labels)
+    expected = nearest_means(ClassStatistics(4, 6).update(features, labels), features)
+    assert torch.equal(nearest_means(stats, tiny_or_huge), expected)
+
+
+def test_means_that_float32_cannot_tell_apart_are_told_apart() -> None:
+    means = np.array([[1000.0, 0, 0], [1000.0, 1e-4, 0]])
+    stats = ClassStatistics(2, 3).update(means, [0, 1])
+    samples = np.array([[1000, 4e-5, 0], [1000, 6e-5, 0], [990, 6e-5, 3]], dtype=np.float32)
+    assert nearest_means(stats, samples).tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_judged_by_their_own_values(dtype: torch.dtype) -> None:
+    features, labels = sample()
+    stats = ClassStatistics(4, 6).update(features, labels)
+    rounded = torch.from_numpy(sample(2)[0]).to(dtype)
+    assert torch.equal(nearest_means(stats, rounded), nearest_means(stats, rounded.double()))
+
+
+def test_relaxed_products_and_autocast_change_no_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = sample()
+    stats = ClassStatistics(4, 6).update(features, labels)
+    fresh = torch.from_numpy(sample(1)[0]).float()
+    expected = nearest_means(stats, fresh)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest_means(stats, fresh), expected)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert torch.equal(nearest_means(stats, fresh), expected)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    features, labels = sample()
+    stats = ClassStatistics(4, 6).update(features, labels)
+    for bad in (np.nan, np.inf):
+        features[7, 2] = bad
+        with pytest.raises(UserError, match="row 7 holds NaN or infinity"):
+            nearest_means(stats, features)
+
+
+def test_no_ood_features_have_no_mean() -> None:
+    stats = ClassStatistics(2, 3).update(np.eye(3)[:2], [0, 1])
+    with pytest.raises(UndefinedMetricError, match="no OOD samples"):
+        nc5_ortho(stats, np.zeros((0, 3)))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,14 +14,12 @@ from ood_nc.collapse import (
     gnc2_frame,
     gnc2_margin,
     gnc2_uniformity,
-    minority_classes,
-    minority_collapse,
-    nc2_etf,
     nc2_etf_means,
-    nc2_seli,
     nearest_cosines,
     uniformity,
 )
+from ood_nc.collapse._pairs import DirectionSummary
+from ood_nc.collapse.frames import log_variation
 from ood_nc.errors import UserError
 
 
@@ -81,32 +80,54 @@ def test_undefined() -> None:
         gnc2_uniformity(of_means(np.array([[1.0, 0], [2, 0], [-3, 1], [0, -1]])))
 
 
-def imbalanced() -> ClassStatistics:
-    counts = [100, 100, 5, 5]
-    labels = np.repeat(np.arange(4), counts)
-    return ClassStatistics(4, 3).update(np.random.default_rng(0).normal(size=(210, 3)), labels)
+def test_both_centres_against_a_slow_loop() -> None:
+    rng = np.random.default_rng(4)
+    labels = np.repeat(np.arange(4), [40, 10, 6, 4])
+    features = rng.normal(size=(4, 5))[labels] + rng.normal(size=(60, 5))
+    means = np.stack([features[labels == c].mean(0) for c in range(4)])
+    stats = ClassStatistics(4, 5).update(features, labels)
+    for center, origin in (("classes", means.mean(0)), ("samples", features.mean(0))):
+        unit = [(mean - origin) / np.linalg.norm(mean - origin) for mean in means]
+        closest = [max(unit[i] @ unit[j] for j in range(4) if j != i) for i in range(4)]
+        np.testing.assert_allclose(nearest_cosines(stats, center).numpy(), closest, rtol=1e-9)
+        assert gnc2_margin(stats, center) == pytest.approx(np.mean(closest) + 1 / 3, rel=1e-9)
 
 
-def test_minority_collapse_is_the_mean_cosine_of_the_minority_rows() -> None:
-    stats = imbalanced()
-    assert minority_classes(stats).tolist() == [2, 3]
-    weight = np.random.default_rng(1).normal(size=(4, 3))
-    a, b = weight[2], weight[3]
-    assert minority_collapse(stats, weight) == pytest.approx(a @ b / np.linalg.norm(a) / np.linalg.norm(b), rel=1e-12)
-    assert minority_collapse(stats, np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 5]])) == pytest.approx(1)
-    with pytest.raises(UndefinedMetricError, match="no direction"):
-        minority_collapse(stats, np.zeros((4, 3)))
-    with pytest.raises(UndefinedMetricError, match="needs 2 classes"):
-        minority_collapse(of_means(np.eye(4)), np.eye(4))
+def test_the_frame_distance_with_many_classes_is_that_of_a_slow_computation() -> None:
+    means = np.random.default_rng(5).normal(size=(9, 3))
+    centred = means - means.mean(0)
+    frame = sum(np.outer(row, row) for row in centred)
+    expected = np.linalg.norm(frame / np.linalg.norm(frame) - np.eye(3) / math.sqrt(3))
+    assert gnc2_frame(of_means(means)) == pytest.approx(expected, rel=1e-10)
 
 
-def test_the_imbalanced_optimum() -> None:
-    weight = np.random.default_rng(2).normal(size=(4, 4))
-    assert nc2_seli(of_means(np.eye(4)), weight) == pytest.approx(nc2_etf(weight), rel=1e-9)
-    counts = np.array([100, 100, 5, 5])
-    encoded = (np.eye(4) - 1 / 4) * np.sqrt(counts)
-    left, lengths, _ = np.linalg.svd(encoded)
-    root = left * np.sqrt(lengths)  # W W' = V L V'
-    assert nc2_seli(imbalanced(), root[:, :3]) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(UndefinedMetricError, match="weight is 0"):
-        nc2_seli(imbalanced(), np.zeros((4, 3)))
+def test_the_floor_is_a_lower_bound_of_the_distance_from_the_etf() -> None:
+    rng = np.random.default_rng(6)
+    assert min(nc2_etf_means(of_means(rng.normal(size=(8, 3)))) for _ in range(20)) >= etf_floor(8, 3)
+
+
+def test_classes_without_samples_are_left_out() -> None:
+    means = np.random.default_rng(7).normal(size=(5, 6))
+    sparse = ClassStatistics(9, 6).update(means, [0, 2, 3, 7, 8])
+    for metric in (gnc2_frame, gnc2_margin, gnc2_uniformity, uniformity):
+        assert metric(sparse) == pytest.approx(metric(of_means(means)), rel=1e-12)
+
+
+def test_distances_whose_logs_cancel_leave_the_variation_undefined() -> None:
+    with pytest.raises(UndefinedMetricError, match="log distance is 0"):
+        log_variation(DirectionSummary(0.0, torch.zeros(3), 0.0, 0.1, 0.0))
+
+
+@pytest.mark.parametrize("metric", [gnc2_frame, gnc2_margin, gnc2_uniformity, uniformity, nearest_cosines])
+def test_one_class_is_undefined(metric: Callable) -> None:
+    with pytest.raises(UndefinedMetricError, match="2 classes"):
+        metric(of_means(np.ones((1, 3))))
+
+
+@pytest.mark.parametrize("dim", [3, 20])
+def test_blocks_of_pairs_change_no_value(dim: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = of_means(np.random.default_rng(8).normal(size=(12, dim)))
+    metrics = (gnc2_frame, gnc2_margin, gnc2_uniformity, uniformity, nc2_etf_means)
+    whole = [metric(stats) for metric in metrics]
+    monkeypatch.setattr("ood_nc.collapse._common._BLOCK_ELEMENTS", 60)
+    assert [metric(stats) for metric in metrics] == pytest.approx(whole, rel=1e-9)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -94,9 +95,107 @@ def test_torch_and_numpy_agree_and_nothing_is_changed() -> None:
     assert torch.equal(as_torch[0], torch.from_numpy(before))
 
 
-def test_every_metric_is_described() -> None:
-    for name, metric in METRICS.items():
-        assert metric.name == name
-        assert metric.definition
-        assert metric.source
-        assert metric.collapsed in ("low", "high", None)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("which", ["weight", "bias", "features", "ood"])
+def test_an_array_that_is_not_finite_makes_its_metrics_none_and_no_other(which: str, bad: float) -> None:
+    given = {"weight": WEIGHT.copy(), "bias": BIAS.copy(), "features": FEATURES.copy(), "ood": FEATURES + 1}
+    given[which].flat[3] = bad
+    report = measure(ClassStatistics(4, 6).update(FEATURES, LABELS), labels=LABELS, **given)
+    hit = {
+        "weight": {name for name, metric in METRICS.items() if "weight" in metric.needs} | {"nc4_ncc"},
+        "bias": {"nc4_bias", "nc4_ncc"},
+        "features": {"nc4_ncc", "ncc_accuracy", "entropy_nn"},
+        "ood": {"nc5_ortho"},
+    }[which]
+    assert {name for name, value in report.to_dict().items() if value is None} == hit | {"minority_collapse"}
+    for name in hit - {"minority_collapse"}:
+        assert "NaN or infinity" in report.reasons[name]
+    assert all(math.isfinite(value) for value in report.to_dict().values() if value is not None)
+
+
+def test_a_value_beyond_float64_is_none() -> None:
+    stats = ClassStatistics(4, 6).update(FEATURES + 100, LABELS)
+    report = measure(stats, weight=np.full((4, 6), 1e308), metrics=("nc4_bias",))
+    assert report.nc4_bias is None
+    assert "range" in report.reasons["nc4_bias"]
+
+
+def test_no_samples_leave_only_what_the_head_and_the_features_say() -> None:
+    report = measure(ClassStatistics(4, 6), weight=WEIGHT, features=FEATURES, labels=LABELS, ood=FEATURES)
+    assert report.num_samples == report.num_classes == 0
+    assert {name for name, value in report.to_dict().items() if value is not None} == {
+        "nc2_etf",
+        "nc2_norm_head",
+        "nc2_angle_head",
+        "entropy_nn",
+    }
+    assert set(report.reasons.values()) == {"no samples."}
+
+
+def test_no_bias_counts_as_zeros() -> None:
+    stats = ClassStatistics(4, 6).update(FEATURES, LABELS)
+    without = measure(stats, weight=WEIGHT, features=FEATURES)
+    zeros = measure(stats, weight=WEIGHT, bias=np.zeros(4), features=FEATURES)
+    assert without.to_dict() == zeros.to_dict()
+    assert without.nc4_bias is not None
+
+
+def test_more_classes_than_dimensions_keep_every_value_finite() -> None:
+    labels = np.arange(120) % 12
+    stats = ClassStatistics(12, 2).update(FEATURES[:, :2] + labels[:, None], labels)
+    report = measure(stats, weight=RNG.normal(size=(12, 2)), features=FEATURES[:, :2], labels=labels)
+    floor = collapse.etf_floor(12, 2)
+    assert min(report.nc2_etf, report.nc2_etf_means, report.nc3_duality) >= floor
+    assert any(f"{floor:.4f}" in note for note in report.notes)
+    assert set(report.reasons) == {"nc5_ortho", "minority_collapse"}
+
+
+def test_given_predictions_go_before_those_of_the_head() -> None:
+    stats = ClassStatistics(4, 6).update(FEATURES, LABELS)
+    nearest = collapse.nearest_means(stats, FEATURES)
+    assert measure(stats, weight=WEIGHT, features=FEATURES, predictions=nearest).nc4_ncc == 0
+    assert measure(stats, features=FEATURES, predictions=(nearest + 1) % 4).nc4_ncc == 1
+
+
+def test_the_entropy_is_that_of_a_seeded_subset() -> None:
+    stats = ClassStatistics(4, 6).update(FEATURES, LABELS)
+    report = measure(stats, features=FEATURES, entropy_samples=30, seed=5)
+    assert report.entropy_nn == collapse.entropy_nn(FEATURES, max_samples=30, seed=5)
+    with pytest.raises(UserError, match="at least 2"):
+        measure(stats, features=FEATURES, entropy_samples=1)
+
+
+def test_the_centre_is_handed_on() -> None:
+    keep = (LABELS > 0) | (np.arange(120) < 20)
+    stats = ClassStatistics(4, 6).update(FEATURES[keep], LABELS[keep])
+    report = measure(stats, weight=WEIGHT, center="samples")
+    for name in ("trace_between", "nc1_ratio", "nc2_norm", "nc2_angle", "gnc2_margin", "uniformity"):
+        assert getattr(report, name) == pytest.approx(getattr(collapse, name)(stats, "samples"), rel=1e-12), name
+        assert getattr(report, name) != pytest.approx(getattr(collapse, name)(stats), rel=1e-6), name
+
+
+def test_head_predictions_take_any_precision_and_keep_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    features, weight = rng.normal(size=(3000, 32)).astype(np.float32), rng.normal(size=(40, 32)).astype(np.float32)
+    expected = (features.astype(float) @ weight.astype(float).T).argmax(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert np.array_equal(head_predictions(features, weight).numpy(), expected)
+    half = torch.from_numpy(features).half()
+    assert torch.equal(head_predictions(half, weight), head_predictions(half.float(), weight))
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert np.array_equal(head_predictions(features, weight).numpy(), expected)
+
+
+def test_head_predictions_accept_any_bias_of_the_right_length() -> None:
+    frozen = BIAS.copy()
+    frozen.flags.writeable = False
+    expected = (FEATURES @ WEIGHT.T + BIAS).argmax(1)
+    for bias in (frozen, BIAS[::-1].copy()[::-1], BIAS.tolist(), torch.tensor(BIAS, requires_grad=True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(head_predictions(FEATURES, WEIGHT, bias).numpy(), expected)
+    for wrong in (BIAS[:1], BIAS[:3], BIAS[None]):
+        with pytest.raises(UserError, match="bias must have shape"):
+            head_predictions(FEATURES, WEIGHT, wrong)
+    with pytest.raises(UserError, match="weight must have shape"):
+        head_predictions(FEATURES, WEIGHT[:, :5])

@@ -65,3 +65,50 @@ def test_what_does_not_fit_is_one_line() -> None:
         pabs_conv(np.zeros((2, 3, 4, 4)), np.zeros((2, 4, 3, 3)))
     with pytest.raises(UndefinedMetricError, match="0"):
         pabs(np.zeros((2, 4)), np.eye(4))
+
+
+def test_unequal_classes_and_rotations_change_no_rank() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.repeat(np.arange(3), [70, 15, 5])
+    features = rng.normal(size=(3, 6))[labels] * 3 + rng.normal(size=(90, 6))
+    turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    for centered, matrix in ((True, features - features.mean(0)), (False, features)):
+        for turned in (features, features @ turn):
+            stats = ClassStatistics(3, 6).update(turned, labels)
+            assert effective_rank(stats, centered=centered) == pytest.approx(slow_rank(matrix), rel=1e-8)
+
+
+def test_a_far_offset_changes_the_centred_rank_by_less_than_1e_6() -> None:
+    features = np.random.default_rng(4).normal(size=(90, 7))
+    labels = np.arange(90) % 3
+    near = effective_rank(ClassStatistics(3, 7).update(features, labels))
+    assert effective_rank(ClassStatistics(3, 7).update(features + 1e4, labels)) == pytest.approx(near, rel=1e-6)
+
+
+def test_float32_exact_collapse_has_no_directions_of_rounding() -> None:
+    rng = np.random.default_rng(5)
+    means = np.linalg.qr(rng.normal(size=(16, 6)))[0].T.astype(np.float32)
+    stats = ClassStatistics(6, 16).update(means[np.arange(60) % 6], np.arange(60) % 6)
+    assert effective_rank(stats) == pytest.approx(5, rel=1e-5)
+    assert effective_rank(stats, centered=False) == pytest.approx(6, rel=1e-5)
+
+
+def test_features_of_zeros_and_a_missing_scatter_have_no_rank() -> None:
+    with pytest.raises(UndefinedMetricError, match="are 0"):
+        effective_rank(ClassStatistics(2, 3).update(np.zeros((4, 3)), [0, 1, 0, 1]), centered=False)
+    with pytest.raises(UndefinedMetricError, match="full=False"):
+        effective_rank(ClassStatistics(2, 3, full=False).update(np.eye(3)[:2], [0, 1]))
+
+
+def test_directions_that_one_side_lacks_count_as_0() -> None:
+    assert pabs(np.eye(6)[:1], np.eye(6)[:3], rank=2) == pytest.approx(0.5)
+    assert pabs(np.eye(6)[:4], np.eye(6)[:1]) == pytest.approx(0.25)
+    assert pabs(np.ones((5, 2)), np.eye(2)) == pytest.approx(0.5)  # at most d angles
+
+
+@pytest.mark.parametrize("rank", [0, -1])
+def test_a_rank_below_1_is_refused(rank: int) -> None:
+    with pytest.raises(UserError, match="rank must be at least 1"):
+        pabs(np.eye(3), np.eye(3), rank=rank)
+    with pytest.raises(UserError, match="rank must be at least 1"):
+        pabs_conv(np.ones((2, 3, 4, 4)), np.ones((2, 3, 1, 1)), rank=rank)
