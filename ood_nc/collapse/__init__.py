@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.collapse._common import UndefinedMetricError
+from ood_nc.collapse.classes import ClassPair, ClassReport, confused_pairs, measure_classes
 from ood_nc.collapse.decision import nc4_bias, nc4_ncc, nc5_ortho, ncc_accuracy, nearest_means
 from ood_nc.collapse.entropy import entropy_full, entropy_nn
 from ood_nc.collapse.frames import (
@@ -26,10 +27,12 @@ from ood_nc.collapse.geometry import (
     nc3_papyan,
 )
 from ood_nc.collapse.imbalance import minority_classes, minority_collapse, nc2_seli
+from ood_nc.collapse.intervals import Interval, ShardedStatistics, difference_intervals, metric_intervals
 from ood_nc.collapse.registry import METRICS, MetricInfo
 from ood_nc.collapse.report import CollapseReport, head_predictions, measure
 from ood_nc.collapse.spectrum import effective_rank, pabs, pabs_conv
 from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.collapse.tracker import TRACKED, CollapseTracker
 from ood_nc.collapse.variability import (
     cdnv,
     cdnv_per_class,
@@ -44,13 +47,21 @@ from ood_nc.collapse.variability import (
 
 __all__ = [
     "METRICS",
+    "TRACKED",
+    "ClassPair",
+    "ClassReport",
     "ClassStatistics",
     "CollapseReport",
+    "CollapseTracker",
+    "Interval",
     "MetricInfo",
+    "ShardedStatistics",
     "UndefinedMetricError",
     "alignment_per_class",
     "cdnv",
     "cdnv_per_class",
+    "confused_pairs",
+    "difference_intervals",
     "effective_rank",
     "entropy_full",
     "entropy_nn",
@@ -60,6 +71,8 @@ __all__ = [
     "gnc2_uniformity",
     "head_predictions",
     "measure",
+    "measure_classes",
+    "metric_intervals",
     "minority_classes",
     "minority_collapse",
     "nc1_pinv",

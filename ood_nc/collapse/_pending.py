@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ood_nc.collapse._accumulate import pieces
 from ood_nc.errors import UserError
 
 
@@ -31,6 +32,11 @@ class Pending:
         self._labels = torch.empty(rows, dtype=torch.long, device=device)
         self._weights = torch.empty(rows, dtype=torch.float64, device=device) if weighted else None
 
+    def room(self) -> torch.Tensor:
+        """The memory of the whole block, for a caller that has its rows elsewhere; the block must be empty."""
+        assert self._features is not None
+        return self._features
+
     def fill(self, matrix: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, start: int) -> int:
         """Copy as many rows from ``start`` on as fit; return how many."""
         assert self._features is not None
@@ -53,11 +59,16 @@ class Pending:
 
 def check_finite(matrix: torch.Tensor) -> None:
     """Raise a `UserError` naming the first row with a value that is not finite."""
-    step = max(1, (1 << 18) // max(matrix.shape[1], 1))
-    for start in range(0, len(matrix), step):
-        part = matrix[start : start + step]
-        # A finite sum proves finite terms; the terms are looked at only when it is not.
-        if not bool(torch.isfinite(part.sum(dtype=torch.promote_types(part.dtype, torch.float32)))):
-            bad = (~torch.isfinite(part)).any(dim=1).nonzero().flatten()
-            if len(bad):
-                raise UserError(f"features must be finite; row {start + int(bad[0])} holds NaN or infinity.")
+    if not all_finite(matrix):
+        row = int((~torch.isfinite(matrix)).any(dim=1).nonzero()[0])
+        raise UserError(f"features must be finite; row {row} holds NaN or infinity.")
+
+
+def all_finite(matrix: torch.Tensor) -> bool:
+    """Whether every value of (N, d) is finite, without an array of N x d truth values."""
+    wide = torch.promote_types(matrix.dtype, torch.float32)
+    # A finite sum proves finite terms; the terms are looked at only where it is not.
+    sums = [matrix[rows].sum(dtype=wide) for rows in pieces(matrix, matrix.dtype)]
+    if not sums or bool(torch.isfinite(torch.stack(sums)).all()):
+        return True
+    return all(bool(torch.isfinite(matrix[rows]).all()) for rows in pieces(matrix, matrix.dtype))

@@ -23,15 +23,19 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
         UndefinedMetricError: no d x d scatter, or all features equal (all 0, when not centred).
     """
     stats.require_scatter()
-    noise = 4 * stats.resolution * stats.largest_variance
-    shares = stats.counts[stats.present] / stats.counts.sum()
-    origin = stats.sample_mean if centered else torch.zeros_like(stats.sample_mean)
-    rows = (stats.uncentered_means - origin) * shares.sqrt()[:, None]
-    moment = stats.within_plus(rows)
-    # The class means know nothing below their own rounding.
-    floor = float((_EPS * stats.uncentered_means.abs().max()) ** 2)
-    values = torch.linalg.eigvalsh(moment)
-    kept = values[values > max(stats.dim * _EPS * float(values[-1]), noise, floor)]
+    mass, rows = stats.counts[stats.present], stats.uncentered_means
+    largest = float(torch.linalg.vector_norm(rows, torch.inf))
+    if centered:
+        rows.sub_(stats.sample_mean)
+    moment = stats.within_plus(rows.mul_((mass / mass.sum()).sqrt()[:, None]))
+    # The decomposition needs as much memory as the moment again: the means make room for it.
+    del rows
+    values = torch.linalg.eigvalsh(moment, UPLO="U")
+    # The scatter knows nothing below its own rounding, and the class means nothing below theirs.
+    noise = max(
+        4 * stats.resolution * stats.largest_variance, (_EPS * largest) ** 2, stats.dim * _EPS * float(values[-1])
+    )
+    kept = values[values > noise]
     if not len(kept):
         raise UndefinedMetricError("all features are equal." if centered else "all features are 0.")
     lengths = kept.sqrt()

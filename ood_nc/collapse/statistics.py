@@ -14,7 +14,9 @@ from ood_nc.collapse._pending import Pending, check_finite
 from ood_nc.collapse._soft import soft_scatter
 from ood_nc.errors import UserError
 
-_MIN_BLOCK_ROWS = 1024
+# A smaller block wastes the matrix product; a larger one would outweigh the d x d scatter.
+_BLOCK_BYTES = 1 << 22
+_SOFT_ROWS = 1024
 
 
 class ClassStatistics:
@@ -67,7 +69,6 @@ class ClassStatistics:
         self._class_scatter = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device) if full else None
         self._pending = Pending()
-        self._work: torch.Tensor | None = None
 
     @torch.no_grad()
     def update(self, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> ClassStatistics:
@@ -98,11 +99,18 @@ class ClassStatistics:
 
     def _update_hard(self, matrix: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
         dtype = self._product_dtype(matrix)
-        start = 0
+        whole = weights is None and matrix.dtype == dtype and matrix.device == self.device
+        start, size = 0, self._block_rows(dtype)
         while start < len(matrix):
             if not self._pending.accepts(dtype, weights is not None):
                 self._flush()
-                self._pending.open(self._block_rows(dtype), self.dim, dtype, self.device, weights is not None)
+                self._pending.open(size, self.dim, dtype, self.device, weights is not None)
+            if whole and not self._pending.rows and len(matrix) - start >= size:
+                # A block that the caller holds complete is read where it is.
+                rows = slice(start, start + size)
+                self._absorb(matrix[rows], labels[rows], None, self._pending.room())
+                start += size
+                continue
             start += self._pending.fill(matrix, labels, weights, start)
             if self._pending.is_full:
                 self._flush()
@@ -118,8 +126,8 @@ class ClassStatistics:
         if weights is not None:
             soft = soft * weights[:, None]
         self._flush()
-        for start in range(0, len(matrix), _MIN_BLOCK_ROWS):
-            rows = slice(start, start + _MIN_BLOCK_ROWS)
+        for start in range(0, len(matrix), _SOFT_ROWS):
+            rows = slice(start, start + _SOFT_ROWS)
             self._absorb_soft(matrix[rows].to(self.device, torch.float64), soft[rows])
 
     def _absorb_soft(self, block: torch.Tensor, soft: torch.Tensor) -> None:
@@ -157,28 +165,31 @@ class ClassStatistics:
         return torch.float64 if wide else torch.float32
 
     def _block_rows(self, dtype: torch.dtype) -> int:
-        return max(_MIN_BLOCK_ROWS, self.dim if dtype == torch.float32 else self.dim // 2)
+        wide = self.dim * dtype.itemsize
+        return max(64, _BLOCK_BYTES // wide, min(self.dim, (1 << 24) // wide))
 
     def _flush(self) -> None:
         if self._pending.rows:
             block, labels, weights = self._pending.take()
-            self._absorb(block, labels, weights)
+            self._absorb(block, labels, weights, block)
 
     def _settle(self) -> None:
         """Count the samples that wait, and give back the memory that accumulating needs."""
         self._flush()
-        self._pending, self._work = Pending(), None
+        self._pending = Pending()
 
-    def _absorb(self, block: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
+    def _absorb(
+        self, source: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, block: torch.Tensor
+    ) -> None:
+        """Fold in the rows of ``source``; ``block`` takes the centred rows, and may be ``source``."""
         classes, index = labels.unique(return_inverse=True)
         ones = torch.ones(len(block), dtype=torch.float64, device=self.device) if weights is None else weights
         mass = torch.zeros(len(classes), dtype=torch.float64, device=self.device).index_add_(0, index, ones)
-        sums = accumulate.class_sums(block, index, weights, len(classes))
+        sums = accumulate.class_sums(source, index, weights, len(classes))
         # A class whose samples all weigh nothing keeps mass 0: any finite centre will do, its rows are scaled by 0.
         block_means = sums.div_(mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None])
         self._fold(classes, mass, block_means)
-        accumulate.center_rows(block, index, block_means)
-        squares = accumulate.squared_norms(block)
+        squares = accumulate.center_rows(source, index, block_means, block)
         self._class_scatter.index_add_(0, labels, squares if weights is None else squares * weights)
         if weights is not None:
             block.mul_(weights.sqrt()[:, None])
@@ -190,8 +201,8 @@ class ClassStatistics:
         old_mass = self._mass[classes]
         total = (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
         share, shift = (mass / total)[:, None], (old_mass / total).sqrt()[:, None]
-        for rows in accumulate.slices(*block_means.shape):
-            means = self._means[classes[rows]]
+        for rows in accumulate.pieces(block_means):
+            means = self._means.index_select(0, classes[rows])
             step = block_means[rows] - means
             self._means[classes[rows]] = means.addcmul_(step, share[rows])
             block_means[rows].sub_(step.mul_(shift[rows]))
@@ -203,14 +214,12 @@ class ClassStatistics:
         factor = 1.0
         if block.dtype == torch.float32:
             self._resolution = max(self._resolution, float(torch.finfo(torch.float32).eps))
-            if self._work is None:
-                self._work = torch.empty(self.dim, self.dim, device=self.device)
             # Squares of very large or small numbers leave the range of float32; a power of two changes no digit.
             exponent = int(torch.frexp(squares.max().sqrt())[1])
             if abs(exponent) > 16:
                 block = block.mul_(2.0**-exponent)
                 factor = 4.0**exponent
-        accumulate.add_product(self._scatter, block, factor, self._work)
+        accumulate.add_product(self._scatter, block, factor)
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
         """Add the statistics of other samples, in place, and return itself; ``other`` is unchanged.
@@ -352,14 +361,14 @@ class ClassStatistics:
         return float(self.require_scatter().diagonal().max() / self._mass.sum())
 
     def within_plus(self, rows: torch.Tensor) -> torch.Tensor:
-        """Sigma_W + R'R (d, d) for rows R (K, d), float64, on the device of the statistics.
+        """Sigma_W + R'R (d, d) for rows R (K, d), float64; only the entries on and above the diagonal are valid.
 
         Raises:
             UndefinedMetricError: as `within`.
         """
-        total = self.within
-        accumulate.add_product(total, rows.contiguous())
-        return accumulate.fill_lower(total)
+        total = self.require_scatter() / self._mass.sum()
+        accumulate.add_product(total, rows)
+        return total
 
     @property
     def between(self) -> torch.Tensor:

@@ -63,7 +63,8 @@ def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
     within = stats.within
     _positive_trace_between(stats, center)
     values, directions = principal_axes(stats.centered_means(center), means_resolution(stats))
-    spread = ((within @ directions) * directions).sum(dim=0)
+    # A block of directions at a time: their products would need as much memory as the means again.
+    spread = torch.cat([((within @ part) * part).sum(dim=0) for part in directions.split(256, dim=1)])
     return float((spread / values).sum())
 
 
@@ -137,15 +138,17 @@ def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor
 
 
 def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
-    """tr(M Sigma_T^+ M')."""
+    """tr(M Sigma_T^+ M'), Sigma_T valid on and above the diagonal."""
     scale = total.diagonal().clamp_min(0).sqrt()
     alive = scale > 0
     if not bool(alive.all()):
         total, means, scale = total[alive][:, alive], means[:, alive], scale[alive]
-    factor, info = torch.linalg.cholesky_ex(total)
+    factor, info = torch.linalg.cholesky_ex(total.mT)
     if not int(info) and _is_well_conditioned(factor, scale):
-        return float(torch.linalg.solve_triangular(factor, means.T, upper=False).square().sum())
-    values, vectors = torch.linalg.eigh(total)
+        # A block of class means at a time: the solution needs as much memory as its right side.
+        solved = (torch.linalg.solve_triangular(factor, part.T, upper=False) for part in means.split(256))
+        return float(sum(part.square_().sum() for part in solved))
+    values, vectors = torch.linalg.eigh(total, UPLO="U")
     kept = values > max(len(total) * _EPS * float(values[-1]), noise)
     projected = means @ vectors[:, kept]
     return float((projected.square() / values[kept]).sum())
@@ -158,7 +161,9 @@ def _is_well_conditioned(factor: torch.Tensor, scale: torch.Tensor) -> bool:
     growth = 0.0
     for _ in range(4):
         vector = vector / torch.linalg.vector_norm(vector)
-        vector = scale[:, None] * torch.cholesky_solve(scale[:, None] * vector, factor)
+        # Two solutions in place of one call that would copy the factor.
+        half = torch.linalg.solve_triangular(factor, scale[:, None] * vector, upper=False)
+        vector = scale[:, None] * torch.linalg.solve_triangular(factor.mT, half, upper=True)
         growth = float(torch.linalg.vector_norm(vector))
     return growth < 1e7
 
