@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -27,8 +28,8 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str = "images") -> Iterator[Callable[..., None]]:
-    """Show a bar while the block runs; yields ``advance(n, note="")``.
+def progress(description: str, total: int | None, unit: str = "images") -> Iterator[Callable[..., None]]:
+    """Show a bar while the block runs; yields ``advance(n, note="")``. A total of None is one that is not known.
 
     The bar is off when the output is not a terminal, under ``OOD_NC_QUIET=1`` (set by ``--quiet``), and on every rank
     but the first.
@@ -37,7 +38,7 @@ def progress(description: str, total: int, unit: str = "images") -> Iterator[Cal
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total}"),
+        MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TextColumn("left"),

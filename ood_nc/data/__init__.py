@@ -8,15 +8,18 @@ from ood_nc.data.run_data import RunData, load_data
 from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
+from ood_nc.data.stream import ImageStream, StreamBatch
 from ood_nc.data.suites import list_suites, load_suite
 from ood_nc.data.transforms import eval_transform, train_transform
 
 __all__ = [
     "BrokenImageError",
     "ImageDataset",
+    "ImageStream",
     "NoImagesError",
     "RunData",
     "ScanReport",
+    "StreamBatch",
     "align_classes",
     "duplicates_between",
     "eval_transform",

@@ -1,0 +1,228 @@
+"""Images of any number of sources, one after another, whatever their number: nothing but a folder's listing is kept."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ood_nc.data.archives import Archive, is_archive, open_archive
+from ood_nc.data.dataset import reason
+from ood_nc.data.layout import IMAGE_SUFFIXES
+from ood_nc.data.sources import open_dataset
+from ood_nc.data.stores import FileStore, Store, decode
+from ood_nc.errors import UserError, nearest
+
+Transform = Callable[[Image.Image], torch.Tensor]
+_LISTS = (".txt", ".lst")
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """Consecutive images of a stream.
+
+    Attributes:
+        ids: of all its images, in order.
+        images: the readable ones (B, C, H, W), or None when none is.
+        errors: position and reason of each image that cannot be read.
+    """
+
+    ids: list[str]
+    images: torch.Tensor | None
+    errors: list[tuple[int, str]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class _Entry(NamedTuple):
+    """An image that is named but not yet read."""
+
+    id: str
+    store: Store
+    index: int
+
+
+class ImageStream(IterableDataset[StreamBatch]):
+    """The images of files, folders, archives, lists and every other source, in a fixed order.
+
+    A folder is walked as it is read, folder by folder in the order of the names (links back to a folder above are not
+    followed, hidden entries and other files passed over). An archive is indexed and read in place. A list has a path a
+    line, a class index behind it is ignored; relative paths start at the list's folder. What ends in no image suffix
+    is opened as `open_dataset` does. An image that cannot be read is reported in its batch and costs no other.
+
+    Args:
+        sources: paths and names of data sets.
+        transform: from an RGB image to a tensor (C, H, W).
+        batch_size: images a batch.
+        skip: images to pass over at the start, without reading them.
+
+    Raises:
+        UserError: a source is not there, or cannot be opened.
+    """
+
+    def __init__(self, sources: Sequence[str], transform: Transform, *, batch_size: int = 64, skip: int = 0) -> None:
+        self.sources = [str(source) for source in sources]
+        self.transform = transform
+        self.batch_size = batch_size
+        self.skip = skip
+        # Opened once, here: workers share the index, and a wrong path is known before any work is done.
+        self._opened = {source: _open(source) for source in self.sources}
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        worker = get_worker_info()
+        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        entries = itertools.islice(self._entries(), self.skip, None)
+        for number in itertools.count():
+            batch = list(itertools.islice(entries, self.batch_size))
+            if not batch:
+                return
+            if number % workers == mine:
+                yield self._read(batch)
+
+    def id_at(self, position: int) -> str | None:
+        """The id of an image by its position, without reading images; None where there are fewer."""
+        entry = next(itertools.islice(self._entries(), position, None), None)
+        return None if entry is None else entry.id
+
+    def loader(self, workers: int = 0) -> DataLoader[Any]:
+        """The batches in order, read ahead by so many processes."""
+        return DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+
+    def _entries(self) -> Iterator[_Entry]:
+        for source in self.sources:
+            yield from self._opened[source]()
+
+    def _read(self, batch: Sequence[_Entry]) -> StreamBatch:
+        images, errors = [], []
+        for position, entry in enumerate(batch):
+            try:
+                images.append(self.transform(decode(entry.store, entry.index)))
+            except MemoryError:
+                raise
+            except Exception as error:  # damaged bytes make the decoders raise nearly anything
+                errors.append((position, reason(error)))
+        return StreamBatch([entry.id for entry in batch], torch.stack(images) if images else None, errors)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: str
+
+    def __call__(self) -> Iterator[_Entry]:
+        yield from self._walk(self.path, ())
+
+    def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
+        try:
+            status = Path(folder).stat()
+            here = status.st_dev, status.st_ino
+            if here in above:
+                return
+            with os.scandir(folder) as found:
+                entries = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+        except OSError:
+            # Read like an image, it gives the reason and costs no other.
+            yield _file(folder)
+            return
+        for name, is_folder in entries:
+            path = f"{folder.rstrip('/')}/{name}"
+            if is_folder:
+                yield from self._walk(path, (*above, here))
+            elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                yield _file(path)
+
+
+@dataclass(frozen=True)
+class _List:
+    path: str
+
+    def __call__(self) -> Iterator[_Entry]:
+        folder = Path(self.path).parent
+        with open(self.path, encoding="utf-8-sig", errors="surrogateescape") as lines:
+            for line in lines:
+                text = line.strip()
+                name, _, label = text.rpartition(" ")
+                if name and label.removeprefix("-").isdigit():
+                    text = name.strip()
+                if text:
+                    yield _Entry(text, FileStore(folder, (text,)), 0)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Images of an archive, or of any other source that is opened as a whole."""
+
+    source: str
+    names: Sequence[str]
+    store: Store
+
+    def __call__(self) -> Iterator[_Entry]:
+        for index, name in enumerate(self.names):
+            yield _Entry(f"{self.source}::{name}", self.store, index)
+
+
+def _open(source: str) -> Callable[[], Iterator[_Entry]]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _Folder(str(path))
+    if not path.is_file():
+        if "::" in source or source.partition("/")[0] in ("bundled", "torchvision", "hfds", "wds", "tfds"):
+            return _data_set(source)
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, beside) or " Give image files, folders, archives or lists."
+        raise UserError(f"No image, folder or archive at {source}.{hint}")
+    if is_archive(path):
+        return _archive(source, open_archive(path))
+    if path.suffix.lower() in _LISTS:
+        return _List(str(path))
+    if path.suffix.lower() in (".npz", ".npy"):
+        return _data_set(source)
+    return _File(str(path))
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+
+    def __call__(self) -> Iterator[_Entry]:
+        yield _file(self.path)
+
+
+def _file(path: str) -> _Entry:
+    return _Entry(path, FileStore("", (path,)), 0)
+
+
+def _archive(source: str, archive: Archive) -> _Members:
+    names = [name for name in archive.members if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    return _Members(source, names, archive.store(tuple(names)))
+
+
+def _data_set(source: str) -> _Members:
+    dataset = open_dataset(source)
+    return _Members(source, dataset.ids, _Rows(dataset.store, dataset.rows))
+
+
+class _Rows(Store):
+    """Some of the images of a store, in another order."""
+
+    def __init__(self, store: Store, rows: Any) -> None:
+        super().__init__()
+        self.store, self.rows = store, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> bytes:
+        """The content of the image."""
+        return self.store.read(int(self.rows[index]))
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image."""
+        return self.store.image(int(self.rows[index]))

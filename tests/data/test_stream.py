@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import itertools
+import os
+import tarfile
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ood_nc.data import ImageStream
+from ood_nc.errors import UserError
+
+
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).permute(2, 0, 1)
+
+
+def picture(path: Path, value: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    for index, name in enumerate(["b/2.png", "a/1.png", "a/z/3.png", "0.png"]):
+        picture(root / name, 10 * index)
+    picture(root / ".hidden" / "h.png", 255)
+    (root / "notes.md").write_text("no image")
+    return root
+
+
+def ids_and_values(stream: ImageStream, workers: int = 0) -> tuple[list[str], list[float]]:
+    ids, values = [], []
+    for batch in stream.loader(workers):
+        ids += batch.ids
+        if batch.images is not None:
+            values += batch.images[:, 0, 0, 0].tolist()
+    return ids, values
+
+
+def test_a_folder_is_walked_in_the_order_of_names(folder: Path) -> None:
+    ids, values = ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=3))
+    assert ids == [f"{folder}/{name}" for name in ("0.png", "a/1.png", "a/z/3.png", "b/2.png")]
+    assert values == [30, 10, 20, 0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(folder: Path, workers: int) -> None:
+    expected = ids_and_values(ImageStream([str(folder)] * 5, as_tensor, batch_size=2))
+    assert ids_and_values(ImageStream([str(folder)] * 5, as_tensor, batch_size=2), workers) == expected
+
+
+def test_skipped_images_are_those_that_came_before(folder: Path) -> None:
+    ids, values = ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2))
+    assert ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2, skip=3)) == (ids[3:], values[3:])
+    assert ImageStream([str(folder)], as_tensor).id_at(3) == ids[3]
+    assert ImageStream([str(folder)], as_tensor).id_at(4) is None
+
+
+def test_archives_lists_files_and_data_sets_follow_each_other(folder: Path, tmp_path: Path) -> None:
+    tar, zipped = tmp_path / "t.tar.gz", tmp_path / "z.zip"
+    with tarfile.open(tar, "w:gz") as archive:
+        archive.add(folder / "0.png", "inner/0.png")
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.write(folder / "a" / "1.png", "1.png")
+        archive.writestr("readme.txt", "no image")
+    listing = tmp_path / "list.txt"
+    listing.write_text("images/b/2.png 7\n\nimages/a/z/3.png\n")
+    np.savez(tmp_path / "set.npz", x=np.full((2, 4, 4), 99, dtype=np.uint8), y=np.array([0, 1]))
+    sources = [str(path) for path in (tar, zipped, listing, folder / "0.png", tmp_path / "set.npz")]
+    ids, values = ids_and_values(ImageStream(sources, as_tensor, batch_size=4), workers=2)
+    assert ids[:5] == [f"{tar}::inner/0.png", f"{zipped}::1.png", "images/b/2.png", "images/a/z/3.png", sources[3]]
+    assert len(ids) == 7
+    assert values == [30, 10, 0, 20, 30, 99, 99]
+
+
+def test_broken_images_cost_no_other(folder: Path) -> None:
+    (folder / "a" / "2.png").write_bytes(b"not a picture")
+    (folder / "a" / "4.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    (batch,) = ImageStream([str(folder)], as_tensor)
+    assert [position for position, _ in batch.errors] == [2, 3]
+    assert "not an image" in batch.errors[0][1]
+    assert batch.images is not None
+    assert len(batch) == 6
+    assert len(batch.images) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if path.endswith("/a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr("ood_nc.data.stream.os.scandir", refusing)
+    (batch,) = ImageStream([str(folder)], as_tensor)
+    assert [batch.ids[position] for position, _ in batch.errors] == [f"{folder}/a"]
+    assert len(batch) == 3
+
+
+def test_a_link_to_a_folder_above_ends(folder: Path) -> None:
+    (folder / "a" / "again").symlink_to(folder)
+    ids, _ = ids_and_values(ImageStream([str(folder)], as_tensor))
+    assert len(ids) == 4
+
+
+def test_a_wrong_path_is_known_before_any_work(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"No image, folder or archive at .*imagse\. Did you mean 'images'\?"):
+        ImageStream([str(folder), str(folder.parent / "imagse")], as_tensor)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(folder: Path) -> None:
+    def peak(times: int) -> int:
+        stream = ImageStream([str(folder)] * times, as_tensor, batch_size=4)
+        tracemalloc.start()
+        for _ in itertools.islice(stream, None):
+            pass
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(2)
+    assert peak(400) < peak(20) + 200_000
