@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import blas
 from torch import Tensor
 
@@ -18,6 +21,8 @@ _CANCELS = 1e-5
 _SAFE_NORMS = (1e-140, 1e140)
 NORM_FLOOR = 1e-12
 """Norms are clamped to this, so that a zero row stays a zero row."""
+_NO_CLASS = -1e30
+_SAMPLE = 2**16
 
 
 class Eigen(NamedTuple):
@@ -37,9 +42,34 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(tensor[start : start + CHUNK] for tensor in tensors)
 
 
+def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Apply ``compute`` to aligned row chunks of the tensors and join its results (chunk, ...) to (B, ...).
+
+    Where a graph is traced, the rows stay in one piece: their number is not known there.
+    """
+    if torch.compiler.is_compiling() or len(tensors[0]) <= CHUNK:
+        whole: Tensor = compute(*tensors)
+        return whole
+    joined: Tensor | None = None
+    filled = 0
+    for parts in chunks(*tensors):
+        result = compute(*parts)
+        if joined is None:
+            joined = result.new_empty(len(tensors[0]), *result.shape[1:])
+        joined[filled : filled + len(result)] = result
+        filled += len(result)
+    assert joined is not None
+    return joined
+
+
 def safe_normalize(rows: Tensor) -> Tensor:
     """Rows over their Euclidean norms, in float64; a zero row stays zero, and no norm over- or underflows."""
     wide = rows.to(torch.float64, copy=True)
+    if torch.compiler.is_compiling():
+        scale = wide.abs().amax(dim=1, keepdim=True)
+        wide = wide / torch.where(scale > 0, scale, torch.ones_like(scale))
+        unit: Tensor = wide / wide.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
+        return unit
     norms = wide.norm(dim=1, keepdim=True)
     if bool(((norms < _SAFE_NORMS[0]) | (norms > _SAFE_NORMS[1])).any()):
         scale = wide.abs().amax(dim=1, keepdim=True)
@@ -95,6 +125,12 @@ def eigen(symmetric: Tensor) -> Eigen:
     return Eigen(values.flip(0).clamp_min(0), vectors.flip(1))
 
 
+def explaining(decomposition: Eigen, share: float) -> int:
+    """The smallest number of leading eigenvectors, at least 1, that explains a share of the total."""
+    explained = decomposition.values.cumsum(0) / decomposition.values.sum()
+    return min(int((explained < share).sum()) + 1, len(explained))
+
+
 def cutoff(values: Tensor) -> float:
     """The eigenvalue below which a direction counts as absent."""
     return float(values.max()) * max(RELATIVE_CUTOFF, len(values) * torch.finfo(torch.float64).eps)
@@ -114,7 +150,12 @@ def whitening(decomposition: Eigen) -> Tensor:
 
 def whiten(rows: Tensor, matrix: Tensor) -> Tensor:
     """``rows @ matrix`` for a matrix from :func:`whitening`; float64 ``rows`` may be overwritten."""
-    if rows.device.type != "cpu" or matrix.shape[0] != matrix.shape[1] or not rows.is_contiguous():
+    if (
+        torch.compiler.is_compiling()
+        or rows.device.type != "cpu"
+        or matrix.shape[0] != matrix.shape[1]
+        or not rows.is_contiguous()
+    ):
         return torch.mm(rows, matrix)
     # BLAS reads both transposed: upper triangular times columns, in place.
     return torch.from_numpy(blas.dtrmm(1.0, matrix.numpy().T, rows.numpy().T, overwrite_b=1)).T
@@ -126,12 +167,28 @@ def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
     One product gives all distances. Where the nearest is so close that the product has lost its digits, it is
     recomputed as a difference.
     """
+    if torch.compiler.is_compiling():
+        nearest = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2).argmin(dim=1)
+        return (rows - centers[nearest]).square().sum(dim=1)
     norms = torch.linalg.vecdot(rows, rows)
     offsets, nearest = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2).min(dim=1)
     distances: Tensor = norms + offsets
     close = torch.nonzero(distances < _CANCELS * norms)[:, 0]
     if len(close):
         distances[close] = (rows[close] - centers[nearest[close]]).square_().sum(dim=1)
+    return distances
+
+
+def squared_distances(rows: Tensor, centers: Tensor) -> Tensor:
+    """Squared Euclidean distance of each row (B, r) to each center (C, r): (B, C), by one product.
+
+    The smallest of each row, in which the product may have lost its digits, is computed again as a difference.
+    """
+    norms = torch.linalg.vecdot(rows, rows)
+    products = torch.addmm(torch.linalg.vecdot(centers, centers), rows, centers.T, alpha=-2) + norms[:, None]
+    nearest = products.argmin(dim=1)
+    exact = (rows - centers[nearest]).square_().sum(dim=1)
+    distances: Tensor = products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)
     return distances
 
 
@@ -145,17 +202,111 @@ def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
 
 def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
     """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64."""
-    norms = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK].to(torch.float64, copy=True).sub_(origin)
-        norms[start : start + CHUNK] = (part @ basis).norm(dim=1)
-    return norms
+    return by_chunks(lambda part: ((part.double() - origin) @ basis).norm(dim=1), rows)
 
 
 def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
     """Largest cosine of each row minus ``center`` (B, d) to the unit or zero ``directions`` (C, d): (B,) float64."""
-    cosines = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), CHUNK):
-        part = safe_normalize(rows[start : start + CHUNK].double() - center)
-        cosines[start : start + CHUNK] = (part @ directions.T).amax(dim=1)
-    return cosines.clamp_(-1, 1)
+    cosines = by_chunks(lambda part: (safe_normalize(part.double() - center) @ directions.T).amax(dim=1), rows)
+    return cosines.clamp(-1, 1)
+
+
+def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """log p and log(1 - p) of the softmax p of float64 logits (B, C), each (B, C).
+
+    Both keep their digits where the largest p is within rounding of 1, because 1 - p of that class is summed from the
+    others. With a single class, log(1 - p) is -inf.
+    """
+    top, others, is_top = _top_and_others(logits)
+    total = torch.logaddexp(top, others)
+    log_p = torch.where(is_top, -_softplus(others - top), logits - total)
+    return log_p, torch.where(is_top, others - total, torch.log1p(-log_p.exp()))
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the largest softmax probability p of float64 logits (B, C): (B,), of any size.
+
+    Finite with a single class too, though p is 1 there.
+    """
+    top, others, _ = _top_and_others(logits)
+    return (top - others.clamp_min(_NO_CLASS))[:, 0]
+
+
+def _top_and_others(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest logit (B, 1), the log-sum-exp of all but that (B, 1), and where the largest is (B, C)."""
+    top, index = logits.max(dim=1, keepdim=True)
+    is_top = index == torch.arange(logits.shape[1], device=logits.device)
+    # Not logsumexp of what -inf is filled into: onnxruntime's is wrong where the first entry is -inf.
+    second = logits.masked_fill(is_top, -torch.inf).amax(dim=1, keepdim=True).clamp_min(_NO_CLASS)
+    others = second + (logits - second).exp().masked_fill(is_top, 0.0).sum(dim=1, keepdim=True).log()
+    return top, others, is_top
+
+
+def _softplus(values: Tensor) -> Tensor:
+    return torch.log1p((-values.abs()).exp()) + values.clamp_min(0)
+
+
+def as_numpy(rows: Tensor) -> NDArray[Any]:
+    """The rows for NumPy, which counts and selects several times faster than torch on a CPU; it knows no bfloat16."""
+    rows = rows.cpu()
+    return rows.numpy() if rows.dtype in (torch.float32, torch.float64) else rows.float().numpy()
+
+
+def percentile(values: Tensor, percent: float) -> float:
+    """Percentile of all entries of a matrix, linearly interpolated between neighbours (NumPy's default).
+
+    Exact, at the price of a few passes: only the entries near the wanted rank are copied and sorted. A selection over
+    all of them takes as long at its best, and five times that where half of them are one and the same zero.
+    """
+    last = values.numel() - 1
+    position = percent / 100 * last
+    rank = min(int(position), last)
+    lower, upper = _order_statistics(values, (rank, min(rank + 1, last)))
+    return lower + (upper - lower) * (position - rank)
+
+
+def _order_statistics(values: Tensor, ranks: tuple[int, int]) -> list[float]:
+    """Entries of a matrix by their ranks, which are neighbours; rank 0 is the smallest entry."""
+    if values.numel() <= _SAMPLE:
+        ordered = values.flatten().sort().values
+        return [float(ordered[rank]) for rank in ranks]
+    found = _ranked_between(values, *_bracket(values, ranks[0]), ranks)
+    # A sample that misleads is a matter of one in 1e8; then the bracket holds everything.
+    return found or _ranked_between(values, -math.inf, math.inf, ranks)
+
+
+def _bracket(values: Tensor, rank: int) -> tuple[float, float]:
+    """Two entries that very likely enclose the rank: a random sample's, six standard errors to either side."""
+    rng = torch.Generator().manual_seed(0)
+    rows, columns = (torch.randint(size, (_SAMPLE,), generator=rng).to(values.device) for size in values.shape)
+    sample = values[rows, columns].sort().values
+    share = rank / values.numel()
+    margin = 6 * math.sqrt(_SAMPLE * share * (1 - share)) + 8
+    low, high = math.floor(share * _SAMPLE - margin), math.ceil(share * _SAMPLE + margin)
+    return float(sample[low]) if low >= 0 else -math.inf, float(sample[high]) if high < _SAMPLE else math.inf
+
+
+def _ranked_between(values: Tensor, low: float, high: float, ranks: tuple[int, int]) -> list[float]:
+    """Entries by rank where they all lie in [low, high]; otherwise nothing."""
+    below = at_low = at_high = 0
+    inside = []
+    for (part,) in chunks(values):
+        entries = as_numpy(part)
+        below += np.count_nonzero(entries < low)
+        at_low += np.count_nonzero(entries == low)
+        at_high += np.count_nonzero(entries == high)
+        inside.append(entries[(entries > low) & (entries < high)])
+    between = np.sort(np.concatenate(inside))
+    found = []
+    for rank in ranks:
+        place = rank - below
+        if not 0 <= place < at_low + len(between) + at_high:
+            return []
+        # Entries equal to an end are counted, not kept: there may be millions of the same zero.
+        if place < at_low:
+            found.append(low)
+        elif place < at_low + len(between):
+            found.append(float(between[place - at_low]))
+        else:
+            found.append(high)
+    return found

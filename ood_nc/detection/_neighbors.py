@@ -1,4 +1,4 @@
-"""Exact nearest neighbours that hold against float64, at the speed of a float32 index.
+"""Nearest neighbours whose distances hold against float64, at the speed of a float32 index.
 
 faiss computes |x|^2 + |y|^2 - 2 x.y in float32. Where neighbours are much closer to each other than to the origin of
 the index (collapsed features, a common offset) the digits cancel and the result is noise. So:
@@ -12,26 +12,43 @@ the index (collapsed features, a common offset) the digits cancel and the result
 5. what is still left gets the same treatment over the whole bank, and what even float64 products cannot tell apart is
    searched difference by difference.
 
-The distance returned is always the norm of a difference in float64 of the rows themselves.
+The distance returned is always the norm of a difference in float64 of the rows themselves. That holds for approximate
+indexes too: they only propose other candidates, and without a proof that there are no closer ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection.faiss_backend import load_faiss
+from ood_nc.detection import _linalg, faiss_backend
 
 _BATCH = 4096
-_MARGIN = 32
-_TRUSTED = 1e-5
+MARGIN = 32
+TRUSTED = 1e-5
 """Relative error of a squared float32 distance that changes no score by more than half of it."""
 _CACHED = 1 << 19
+
+
+def kth_distance(banks: Sequence[ExactNeighbors], queries: Tensor, k: int) -> Tensor:
+    """Euclidean distance of each query (B, d) to its k-th nearest row of the bank where that is smallest, (B,) float64.
+
+    All banks must treat norms alike.
+    """
+    distances = torch.empty(len(queries), dtype=torch.float64)
+    for start in range(0, len(queries), _BATCH):
+        part = slice(start, start + _BATCH)
+        unit = banks[0].unit(queries[part])
+        distances[part] = banks[0].kth_of_unit(unit, k)
+        for bank in banks[1:]:
+            distances[part] = torch.minimum(distances[part], bank.kth_of_unit(unit, k))
+    return distances
 
 
 class _Class(NamedTuple):
@@ -49,25 +66,31 @@ class ExactNeighbors:
         bank: (n, d) float32 or float64 on the CPU; kept by reference.
         normalize: compare L2-normalised rows.
         labels: class of each row (n,), or None; it makes collapsed banks faster and changes no result.
+        k: what will be asked for; with it, the index moves to a GPU where faiss has one.
 
     Raises:
         MissingPackageError: faiss is not installed.
     """
 
-    def __init__(self, bank: Tensor, normalize: bool, labels: Tensor | None = None) -> None:
-        faiss = load_faiss()
+    kind = "flat"
+
+    def __init__(self, bank: Tensor, normalize: bool, labels: Tensor | None = None, k: int | None = None) -> None:
         self.bank = bank
         self.normalize = normalize
         self.labels = labels
         self.center = torch.zeros(bank.shape[1], dtype=torch.float64)
         for (part,) in _linalg.chunks(bank):
             self.center += self.unit(part).sum(dim=0) / len(bank)
-        self.index: Any = faiss.IndexFlatL2(bank.shape[1])
+        self.index = self._new_index()
+        empty = self.index.ntotal == 0
         self.largest_square = 0.0
         for (part,) in _linalg.chunks(bank):
             rows = self.unit(part).sub_(self.center)
             self.largest_square = max(self.largest_square, float(torch.linalg.vecdot(rows, rows).max()))
-            self.index.add(_as_float32(rows))
+            if empty:
+                faiss_backend.add_rows(self.index, self.kind, self._for_index(rows))
+        if k is not None:
+            self.index = faiss_backend.on_gpu(self.index, self.kind, self._candidates(k))
 
     def unit(self, rows: Tensor) -> Tensor:
         """The rows as they are compared: a float64 copy, normalised where that is asked for."""
@@ -75,34 +98,31 @@ class ExactNeighbors:
 
     def kth_distance(self, queries: Tensor, k: int) -> Tensor:
         """Euclidean distance of each query (B, d) to its k-th nearest row, (B,) float64."""
-        distances = torch.empty(len(queries), dtype=torch.float64)
-        for start in range(0, len(queries), _BATCH):
-            part = slice(start, start + _BATCH)
-            distances[part] = self._kth_by_float32(self.unit(queries[part]), k)
-        return distances
+        return kth_distance([self], queries, k)
 
     def error_bound(self, centered: Tensor, largest_square: float, dtype: torch.dtype) -> Tensor:
         """How far a squared distance by products in ``dtype`` may be off (B,).
 
         Rounding of the inputs and of the products, each at most about the unit roundoff times the squared norms; their
-        accumulation over d terms grows with sqrt(d).
+        accumulation over d terms grows with sqrt(d). Below the smallest normal number products vanish altogether.
         """
         growth = max(8.0, centered.shape[1] ** 0.5)
         bound: Tensor = (torch.linalg.vecdot(centered, centered) + largest_square) * growth
-        return bound * torch.finfo(dtype).eps
+        return bound * torch.finfo(dtype).eps + torch.finfo(dtype).tiny
 
-    def _kth_by_float32(self, queries: Tensor, k: int) -> Tensor:
-        count = min(len(self.bank), k + _MARGIN)
-        centered = queries - self.center
-        squares, ids = (torch.from_numpy(array) for array in self.index.search(_as_float32(centered), count))
-        squares = squares.double()
-        bound = self.error_bound(centered, self.largest_square, torch.float32)
+    def kth_of_unit(self, queries: Tensor, k: int) -> Tensor:
+        """Distance to the k-th nearest row (B,) for queries as :meth:`unit` gives them."""
+        squares, ids, bound = self._propose(queries, k)
+        # Squared distances beyond float32 leave places unfilled: nothing is known about those queries.
+        unfilled = ids[:, -1] < 0
+        ids.clamp_min_(0)
         result = self._exact(queries, ids[:, k - 1 : k])[:, 0]
-        doubtful = torch.nonzero(bound > _TRUSTED * squares[:, k - 1])[:, 0]
+        doubtful = torch.nonzero(unfilled | ~(bound <= TRUSTED * squares[:, k - 1]))[:, 0]
         if len(doubtful):
             outside = squares[doubtful, -1] - bound[doubtful]
-            if count == len(self.bank):
+            if ids.shape[1] == len(self.bank):
                 outside.fill_(float("inf"))
+            outside[unfilled[doubtful]] = -float("inf")
             left = self._settle(queries, doubtful, ids[doubtful], outside, k, result)
             if self.labels is not None:
                 left = self._settle_in_classes(queries, left, k, result)
@@ -110,9 +130,27 @@ class ExactNeighbors:
                 result[left] = self._kth_by_float64(queries[left], k)
         return result
 
+    def _new_index(self) -> Any:
+        return faiss_backend.new_index(self.kind, self.bank.shape[1], len(self.bank))
+
+    def _candidates(self, k: int) -> int:
+        return min(len(self.bank), k + MARGIN)
+
+    def _propose(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared distances (B, count), ids and the error bound of the squared distances (B,), by the index."""
+        centered = queries - self.center
+        found = faiss_backend.search_index(self.index, self.kind, self._for_index(centered), self._candidates(k))
+        squares, ids = (torch.from_numpy(array) for array in found)
+        return squares.double(), ids, self.error_bound(centered, self.largest_square, torch.float32)
+
+    def _for_index(self, centered: Tensor) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = np.ascontiguousarray(centered.float().numpy())
+        missing = faiss_backend.index_width(self.kind, rows.shape[1]) - rows.shape[1]
+        return np.pad(rows, ((0, 0), (0, missing))) if missing else rows
+
     def _kth_by_float64(self, queries: Tensor, k: int) -> Tensor:
         everything = torch.arange(len(self.bank))
-        ids, outside = self._search_float64(queries, everything, self.center, k + _MARGIN)
+        ids, outside = self._search_float64(queries, everything, self.center, k + MARGIN)
         result = torch.empty(len(queries), dtype=torch.float64)
         left = self._settle(queries, torch.arange(len(queries)), ids, outside, k, result)
         if len(left):
@@ -137,7 +175,7 @@ class ExactNeighbors:
                 left.append(rows[mine])
                 continue
             own = classes[index]
-            ids, outside = self._search_float64(queries[rows[mine]], own.ids, own.center, k + _MARGIN)
+            ids, outside = self._search_float64(queries[rows[mine]], own.ids, own.center, k + MARGIN)
             outside = torch.minimum(outside, others[mine].square())
             left.append(self._settle(queries, rows[mine], ids, outside, k, result))
         return torch.cat([rows[:0], *left])
@@ -149,7 +187,8 @@ class ExactNeighbors:
         """
         kth = self._exact(queries[rows], ids).kthvalue(k, dim=1).values
         result[rows] = kth
-        return rows[kth.square() > outside]
+        # Nothing is closer than 0; a bound that overflowed proves nothing.
+        return rows[(kth > 0) & ~(kth.square() <= outside)]
 
     def _exact(self, queries: Tensor, ids: Tensor) -> Tensor:
         distances = torch.empty(ids.shape, dtype=torch.float64)
@@ -204,8 +243,3 @@ class ExactNeighbors:
             best = torch.cat([best, distances], dim=1)
             best = best.topk(min(k, best.shape[1]), dim=1, largest=False).values
         return best.amax(dim=1)
-
-
-def _as_float32(rows: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
-    array: np.ndarray[Any, np.dtype[np.float32]] = np.ascontiguousarray(rows.float().numpy())
-    return array

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels
 from ood_nc.detection.base import Detector
-from ood_nc.detection.registry import create_detector
+from ood_nc.detection.registry import create_feature_detector
 from ood_nc.detection.thresholds import choose_threshold
 from ood_nc.errors import UserError
 
@@ -28,7 +28,7 @@ class PytorchOodDetector:
     """
 
     def __init__(self, detector: Detector | str, head: _Head | None = None) -> None:
-        self.detector = create_detector(detector) if isinstance(detector, str) else detector
+        self.detector = create_feature_detector(detector) if isinstance(detector, str) else detector
         self.head = head
 
     def fit_features(self, z: Tensor, labels: Tensor | None = None) -> PytorchOodDetector:
@@ -81,7 +81,7 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
         if not 0 < count < len(rows):
             raise UserError(f"held_out = {self.held_out} of {len(rows)} samples leaves a side without any.")
         calibration, train = order[:count], order[count:]
-        made = create_detector(self.detector) if isinstance(self.detector, str) else self.detector
+        made = create_feature_detector(self.detector) if isinstance(self.detector, str) else self.detector
         labels = None if y is None else as_labels(y, len(rows))[torch.from_numpy(train)]
         self.detector_ = type(made)(**made.get_params())
         if "features" in made.requires or self.head is not None:

@@ -7,10 +7,8 @@ and write ``_score``. Storing, loading, cloning, and the checks of inputs, devic
 
 from __future__ import annotations
 
-import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,36 +18,17 @@ from ood_nc.arrays import ArrayLike
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError, NotFittedError
 from ood_nc.detection.head import Head
-from ood_nc.errors import UserError, nearest
+from ood_nc.detection.protocol import BaseDetector, DetectorInfo
+from ood_nc.errors import UserError
+
+__all__ = ["INPUTS", "Detector", "DetectorInfo"]
 
 Self = TypeVar("Self", bound="Detector")
 INPUTS = frozenset({"features", "labels", "logits", "head", "nonnegative"})
-_FORMAT = 1
 
 
-@dataclass(frozen=True)
-class DetectorInfo:
-    """What a user wants to know before choosing a detector.
-
-    Attributes:
-        title: of the paper, or a short name where there is none.
-        venue: where and when it appeared.
-        url: of the paper.
-        needs: what it works from, in words.
-        domain: the values a score can take.
-        cost: of fit and score, in N train samples, B queries, d dimensions, C classes.
-    """
-
-    title: str
-    venue: str
-    url: str
-    needs: str
-    domain: str
-    cost: str
-
-
-class Detector(ABC):
-    """Base of all detectors.
+class Detector(BaseDetector):
+    """Base of all feature detectors: they work from cached features and logits, and never see the network.
 
     Class attributes:
         name: in the registry.
@@ -57,12 +36,12 @@ class Detector(ABC):
         requires: what ``fit`` or ``score`` must be given, of "features", "labels", "logits", "head", "nonnegative"
             (features without negative entries). Logits are computed where a head is given and they are not.
         needs_fit: False where nothing is learnt and ``score`` may be called at once.
+        closed_form: whether ``trace`` gives the scores as one graph of tensor operations (a search is none).
     """
 
-    name: ClassVar[str]
-    info: ClassVar[DetectorInfo]
-    requires: ClassVar[frozenset[str]]
-    needs_fit: ClassVar[bool] = True
+    kind: ClassVar[str] = "feature"
+    inputs: ClassVar[frozenset[str]] = INPUTS
+    closed_form: ClassVar[bool] = True
     _head: Head | None = None
 
     def fit(
@@ -128,14 +107,17 @@ class Detector(ABC):
         with torch.no_grad():
             return queries.deliver(self.to(queries.device)._score(queries))
 
-    @property
-    def is_fitted(self) -> bool:
-        """Whether ``score`` may be called."""
-        return not self.needs_fit or bool(self._fitted())
+    def trace(self, features: Tensor | None, logits: Tensor | None = None) -> Tensor:
+        """The scores as tensor operations alone, for ``torch.export``: nothing is checked, moved or converted.
 
-    def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
-        """The values worth trying for each hyper-parameter; empty where there is nothing to choose."""
-        return self._search_space()
+        Args:
+            features: (B, d).
+            logits: (B, C); computed from the head given to ``fit`` where missing.
+
+        Returns:
+            (B,) float64.
+        """
+        return self._score(TapQueries(features, logits=logits).with_head(self._head))
 
     @property
     def head(self) -> Head:
@@ -146,22 +128,12 @@ class Detector(ABC):
 
     def to(self: Self, device: torch.device) -> Self:
         """Move everything learnt to a device; ``score`` does so by itself where its inputs are elsewhere."""
-        for name, value in self._fitted().items():
-            if isinstance(value, torch.Tensor):
-                setattr(self, name, value.to(device))
+        super().to(device)
         if self._head is not None:
             self._head = self._head.to(device)
         return self
 
-    # What a detector writes: _score, and of the others those it needs.
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        """What :meth:`hyperparameters` returns."""
-        return {}
-
-    def _check_parameters(self) -> None:
-        """Raise :class:`UserError` where a hyper-parameter is out of range."""
-        return
+    # What a detector writes: _score, and of _fit, _check_parameters and _search_space those it needs.
 
     def _fit(self, train: TapStatistics) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""
@@ -186,70 +158,9 @@ class Detector(ABC):
         if "nonnegative" in self.requires:
             given.check_nonnegative(self.name)
 
-    # Hyper-parameters: the protocol of scikit-learn.
-
-    @classmethod
-    def parameter_names(cls) -> tuple[str, ...]:
-        """The names of the hyper-parameters, in the order of ``__init__``."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The hyper-parameters by name (``deep`` is there for scikit-learn's sake)."""
-        return {name: getattr(self, name) for name in self.parameter_names()}
-
-    def set_params(self: Self, **parameters: Any) -> Self:
-        """Set hyper-parameters by name.
-
-        Raises:
-            UserError: unknown name, or out of range.
-        """
-        known = self.parameter_names()
-        for name, value in parameters.items():
-            if name not in known:
-                raise UserError(f"Detector {self.name!r} has no hyper-parameter {name!r}.{nearest(name, known)}")
-            setattr(self, name, value)
-        self._check_parameters()
-        return self
-
-    def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
-        return f"{type(self).__name__}({given})"
-
-    # State: tensors and plain values only, so that it loads without pickle.
-
-    def state_dict(self) -> dict[str, Any]:
-        """The hyper-parameters and everything learnt, as tensors and plain values."""
+    def _further_state(self) -> dict[str, Any]:
         head = None if self._head is None else {"weight": self._head.weight, "bias": self._head.bias}
-        return {
-            "detector": self.name,
-            "format": _FORMAT,
-            "parameters": self.get_params(),
-            "head": head,
-            "fitted": self._fitted(),
-        }
+        return {"head": head}
 
-    def load_state_dict(self: Self, state: Mapping[str, Any]) -> Self:
-        """Become the detector whose :meth:`state_dict` this is.
-
-        Raises:
-            UserError: the state is of another detector or another format.
-        """
-        if state.get("detector") != self.name:
-            raise UserError(f"This state is of detector {state.get('detector')!r}, not of {self.name!r}.")
-        if state.get("format") != _FORMAT:
-            raise UserError(f"Detector {self.name!r}: state format {state.get('format')!r} is not {_FORMAT}.")
-        self._forget()
-        self.set_params(**state["parameters"])
+    def _load_further_state(self, state: Mapping[str, Any]) -> None:
         self._head = None if state["head"] is None else Head(state["head"]["weight"], state["head"]["bias"])
-        for name, value in state["fitted"].items():
-            setattr(self, name, value)
-        return self
-
-    def _fitted(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
-
-    def _forget(self) -> None:
-        kept = self.parameter_names()
-        for name in [name for name in vars(self) if name not in kept]:
-            delattr(self, name)

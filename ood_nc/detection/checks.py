@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import copy
-import io
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ood_nc.detection import _checking, input_checks
+from ood_nc.detection._checking import DetectorCheckError, close, read_only, require, saved_and_loaded
 from ood_nc.detection._problem import Problem, make_problem
-from ood_nc.detection.base import INPUTS, Detector, DetectorInfo
+from ood_nc.detection.base import Detector
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError, NonFiniteError, NotFittedError
 from ood_nc.detection.metrics import auroc
+from ood_nc.detection.protocol import BaseDetector
 from ood_nc.errors import UserError
 
-Check = Callable[[type[Detector]], None]
+__all__ = ["DetectorCheckError", "check_detector", "detector_checks", "fit_on", "score_on"]
+
+Check = Callable[[type[Any]], None]
 
 
-class DetectorCheckError(AssertionError):
-    """A detector breaks the protocol; the message names the detector, the check and what it saw."""
-
-
-def check_detector(cls: type[Detector]) -> None:
-    """Run every check on a detector class.
+def check_detector(cls: type[BaseDetector]) -> None:
+    """Run every check of its kind on a detector class.
 
     Raises:
         DetectorCheckError: a check fails; the message says which and what it saw.
     """
-    for _, check in detector_checks():
+    for _, check in detector_checks(cls.kind):
         check(cls)
 
 
-def detector_checks() -> Iterator[tuple[str, Check]]:
-    """Name and function of every check, to parametrise a test with."""
-    for name, value in sorted(globals().items()):
+def detector_checks(kind: str = "feature") -> Iterator[tuple[str, Check]]:
+    """Name and function of every check of a kind of detector, to parametrise a test with."""
+    found = {**vars(_checking), **(vars(input_checks) if kind == "input" else globals())}
+    for name, value in sorted(found.items()):
         if name.startswith("_check_"):
             yield name.removeprefix("_check_"), value
 
@@ -58,49 +58,17 @@ def _problem(cls: type[Detector], **sizes: Any) -> Problem:
     return make_problem(nonnegative="nonnegative" in cls.requires, **sizes)
 
 
-def _require(condition: bool, cls: type[Detector], what: str) -> None:
-    if not condition:
-        raise DetectorCheckError(f"Detector {getattr(cls, 'name', cls.__name__)!r}: {what}")
-
-
-def _close(first: Tensor, second: Tensor, tolerance: float = 1e-6) -> bool:
-    return first.shape == second.shape and bool(torch.allclose(first, second, rtol=tolerance, atol=tolerance))
-
-
-def _check_declaration(cls: type[Detector]) -> None:
-    _require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
-    empty = [field.name for field in fields(cls.info) if not getattr(cls.info, field.name)]
-    _require(not empty, cls, f"info leaves {', '.join(empty)} empty.")
-    _require(isinstance(cls.requires, frozenset) and cls.requires <= INPUTS, cls, f"requires {cls.requires!r}.")
-    _require(bool(cls.__doc__), cls, "has no docstring.")
-
-
-def _check_parameters(cls: type[Detector]) -> None:
-    detector = cls()
-    defaults = detector.get_params()
-    _require(cls(**defaults).get_params() == defaults, cls, "get_params does not give back what __init__ got.")
-    for name, values in detector.hyperparameters().items():
-        _require(name in defaults, cls, f"search space names {name!r}, which is no hyper-parameter.")
-        for value in values:
-            cls().set_params(**{name: value})
-    try:
-        detector.set_params(no_such_parameter=1)
-    except UserError:
-        return
-    raise DetectorCheckError(f"Detector {cls.name!r}: set_params takes an unknown name.")
-
-
 def _check_scores(cls: type[Detector]) -> None:
     problem = _problem(cls)
     detector = cls()
-    _require(fit_on(detector, problem) is detector, cls, "fit must return the detector.")
+    require(fit_on(detector, problem) is detector, cls, "fit must return the detector.")
     inside, outside = (score_on(detector, problem, rows) for rows in (problem.queries, problem.ood))
-    _require(inside.shape == (len(problem.queries),), cls, f"scores have shape {tuple(inside.shape)}.")
-    _require(inside.dtype == torch.float64, cls, f"scores are {inside.dtype}, not float64.")
-    _require(bool(torch.isfinite(torch.cat([inside, outside])).all()), cls, "scores are not finite.")
+    require(inside.shape == (len(problem.queries),), cls, f"scores have shape {tuple(inside.shape)}.")
+    require(inside.dtype == torch.float64, cls, f"scores are {inside.dtype}, not float64.")
+    require(bool(torch.isfinite(torch.cat([inside, outside])).all()), cls, "scores are not finite.")
     area = auroc(inside, outside)
-    _require(area > 0.7, cls, f"AUROC {area:.3f} on an easy problem: is the sign larger = more in-distribution?")
-    _require(score_on(detector, problem, problem.queries[:0]).shape == (0,), cls, "an empty batch must give no scores.")
+    require(area > 0.7, cls, f"AUROC {area:.3f} on an easy problem: is the sign larger = more in-distribution?")
+    require(score_on(detector, problem, problem.queries[:0]).shape == (0,), cls, "an empty batch must give no scores.")
 
 
 def _check_batch_invariance(cls: type[Detector]) -> None:
@@ -109,17 +77,17 @@ def _check_batch_invariance(cls: type[Detector]) -> None:
     rows = torch.cat([problem.queries, problem.ood])
     together = score_on(detector, problem, rows)
     alone = torch.cat([score_on(detector, problem, row[None]) for row in rows])
-    _require(_close(together, alone), cls, "a sample's score depends on what else is in the batch.")
+    require(close(together, alone), cls, "a sample's score depends on what else is in the batch.")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
-    _require(_close(together[order], score_on(detector, problem, rows[order])), cls, "scores do not follow their rows.")
+    require(close(together[order], score_on(detector, problem, rows[order])), cls, "scores do not follow their rows.")
 
 
 def _check_determinism(cls: type[Detector]) -> None:
     problem = _problem(cls)
     first, second = (score_on(fit_on(cls(), problem), problem, problem.queries) for _ in range(2))
-    _require(torch.equal(first, second), cls, "two fits on the same data give different scores.")
+    require(torch.equal(first, second), cls, "two fits on the same data give different scores.")
     again = fit_on(fit_on(cls(), _problem(cls, seed=5)), problem)
-    _require(torch.equal(first, score_on(again, problem, problem.queries)), cls, "a second fit remembers the first.")
+    require(torch.equal(first, score_on(again, problem, problem.queries)), cls, "a second fit remembers the first.")
 
 
 def _check_inputs_unchanged(cls: type[Detector]) -> None:
@@ -129,13 +97,13 @@ def _check_inputs_unchanged(cls: type[Detector]) -> None:
     score_on(detector, problem, problem.queries)
     same = all(torch.equal(getattr(problem, name), getattr(before, name)) for name in ("features", "labels", "queries"))
     same = same and all(torch.equal(a, b) for a, b in zip(problem.head, before.head, strict=True))
-    _require(same, cls, "fit or score changes its inputs.")
+    require(same, cls, "fit or score changes its inputs.")
     expected = score_on(detector, problem, problem.queries)
     problem.features.mul_(0)
     for part in problem.head:
         part.mul_(0)
     kept = detector.score(before.queries, logits=before.logits(before.queries))
-    _require(torch.equal(kept, expected), cls, "a fitted detector changes with the arrays it was fitted on.")
+    require(torch.equal(kept, expected), cls, "a fitted detector changes with the arrays it was fitted on.")
 
 
 def _check_layouts(cls: type[Detector]) -> None:
@@ -148,14 +116,14 @@ def _check_layouts(cls: type[Detector]) -> None:
     views: dict[str, Callable[[Any], Any]] = {
         "Fortran order": np.asfortranarray,
         "a strided view": lambda array: np.repeat(array, 2, axis=0)[::2],
-        "a read-only array": _read_only,
+        "a read-only array": read_only,
         "float64": lambda array: array.astype(np.float64),
         "reversed strides": lambda array: array[::-1].copy()[::-1],
     }
     for name, view in views.items():
         detector = cls().fit(view(train), labels, logits=view(logits), head=(view(head[0]), head[1]))
         scores = detector.score(view(queries), logits=view(query_logits))
-        _require(_close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
+        require(close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
 
 
 def _check_half_precision(cls: type[Detector]) -> None:
@@ -172,20 +140,17 @@ def _check_half_precision(cls: type[Detector]) -> None:
                 (narrow.float(), logits.float(), problem.queries.to(dtype).float(), query_logits.float()),
             )
         ]
-        _require(_close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
+        require(close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
 
 
 def _check_state(cls: type[Detector]) -> None:
     problem = _problem(cls)
     detector = fit_on(cls(), problem)
     expected = score_on(detector, problem, problem.queries)
-    file = io.BytesIO()
-    torch.save(detector.state_dict(), file)
-    file.seek(0)
-    loaded = cls().load_state_dict(torch.load(file, weights_only=True))
-    _require(torch.equal(score_on(loaded, problem, problem.queries), expected), cls, "loading changes the scores.")
+    loaded = saved_and_loaded(detector)
+    require(torch.equal(score_on(loaded, problem, problem.queries), expected), cls, "loading changes the scores.")
     copied = copy.deepcopy(detector)
-    _require(torch.equal(score_on(copied, problem, problem.queries), expected), cls, "copying changes the scores.")
+    require(torch.equal(score_on(copied, problem, problem.queries), expected), cls, "copying changes the scores.")
 
 
 def _check_missing_inputs(cls: type[Detector]) -> None:
@@ -202,7 +167,7 @@ def _check_missing_inputs(cls: type[Detector]) -> None:
         try:
             cls().fit(problem.features, **{**given, name: None}, logits=problem.logits(problem.features))
         except MissingInputError as error:
-            _require(name in str(error), cls, f"the error for missing {name} does not name it.")
+            require(name in str(error), cls, f"the error for missing {name} does not name it.")
         else:
             raise DetectorCheckError(f"Detector {cls.name!r}: fit without {name} must raise MissingInputError.")
 
@@ -217,7 +182,7 @@ def _check_non_finite(cls: type[Detector]) -> None:
         try:
             detector.score(rows, logits=logits)
         except NonFiniteError as error:
-            _require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
+            require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
         else:
             raise DetectorCheckError(f"Detector {cls.name!r}: {value} in the input must raise NonFiniteError.")
 
@@ -248,9 +213,9 @@ def _check_degenerate_fits(cls: type[Detector]) -> None:
                     score_on(detector, problem, rows) for rows in (problem.queries, torch.zeros(2, features.shape[1]))
                 ]
             except UserError as error:
-                _require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
+                require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
                 continue
-        _require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
+        require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
 
 
 def _check_wrong_width(cls: type[Detector]) -> None:
@@ -274,7 +239,7 @@ def _check_shared_context(cls: type[Detector]) -> None:
     queries = TapQueries(problem.queries, logits=problem.logits(problem.queries))
     # Twice, so that the second time everything comes from what the first has left behind.
     for _ in range(2):
-        _require(torch.equal(cls().fit(train).score(queries), expected), cls, "shared statistics change the scores.")
+        require(torch.equal(cls().fit(train).score(queries), expected), cls, "shared statistics change the scores.")
 
 
 def _check_devices(cls: type[Detector]) -> None:
@@ -291,12 +256,6 @@ def _check_devices(cls: type[Detector]) -> None:
         problem.ood.cuda(),
     )
     scores = score_on(fit_on(cls(), moved), moved, moved.queries)
-    _require(scores.is_cuda and _close(scores.cpu(), expected, 1e-5), cls, "scores differ on a GPU.")
+    require(scores.is_cuda and close(scores.cpu(), expected, 1e-5), cls, "scores differ on a GPU.")
     scores = score_on(detector, moved, moved.queries)
-    _require(scores.is_cuda and _close(scores.cpu(), expected, 1e-5), cls, "a CPU fit scores differently on a GPU.")
-
-
-def _read_only(array: Any) -> Any:
-    array = array.copy()
-    array.flags.writeable = False
-    return array
+    require(scores.is_cuda and close(scores.cpu(), expected, 1e-5), cls, "a CPU fit scores differently on a GPU.")

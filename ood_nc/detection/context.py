@@ -41,9 +41,11 @@ class _Inputs:
             raise UserError("Neither features nor logits were given.")
         first = features if features is not None else logits
         self._origin = first.device if isinstance(first, torch.Tensor) else torch.device("cpu")
-        counts = {len(rows) for rows in (self._features, self._given_logits) if rows is not None}
-        if self._features is not None and self._given_logits is not None and len(counts) > 1:
-            raise UserError(f"There are {len(self._features)} feature rows and {len(self._given_logits)} logit rows.")
+        # The shape, not len(): where a graph is traced, len() would fix the number of rows.
+        if self._features is not None and self._given_logits is not None:
+            rows, logit_rows = self._features.shape[0], self._given_logits.shape[0]
+            if rows != logit_rows:
+                raise UserError(f"There are {rows} feature rows and {logit_rows} logit rows.")
 
     @property
     def available(self) -> frozenset[str]:
@@ -158,9 +160,11 @@ class TapStatistics(_Inputs):
         labels: class indices (N,), or None.
         logits: (N, C), or None.
         head: weight (C, d) and bias (C,) or None.
+        held_out: the same of ID samples the network was not trained on, with its own logits or head; detectors that
+            calibrate on such (temperature scaling, KL matching) otherwise take the train data, which is optimistic.
 
     Raises:
-        UserError: shapes disagree, no sample, or a negative label.
+        UserError: shapes disagree, no sample, a negative label, or held-out data that lack or contradict something.
     """
 
     knows = frozenset({"features", "labels", "logits", "head"})
@@ -172,6 +176,7 @@ class TapStatistics(_Inputs):
         *,
         logits: ArrayLike | None = None,
         head: tuple[ArrayLike, ArrayLike | None] | None = None,
+        held_out: TapStatistics | None = None,
     ) -> None:
         dim = None if features is None else as_matrix(features, "features").shape[1]
         super().__init__(features, logits, as_head(head, dim))
@@ -180,6 +185,35 @@ class TapStatistics(_Inputs):
         self._labels = None if labels is None else as_labels(labels, len(self)).to(self.device)
         if self._labels is not None and bool((self._labels < 0).any()):
             raise UserError("labels must not be negative: leave samples without a class out of fit.")
+        self._held_out = held_out
+        if held_out is not None:
+            self._check_held_out(held_out)
+
+    def _check_held_out(self, held_out: TapStatistics) -> None:
+        lacking = (self.available & {"features", "labels", "logits"}) - held_out.available
+        if lacking:
+            raise UserError(f"held_out lacks {', '.join(sorted(lacking))}, which the train data have.")
+        for name in ("features", "logits"):
+            if name in self.available:
+                widths = [part._width(name) for part in (self, held_out)]
+                if widths[0] != widths[1]:
+                    raise UserError(f"held_out has {widths[1]} {name} per sample, the train data have {widths[0]}.")
+
+    def _width(self, name: str) -> int:
+        if name == "features":
+            return self.dim
+        return len(self.head.bias) if self._given_logits is None else self._given_logits.shape[1]
+
+    def check(self, names: frozenset[str]) -> None:
+        """Raise :class:`NonFiniteError` where the named inputs, held-out ones too, hold NaN or infinity."""
+        super().check(names)
+        if self._held_out is not None:
+            self._held_out.check(names)
+
+    @property
+    def calibration(self) -> TapStatistics:
+        """The held-out data where they were given, else these data themselves."""
+        return self if self._held_out is None else self._held_out
 
     @property
     def available(self) -> frozenset[str]:
@@ -213,6 +247,13 @@ class TapStatistics(_Inputs):
     def class_means(self) -> Tensor:
         """(K, d) float64, in the order of ``classes``."""
         sums = _linalg.class_sums(self.features, self.class_positions, len(self.classes))
+        means: Tensor = sums / self.class_counts[:, None]
+        return means
+
+    @cached_property
+    def class_logit_means(self) -> Tensor:
+        """Mean logits of each class (K, C) float64, in the order of ``classes``."""
+        sums = _linalg.class_sums(self.logits, self.class_positions, len(self.classes))
         means: Tensor = sums / self.class_counts[:, None]
         return means
 

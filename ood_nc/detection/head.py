@@ -26,11 +26,7 @@ class Head(NamedTuple):
         """Logits (B, C) in float64."""
         weight = self.weight.to(features.device, torch.float64)
         bias = self.bias.to(features.device, torch.float64)
-        out = torch.empty(len(features), len(weight), dtype=torch.float64, device=features.device)
-        for start in range(0, len(features), _linalg.CHUNK):
-            part = slice(start, start + _linalg.CHUNK)
-            torch.addmm(bias, features[part].double(), weight.T, out=out[part])
-        return out
+        return _linalg.by_chunks(lambda rows: torch.addmm(bias, rows.double(), weight.T), features)
 
 
 def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) -> Head | None:

@@ -1,4 +1,4 @@
-"""Detectors by name: ours (every file of ``detectors/``) and those of other packages.
+"""Detectors of both kinds by name: ours (every file of ``detectors/``) and those of other packages.
 
 Another package adds its own through an entry point of the group ``ood_nc.detectors``, name to class::
 
@@ -15,12 +15,14 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from ood_nc.detection.base import INPUTS, Detector
+from ood_nc.detection.base import Detector
+from ood_nc.detection.protocol import BaseDetector
 from ood_nc.errors import UserError, nearest
 
-DetectorType = TypeVar("DetectorType", bound=type[Detector])
+DetectorType = TypeVar("DetectorType", bound=type[BaseDetector])
 ENTRY_POINT_GROUP = "ood_nc.detectors"
-_CLASSES: dict[str, type[Detector]] = {}
+KINDS = ("feature", "input")
+_CLASSES: dict[str, type[BaseDetector]] = {}
 
 
 def register_detector(cls: DetectorType) -> DetectorType:
@@ -32,7 +34,7 @@ def register_detector(cls: DetectorType) -> DetectorType:
     for attribute in ("name", "info", "requires"):
         if not hasattr(cls, attribute):
             raise UserError(f"Detector class {cls.__name__} has no class attribute {attribute!r}.")
-    unknown = cls.requires - INPUTS
+    unknown = cls.requires - cls.inputs
     if unknown:
         raise UserError(f"Detector {cls.name!r} requires unknown inputs: {', '.join(sorted(unknown))}.")
     known = _CLASSES.setdefault(cls.name, cls)
@@ -42,15 +44,27 @@ def register_detector(cls: DetectorType) -> DetectorType:
     return cls
 
 
-def list_detectors(pattern: str = "*") -> list[str]:
-    """Names of all detectors that match a glob, sorted."""
+def list_detectors(pattern: str = "*", kind: str | None = None) -> list[str]:
+    """Names of all detectors that match a glob, sorted.
+
+    Args:
+        pattern: glob.
+        kind: "feature" (read cached features and logits), "input" (read images, through the network), or None for
+            both.
+
+    Raises:
+        UserError: unknown kind, or a plug-in that is no detector.
+    """
+    if kind not in (None, *KINDS):
+        raise UserError(f"Unknown kind of detector {kind!r}: use feature or input.{nearest(str(kind), KINDS)}")
     _load_builtin()
     names = {*_CLASSES, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}
-    return sorted(name for name in names if fnmatchcase(name, pattern))
+    matching = sorted(name for name in names if fnmatchcase(name, pattern))
+    return [name for name in matching if kind is None or detector_class(name).kind == kind]
 
 
-def detector_class(name: str) -> type[Detector]:
-    """The class registered under ``name``.
+def detector_class(name: str) -> type[BaseDetector]:
+    """The class registered under ``name``: a ``Detector`` or an ``InputDetector``, as its ``kind`` says.
 
     Raises:
         UserError: unknown name, or a plug-in that is no detector.
@@ -59,15 +73,17 @@ def detector_class(name: str) -> type[Detector]:
     if name not in _CLASSES:
         for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
             cls = point.load()
-            if not (isinstance(cls, type) and issubclass(cls, Detector)):
-                raise UserError(f"Plug-in detector {name!r} ({point.value}) is no subclass of Detector.")
+            if not (isinstance(cls, type) and issubclass(cls, BaseDetector)):
+                raise UserError(
+                    f"Plug-in detector {name!r} ({point.value}) is no subclass of Detector or InputDetector."
+                )
             _CLASSES[name] = cls
     if name not in _CLASSES:
         raise UserError(f"Unknown detector {name!r}.{nearest(name, list_detectors())} See list_detectors().")
     return _CLASSES[name]
 
 
-def create_detector(name: str, **hyperparameters: Any) -> Detector:
+def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
     """An unfitted detector by name.
 
     Args:
@@ -78,6 +94,18 @@ def create_detector(name: str, **hyperparameters: Any) -> Detector:
         UserError: unknown name or hyper-parameter, or a value out of range.
     """
     return detector_class(name)().set_params(**hyperparameters)
+
+
+def create_feature_detector(name: str, **hyperparameters: Any) -> Detector:
+    """An unfitted detector that reads features, by name.
+
+    Raises:
+        UserError: as :func:`create_detector`, or the detector reads images.
+    """
+    detector = create_detector(name, **hyperparameters)
+    if not isinstance(detector, Detector):
+        raise UserError(f"Detector {name!r} reads images through the network, not features.")
+    return detector
 
 
 @cache

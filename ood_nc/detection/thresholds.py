@@ -11,13 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
+from scipy.special import betaincinv, gammaln
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.detection._ranking import Array, as_scores
 from ood_nc.detection.errors import EmptySideError, NanScoreError
 from ood_nc.errors import UserError
+
+_HAIR = 1 + 1e-12
+"""Where the step-up rule meets its bound exactly, rounding must not decide."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,40 @@ def conformal_p_values(
     return torch.from_numpy(result)
 
 
+def conditional_p_values(scores: ArrayLike, held_out: ArrayLike, delta: float = 0.1) -> Tensor:
+    """Conformal p-values that hold for the held-out set at hand, not only on average over held-out sets.
+
+    With probability at least 1 - ``delta`` over held-out sets, P(p <= t | held-out) <= t for every t at once; given the
+    held-out set they are independent for independent samples. They are larger than :func:`conformal_p_values`, of which
+    they are a function: j/(n + 1) becomes b_j, with the Simes bound on uniform order statistics of Bates, Candes,
+    Lei, Romano & Sesia (Testing for outliers with conformal p-values, Annals of Statistics, 2023, section 3), k = n/2:
+    b_(n+1-i) = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k).
+
+    Args:
+        scores: (B,).
+        held_out: ID scores (n,) that the detector was not fitted on, independent of each other.
+        delta: share of held-out sets for which this may fail, in (0, 1).
+
+    Returns:
+        (B,) float64 in (0, 1], on the CPU.
+
+    Raises:
+        EmptySideError: no held-out scores.
+        NanScoreError: a score is NaN.
+        UserError: ``delta`` out of range.
+    """
+    if not 0 < delta < 1:
+        raise UserError(f"delta must be in (0, 1), got {delta}.")
+    levels, n = _levels(scores, held_out)
+    k = max(1, n // 2)
+    i = n + 1 - np.arange(n + 2)
+    adjusted = np.ones(n + 2)
+    bounded = (i >= k) & (i <= n)
+    log_products = gammaln(i[bounded] + 1) - gammaln(i[bounded] - k + 1)
+    adjusted[bounded] = -np.expm1((np.log(delta) + log_products - gammaln(n + 1) + gammaln(n - k + 1)) / k)
+    return torch.from_numpy(adjusted[levels])
+
+
 def benjamini_hochberg(p_values: ArrayLike, level: float = 0.05) -> Tensor:
     """Which samples of a batch to call out-of-distribution with the false discovery rate at most ``level``.
 
@@ -158,14 +195,116 @@ def benjamini_hochberg(p_values: ArrayLike, level: float = 0.05) -> Tensor:
         UserError: ``level`` or a p-value out of range.
     """
     values = as_scores(p_values, "p_values").astype(np.float64)
-    if not 0 < level < 1:
-        raise UserError(f"level must be in (0, 1), got {level}.")
+    _check_level(level)
     if not ((values >= 0) & (values <= 1)).all():
         raise UserError("p_values must lie in [0, 1].")
     ordered = np.sort(values)
-    passing = np.flatnonzero(ordered <= level * np.arange(1, len(values) + 1) / max(len(values), 1))
+    passing = np.flatnonzero(ordered <= level * _HAIR * np.arange(1, len(values) + 1) / max(len(values), 1))
     cut = ordered[passing[-1]] if len(passing) else -1.0
     return torch.from_numpy(values <= cut)
+
+
+def conformal_discoveries(
+    scores: ArrayLike, held_out: ArrayLike, level: float = 0.05, *, storey: float | None = None
+) -> Tensor:
+    """Which samples of a batch to call out-of-distribution, by counting scores; false discovery rate at most ``level``.
+
+    Called are the scores <= t for the largest t at which B pi0 (1 + #{held-out <= t}) / (n + 1), the number of ID
+    samples expected among them, is at most ``level`` times their number. With pi0 = 1 that is
+    :func:`benjamini_hochberg` on :func:`conformal_p_values` (Mary & Roquain, Semi-supervised multiple testing, 2022).
+
+    Args:
+        scores: (B,), larger = more in-distribution.
+        held_out: ID scores (n,) that the detector was not fitted on.
+        level: expected share of ID samples among those called OOD, in (0, 1).
+        storey: lambda in (0, 1): estimate the share of ID samples pi0 from the p-values of at least lambda (rounded
+            down to a multiple of 1/(n + 1), where the guarantee holds: Bates et al., 2023, theorem 3), for more power
+            where many samples are OOD. None: pi0 = 1.
+
+    Returns:
+        (B,) bool, True = out of distribution.
+
+    Raises:
+        EmptySideError: no held-out scores.
+        NanScoreError: a score is NaN.
+        UserError: ``level`` or ``storey`` out of range.
+    """
+    levels, n = _levels(scores, held_out)
+    counter = DiscoveryCounter(n)
+    counter._add(levels)
+    return torch.from_numpy(levels / (n + 1) <= counter.cut(level, storey=storey))
+
+
+class DiscoveryCounter:
+    """:func:`conformal_discoveries` over a stream: p-values in, batch by batch; out the largest to call OOD.
+
+    It keeps one count for each of the n + 1 values a conformal p-value can take, however many samples pass.
+
+    Args:
+        held_out_samples: n, the number of held-out scores behind the p-values.
+
+    Raises:
+        UserError: n is not at least 1.
+    """
+
+    def __init__(self, held_out_samples: int) -> None:
+        if held_out_samples < 1:
+            raise UserError(f"held_out_samples must be at least 1, got {held_out_samples}.")
+        self.held_out_samples = held_out_samples
+        self._counts = np.zeros(held_out_samples + 2, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Samples counted so far."""
+        return int(self._counts.sum())
+
+    def update(self, p_values: ArrayLike) -> DiscoveryCounter:
+        """Count the :func:`conformal_p_values` of more samples (B,); others count at the next multiple of 1/(n + 1).
+
+        Raises:
+            UserError: a p-value is outside (0, 1].
+        """
+        values = as_scores(p_values, "p_values").astype(np.float64)
+        if not ((values > 0) & (values <= 1)).all():
+            raise UserError("p_values must lie in (0, 1], as conformal p-values do.")
+        levels = np.ceil(values * (self.held_out_samples + 1) - 1e-6).astype(np.int64)
+        self._add(np.maximum(levels, 1))
+        return self
+
+    def cut(self, level: float = 0.05, *, storey: float | None = None) -> float:
+        """The largest p-value to call out-of-distribution, 0 where there is none; arguments as above.
+
+        Raises:
+            UserError: ``level`` or ``storey`` out of range.
+        """
+        _check_level(level)
+        expected = np.arange(len(self._counts)) / (self.held_out_samples + 1)
+        expected *= len(self) if storey is None else self._estimated_id(storey)
+        called = np.cumsum(self._counts)
+        passing = np.flatnonzero((expected <= level * _HAIR * called) & (self._counts > 0))
+        return float(passing[-1] / (self.held_out_samples + 1)) if len(passing) else 0.0
+
+    def _estimated_id(self, storey: float) -> float:
+        if not 0 < storey < 1:
+            raise UserError(f"storey must be in (0, 1), got {storey}.")
+        bins = self.held_out_samples + 1
+        first = max(1, _allowed_rejections(storey, self.held_out_samples))
+        return float(1 + self._counts[first:].sum()) / (1 - first / bins)
+
+    def _add(self, levels: Array) -> None:
+        self._counts += np.bincount(levels, minlength=len(self._counts))
+
+
+def _levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int]:
+    """1 + #{held-out <= score} of each score, and the number of held-out scores."""
+    queries = as_scores(scores, "scores")
+    _refuse_nan(queries, "scores")
+    ordered = _sorted_calibration(held_out)
+    return 1 + np.searchsorted(ordered, queries, "right"), len(ordered)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"level must be in (0, 1), got {level}.")
 
 
 def _p_values(queries: Array, ordered: Array) -> Array:

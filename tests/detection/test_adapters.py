@@ -74,6 +74,12 @@ def test_scikit_learn_pipeline_instance_and_logits():
     assert estimator.n_features_in_ == 16
 
 
+def test_input_detectors_are_refused_by_name():
+    for adapter in (PytorchOodDetector, lambda name: SklearnDetector(name).fit(PROBLEM.features)):
+        with pytest.raises(UserError, match="'odin' reads images through the network, not features"):
+            adapter("odin")
+
+
 def test_held_out_share_must_leave_both_sides():
     with pytest.raises(UserError, match="held_out = 0 of 300 samples"):
         SklearnDetector(held_out=0).fit(PROBLEM.features)

@@ -25,7 +25,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_detectors())
+@pytest.mark.parametrize("name", list_detectors(kind="feature"))
 def test_peak_memory_of_a_large_fit(name):
     # Field case 27: 205 MB of features, growth below 1.2 GB.
     if sys.platform != "linux":
@@ -35,7 +35,7 @@ def test_peak_memory_of_a_large_fit(name):
     assert float(done.stdout) < 1.2
 
 
-@pytest.mark.parametrize("name", list_detectors())
+@pytest.mark.parametrize("name", list_detectors(kind="feature"))
 def test_chunks_change_nothing(name, monkeypatch):
     problem = PROBLEMS[0]
     expected = scores_of(fitted(name, problem), problem)

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ood_nc.detection import Detector, DetectorInfo, create_detector, detector_class, list_detectors, register_detector
+from ood_nc.detection import (
+    Detector,
+    DetectorInfo,
+    InputDetector,
+    create_detector,
+    create_feature_detector,
+    detector_class,
+    list_detectors,
+    register_detector,
+)
 from ood_nc.detection import registry as registry_module
 from ood_nc.errors import UserError
 
@@ -44,6 +53,22 @@ def test_names():
     assert list_detectors("no such*") == []
 
 
+def test_kinds():
+    for kind, base in (("feature", Detector), ("input", InputDetector)):
+        assert all(issubclass(detector_class(name), base) for name in list_detectors(kind=kind))
+    assert sorted(list_detectors(kind="feature") + list_detectors(kind="input")) == list_detectors()
+    assert "odin" in list_detectors("o*", kind="input")
+    assert "odin" not in list_detectors("o*", kind="feature")
+    with pytest.raises(UserError, match=r"Unknown kind of detector 'inputs'.*Did you mean 'input'"):
+        list_detectors(kind="inputs")
+
+
+def test_create_a_feature_detector():
+    assert create_feature_detector("energy", temperature=2.0).get_params() == {"temperature": 2.0}
+    with pytest.raises(UserError, match="'odin' reads images through the network, not features"):
+        create_feature_detector("odin")
+
+
 def test_every_detector_has_a_test_file_of_its_own():
     files = {path.stem.removeprefix("test_") for path in (Path(__file__).parent / "detectors").glob("test_*.py")}
     builtin = {name for name in list_detectors() if detector_class(name).__module__.startswith("ood_nc.")}
@@ -68,7 +93,9 @@ def test_plugin_through_an_entry_point(monkeypatch):
 
 def test_plugin_that_is_no_detector(monkeypatch):
     entry_points(monkeypatch, "pathlib:Path")
-    with pytest.raises(UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of Detector"):
+    with pytest.raises(
+        UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of Detector or InputDetector"
+    ):
         create_detector("first_feature")
 
 
@@ -81,5 +108,8 @@ def test_register():
         register_detector(taken)
     with pytest.raises(UserError, match="requires unknown inputs: images"):
         register_detector(type("Bad", (Plugin,), {"name": "bad", "requires": frozenset({"images"})}))
+    reads_images = {"name": "bad", "requires": frozenset({"features"}), "info": Plugin.info}
+    with pytest.raises(UserError, match="requires unknown inputs: features"):
+        register_detector(type("Bad", (InputDetector,), reads_images))
     with pytest.raises(UserError, match="has no class attribute 'name'"):
         register_detector(type("Nameless", (Detector,), {}))

@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection._neighbors import ExactNeighbors
-from ood_nc.detection._validation import check_flag, check_whole
+from ood_nc.detection._approximate import ApproximateNeighbors
+from ood_nc.detection._neighbors import ExactNeighbors, kth_distance
+from ood_nc.detection._validation import check_choice, check_flag, check_whole
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.errors import MissingInputError
+from ood_nc.detection.faiss_backend import INDEX_KINDS, SMALLEST_BANK
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -22,13 +25,22 @@ DEFAULT_K = 50
 class NearestNeighbors(Detector):
     """Minus the Euclidean distance to the k-th nearest feature of ID train (Sun et al., ICML 2022, equation 3).
 
-    The search is exact and right to float64 whatever the collapse of the tap, a common offset, or how many queries
-    come at once (see :mod:`ood_nc.detection._neighbors`). A zero feature stays zero when normalised: its distance to
-    every unit vector is 1.
+    With ``index="flat"`` the search is exact and right to float64 whatever the collapse of the tap, a common offset, or
+    how many queries come at once (see :mod:`ood_nc.detection._neighbors`). The other indexes overlook some neighbours,
+    most on collapsed taps, where float32 cannot tell them apart; the distances themselves are exact. A zero feature
+    stays zero when normalised: its distance to every unit vector is 1.
 
     Args:
-        k: which neighbour; None: 50, or the size of the bank where that is smaller.
+        k: which neighbour; None: 50, or the size of the (smallest) bank where that is smaller.
         normalize: L2-normalise features first, as the paper does.
+        index: "flat" (exact), "ivf" (cells), "hnsw" (graph, built by one thread so that it can be repeated) or "ivfpq"
+            (cells of codes: a sixteenth of the memory beside the bank). Banks below 1,000 features (ivfpq: 10,000) are
+            searched exactly, with a warning.
+        bank_size: keep at most so many train features, drawn at random; None: all.
+        balanced: draw so that classes have equal shares, as far as they have samples; without ``bank_size``, as many of
+            each as the smallest class has. Needs labels.
+        per_class: the k-th distance within each class, the smallest over the classes. Needs labels.
+        seed: of the draw, and of the clustering in the index.
     """
 
     name = "knn"
@@ -36,53 +48,176 @@ class NearestNeighbors(Detector):
         title="Out-of-Distribution Detection with Deep Nearest Neighbors",
         venue="ICML 2022",
         url="https://arxiv.org/abs/2204.06507",
-        needs="features",
+        needs="features; labels where balanced or per_class",
         domain="(-inf, 0]; [-2, 0] when normalised",
         cost="fit O(N d); score O(B N d)",
     )
     requires = frozenset({"features"})
+    closed_form = False
 
     bank_: Tensor
     labels_: Tensor | None
     k_: int
-    _search: ExactNeighbors | None = None
+    index_: Tensor
+    index_sizes_: Tensor
+    _banks: list[ExactNeighbors] | None = None
 
-    def __init__(self, *, k: int | None = None, normalize: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        k: int | None = None,
+        normalize: bool = True,
+        index: str = "flat",
+        bank_size: int | None = None,
+        balanced: bool = False,
+        per_class: bool = False,
+        seed: int = 0,
+    ) -> None:
         self.k = k
         self.normalize = normalize
+        self.index = index
+        self.bank_size = bank_size
+        self.balanced = balanced
+        self.per_class = per_class
+        self.seed = seed
 
     def _check_parameters(self) -> None:
         check_whole(self, "k", 1, none_allowed=True)
         check_flag(self, "normalize")
+        check_choice(self, "index", INDEX_KINDS)
+        check_whole(self, "bank_size", 1, none_allowed=True)
+        check_flag(self, "balanced")
+        check_flag(self, "per_class")
+        check_whole(self, "seed", 0)
 
     def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"k": (1, 5, 10, 20, 50, 100, 200, 500, 1000)}
+        return {"k": (1, 5, 10, 20, 50, 100, 200, 500, 1000), "normalize": (True, False)}
 
     def _fit(self, train: TapStatistics) -> None:
-        k = min(DEFAULT_K, len(train)) if self.k is None else self.k
-        if k > len(train):
-            raise UserError(f"Detector 'knn': k = {k} is more than the {len(train)} features of the bank; lower k.")
+        labels = train.labels.cpu() if "labels" in train.available else None
+        if labels is None and (self.balanced or self.per_class):
+            raise MissingInputError(self.name, {"labels"}, {"features", "labels"}, "fit")
+        rows = _draw(len(train), labels, self.bank_size, self.balanced, self.seed)
+        if labels is not None and self.per_class:
+            rows = rows[labels[rows].argsort(stable=True)]
+            if len(labels[rows].unique()) < len(train.classes):
+                raise UserError("Detector 'knn': bank_size leaves a class without features; set balanced, or raise it.")
+        self.labels_ = None if labels is None else labels[rows]
         # A copy in rows: the caller's may change, and gathering rows of another layout is slow.
         dtype = torch.float64 if train.features.dtype == torch.float64 else torch.float32
-        self.bank_ = train.features.cpu().to(dtype, copy=True, memory_format=torch.contiguous_format)
-        self.labels_ = train.labels.cpu().clone() if "labels" in train.available else None
-        self.k_ = k
-        self._search = ExactNeighbors(self.bank_, self.normalize, self.labels_)
+        whole = len(rows) == len(train) and not self.per_class
+        features = train.features if whole else train.features[rows.to(train.device)]
+        self.bank_ = features.cpu().to(dtype, copy=whole, memory_format=torch.contiguous_format)
+        self.k_ = self._kth()
+        sizes = self._bank_sizes()
+        small = sum(size < SMALLEST_BANK[self.index] for size in sizes)
+        if small:
+            warnings.warn(
+                f"Detector 'knn': index {self.index!r} takes {SMALLEST_BANK[self.index]} features or more; "
+                f"{small} of {len(sizes)} banks hold fewer and are searched exactly.",
+                stacklevel=4,
+            )
+        self._banks = self._build()
 
     def _score(self, queries: TapQueries) -> Tensor:
-        if self._search is None:
-            self._search = ExactNeighbors(self.bank_, self.normalize, self.labels_)
+        if self._banks is None:
+            self._banks = self._build()
         features = queries.features.cpu()
         if self.normalize:
             zeros = int((features == 0).all(dim=1).sum())
             if zeros:
                 warnings.warn(f"Detector 'knn': {zeros} of {len(features)} features are all zero.", stacklevel=3)
-        return -self._search.kth_distance(features, self.k_).to(queries.device)
+        return -kth_distance(self._banks, features, self.k_).to(queries.device)
 
     def to(self, device: torch.device) -> NearestNeighbors:
-        """Nothing moves: the search runs on the CPU, wherever the features are."""
+        """Nothing moves: the bank stays on the CPU, wherever the features are."""
         return self
 
+    def state_dict(self) -> dict[str, Any]:
+        """The hyper-parameters and everything learnt, approximate indexes as bytes in ``index_``."""
+        state = super().state_dict()
+        state["fitted"].update(self._stored_indexes())
+        return state
+
     def __getstate__(self) -> dict[str, Any]:
-        # The index is rebuilt from the bank; faiss objects neither pickle nor copy.
-        return {name: value for name, value in vars(self).items() if name != "_search"}
+        # faiss objects neither pickle nor copy.
+        kept = {name: value for name, value in vars(self).items() if name != "_banks"}
+        return {**kept, **self._stored_indexes()}
+
+    def _kth(self) -> int:
+        sizes = self._bank_sizes()
+        smallest = min(sizes)
+        k = min(DEFAULT_K, smallest) if self.k is None else self.k
+        if k > smallest:
+            where = "the bank"
+            if self.per_class and self.labels_ is not None:
+                where = f"class {int(self.labels_.unique()[sizes.index(smallest)])}"
+            raise UserError(f"Detector 'knn': k = {k} is more than the {smallest} features of {where}; lower k.")
+        return k
+
+    def _bank_sizes(self) -> list[int]:
+        if self.per_class and self.labels_ is not None:
+            sizes: list[int] = self.labels_.unique_consecutive(return_counts=True)[1].tolist()
+            return sizes
+        return [len(self.bank_)]
+
+    def _build(self) -> list[ExactNeighbors]:
+        """One search a bank, from the stored indexes where there are; those are then kept as indexes alone."""
+        sizes = self._bank_sizes()
+        stored: list[Tensor | None] = [None] * len(sizes)
+        if "index_" in vars(self):
+            stored = list(self.index_.split(self.index_sizes_.tolist()))
+        labels = None if self.per_class or self.labels_ is None else self.labels_
+        banks: list[ExactNeighbors] = []
+        for rows, data in zip(self.bank_.split(sizes), stored, strict=True):
+            if self.index == "flat" or len(rows) < SMALLEST_BANK[self.index]:
+                banks.append(ExactNeighbors(rows, self.normalize, labels, self.k_))
+            else:
+                banks.append(
+                    ApproximateNeighbors(rows, self.normalize, self.index, seed=self.seed, k=self.k_, stored=data)
+                )
+        for name in ("index_", "index_sizes_"):
+            vars(self).pop(name, None)
+        return banks
+
+    def _stored_indexes(self) -> dict[str, Tensor]:
+        if not any(isinstance(bank, ApproximateNeighbors) for bank in self._banks or ()):
+            return {}
+        none = torch.empty(0, dtype=torch.uint8)
+        parts = [bank.stored() if isinstance(bank, ApproximateNeighbors) else none for bank in self._banks or ()]
+        return {"index_": torch.cat(parts), "index_sizes_": torch.tensor([len(part) for part in parts])}
+
+
+def _draw(n: int, labels: Tensor | None, size: int | None, balanced: bool, seed: int) -> Tensor:
+    """Row numbers of the bank, ascending."""
+    if labels is None or not balanced:
+        if size is None or size >= n:
+            return torch.arange(n)
+        return _shuffled(n, seed)[:size].sort().values
+    classes, positions, counts = labels.unique(return_inverse=True, return_counts=True)
+    if size is not None and size < len(classes):
+        raise UserError(f"Detector 'knn': bank_size = {size} is less than the {len(classes)} classes to balance.")
+    quotas = _quotas(counts, len(classes) * int(counts.min()) if size is None else size)
+    order = _shuffled(n, seed)
+    by_class = order[positions[order].argsort(stable=True)]
+    place = torch.arange(n) - (counts.cumsum(0) - counts)[positions[by_class]]
+    return by_class[place < quotas[positions[by_class]]].sort().values
+
+
+def _quotas(counts: Tensor, size: int) -> Tensor:
+    """Samples to take of each class: as equal as the counts allow, ``size`` in all or every sample there is."""
+    low, high = 0, int(counts.max())
+    while low < high:
+        middle = (low + high + 1) // 2
+        if int(counts.clamp_max(middle).sum()) <= size:
+            low = middle
+        else:
+            high = middle - 1
+    quotas = counts.clamp_max(low)
+    larger = torch.nonzero(counts > low)[:, 0]
+    quotas[larger[: size - int(quotas.sum())]] += 1
+    return quotas
+
+
+def _shuffled(n: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

@@ -58,9 +58,9 @@ class Mahalanobis(Detector):
         self.rank_ = self.whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return -torch.cat([self._distance(part) for (part,) in _linalg.chunks(queries.features)] or [self.mean_[:0]])
+        return -_linalg.by_chunks(self._distance, queries.features)
 
     def _distance(self, features: Tensor) -> Tensor:
-        wide = _linalg.safe_normalize(features) if self.normalize else features.to(torch.float64, copy=True)
-        whitened = _linalg.whiten(wide.sub_(self.mean_), self.whitening_)
+        wide = _linalg.safe_normalize(features) if self.normalize else features.double()
+        whitened = _linalg.whiten(wide - self.mean_, self.whitening_)
         return _linalg.nearest_squared_distance(whitened, self.whitened_means_)

@@ -52,14 +52,11 @@ class NeuralCollapseInspired(Detector):
         self.mean_ = train.mean
 
     def _score(self, queries: TapQueries) -> Tensor:
-        scores = torch.empty(len(queries), dtype=torch.float64, device=queries.device)
-        filled = 0
-        for features, predicted in _linalg.chunks(queries.features, queries.predictions):
-            centered = features.double() - self.mean_
-            length = centered.norm(dim=1).clamp_min(_linalg.NORM_FLOOR)
-            along = torch.einsum("bd,bd->b", centered, self.head.weight[predicted]) / length
-            scores[filled : filled + len(features)] = along + self.alpha * features.abs().sum(
-                dim=1, dtype=torch.float64
-            )
-            filled += len(features)
+        return _linalg.by_chunks(self._chunk, queries.features, queries.predictions)
+
+    def _chunk(self, features: Tensor, predicted: Tensor) -> Tensor:
+        centered = features.double() - self.mean_
+        length = centered.norm(dim=1).clamp_min(_linalg.NORM_FLOOR)
+        along = torch.linalg.vecdot(centered, self.head.weight[predicted]) / length
+        scores: Tensor = along + self.alpha * features.abs().sum(dim=1, dtype=torch.float64)
         return scores

@@ -1,0 +1,107 @@
+"""Neighbourhood rank at which ID train takes a sample in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import random_subset
+from ood_nc.detection._validation import check_share, check_whole
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+_DISTANCES = 1 << 23
+"""Distances held at once."""
+
+
+@register_detector
+class Cfood(Detector):
+    """Minus the smallest neighbourhood that takes the sample in, as in OpenOOD's ``cfood``.
+
+    kappa is the smallest share such that, for at least a share ``k`` of the bank, the normalised sample is no farther
+    from a bank's sample than that sample's own (kappa n)-th neighbour in the bank, n the size of the bank; 1 where none
+    is. The score is -kappa, on OpenOOD's grid of 230 shares from 0.001 to 0.99 (fewer distinct ones in small banks), so
+    it has ties.
+
+    Args:
+        k: share of the bank that must take the sample in.
+        bank_size: samples of ID train, a random subset; None: all. OpenOOD takes 10 %: as many of CIFAR's 50,000.
+        seed: of the random subset.
+    """
+
+    name = "cfood"
+    info = DetectorInfo(
+        title="CFOOD postprocessor of OpenOOD",
+        venue="OpenOOD",
+        url="https://github.com/Jingkang50/OpenOOD",
+        needs="features",
+        domain="[-1, 0)",
+        cost="fit O(bank_size^2 d); score O(B bank_size d)",
+    )
+    requires = frozenset({"features"})
+    closed_form = False
+
+    mean_: Tensor
+    bank_: Tensor
+    radii_: Tensor
+    shares_: Tensor
+
+    def __init__(self, *, k: float = 0.01, bank_size: int | None = 5000, seed: int = 0) -> None:
+        self.k = k
+        self.bank_size = bank_size
+        self.seed = seed
+
+    def _check_parameters(self) -> None:
+        check_share(self, "k")
+        check_whole(self, "bank_size", 1, none_allowed=True)
+        check_whole(self, "seed", 0)
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"k": (0.001, 0.005, 0.01, 0.05)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        size = len(train) if self.bank_size is None else min(self.bank_size, len(train))
+        chosen = random_subset(len(train), size, self.seed).to(train.device)
+        features = train.features[chosen]
+        # Around their mean, products keep the digits of the distances.
+        self.mean_ = _linalg.row_mean(_linalg.safe_normalize(features))
+        self.bank_ = self._centered(features)
+        shares, positions = _grid(size)
+        self.shares_ = torch.tensor([*shares, 1.0], dtype=torch.float64, device=train.device)
+        # A sample's nearest neighbour is itself, and does not count; a bank of one has no other.
+        wanted = torch.tensor(positions + 1, device=train.device).clamp_max(size - 1)
+        self.radii_ = self._by_distances(lambda distances: distances.sort(dim=1).values[:, wanted], self.bank_)
+
+    def _by_distances(self, compute: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Apply ``compute`` to the squared distances (n, bank) of a few centred rows at a time; join its results."""
+        step = max(1, min(_linalg.CHUNK, _DISTANCES // len(self.bank_)))
+        return torch.cat([compute(_linalg.squared_distances(part, self.bank_)) for part in rows.split(step)])
+
+    def _centered(self, features: Tensor) -> Tensor:
+        return _linalg.safe_normalize(features).sub_(self.mean_)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        needed = max(1, math.ceil(self.k * len(self.bank_) - 1e-9))
+
+        def smallest_share(distances: Tensor) -> Tensor:
+            # For each sample of the bank, the first of its radii that reaches the query.
+            reached = torch.searchsorted(self.radii_, distances.T.contiguous(), out_int32=True)
+            return self.shares_[reached.T.contiguous().kthvalue(needed, dim=1).values]
+
+        return -_linalg.by_chunks(
+            lambda features: self._by_distances(smallest_share, self._centered(features)), queries.features
+        )
+
+
+def _grid(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """OpenOOD's shares, and the neighbour each means in a bank; of shares that mean the same one, the smallest."""
+    shares = np.concatenate([np.linspace(0.001, 0.1, 100), np.linspace(0.105, 0.5, 81), np.linspace(0.51, 0.99, 49)])
+    positions, first = np.unique((shares * size - 1).astype(np.int64), return_index=True)
+    return shares[first], positions

@@ -1,0 +1,57 @@
+"""Directed sparsification."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_percent
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class Dice(Detector):
+    """Energy of a head whose less contributing weights are zero (Sun & Li, ECCV 2022).
+
+    The contribution of W_cj is W_cj times the mean of feature j on ID train; weights whose contribution exceeds the
+    ``percentile`` of all C x d contributions are kept.
+
+    Args:
+        percentile: share of the weights to drop, in percent; 90 in the paper.
+    """
+
+    name = "dice"
+    info = DetectorInfo(
+        title="DICE: Leveraging Sparsification for Out-of-Distribution Detection",
+        venue="ECCV 2022",
+        url="https://arxiv.org/abs/2111.09805",
+        needs="features and the linear head",
+        domain="real",
+        cost="fit O(N d + C d); score O(B d C)",
+    )
+    requires = frozenset({"features", "head"})
+
+    weight_: Tensor
+
+    def __init__(self, *, percentile: float = 90.0) -> None:
+        self.percentile = percentile
+
+    def _check_parameters(self) -> None:
+        check_percent(self, "percentile")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"percentile": (10.0, 30.0, 50.0, 70.0, 90.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        contributions = self.head.weight * train.mean
+        dropped = contributions <= _linalg.percentile(contributions, self.percentile)
+        self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(
+            lambda part: (part.double() @ self.weight_.T + self.head.bias).logsumexp(dim=1), queries.features
+        )

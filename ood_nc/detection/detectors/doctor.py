@@ -1,0 +1,66 @@
+"""DOCTOR: odds of a wrong prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_choice, check_positive
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class Doctor(Detector):
+    """Minus the odds that the prediction is wrong (Granese et al., NeurIPS 2021).
+
+    ``"alpha"``: D_alpha = (1 - g) / g with g = sum_c p_c^2; the class is taken as drawn from the softmax.
+    ``"beta"``: D_beta = (1 - p_y) / p_y with p_y the largest probability. In float64, 1 - g and 1 - p_y as sums of
+    small terms, so that confident predictions keep their order. Without the paper's gradient step on the input.
+
+    Args:
+        variant: "alpha" or "beta".
+        temperature: divides the logits; 1 in the paper where the network is a black box.
+    """
+
+    name = "doctor"
+    info = DetectorInfo(
+        title="DOCTOR: A Simple Method for Detecting Misclassification Errors",
+        venue="NeurIPS 2021",
+        url="https://arxiv.org/abs/2106.02395",
+        needs="logits",
+        domain="[1 - C, 0]",
+        cost="fit none; score O(B C)",
+    )
+    requires = frozenset({"logits"})
+    needs_fit = False
+
+    def __init__(self, *, variant: str = "alpha", temperature: float = 1.0) -> None:
+        self.variant = variant
+        self.temperature = temperature
+
+    def _check_parameters(self) -> None:
+        check_choice(self, "variant", ("alpha", "beta"))
+        check_positive(self, "temperature")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"variant": ("alpha", "beta"), "temperature": (0.5, 1.0, 1.5, 2.0, 5.0)}
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        odds = _odds_alpha if self.variant == "alpha" else _odds_beta
+        return -_linalg.by_chunks(lambda logits: odds(logits / self.temperature), queries.logits)
+
+
+def _odds_alpha(logits: Tensor) -> Tensor:
+    log_p, log_rest = _linalg.log_probabilities(logits)
+    return (log_p + log_rest).exp().sum(dim=1) / (2 * log_p).exp().sum(dim=1)
+
+
+def _odds_beta(logits: Tensor) -> Tensor:
+    top, index = logits.max(dim=1, keepdim=True)
+    is_top = index == torch.arange(logits.shape[1], device=logits.device)
+    return (logits - top).exp().masked_fill(is_top, 0.0).sum(dim=1)

@@ -1,0 +1,67 @@
+"""Distance to the decision boundaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_choice
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class FastDecisionBoundary(Detector):
+    """Mean distance to the head's decision boundaries, over the distance to the ID train mean (Liu & Qin, ICML 2024).
+
+    mean over c != y of (l_y - l_c) / |w_y - w_c|, divided by |h - m| (equation 9): y the predicted class, l the logits,
+    m the mean of the ID train features. Classes whose weights coincide have no boundary and add nothing.
+
+    Args:
+        normalizer: ``"distance"`` divides by |h - m|, as the paper does, ``"norm"`` by |h|.
+    """
+
+    name = "fdbd"
+    info = DetectorInfo(
+        title="Fast Decision Boundary based Out-of-Distribution Detector",
+        venue="ICML 2024",
+        url="https://arxiv.org/abs/2312.11536",
+        needs="features, logits and the linear head",
+        domain="[0, inf)",
+        cost="fit O(N d + C^2 d); score O(B (d + C))",
+    )
+    requires = frozenset({"features", "logits", "head"})
+
+    center_: Tensor
+    inverse_distances_: Tensor
+
+    def __init__(self, *, normalizer: str = "distance") -> None:
+        self.normalizer = normalizer
+
+    def _check_parameters(self) -> None:
+        check_choice(self, "normalizer", ("distance", "norm"))
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"normalizer": ("distance", "norm")}
+
+    def _fit(self, train: TapStatistics) -> None:
+        weight = train.head.weight
+        self.center_ = train.mean if self.normalizer == "distance" else torch.zeros_like(train.mean)
+        distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = distances > _linalg.RELATIVE_CUTOFF * weight.norm(dim=1).amax()
+        inverse = torch.where(apart, 1 / distances, torch.zeros_like(distances))
+        self.inverse_distances_ = inverse / max(1, len(weight) - 1)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(self._ratio, queries.features, queries.logits, queries.predictions)
+
+    def _ratio(self, features: Tensor, logits: Tensor, predicted: Tensor) -> Tensor:
+        gaps = logits.amax(dim=1, keepdim=True) - logits
+        boundary = torch.linalg.vecdot(gaps, self.inverse_distances_[predicted])
+        length = (features.double() - self.center_).norm(dim=1)
+        ratio: Tensor = boundary / length.clamp_min(_linalg.NORM_FLOOR)
+        return ratio

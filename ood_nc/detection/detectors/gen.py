@@ -1,0 +1,65 @@
+"""Generalised entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_positive, check_whole
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+DEFAULT_CLASSES = 100
+
+
+@register_detector
+class GeneralizedEntropy(Detector):
+    """Minus the generalised entropy of the largest probabilities (Liu et al., CVPR 2023).
+
+    - sum over the M largest p of p^gamma (1 - p)^gamma. A small gamma looks at probabilities far below float32's
+    rounding of 1: both factors come from logarithms in float64, 1 - p of the largest from the sum of the others.
+
+    Args:
+        gamma: the exponent; 0.1 in the paper.
+        top_classes: M; None: 100, or the number of classes where that is smaller (as is any M that is larger).
+    """
+
+    name = "gen"
+    info = DetectorInfo(
+        title="GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection",
+        venue="CVPR 2023",
+        url="https://openaccess.thecvf.com/content/CVPR2023/html/Liu_GEN_Pushing_the_Limits_of_Softmax-Based_"
+        "Out-of-Distribution_Detection_CVPR_2023_paper.html",
+        needs="logits",
+        domain="[-M / 4^gamma, 0]",
+        cost="fit none; score O(B C log M)",
+    )
+    requires = frozenset({"logits"})
+    needs_fit = False
+
+    def __init__(self, *, gamma: float = 0.1, top_classes: int | None = None) -> None:
+        self.gamma = gamma
+        self.top_classes = top_classes
+
+    def _check_parameters(self) -> None:
+        check_positive(self, "gamma")
+        check_whole(self, "top_classes", 1, none_allowed=True)
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0), "top_classes": (10, 50, 100, 200, 500, 1000)}
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        classes = queries.logits.shape[1]
+        wanted = min(DEFAULT_CLASSES if self.top_classes is None else self.top_classes, classes)
+
+        def negative_entropy(logits: Tensor) -> Tensor:
+            log_p, log_rest = _linalg.log_probabilities(logits)
+            if wanted < classes:
+                log_p, chosen = log_p.topk(wanted, dim=1, sorted=False)
+                log_rest = log_rest.gather(1, chosen)
+            return -(self.gamma * (log_p + log_rest)).exp().sum(dim=1)
+
+        return _linalg.by_chunks(negative_entropy, queries.logits)

@@ -1,0 +1,55 @@
+"""Norm of the gradient at the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_positive
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class GradNorm(Detector):
+    """L1 norm of the gradient, by the head's weight, of the KL divergence from uniform to softmax (Huang et al., 2021).
+
+    The gradient is the outer product of softmax(logits / T) - 1/C and the feature, over T, so its norm is
+    sum_c |p_c - 1/C| sum_j |h_j| / T: no backward pass.
+
+    Args:
+        temperature: T; 1 in the paper.
+    """
+
+    name = "gradnorm"
+    info = DetectorInfo(
+        title="On the Importance of Gradients for Detecting Distributional Shifts in the Wild",
+        venue="NeurIPS 2021",
+        url="https://arxiv.org/abs/2110.00218",
+        needs="features and logits",
+        domain="[0, inf)",
+        cost="fit none; score O(B (C + d))",
+    )
+    requires = frozenset({"features", "logits"})
+    needs_fit = False
+
+    def __init__(self, *, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+
+    def _check_parameters(self) -> None:
+        check_positive(self, "temperature")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"temperature": (0.5, 1.0, 2.0, 5.0, 10.0)}
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        def norm(features: Tensor, logits: Tensor) -> Tensor:
+            p = (logits / self.temperature).softmax(dim=1)
+            uncertain = (p - 1 / logits.shape[1]).abs().sum(dim=1) / self.temperature
+            return uncertain * features.abs().sum(dim=1, dtype=torch.float64)
+
+        return _linalg.by_chunks(norm, queries.features, queries.logits)

@@ -1,0 +1,79 @@
+"""Fisher-Rao distance between softmax outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._validation import check_choice, check_positive
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class Igeood(Detector):
+    """Fisher-Rao distances from the softmax to the class centroids (Gomes et al., ICLR 2022).
+
+    The distance of two softmax outputs p and q is 2 arccos sum_c sqrt(p_c q_c). ``"sum"`` adds those to all centroids,
+    as the paper does: a confident prediction is close to one centroid and as far as can be, pi, from all others, an
+    uncertain one is less far from each. With two classes any softmax between the centroids has the same sum; take
+    ``"min"`` there. The score of logits alone; the paper's other parts (hidden layers, a gradient step on the input)
+    need the network.
+
+    Args:
+        reduce: "sum" over the centroids, or "min": minus the distance to the nearest.
+        temperature: divides the logits of samples and centroids.
+    """
+
+    name = "igeood"
+    info = DetectorInfo(
+        title="Igeood: An Information Geometry Approach to Out-of-Distribution Detection",
+        venue="ICLR 2022",
+        url="https://arxiv.org/abs/2203.07798",
+        needs="logits, also of ID train, and ID train labels",
+        domain="[0, C pi]; [-pi, 0] for min",
+        cost="fit O(N C); score O(B C^2)",
+    )
+    requires = frozenset({"logits", "labels"})
+
+    roots_: Tensor
+
+    def __init__(self, *, reduce: str = "sum", temperature: float = 1.0) -> None:
+        self.reduce = reduce
+        self.temperature = temperature
+
+    def _check_parameters(self) -> None:
+        check_choice(self, "reduce", ("sum", "min"))
+        check_positive(self, "temperature")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"reduce": ("sum", "min"), "temperature": (0.5, 1.0, 2.0, 5.0, 10.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.roots_ = self._root(train.class_logit_means)
+
+    def _root(self, logits: Tensor) -> Tensor:
+        # Half the log-probability is the logarithm of the root, which underflows at twice the distance.
+        return (logits / self.temperature).log_softmax(dim=1).div(2).exp()
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        def summed(logits: Tensor) -> Tensor:
+            cosines = (self._root(logits) @ self.roots_.T).clamp_max(1.0)
+            return 4 * _arctan(((1 - cosines) / (1 + cosines)).sqrt()).sum(dim=1)
+
+        def nearest(logits: Tensor) -> Tensor:
+            roots = self._root(logits)
+            centroid = self.roots_[(roots @ self.roots_.T).argmax(dim=1)]
+            # The difference over the sum is the tangent of half the angle; close by, the cosine has lost its digits.
+            return -4 * _arctan((roots - centroid).norm(dim=1) / (roots + centroid).norm(dim=1))
+
+        return _linalg.by_chunks(summed if self.reduce == "sum" else nearest, queries.logits)
+
+
+def _arctan(ratios: Tensor) -> Tensor:
+    # onnxruntime has no arc tangent in float64; from 0 to 1 it is as good as its float32 argument.
+    return ratios.float().arctan().double() if torch.compiler.is_compiling() else ratios.arctan()

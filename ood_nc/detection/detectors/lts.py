@@ -1,0 +1,44 @@
+"""Logit scaling."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg, _shaping
+from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class LogitScaling(_shaping.PruningDetector):
+    """Energy of the logits times (s1 / s2)^2 (LTS; Djurisic et al., Machine Vision and Applications, 2025).
+
+    s1 is the sum of the row's activations and s2 that of its largest; their ratio is 1 for a row of zeros.
+
+    Args:
+        percentile: share of each row's activations left out of s2, in percent; 95 in the paper (the largest 5 %).
+    """
+
+    name = "lts"
+    info = DetectorInfo(
+        title="Logit Scaling for Out-of-Distribution Detection",
+        venue="Machine Vision and Applications 2025",
+        url="https://arxiv.org/abs/2409.01175",
+        needs="non-negative features and logits",
+        domain="real",
+        cost="fit none; score O(B (d + C))",
+    )
+    requires = frozenset({"features", "logits", "nonnegative"})
+    needs_fit = False
+
+    def __init__(self, *, percentile: float = 95.0) -> None:
+        super().__init__(percentile=percentile)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        def energy(features: Tensor, logits: Tensor) -> Tensor:
+            kept = _shaping.largest_sum(features, self._kept(features))
+            ratio = _shaping.sum_ratio(features, kept)
+            return (logits * ratio.square()).logsumexp(dim=1)
+
+        return _linalg.by_chunks(energy, queries.features, queries.logits)

@@ -1,0 +1,41 @@
+"""Cosine to the head's weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class MaxCosine(Detector):
+    """Largest cosine between the feature and a row of the head's weight (Techapanurak et al., ACCV 2020).
+
+    Known as max-cosine. The paper trains with a softmax of scaled cosines, whose score this is; it applies to any
+    linear head, and leaves out its bias.
+    """
+
+    name = "max_cosine"
+    info = DetectorInfo(
+        title="Hyperparameter-Free Out-of-Distribution Detection Using Cosine Similarity",
+        venue="ACCV 2020",
+        url="https://arxiv.org/abs/1905.10628",
+        needs="features and the linear head",
+        domain="[-1, 1]",
+        cost="fit O(C d); score O(B d C)",
+    )
+    requires = frozenset({"features", "head"})
+
+    directions_: Tensor
+    origin_: Tensor
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.directions_ = _linalg.safe_normalize(self.head.weight)
+        self.origin_ = torch.zeros_like(self.head.weight[0])
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.largest_cosine(queries.features, self.origin_, self.directions_)

@@ -1,0 +1,79 @@
+"""Nearest-neighbour guidance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import blocks, random_subset
+from ood_nc.detection._validation import check_whole
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+from ood_nc.errors import UserError
+
+DEFAULT_K = 100
+
+
+@register_detector
+class NearestNeighborGuidance(Detector):
+    """Energy times the mean similarity to the nearest features of an energy-weighted bank (Park et al., ICCV 2023).
+
+    E(h) / K * sum of the K largest E(b) cos(h, b) over the bank (equations 5 and 6), E the log-sum-exp of the logits;
+    the bank is a random subset of ID train.
+
+    Args:
+        k: K; None: 100, or the size of the bank where that is smaller.
+        fraction: share of ID train in the bank, which is never smaller than K (as far as ID train goes).
+        seed: of the random subset.
+    """
+
+    name = "nnguide"
+    info = DetectorInfo(
+        title="Nearest Neighbor Guidance for Out-of-Distribution Detection",
+        venue="ICCV 2023",
+        url="https://arxiv.org/abs/2309.14888",
+        needs="features and logits",
+        domain="real",
+        cost="fit O(N d); score O(B fraction N d)",
+    )
+    requires = frozenset({"features", "logits"})
+
+    bank_: Tensor
+    k_: int
+
+    def __init__(self, *, k: int | None = None, fraction: float = 0.01, seed: int = 0) -> None:
+        self.k = k
+        self.fraction = fraction
+        self.seed = seed
+
+    def _check_parameters(self) -> None:
+        check_whole(self, "k", 1, none_allowed=True)
+        check_whole(self, "seed", 0)
+        if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
+            raise UserError(f"Detector 'nnguide': fraction must be above 0 and at most 1, got {self.fraction!r}.")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"k": (1, 5, 10, 20, 50, 100), "fraction": (0.01, 0.1, 1.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        k = min(DEFAULT_K, len(train)) if self.k is None else self.k
+        if k > len(train):
+            raise UserError(f"Detector 'nnguide': k = {k} is more than the {len(train)} features of ID train; lower k.")
+        size = max(k, math.ceil(self.fraction * len(train)))
+        chosen = random_subset(len(train), size, self.seed).to(train.device)
+        self.bank_ = _linalg.safe_normalize(train.features[chosen]) * train.log_sum_exp[chosen, None]
+        self.k_ = k
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return queries.log_sum_exp * _linalg.by_chunks(self._guidance, queries.features)
+
+    def _guidance(self, features: Tensor) -> Tensor:
+        units = _linalg.safe_normalize(features)
+        products = (units @ bank.T for (bank,) in blocks(self.bank_))
+        best = torch.cat([part.topk(min(self.k_, part.shape[1]), dim=1).values for part in products], dim=1)
+        return best.topk(self.k_, dim=1).values.mean(dim=1)

@@ -1,0 +1,46 @@
+"""Projection on the class means, weighted by the softmax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import class_means_by_logit
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class Projection(Detector):
+    """Length of the feature along the class means, weighted by the softmax (Dadalto et al., 2023, equations 2 and 4).
+
+    sum_c p_c |h| cos(h, mu_c), p the softmax of the logits and mu_c the mean of class c on ID train. The paper combines
+    this over the layers of a network; here it is the score of one tap, for ensembles over taps to combine. A class
+    without samples adds nothing.
+    """
+
+    name = "projection"
+    info = DetectorInfo(
+        title="A Functional Data Perspective and Baseline on Multi-Layer Out-of-Distribution Detection",
+        venue="arXiv 2023",
+        url="https://arxiv.org/abs/2306.03522",
+        needs="features, logits and ID train labels",
+        domain="real",
+        cost="fit O(N d); score O(B d C)",
+    )
+    requires = frozenset({"features", "labels", "logits"})
+
+    directions_: Tensor
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.directions_ = _linalg.safe_normalize(class_means_by_logit(train, self.name))
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(self._weighted, queries.features, queries.probabilities)
+
+    def _weighted(self, features: Tensor, probabilities: Tensor) -> Tensor:
+        lengths = features.double() @ self.directions_.T
+        weighted: Tensor = torch.linalg.vecdot(lengths, probabilities)
+        return weighted

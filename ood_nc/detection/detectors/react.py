@@ -1,0 +1,53 @@
+"""Rectified activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._shaping import ShapedEnergy
+from ood_nc.detection._validation import check_percent
+from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class ReAct(ShapedEnergy):
+    """Energy of the head's logits after clipping the features from above (Sun et al., NeurIPS 2021).
+
+    The threshold is a percentile of all N x d activations of ID train, the same for every feature.
+
+    Args:
+        percentile: of the threshold; 90 in the paper.
+    """
+
+    name = "react"
+    info = DetectorInfo(
+        title="ReAct: Out-of-distribution Detection With Rectified Activations",
+        venue="NeurIPS 2021",
+        url="https://arxiv.org/abs/2111.12797",
+        needs="features and the linear head",
+        domain="real",
+        cost="fit O(N d); score O(B d C)",
+    )
+    requires = frozenset({"features", "head"})
+
+    threshold_: Tensor
+
+    def __init__(self, *, percentile: float = 90.0) -> None:
+        self.percentile = percentile
+
+    def _check_parameters(self) -> None:
+        check_percent(self, "percentile")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"percentile": (85.0, 90.0, 95.0, 99.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.threshold_ = self.head.bias.new_tensor(_linalg.percentile(train.features, self.percentile))
+
+    def _shape(self, features: Tensor) -> Tensor:
+        return features.double().clamp_max(self.threshold_)

@@ -1,0 +1,81 @@
+"""Neural relation graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import blocks, random_subset
+from ood_nc.detection._validation import check_nonnegative_number, check_positive, check_whole
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class NeuralRelationGraph(Detector):
+    """Sum of relations to ID train (Kim et al., NeurIPS 2023, equation 3 and section 4.2).
+
+    The relation to a train sample is max(cos(h, b), 0) times the inner product of the two softmax outputs; those of at
+    most ``threshold`` count as no relation, the others are raised to ``power`` and summed. The paper sums over all of
+    ID train; a subset scales the scores and leaves the ranking much the same.
+
+    Args:
+        power: of a relation.
+        threshold: relations up to this are left out.
+        bank_size: samples of ID train, a random subset; None: all.
+        seed: of the random subset.
+    """
+
+    name = "relation"
+    info = DetectorInfo(
+        title="Neural Relation Graph: A Unified Framework for Identifying Label Noise and Outlier Data",
+        venue="NeurIPS 2023",
+        url="https://arxiv.org/abs/2301.12321",
+        needs="features and logits",
+        domain="[0, inf)",
+        cost="fit O(N d); score O(B bank_size (d + C))",
+    )
+    requires = frozenset({"features", "logits"})
+
+    units_: Tensor
+    probabilities_: Tensor
+
+    def __init__(
+        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 5000, seed: int = 0
+    ) -> None:
+        self.power = power
+        self.threshold = threshold
+        self.bank_size = bank_size
+        self.seed = seed
+
+    def _check_parameters(self) -> None:
+        check_positive(self, "power")
+        check_nonnegative_number(self, "threshold")
+        check_whole(self, "bank_size", 1, none_allowed=True)
+        check_whole(self, "seed", 0)
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"power": (1.0, 2.0, 4.0, 6.0, 8.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        size = len(train) if self.bank_size is None else self.bank_size
+        chosen = random_subset(len(train), size, self.seed).to(train.device)
+        self.units_ = _linalg.safe_normalize(train.features[chosen])
+        self.probabilities_ = train.probabilities[chosen]
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(self._relations, queries.features, queries.probabilities)
+
+    def _relations(self, features: Tensor, probabilities: Tensor) -> Tensor:
+        rows = _linalg.safe_normalize(features)
+        sums = []
+        for units, bank_probabilities in blocks(self.units_, self.probabilities_):
+            relations = (rows @ units.T).mul_(probabilities @ bank_probabilities.T)
+            # The threshold is not negative, so it also drops negative cosines.
+            relations = torch.nn.functional.threshold(relations, self.threshold, 0.0)
+            sums.append((relations if self.power == 1 else relations.pow_(self.power)).sum(dim=1))
+        return torch.stack(sums, dim=1).sum(dim=1)

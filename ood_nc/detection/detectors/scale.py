@@ -1,0 +1,47 @@
+"""Scaling of activations."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg, _shaping
+from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.context import TapQueries
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class Scale(_shaping.PruningDetector):
+    """Energy of the head's logits on scaled features (SCALE; Xu et al., ICLR 2024).
+
+    The features are multiplied by exp(s1 / s2), s1 the sum of the row and s2 that of its largest activations; none is
+    pruned, so the logits without their bias are what is multiplied. s1 / s2 is 1 for a row of zeros and cut off at 500,
+    far beyond what a percentile of 99 can give, so every score is finite.
+
+    Args:
+        percentile: share of each row's activations left out of s2, in percent.
+    """
+
+    name = "scale"
+    info = DetectorInfo(
+        title="Scaling for Training Time and Post-hoc Out-of-distribution Detection Enhancement",
+        venue="ICLR 2024",
+        url="https://arxiv.org/abs/2310.00227",
+        needs="non-negative features, logits and the linear head",
+        domain="real",
+        cost="fit none; score O(B (d + C)), and O(B d C) for the logits where they are not given",
+    )
+    requires = frozenset({"features", "logits", "head", "nonnegative"})
+
+    def __init__(self, *, percentile: float = 85.0) -> None:
+        super().__init__(percentile=percentile)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        bias = self.head.bias
+
+        def energy(features: Tensor, logits: Tensor) -> Tensor:
+            kept = _shaping.largest_sum(features, self._kept(features))
+            factor = _shaping.scaling(_shaping.sum_ratio(features, kept))
+            return ((logits - bias) * factor + bias).logsumexp(dim=1)
+
+        return _linalg.by_chunks(energy, queries.features, queries.logits)

@@ -1,0 +1,73 @@
+"""Simplified Hopfield energy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import class_means_by_logit
+from ood_nc.detection._validation import check_choice
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.registry import register_detector
+
+
+@register_detector
+class SimplifiedHopfieldEnergy(Detector):
+    """Similarity to the stored pattern of the predicted class (Zhang et al., ICLR 2023, equation 11).
+
+    The pattern of a class is the mean of its correctly classified ID train features: of all its features where none is
+    classified correctly, and zero for a class without samples.
+
+    Args:
+        metric: ``"inner_product"`` (the paper's), ``"euclidean"`` (minus the distance) or ``"cosine"``.
+    """
+
+    name = "she"
+    info = DetectorInfo(
+        title="Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield "
+        "Energy",
+        venue="ICLR 2023",
+        url="https://openreview.net/forum?id=KkazG4lgKL",
+        needs="features, logits and ID train labels",
+        domain="real",
+        cost="fit O(N d); score O(B d)",
+    )
+    requires = frozenset({"features", "labels", "logits"})
+
+    patterns_: Tensor
+
+    def __init__(self, *, metric: str = "inner_product") -> None:
+        self.metric = metric
+
+    def _check_parameters(self) -> None:
+        check_choice(self, "metric", ("inner_product", "euclidean", "cosine"))
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"metric": ("inner_product", "euclidean", "cosine")}
+
+    def _fit(self, train: TapStatistics) -> None:
+        all_means = class_means_by_logit(train, self.name)
+        num_classes = len(all_means)
+        correct = train.predictions == train.labels
+        # One more group takes the misclassified samples.
+        groups = torch.where(correct, train.labels, num_classes)
+        counts = torch.bincount(groups, minlength=num_classes + 1)[:num_classes]
+        sums = _linalg.class_sums(train.features, groups, num_classes + 1)[:num_classes]
+        self.patterns_ = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), all_means)
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(self._similarity, queries.features, queries.predictions)
+
+    def _similarity(self, features: Tensor, predicted: Tensor) -> Tensor:
+        wide, patterns = features.double(), self.patterns_[predicted]
+        if self.metric == "euclidean":
+            distances: Tensor = (wide - patterns).norm(dim=1)
+            return -distances
+        if self.metric == "cosine":
+            wide, patterns = _linalg.safe_normalize(wide), _linalg.safe_normalize(patterns)
+        products: Tensor = torch.linalg.vecdot(wide, patterns)
+        return products

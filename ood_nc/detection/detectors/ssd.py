@@ -1,0 +1,89 @@
+"""Cluster-conditional Mahalanobis distance of normalised features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._densities import moments_of, square_whitening, whitened_distances
+from ood_nc.detection._validation import check_whole
+from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.errors import MissingInputError
+from ood_nc.detection.registry import register_detector
+from ood_nc.errors import UserError
+
+
+@register_detector
+class SelfSupervisedDetector(Detector):
+    """Minus the smallest squared Mahalanobis distance to a cluster of normalised features (Sehwag et al., ICLR 2021).
+
+    - min_m (z - mu_m)' S_m^+ (z - mu_m), z = h / |h| (equation 1): every cluster has its own covariance, over its own
+    samples. The pseudo-inverse drops directions whose variance is below 1e-12 of the cluster's largest.
+
+    Args:
+        clusters: number of k-means clusters; 1, the paper's choice, needs no labels. None: the classes.
+        seed: of k-means.
+    """
+
+    name = "ssd"
+    info = DetectorInfo(
+        title="SSD: A Unified Framework for Self-Supervised Outlier Detection",
+        venue="ICLR 2021",
+        url="https://arxiv.org/abs/2103.12051",
+        needs="features (and ID train labels where the clusters are the classes)",
+        domain="(-inf, 0]",
+        cost="fit O(N d^2 + clusters d^3); score O(B clusters d^2)",
+    )
+    requires = frozenset({"features"})
+
+    means_: Tensor
+    whitenings_: Tensor
+
+    def __init__(self, *, clusters: int | None = 1, seed: int = 0) -> None:
+        self.clusters = clusters
+        self.seed = seed
+
+    def _check_parameters(self) -> None:
+        check_whole(self, "clusters", 1, none_allowed=True)
+        check_whole(self, "seed", 0)
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"clusters": (1, 2, 5, 10)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        members = self._members(train)
+        means, whitenings = [], []
+        for rows in members:
+            mean, covariance = moments_of(rows, _linalg.safe_normalize)
+            means.append(mean)
+            whitenings.append(square_whitening(covariance))
+        self.means_ = torch.stack(means)
+        self.whitenings_ = torch.stack(whitenings)
+
+    def _members(self, train: TapStatistics) -> list[Tensor]:
+        """The features of each cluster."""
+        if self.clusters == 1:
+            return [train.features]
+        if self.clusters is None:
+            if "labels" not in train.available:
+                raise MissingInputError(self.name, {"labels"}, self.requires | {"labels"}, "fit")
+            positions = train.class_positions
+        else:
+            if self.clusters > len(train):
+                raise UserError(f"Detector 'ssd': {self.clusters} clusters are more than the {len(train)} samples.")
+            units = _linalg.by_chunks(lambda part: _linalg.safe_normalize(part).float(), train.features)
+            found = KMeans(self.clusters, n_init=1, random_state=self.seed).fit_predict(units.cpu().numpy())
+            positions = torch.from_numpy(found).long().to(train.device)
+        return [train.features[positions == cluster] for cluster in positions.unique().tolist()]
+
+    def _score(self, queries: TapQueries) -> Tensor:
+        return _linalg.by_chunks(self._nearest, queries.features)
+
+    def _nearest(self, features: Tensor) -> Tensor:
+        units = _linalg.safe_normalize(features)
+        return -whitened_distances(units, self.means_, self.whitenings_).amin(dim=1)

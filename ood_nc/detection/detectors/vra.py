@@ -1,0 +1,71 @@
+"""Variational rectified activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ood_nc.detection import _linalg
+from ood_nc.detection._shaping import ShapedEnergy
+from ood_nc.detection._validation import check_choice, check_percent
+from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.registry import register_detector
+from ood_nc.errors import UserError
+
+
+@register_detector
+class VariationalRectifiedActivation(ShapedEnergy):
+    """Energy of the head's logits after rectifying the features on both sides (VRA-P; Xu et al., NeurIPS 2023).
+
+    z becomes 0 below the lower threshold, the upper threshold above it, and stays as it is between. Both are
+    percentiles of all N x d activations of ID train. For post-ReLU features, where the lower threshold suppresses small
+    activations; below 0 it would lift the lowest above others. Where more than ``lower`` percent of the activations
+    are 0, that threshold is 0 and does nothing.
+
+    Args:
+        lower: percentile of the lower threshold.
+        upper: percentile of the upper threshold; at least ``lower``.
+        below: what becomes of activations below the lower threshold: "zero", as in the paper, or "clip" to the
+            threshold, as OpenOOD and pytorch-ood do.
+    """
+
+    name = "vra"
+    info = DetectorInfo(
+        title="VRA: Variational Rectified Activation for Out-of-distribution Detection",
+        venue="NeurIPS 2023",
+        url="https://arxiv.org/abs/2302.11716",
+        needs="non-negative features and the linear head",
+        domain="real",
+        cost="fit O(N d); score O(B d C)",
+    )
+    requires = frozenset({"features", "head", "nonnegative"})
+
+    lower_: Tensor
+    upper_: Tensor
+
+    def __init__(self, *, lower: float = 10.0, upper: float = 90.0, below: str = "zero") -> None:
+        self.lower = lower
+        self.upper = upper
+        self.below = below
+
+    def _check_parameters(self) -> None:
+        check_percent(self, "lower")
+        check_percent(self, "upper")
+        check_choice(self, "below", ("zero", "clip"))
+        if self.lower > self.upper:
+            raise UserError(f"Detector {self.name!r}: lower {self.lower} is above upper {self.upper}.")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"lower": (1.0, 5.0, 10.0, 15.0, 50.0, 60.0), "upper": (85.0, 90.0, 95.0, 99.0)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        lower, upper = (_linalg.percentile(train.features, percent) for percent in (self.lower, self.upper))
+        self.lower_, self.upper_ = self.head.bias.new_tensor(lower), self.head.bias.new_tensor(upper)
+
+    def _shape(self, features: Tensor) -> Tensor:
+        wide = features.double()
+        if self.below == "clip":
+            return wide.clamp(self.lower_, self.upper_)
+        return wide.clamp_max(self.upper_).masked_fill(wide < self.lower_, 0.0)

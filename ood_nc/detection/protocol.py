@@ -1,0 +1,172 @@
+"""What all detectors share, whatever they read: hyper-parameters, state, and what a user wants to know beforehand."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from ood_nc.errors import UserError, nearest
+
+Self = TypeVar("Self", bound="BaseDetector")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a user wants to know before choosing a detector.
+
+    Attributes:
+        title: of the paper, or a short name where there is none.
+        venue: where and when it appeared.
+        url: of the paper.
+        needs: what it works from, in words.
+        domain: the values a score can take.
+        cost: of fit and score, in N train samples, B queries, d dimensions, C classes.
+    """
+
+    title: str
+    venue: str
+    url: str
+    needs: str
+    domain: str
+    cost: str
+
+
+class BaseDetector(ABC):
+    """Base of feature detectors and of input detectors.
+
+    Class attributes:
+        kind: "feature" (reads cached features and logits) or "input" (reads images, through the network).
+        inputs: the words that ``requires`` may hold.
+        name: in the registry.
+        info: paper, needs, sign domain, cost.
+        requires: what ``fit`` or ``score`` must be given.
+        needs_fit: False where nothing is learnt and ``score`` may be called at once.
+        fits_on_held_out: whether ``fit`` learns from held-out ID data (those must not calibrate a threshold then).
+    """
+
+    kind: ClassVar[str]
+    inputs: ClassVar[frozenset[str]]
+    name: ClassVar[str]
+    info: ClassVar[DetectorInfo]
+    requires: ClassVar[frozenset[str]]
+    needs_fit: ClassVar[bool] = True
+    fits_on_held_out: ClassVar[bool] = False
+
+    def fit(self: Self, *args: Any, **kwargs: Any) -> Self:
+        """Learn from ID train data; each kind says from what."""
+        raise NotImplementedError
+
+    def score(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Score samples (B,), larger = more in-distribution; each kind says from what."""
+        raise NotImplementedError
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether ``score`` may be called."""
+        return not self.needs_fit or bool(self._fitted())
+
+    def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
+        """The values worth trying for each hyper-parameter; empty where there is nothing to choose."""
+        return self._search_space()
+
+    def to(self: Self, device: torch.device) -> Self:
+        """Move everything learnt to a device; ``score`` does so by itself where its inputs are elsewhere."""
+        for name, value in self._fitted().items():
+            setattr(self, name, _moved(value, device))
+        return self
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        """What :meth:`hyperparameters` returns."""
+        return {}
+
+    def _check_parameters(self) -> None:
+        """Raise :class:`UserError` where a hyper-parameter is out of range."""
+        return
+
+    # Hyper-parameters: the protocol of scikit-learn.
+
+    @classmethod
+    def parameter_names(cls) -> tuple[str, ...]:
+        """The names of the hyper-parameters, in the order of ``__init__``."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The hyper-parameters by name (``deep`` is there for scikit-learn's sake)."""
+        return {name: getattr(self, name) for name in self.parameter_names()}
+
+    def set_params(self: Self, **parameters: Any) -> Self:
+        """Set hyper-parameters by name.
+
+        Raises:
+            UserError: unknown name, or out of range.
+        """
+        known = self.parameter_names()
+        for name, value in parameters.items():
+            if name not in known:
+                raise UserError(f"Detector {self.name!r} has no hyper-parameter {name!r}.{nearest(name, known)}")
+            setattr(self, name, value)
+        self._check_parameters()
+        return self
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())
+        return f"{type(self).__name__}({given})"
+
+    # State: tensors and plain values only, so that it loads without pickle.
+
+    def state_dict(self) -> dict[str, Any]:
+        """The hyper-parameters and everything learnt, as tensors and plain values."""
+        return {
+            "detector": self.name,
+            "format": _FORMAT,
+            "parameters": self.get_params(),
+            **self._further_state(),
+            "fitted": self._fitted(),
+        }
+
+    def load_state_dict(self: Self, state: Mapping[str, Any]) -> Self:
+        """Become the detector whose :meth:`state_dict` this is.
+
+        Raises:
+            UserError: the state is of another detector or another format.
+        """
+        if state.get("detector") != self.name:
+            raise UserError(f"This state is of detector {state.get('detector')!r}, not of {self.name!r}.")
+        if state.get("format") != _FORMAT:
+            raise UserError(f"Detector {self.name!r}: state format {state.get('format')!r} is not {_FORMAT}.")
+        self._forget()
+        self.set_params(**state["parameters"])
+        self._load_further_state(state)
+        for name, value in state["fitted"].items():
+            setattr(self, name, value)
+        return self
+
+    def _further_state(self) -> dict[str, Any]:
+        """What a kind keeps beside hyper-parameters and what was learnt."""
+        return {}
+
+    def _load_further_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`_further_state` gave."""
+        return
+
+    def _fitted(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+
+    def _forget(self) -> None:
+        kept = self.parameter_names()
+        for name in [name for name in vars(self) if name not in kept]:
+            delattr(self, name)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return [_moved(part, device) for part in value] if isinstance(value, list) else value
