@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["ControlledModel", "Results", "evaluate"]
+__all__ = ["ControlledModel", "Detector", "Results", "evaluate"]
 
 _HOME = {
     "ControlledModel": "ood_nc.models",
+    "Detector": "ood_nc.deployment",
     "Results": "ood_nc.evaluation",
     "evaluate": "ood_nc.evaluation",
 }
 
 if TYPE_CHECKING:
+    from ood_nc.deployment import Detector
     from ood_nc.evaluation import Results, evaluate
     from ood_nc.models import ControlledModel
 

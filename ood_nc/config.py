@@ -185,8 +185,10 @@ class EvaluationConfig(Section):
 
     detectors: Names = _flag(
         ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"],
-        "detectors, names and globs",
+        "detectors, names and globs; input detectors by their full name",
     )
+    ensembles: Names = _flag([], "also combine scores over taps and over detectors: rank, zscore, fisher, brown")
+    choose: str = _flag("none", "hyper-parameters of detectors: none (defaults), synthetic, or an OOD set's name")
     probes: Names = _flag(["linear", "knn", "nearest_mean"], "transfer probes")
     batch_size: int = Field(default=128, ge=1, description="images a forward pass")
     bootstrap: int = Field(default=500, ge=0, description="bootstrap replicates of each interval, 0 for none")

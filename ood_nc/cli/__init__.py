@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ood_nc.cli import compare, evaluate, flags, listing, quickstart, report, train
+from ood_nc.cli import compare, evaluate, fit, flags, listing, quickstart, report, score, train
 from ood_nc.errors import UserError, nearest
 
 __all__ = ["main"]
@@ -26,6 +26,9 @@ _COMMANDS = {
         train.RUN,
         report.COMMAND,
         compare.COMMAND,
+        fit.COMMAND,
+        score.SCORE,
+        score.EXPORT,
         listing.COMMAND,
     )
 }

@@ -36,17 +36,23 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None)
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
     """Evaluate a model that this project did not train, into a run directory of its own."""
+    directory = config.run_directory
+    model = foreign_model(config)
+    write_text(directory / "config.yaml", config.to_yaml())
+    return _evaluate(model, config, directory), directory
+
+
+def foreign_model(config: Config) -> ControlledModel:
+    """A model that this project did not train, with its weights."""
     from ood_nc.models import build_model, default_num_classes, load_initial
 
-    directory = config.run_directory
     model = build_model(config.model, config.model.num_classes or default_num_classes(config.model.name))
     report = load_initial(model, config.model)
     if report is not None:
         logger.warning("%s", report)
     elif not config.model.pretrained:
         logger.warning("%s has random weights: give --checkpoint FILE or --pretrained.", config.model.name)
-    write_text(directory / "config.yaml", config.to_yaml())
-    return _evaluate(model, config, directory), directory
+    return model
 
 
 def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Results:
@@ -63,10 +69,13 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         model,
         id=data.test,
         id_train=data.train,
+        id_val=data.val,
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,
         detectors=settings.detectors,
+        ensembles=settings.ensembles,
+        choose=settings.choose,
         probes=settings.probes,
         bootstrap=settings.bootstrap,
         seed=config.train.seed,
@@ -124,7 +133,7 @@ def _execute(arguments: argparse.Namespace) -> int:
             return 0
         results, directory = evaluate_run(arguments.run, overrides), arguments.run
     else:
-        config = _foreign_config(arguments, overrides)
+        config = foreign_config(arguments, overrides)
         if arguments.print_config:
             print(config.to_yaml(), end="")
             return 0
@@ -141,18 +150,26 @@ def _execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any]) -> Config:
+def foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any], *, split_id: bool = True) -> Config:
+    """The configuration of a command on a model that this project did not train.
+
+    Args:
+        arguments: with ``config`` and ``id``.
+        overrides: dotted keys.
+        split_id: keep a fifth of the ID images for the test.
+    """
+    command = "evaluate" if split_id else "fit"
     if arguments.config is None and "model.name" not in overrides:
-        raise UserError(
-            "evaluate needs a run directory, or --model NAME --id FOLDER --ood NAME=FOLDER: see ood-nc evaluate --help."
-        )
+        raise UserError(f"{command} needs a run directory, or --model NAME --id FOLDER: see ood-nc {command} --help.")
     overrides = {"model.projector.kind": "none", "loss.entropy_weight": 0.0, **overrides}
-    if arguments.id is not None:
+    if arguments.id is not None and split_id:
         overrides = {"data.train": f"{arguments.id}::@train", "data.test": f"{arguments.id}::@test", **overrides}
+    elif arguments.id is not None:
+        overrides = {"data.train": arguments.id, "data.test": None, "data.val_fraction": 0.2, **overrides}
     elif arguments.config is None and "data.train" not in overrides:
-        raise UserError("evaluate --model needs the ID images: --id FOLDER.")
+        raise UserError(f"{command} --model needs the ID images: --id FOLDER.")
     if "experiment" not in overrides:
-        overrides["experiment"] = f"evaluate-{Path(str(overrides.get('model.name', arguments.config))).stem}"
+        overrides["experiment"] = f"{command}-{Path(str(overrides.get('model.name', arguments.config))).stem}"
     return read_config(arguments.config, overrides)
 
 

@@ -47,7 +47,7 @@ class _Entry(NamedTuple):
 
     id: str
     store: Store
-    index: int
+    position: int
 
 
 class ImageStream(IterableDataset[StreamBatch]):
@@ -104,7 +104,7 @@ class ImageStream(IterableDataset[StreamBatch]):
         images, errors = [], []
         for position, entry in enumerate(batch):
             try:
-                images.append(self.transform(decode(entry.store, entry.index)))
+                images.append(self.transform(decode(entry.store, entry.position)))
             except MemoryError:
                 raise
             except Exception as error:  # damaged bytes make the decoders raise nearly anything

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ood_nc.data import ImageDataset
-from ood_nc.evaluation.inputs import Inputs
+from ood_nc.evaluation.inputs import VALIDATION_OOD, Inputs
 from ood_nc.features import FeatureBank, UnreadableError
 
 Extractor = Callable[[ImageDataset], FeatureBank]
@@ -22,7 +22,7 @@ def extract_banks(inputs: Inputs, extractor: Extractor) -> dict[str, FeatureBank
         extractor: makes the bank of a data set.
 
     Raises:
-        UnreadableError: none of the images of an ID set can be read.
+        UnreadableError: none of the images of an ID set, or of the set that choices are made on, can be read.
     """
     extracted: list[tuple[ImageDataset, FeatureBank]] = []
     banks: dict[str, FeatureBank] = {}
@@ -39,7 +39,7 @@ def extract_banks(inputs: Inputs, extractor: Extractor) -> dict[str, FeatureBank
             elif len(bank) == 0:
                 raise UnreadableError(f"None of the {len(dataset)} images of {dataset.name} can be read.")
         except UnreadableError as error:
-            if key in ("id_train", "id_test"):
+            if key in ("id_train", "id_test", "id_val", VALIDATION_OOD):
                 raise
             inputs.notes.append(f"{error} It is undefined and in no mean.")
             continue

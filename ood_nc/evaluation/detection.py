@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection import METRICS, Detector, TapQueries, TapStatistics, create_detector, detection_metrics
+from ood_nc.detection import METRICS, Detector, TapQueries, create_feature_detector, detection_metrics
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
 from ood_nc.evaluation.relations import OOD_GROUPS
 from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import DISJOINT, MEAN, MakeRow, Row, reason_of
-from ood_nc.evaluation.taps import TapData, labelled
+from ood_nc.evaluation.taps import TapData
+from ood_nc.evaluation.tuning import Tuning, statistics_of
 
 Scores = NDArray[np.float64]
 
@@ -46,6 +47,11 @@ class Measured:
     rows: list[Row]
     scores: dict[str, Scores]
 
+    @property
+    def tested(self) -> dict[str, Scores]:
+        """The scores without those of ID images held out for what is settled before the test."""
+        return {key: scores for key, scores in self.scores.items() if key != "id_val"}
+
 
 def measure_detectors(
     tap: TapData,
@@ -54,10 +60,13 @@ def measure_detectors(
     detectors: Iterable[str],
     resamples: Resamples,
     make: MakeRow,
+    *,
+    tuning: Tuning | None = None,
 ) -> dict[str, Measured]:
     """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
 
-    What several detectors compute alike is shared; its time counts for the first that asks.
+    What several detectors compute alike is shared; its time counts for the first that asks. Where ID images are held
+    out (``id_val``) they are scored too, without rows.
 
     Args:
         tap: the tap.
@@ -66,21 +75,25 @@ def measure_detectors(
         detectors: names.
         resamples: for the intervals.
         make: makes a row of this tap.
+        tuning: how hyper-parameters are chosen; None leaves the defaults.
     """
-    train_labels = tap.labels["id_train"] if labelled(tap.labels["id_train"]) else None
-    train = TapStatistics(tap.features["id_train"], train_labels, logits=tap.own_logits.get("id_train"), head=tap.head)
-    keys = [key for key in ("id_test", *map(ood_key, inputs.ood)) if key in tap.features]
+    train = statistics_of(tap)
+    keys = [key for key in ("id_test", "id_val", *map(ood_key, inputs.ood)) if key in tap.features]
     queries = {key: TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head) for key in keys}
     measured = {}
     for name in detectors:
         start = time.perf_counter()
+        chosen_on = None
         try:
-            detector = create_detector(name).fit(train)
+            detector = create_feature_detector(name)
+            if tuning is not None:
+                chosen_on = tuning.choose(detector, tap, train)
+            detector.fit(train)
             scores = {"id_test": _score(detector, queries["id_test"])}
         except Exception as error:
             # One detector must not cost the others; the reason stands in its rows.
             measured[name] = Measured(
-                _null_rows(inputs.groups, reason_of(error), functools.partial(make, method=name)), {}
+                null_rows(inputs.groups, reason_of(error), functools.partial(make, method=name)), {}
             )
             continue
         failures: dict[str, str] = {}
@@ -94,8 +107,9 @@ def measure_detectors(
         n = sum(map(len, scores.values()))
         rows = [make(dataset="id_test", group="id", method=name, metric="seconds", value=seconds, n=n)]
         uses_probe = bool(detector.requires & {"logits", "head"})
-        make_one = functools.partial(make, method=name, selected_on=tap.selected_on if uses_probe else None)
-        rows += _rows(scores, failures, inputs, ids, resamples, make_one)
+        selected_on = [where for where in (chosen_on, tap.selected_on if uses_probe else None) if where]
+        make_one = functools.partial(make, method=name, selected_on="; ".join(selected_on) or None)
+        rows += detection_rows(scores, failures, inputs, ids, resamples, make_one)
         measured[name] = Measured(rows, scores)
     return measured
 
@@ -105,7 +119,8 @@ def _score(detector: Detector, queries: TapQueries) -> Scores:
     return scores
 
 
-def _null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:
+def null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:
+    """The rows of a detector that gave no score, with the reason."""
     return [
         make(dataset=ood, group=group, metric=metric, value=None, reason=reason)
         for ood, group in groups.items()
@@ -113,7 +128,7 @@ def _null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Ro
     ]
 
 
-def _rows(
+def detection_rows(
     scores: Mapping[str, Scores],
     failures: Mapping[str, str],
     inputs: Inputs,
@@ -132,7 +147,7 @@ def _rows(
                 raise UserError(failures.get(ood_key(ood), "the set holds no readable image"))
             found = _metrics(scores["id_test"], ood, values, resamples)
         except UserError as error:
-            rows += _null_rows({ood: group}, reason_of(error), make)
+            rows += null_rows({ood: group}, reason_of(error), make)
             continue
         by_group.setdefault(group, []).append(found)
         rows += _metric_rows(found, make, n=len(values), **where)

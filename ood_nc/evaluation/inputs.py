@@ -25,6 +25,9 @@ TransferSource: TypeAlias = "Source | tuple[Source, Source]"
 
 HELD_OUT_TRANSFER = 0.2
 HELD_OUT_ID = 0.5
+HELD_OUT_TRAIN = 0.1
+VALIDATION_OOD = "validation_ood"
+"""The key of the OOD set that chooses hyper-parameters."""
 _LISTED = 100
 
 
@@ -35,6 +38,8 @@ class Inputs:
     Attributes:
         id_train: what detectors and probes are fitted on.
         id_test: held-out ID.
+        id_val: ID images that settle what detectors choose (scales, temperatures, hyper-parameters), where any does.
+        validation_ood: the OOD set that hyper-parameters are chosen on, where one is named; it is in no result.
         ood: OOD sets by name; None for one without images.
         transfer: train and test of each transfer task; None for one without images.
         groups: near, far or covariate of each OOD set.
@@ -49,14 +54,22 @@ class Inputs:
     ood: dict[str, ImageDataset | None]
     transfer: dict[str, tuple[ImageDataset, ImageDataset] | None]
     groups: dict[str, str]
+    id_val: ImageDataset | None = None
+    validation_ood: ImageDataset | None = None
     head_fits: bool = True
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     overlap: dict[str, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def all(self) -> dict[str, ImageDataset]:
-        """Every set that has images, by its key: ``id_train``, ``id_test``, `ood_key`, `transfer_keys`."""
+        """Every set that has images, by its key: ``id_train``, ``id_test``, ``id_val``, `VALIDATION_OOD`, `ood_key`,
+        `transfer_keys`."""
         found = {"id_train": self.id_train, "id_test": self.id_test}
+        found |= {
+            key: dataset
+            for key, dataset in (("id_val", self.id_val), (VALIDATION_OOD, self.validation_ood))
+            if dataset is not None
+        }
         found |= {ood_key(name): dataset for name, dataset in self.ood.items() if dataset is not None}
         for name, pair in self.transfer.items():
             if pair is not None:
@@ -98,10 +111,15 @@ def prepare(
     ood: Mapping[str, Source],
     transfer: Mapping[str, TransferSource],
     groups: Mapping[str, str],
+    id_val: Source | None = None,
+    holds_out: bool = False,
+    choose_on: str | None = None,
 ) -> Inputs:
     """Open every set and give all of them the model's own preprocessing.
 
     Without ``id_train`` half of ``id`` (stratified, seed 0) is what is fitted on and the other half what is tested.
+    Where a set is to be held out (``holds_out``) and ``id_val`` is not given, a tenth of the ID train set is; else
+    ``id_val`` is not read. ``choose_on`` names the OOD set that hyper-parameters are chosen on.
     A transfer task given as one set is split four to one in the same way. Classes are numbered by name, as the model
     stores them; where the head was made for other classes it is not used.
 
@@ -125,24 +143,57 @@ def prepare(
         notes.append("no ID train set: half of the ID set (stratified, seed 0) is fitted on, the other half tested")
     else:
         train = _open(id_train)
+    train, val = _validation(train, id_val, notes) if holds_out else (train, None)
     train, test, head_fits = _numbered(model, train, test, notes)
+    if val is not None and train.class_names is not None:
+        val = align_classes(val, train.class_names)
+    sets = {name: _open_or_none(source) for name, source in ood.items()}
+    chosen_on = None
+    if choose_on is not None:
+        chosen_on = _named(sets, choose_on, notes)
+        groups = {name: group for name, group in groups.items() if name != choose_on}
     inputs = Inputs(
         id_train=train,
         id_test=test,
-        ood={name: _open_or_none(source) for name, source in ood.items()},
+        id_val=val,
+        validation_ood=chosen_on,
+        ood=sets,
         transfer={name: _transfer(name, source) for name, source in transfer.items()},
-        groups={name: groups.get(name, "far") for name in ood},
+        groups={name: groups.get(name, "far") for name in sets},
         head_fits=head_fits,
         notes=notes,
     )
     _describe(inputs)
     transform = eval_transform(model.preprocessing)
     inputs.id_train, inputs.id_test = train.with_transform(transform), test.with_transform(transform)
+    inputs.id_val = val and val.with_transform(transform)
+    inputs.validation_ood = chosen_on and chosen_on.with_transform(transform)
     for name, dataset in inputs.ood.items():
         inputs.ood[name] = None if dataset is None else dataset.with_transform(transform)
     for name, pair in inputs.transfer.items():
         inputs.transfer[name] = pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
     return inputs
+
+
+def _validation(train: ImageDataset, given: Source | None, notes: list[str]) -> tuple[ImageDataset, ImageDataset]:
+    """What is left to fit on, and the ID images that settle choices."""
+    if given is not None:
+        return train, _open(given)
+    kept, held_out = stratified_split(train.targets, HELD_OUT_TRAIN, 0)
+    n = len(held_out)
+    notes.append(f"no ID validation set: a tenth of ID train ({n} images, stratified, seed 0) is held out of the fits")
+    return train.subset(kept, name=train.name), train.subset(held_out, name=f"{train.name} (held out)")
+
+
+def _named(sets: dict[str, ImageDataset | None], name: str, notes: list[str]) -> ImageDataset:
+    """Take the set that choices are made on out of the OOD sets."""
+    if name not in sets:
+        raise UserError(f"Hyper-parameters cannot be chosen on {name!r}: no such OOD set.{nearest(name, sets)}")
+    chosen = sets.pop(name)
+    if chosen is None:
+        raise UserError(f"Hyper-parameters cannot be chosen on {name!r}: it holds no images.")
+    notes.append(f"{name}: hyper-parameters are chosen on it, so it is in no result")
+    return chosen
 
 
 def _open(source: Source) -> ImageDataset:
@@ -207,7 +258,9 @@ def _describe(inputs: Inputs) -> None:
     for key, present in inputs.all().items():
         known = {"source": present.name, "n": len(present), "fingerprint": present.fingerprint()}
         inputs.datasets[_public(key)] = known
-    inputs.datasets["id_train"]["group"] = inputs.datasets["id_test"]["group"] = "id"
+    for key in ("id_train", "id_test", "id_val"):
+        if key in inputs.datasets:
+            inputs.datasets[key]["group"] = "id"
     n_id = len(inputs.id_test)
     shared = duplicates_between(inputs.id_train, inputs.id_test)
     if shared:

@@ -14,20 +14,23 @@ from typing import Any
 import torch
 
 from ood_nc.config import EvaluationConfig
-from ood_nc.detection import list_detectors
+from ood_nc.detection import ScoreEnsemble, detector_class, list_detectors
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import Extractor, extract_banks
 from ood_nc.evaluation.choices import choose_taps
 from ood_nc.evaluation.collapse import measure_collapse
-from ood_nc.evaluation.detection import Resamples, measure_detectors
+from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
+from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.identity import describe
+from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import Inputs, Source, TransferSource, ood_key, prepare, transfer_keys
 from ood_nc.evaluation.relations import relate
 from ood_nc.evaluation.results import MakeRow, Results, Row, make_row
 from ood_nc.evaluation.samples import Columns, correct_column, score_column, scores_table
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
+from ood_nc.evaluation.tuning import NONE, SYNTHETIC, Tuning
 from ood_nc.features import BankStore, FeatureBank, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
@@ -40,10 +43,13 @@ def evaluate(
     *,
     id: Source,
     id_train: Source | None = None,
+    id_val: Source | None = None,
     ood: Mapping[str, Source] | None = None,
     transfer: Mapping[str, TransferSource] | None = None,
     groups: Mapping[str, str] | None = None,
     detectors: Sequence[str] | None = None,
+    ensembles: Sequence[str] = (),
+    choose: str = NONE,
     probes: Sequence[str] | None = None,
     bootstrap: int = 500,
     seed: int = 0,
@@ -70,10 +76,17 @@ def evaluate(
         model: a `ControlledModel`.
         id: held-out ID images, a data set or a source (`ood_nc.data.open_dataset`).
         id_train: ID training images; without them half of ``id`` is fitted on.
+        id_val: ID images that were not trained on, for what is settled before the test (ensembles, choices, detectors
+            that fit on held-out ID); where needed and not given, a tenth of ``id_train``.
         ood: OOD sets by name.
         transfer: transfer tasks by name: (train, test), or one set, of which a fifth is the test part.
         groups: near, far (when not given) or covariate of each OOD set.
-        detectors: names and globs; the configuration's default when not given.
+        detectors: names and globs; the configuration's default when not given. Input detectors (those that need the
+            network itself) must be named in full.
+        ensembles: of rank, zscore, fisher, brown: each combines every detector over the taps (its rows stand at the tap
+            that the head reads), and the detectors at each tap.
+        choose: how hyper-parameters of detectors are chosen: ``none`` (defaults), ``synthetic`` (held-out ID against
+            outliers made from it), or the name of an OOD set, which is then in no result. ``selected_on`` says which.
         probes: of linear, knn, nearest_mean; all when not given.
         bootstrap: replicates of each interval, 0 for none.
         seed: of probes and intervals.
@@ -89,14 +102,28 @@ def evaluate(
         UserError: a source cannot be opened, or a detector, probe, group or protocol is unknown.
     """
     start = time.perf_counter()
-    device = _device(device)
+    device = choose_device(device)
     if protocol not in PROTOCOLS:
         raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
     defaults = EvaluationConfig()
     names = _detectors(defaults.detectors if detectors is None else detectors)
     probes = list(defaults.probes if probes is None else probes)
     check_probes(probes)
-    inputs = prepare(model, id=id, id_train=id_train, ood=ood or {}, transfer=transfer or {}, groups=groups or {})
+    check_ensembles(ensembles)
+    kinds = {name: detector_class(name).kind for name in names}
+    featured = [name for name in names if kinds[name] == "feature"]
+    holds_out = bool(ensembles) or choose != NONE or any(detector_class(name).fits_on_held_out for name in featured)
+    inputs = prepare(
+        model,
+        id=id,
+        id_train=id_train,
+        id_val=id_val,
+        ood=ood or {},
+        transfer=transfer or {},
+        groups=groups or {},
+        holds_out=holds_out,
+        choose_on=None if choose in (NONE, SYNTHETIC) else choose,
+    )
     clock = {"preparation": time.perf_counter() - start}
     weights = weights_hash(model)
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
@@ -106,18 +133,32 @@ def evaluate(
         model=model,
         inputs=inputs,
         banks=banks,
-        detectors=names,
+        detectors=featured,
+        input_detectors=[name for name in names if kinds[name] == "input"],
+        ensembles=list(ensembles),
+        tuning=None if choose == NONE else Tuning(choose, seed),
         probes=probes,
         resamples=Resamples(bootstrap, seed),
         seed=seed,
         device=device,
         base={"run": run, "seed": seed, "protocol": protocol},
+        loading={"batch_size": batch_size, "workers": workers, "device": device},
     )
     found = _measure_taps(plan, clock)
+    with _timed(clock, "detection"):
+        _measure_network(plan, found)
     with _timed(clock, "relations"):
         relations, choices = relate(found.rows, replicates=bootstrap, seed=seed), choose_taps(found.rows)
     identity = describe(
-        model, inputs, weights_hash=weights, **plan.base, detectors=names, probes=probes, bootstrap=bootstrap
+        model,
+        inputs,
+        weights_hash=weights,
+        **plan.base,
+        detectors=names,
+        ensembles=list(ensembles),
+        choose=choose,
+        probes=probes,
+        bootstrap=bootstrap,
     )
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return Results(
@@ -138,23 +179,46 @@ class _Plan:
     inputs: Inputs
     banks: dict[str, FeatureBank]
     detectors: list[str]
+    input_detectors: list[str]
+    ensembles: list[str]
+    tuning: Tuning | None
     probes: list[str]
     resamples: Resamples
     seed: int
     device: torch.device
     base: dict[str, Any]
+    loading: dict[str, Any]
+
+    @property
+    def ids(self) -> dict[str, tuple[str, ...]]:
+        """By set key, the ids of the readable images."""
+        return {key: bank.ids for key, bank in self.banks.items()}
+
+    def of(self, kind: str, tap: str) -> MakeRow:
+        """Makes a row of that kind at a tap."""
+        depth = self.model.tap_info[tap].depth if tap in self.model.tap_info else None
+        return functools.partial(make_row, {**self.base, "tap": tap, "depth": depth, "kind": kind})
 
 
 @dataclass
 class _Found:
-    """What the taps gave so far: rows, histograms, and by set key the columns of scores and of right answers."""
+    """What the taps gave so far: rows, histograms, columns of scores and of right answers by set key, and the scores
+    by tap, detector and set key."""
 
     rows: list[Row] = field(default_factory=list)
     histograms: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
+    scores: dict[str, dict[str, dict[str, Scores]]] = field(default_factory=dict)
+
+    def add(self, tap: str, name: str, one: Measured) -> None:
+        """Take in what a detector gave at a tap."""
+        self.rows += one.rows
+        for key, scores in one.scores.items():
+            self.columns[key][score_column(tap, name)] = scores
 
 
-def _device(name: str | torch.device) -> torch.device:
+def choose_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``auto`` takes a GPU where there is one."""
     if str(name) != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -165,7 +229,8 @@ def _device(name: str | torch.device) -> torch.device:
 def _detectors(patterns: Sequence[str]) -> list[str]:
     names: list[str] = []
     for pattern in patterns:
-        matching = list_detectors(pattern)
+        # Input detectors go over every image again, some of them many times: only a name in full asks for one.
+        matching = list_detectors(pattern, kind="feature") or list_detectors(pattern)
         if not matching:
             raise UserError(
                 f"No detector matches {pattern!r}.{nearest(pattern, list_detectors())} See `ood-nc list detectors`."
@@ -199,19 +264,22 @@ def _measure_taps(plan: _Plan, clock: dict[str, float]) -> _Found:
 
 def _measure_tap(plan: _Plan, tap: TapData, found: _Found, clock: dict[str, float], *, with_histograms: bool) -> None:
     def of(kind: str) -> MakeRow:
-        return functools.partial(make_row, {**plan.base, "tap": tap.name, "depth": tap.depth, "kind": kind})
+        return plan.of(kind, tap.name)
 
     with _timed(clock, "collapse"):
         found.rows += measure_collapse(tap, plan.inputs, seed=plan.seed, make=of("collapse"))
     with _timed(clock, "detection"):
-        ids = {key: bank.ids for key, bank in plan.banks.items()}
-        measured = measure_detectors(tap, plan.inputs, ids, plan.detectors, plan.resamples, of("detection"))
+        measured = measure_detectors(
+            tap, plan.inputs, plan.ids, plan.detectors, plan.resamples, of("detection"), tuning=plan.tuning
+        )
+        found.scores[tap.name] = {name: one.scores for name, one in measured.items() if one.scores}
+        for combine in plan.ensembles:
+            members = list(found.scores[tap.name].values())
+            measured[over_detectors(combine)] = _ensemble(plan, members, combine, tap.name, over_detectors(combine))
     for name, one in measured.items():
-        found.rows += one.rows
-        for key, scores in one.scores.items():
-            found.columns[key][score_column(tap.name, name)] = scores
+        found.add(tap.name, name, one)
         if with_histograms:
-            found.histograms += histograms(tap.name, name, one.scores)
+            found.histograms += histograms(tap.name, name, one.tested)
     with _timed(clock, "transfer"):
         rows, correct = measure_probes(
             tap, plan.inputs, plan.probes, replicates=plan.resamples.replicates, seed=plan.seed, make=of("transfer")
@@ -223,6 +291,45 @@ def _measure_tap(plan: _Plan, tap: TapData, found: _Found, clock: dict[str, floa
     found.rows += rows
     for method, right in by_method.items():
         found.columns["id_test"][correct_column(tap.name, method)] = right
+
+
+def _measure_network(plan: _Plan, found: _Found) -> None:
+    """What no single tap gives: ensembles over the taps, and detectors that need the whole network."""
+    tap = plan.model.head_tap
+    for combine in plan.ensembles:
+        for name in plan.detectors:
+            members = [scores[name] for scores in found.scores.values() if name in scores]
+            method = over_taps(combine, name)
+            found.add(tap, method, _ensemble(plan, members, combine, tap, method))
+    if not plan.input_detectors:
+        return
+    measured = measure_input_detectors(
+        plan.model,
+        plan.inputs,
+        plan.ids,
+        plan.input_detectors,
+        plan.resamples,
+        plan.of("detection", tap),
+        **plan.loading,
+    )
+    for name, one in measured.items():
+        found.add(tap, name, one)
+        found.histograms += histograms(tap, name, one.tested)
+
+
+def _ensemble(plan: _Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
+    make = functools.partial(plan.of("detection", tap), method=method)
+    return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
+
+
+def check_ensembles(names: Sequence[str]) -> None:
+    """Refuse a way of combining that there is not.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in names:
+        ScoreEnsemble(name)  # type: ignore[arg-type]
 
 
 def _sets(plan: _Plan, found: _Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:

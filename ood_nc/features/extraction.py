@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ood_nc.errors import UserError
 from ood_nc.features.bank import FeatureBank
+from ood_nc.features.batches import Reader, collate
 from ood_nc.progress import progress
 
 _SYNC_ELEMENTS = 1 << 24
@@ -90,10 +90,10 @@ def _fill(
     """Write this process's rows; return the positions that could not be read, with the reason."""
     batches = _own_batches(len(dataset), batch_size)
     loader: DataLoader[Any] = DataLoader(
-        _Reader(dataset),
+        Reader(dataset),
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
-        collate_fn=_collate,
+        collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
     broken: list[tuple[int, str]] = []
@@ -116,33 +116,6 @@ def _own_batches(n: int, batch_size: int) -> list[list[int]]:
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     starts = range(rank * batch_size, n, world * batch_size)
     return [list(range(start, min(start + batch_size, n))) for start in starts]
-
-
-class _Reader(Dataset[Any]):
-    """Items with their position; an unreadable one as the reason why."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, position: int) -> tuple[int, torch.Tensor | None, str]:
-        try:
-            return position, self.dataset[position][0], ""
-        except Exception as error:
-            # Decoders raise almost anything on a damaged file, and one bad file must not end the pass.
-            known = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-            return position, None, " ".join(f"{known}{error}".split())[:300]
-
-
-def _collate(
-    items: Sequence[tuple[int, torch.Tensor | None, str]],
-) -> tuple[torch.Tensor, torch.Tensor | None, list[tuple[int, str]]]:
-    readable = [(position, image) for position, image, _ in items if image is not None]
-    rows = torch.tensor([position for position, _ in readable], dtype=torch.long)
-    images = torch.stack([image for _, image in readable]) if readable else None
-    return rows, images, [(position, reason) for position, image, reason in items if image is None]
 
 
 def _distributed() -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ood_nc.evaluation.detection import Resamples, _rows
+from ood_nc.evaluation.detection import Resamples, detection_rows
 from ood_nc.evaluation.inputs import Inputs, prepare
 from ood_nc.evaluation.results import make_row
 from ood_nc.models import ControlledModel
@@ -74,7 +74,7 @@ def rows_of(inputs: Inputs, replicates: int) -> list[dict[str, Any]]:
     ood[np.logical_not(copies)], ood[copies] = np.arange(80.0), np.arange(100.0, 200.0, 5)
     scores = {"id_test": np.arange(100.0, 200.0), "ood/ood": ood, "ood/stl": np.arange(10.0)}
     make = functools.partial(make_row, {"run": "a", "kind": "detection", "tap": "encoder", "method": "energy"})
-    return _rows(scores, {}, inputs, ids, Resamples(replicates, 0), make)
+    return detection_rows(scores, {}, inputs, ids, Resamples(replicates, 0), make)
 
 
 @pytest.mark.parametrize("replicates", [0, 20])

@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ood_nc.collapse import ClassStatistics, nc1_pinv, nc4_bias
 from ood_nc.config import EvaluationConfig
 from ood_nc.data import ImageDataset, eval_transform
-from ood_nc.detection import METRICS, Detector, create_detector, fpr_at_tpr
+from ood_nc.detection import METRICS, Detector, create_detector, fpr_at_tpr, list_detectors
 from ood_nc.errors import UserError
 from ood_nc.evaluation import COLUMNS, Results, choose_taps, evaluate, relate
 from ood_nc.features import extract
@@ -245,7 +245,7 @@ def test_a_detector_that_raises_costs_only_its_own_rows(
     def create(name: str) -> Detector:
         return Failing() if name == "msp" else create_detector(name)
 
-    monkeypatch.setattr("ood_nc.evaluation.detection.create_detector", create)
+    monkeypatch.setattr("ood_nc.evaluation.detection.create_feature_detector", create)
     found = evaluate(tiny(), **{**arguments(), "detectors": ["msp", "energy"], "probes": [], "bootstrap": 0})
     failed = found.select(kind="detection", method="msp")
     assert failed and all(row["value"] is None and row["reason"] == "RuntimeError: no score at all" for row in failed)
@@ -386,4 +386,7 @@ def test_mistakes_are_refused_in_one_line_before_any_forward_pass(
 def test_globs_name_detectors(model: ControlledModel) -> None:
     from ood_nc.evaluation.suite import _detectors
 
-    assert _detectors(["m*", "energy", "msp"]) == ["mahalanobis", "max_logit", "msp", "energy"]
+    assert _detectors(["ma*", "energy", "max_logit"]) == ["mahalanobis", "max_cosine", "max_logit", "energy"]
+    # A glob never asks for a detector that goes over every image again; its name in full does.
+    assert set(list_detectors(kind="input")).isdisjoint(_detectors(["*"]))
+    assert _detectors(["odin"]) == ["odin"]

@@ -1,0 +1,142 @@
+"""``ood-nc fit``: a detector for production, as one file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ood_nc.cli.command import Command, add_config_arguments
+from ood_nc.cli.evaluate import foreign_config, foreign_model
+from ood_nc.cli.show import say
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError
+
+if TYPE_CHECKING:
+    from ood_nc.deployment import Detector
+    from ood_nc.models import ControlledModel
+
+logger = logging.getLogger(__name__)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser)
+    parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="a finished run directory")
+    parser.add_argument("--id", metavar="SOURCE", help="ID images with labels, when there is no RUN")
+    parser.add_argument(
+        "--detector", metavar="NAME", action="append", help="what scores [knn]; several times for an ensemble"
+    )
+    parser.add_argument(
+        "--tap", metavar="NAME", action="append", help="where [what the head reads]; several times for an ensemble"
+    )
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="a detector's hyper-parameter")
+    parser.add_argument(
+        "--combine",
+        choices=("fisher", "rank", "zscore"),
+        default="fisher",
+        help="how the members of an ensemble become one score [fisher]",
+    )
+    parser.add_argument("--tpr", type=float, default=0.95, help="share of fresh ID images accepted at least [0.95]")
+    parser.add_argument("--per-class", action="store_true", help="hold that within each predicted class")
+    parser.add_argument(
+        "--choose", action="store_true", help="search the hyper-parameters, on held-out ID and synthetic outliers"
+    )
+    parser.add_argument(
+        "--validation-ood", metavar="SOURCE", help="search them against these OOD images instead; report none on them"
+    )
+    parser.add_argument("--no-backbone", action="store_true", help="leave the network's weights out of the file")
+    parser.add_argument("-o", "--file", metavar="FILE", type=Path, required=True, help="the detector's file")
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    model, config, cache = _model(arguments)
+    if arguments.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    from ood_nc.data import eval_transform, load_data, open_dataset
+    from ood_nc.deployment import fit_detector
+
+    data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
+    for note in data.notes:
+        logger.info("%s", note)
+    validation = None
+    if arguments.validation_ood is not None:
+        opened = open_dataset(arguments.validation_ood, root=config.data.root)
+        validation = opened.with_transform(eval_transform(model.preprocessing))
+    detector = fit_detector(
+        model,
+        data.train,
+        data.val,
+        detectors=arguments.detector or ["knn"],
+        taps=arguments.tap,
+        parameters=_parameters(arguments.set),
+        combine=arguments.combine,
+        tpr=arguments.tpr,
+        per_class=arguments.per_class,
+        choose=arguments.choose or validation is not None,
+        validation_ood=validation,
+        seed=config.train.seed,
+        batch_size=config.evaluation.batch_size,
+        workers=config.train.workers,
+        device="cpu" if config.train.device == "auto" else config.train.device,
+        cache=cache,
+    )
+    detector.save(arguments.file, backbone=not arguments.no_backbone)
+    _show(detector, arguments.file)
+    return 0
+
+
+def _model(arguments: argparse.Namespace) -> tuple[ControlledModel, Config, Path | None]:
+    """The network, the configuration of its data, and the folder of its feature banks."""
+    overrides = arguments.overrides
+    if arguments.run is not None:
+        if arguments.config or arguments.id or "model.name" in overrides:
+            raise UserError("fit takes either RUN, or --model with --id: give one of the two.")
+        from ood_nc.training import load_run
+
+        model, _ = load_run(arguments.run)
+        return model, load(arguments.run / "config.yaml", overrides), arguments.run / "features"
+    config = foreign_config(arguments, overrides, split_id=False)
+    return foreign_model(config), config, None
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise UserError(f"--set takes KEY=VALUE, e.g. --set k=10, got {pair!r}.")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+def _show(detector: Detector, path: Path) -> None:
+    threshold = detector.threshold
+    say(f"detector: {path} ({', '.join(member.name for member in detector.members)})")
+    for name, record in detector.about["chosen"].items():
+        say(f"  {name}: {record['parameters']} chosen on {record['selected_on']} (AUROC {record['auroc']:.3f} there)")
+    say(
+        f"accepts a fresh ID image with probability {threshold.tpr:.4g} or more: score >= {threshold.value:.6g}, from "
+        f"{threshold.samples} held-out ID images; expected false alarms per 10,000 ID images: "
+        f"{threshold.false_alarms_per_10000:.0f} [{threshold.low:.0f}, {threshold.high:.0f}]"
+    )
+    if threshold.value == float("-inf"):
+        say("  too few held-out images for any rejection at this level: hold out more, or lower --tpr")
+    say(f"to use it: ood-nc score {path} IMAGES...")
+
+
+COMMAND = Command(
+    name="fit",
+    summary="Fit a detector on one layer and calibrate its threshold on held-out ID images: one file to deploy.",
+    examples="""  ood-nc fit runs/trial --detector knn --tap encoder --tpr 0.95 -o knn.safetensors
+  ood-nc fit runs/trial --detector knn --set k=10 -o knn.safetensors
+  ood-nc fit runs/trial --detector energy --detector mahalanobis --tap encoder --tap projector -o ensemble.safetensors
+  ood-nc fit runs/trial --detector vim --choose --validation-ood /data/textures -o vim.safetensors
+  ood-nc fit --model resnet50 --pretrained --id /data/flowers --detector mahalanobis -o flowers.safetensors""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+    takes_config=True,
+)

@@ -1,0 +1,254 @@
+"""The deployable detector: backbone, fitted scores, calibration and preprocessing, from image to verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ood_nc.data import eval_transform
+from ood_nc.data.stores import to_rgb
+from ood_nc.deployment import file
+from ood_nc.detection import Detector as FeatureDetector
+from ood_nc.detection import (
+    InputDetector,
+    Network,
+    ScoreEnsemble,
+    TapQueries,
+    Threshold,
+    choose_class_thresholds,
+    choose_threshold,
+    conformal_p_values,
+)
+from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a detector says of a batch of B images.
+
+    Attributes:
+        scores: (B,) float64, larger = more in-distribution.
+        p_values: (B,) conformal p-values in (0, 1]: of fresh ID images at most a share t has a p-value up to t.
+        accepted: (B,) bool, True = in-distribution.
+        predictions: (B,) index of the predicted class.
+        class_names: names of the classes, or None.
+    """
+
+    scores: torch.Tensor
+    p_values: torch.Tensor
+    accepted: torch.Tensor
+    predictions: torch.Tensor
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def predicted_names(self) -> list[str]:
+        """The predicted class of each image by name, or by index where the classes have no names."""
+        indices = self.predictions.tolist()
+        return [str(index) if self.class_names is None else self.class_names[index] for index in indices]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One score of the detector: a tap of the model and the detector that was fitted there.
+
+    Attributes:
+        tap: the tap; an input detector, which sees the whole network, has the head's.
+        detector: fitted.
+    """
+
+    tap: str
+    detector: FeatureDetector | InputDetector
+
+    @property
+    def name(self) -> str:
+        """Detector and tap."""
+        return f"{self.detector.name} on {self.tap}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of held-out ID images, which no part of the detector was fitted on.
+
+    Attributes:
+        scores: (n,) float64.
+        classes: predicted class of each (n,) where thresholds and p-values hold class by class, else None.
+        tpr: share of fresh ID images that is accepted at least.
+    """
+
+    scores: torch.Tensor
+    classes: torch.Tensor | None
+    tpr: float
+
+    def threshold(self) -> Threshold:
+        """The threshold for all classes together."""
+        return choose_threshold(self.scores, self.tpr)
+
+    def class_thresholds(self) -> dict[int, Threshold]:
+        """The threshold of each class; empty where there is one for all."""
+        return {} if self.classes is None else choose_class_thresholds(self.scores, self.classes, self.tpr)
+
+    def p_values(self, scores: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        """Conformal p-values (B,) of scores (B,)."""
+        if self.classes is None:
+            return conformal_p_values(scores, self.scores)
+        return conformal_p_values(scores, self.scores, classes=predictions, held_out_classes=self.classes)
+
+
+class Detector:
+    """Judges images: ``Detector.load(path)(images)``.
+
+    Made by `fit_detector`, or from a file. An image is accepted where its score reaches the threshold that accepts a
+    fresh ID image with probability ``calibration.tpr``; ``p_values`` say the same by degrees.
+
+    Args:
+        model: the network, in evaluation mode.
+        members: the fitted scores; several need an ensemble.
+        ensemble: combines them, or None for one.
+        calibration: scores of held-out ID images.
+        about: what it was fitted on and with, for the reader: plain values.
+    """
+
+    def __init__(
+        self,
+        model: ControlledModel,
+        members: Sequence[Member],
+        ensemble: ScoreEnsemble | None,
+        calibration: Calibration,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.members = tuple(members)
+        self.ensemble = ensemble
+        self.calibration = calibration
+        self.about = dict(about or {})
+        self.threshold = calibration.threshold()
+        self.class_thresholds = calibration.class_thresholds()
+        self.device = torch.device("cpu")
+        self.transform = eval_transform(model.preprocessing)
+        network = None
+        for member in self.members:
+            if isinstance(member.detector, InputDetector):
+                network = network or Network(model)
+                member.detector.attach(network)
+
+    @classmethod
+    def load(cls, path: str | Path, *, backbone: ControlledModel | str | Path | None = None) -> Detector:
+        """Read a detector from its file; nothing in it is code.
+
+        Args:
+            path: written by `save`.
+            backbone: the network, or a file with its weights, where the detector's file holds none (or to share one
+                that is loaded already).
+
+        Raises:
+            UserError: no such file, damaged, of a later format, without a backbone, or one whose weights are not those
+                the detector was fitted on.
+        """
+        return cls(*file.read(Path(path), backbone))
+
+    def save(self, path: str | Path, *, backbone: bool = True) -> None:
+        """Write one file, atomically.
+
+        Args:
+            path: usually ``NAME.safetensors``.
+            backbone: with the network's weights, so that the file needs nothing else.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written.
+        """
+        file.write(Path(path), self.model, self.members, self.ensemble, self.calibration, self.about, backbone)
+
+    def to(self, device: str | torch.device) -> Detector:
+        """Move to a device."""
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        return self
+
+    def __call__(self, images: torch.Tensor | ImageLike | Sequence[ImageLike]) -> Verdict:
+        """Judge images, each independently of the others.
+
+        Args:
+            images: a path, a PIL image, an array (H, W), (H, W, 3) uint8, or a list of these; or a tensor (B, C, H, W)
+                that is preprocessed already (``self.transform``).
+
+        Raises:
+            UserError: an image cannot be read, or is of another kind.
+        """
+        batch = (
+            images if isinstance(images, torch.Tensor) else torch.stack([self.transform(i) for i in _opened(images)])
+        )
+        if batch.ndim != 4:
+            raise UserError(f"A tensor of images must have shape (B, C, H, W), got {tuple(batch.shape)}.")
+        scores, predictions = self.member_scores(batch)
+        combined = self.combine(scores)
+        p_values = self.calibration.p_values(combined, predictions)
+        return Verdict(combined, p_values, self._accept(combined, predictions), predictions, self.model.class_names)
+
+    def member_scores(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The score of every member (B, m) and the predicted classes (B,), on the CPU."""
+        batch = batch.to(self.device)
+        with torch.inference_mode():
+            logits, taps = self.model.forward_taps(batch)
+        queries: dict[str, TapQueries] = {}
+        columns = []
+        for member in self.members:
+            if isinstance(member.detector, InputDetector):
+                columns.append(member.detector.score(batch).cpu())
+                continue
+            if member.tap not in queries:
+                own = logits.float() if member.tap == self.model.head_tap and self.uses_head else None
+                queries[member.tap] = TapQueries(taps[member.tap].float(), logits=own)
+            columns.append(member.detector.score(queries[member.tap]).cpu())
+        return torch.stack(columns, dim=1), logits.argmax(dim=1).cpu()
+
+    @property
+    def uses_head(self) -> bool:
+        """Whether the model's own logits count at the tap the head reads (else an ID probe's do)."""
+        return bool(self.about.get("head_fits", True))
+
+    def combine(self, scores: torch.Tensor) -> torch.Tensor:
+        """One score (B,) from those of the members (B, m)."""
+        return scores[:, 0] if self.ensemble is None else self.ensemble.score(scores)
+
+    def _accept(self, scores: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        if not self.class_thresholds:
+            return self.threshold.accept(scores)
+        # A class without held-out images gives no evidence against any image, as its p-value of 1 says too.
+        unseen = float("-inf")
+        limits = [
+            self.class_thresholds[c].value if c in self.class_thresholds else unseen for c in predictions.tolist()
+        ]
+        return scores >= torch.tensor(limits, dtype=torch.float64)
+
+
+def _opened(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
+    listed = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
+    if not listed:
+        raise UserError("No image was given.")
+    return [_as_image(image) for image in listed]
+
+
+def _as_image(image: ImageLike) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3):
+            raise UserError(f"An image array must be (H, W) or (H, W, 3) uint8, got {image.dtype} {image.shape}.")
+        return to_rgb(Image.fromarray(image))
+    try:
+        with Image.open(image) as opened:
+            return to_rgb(opened)
+    except OSError as error:
+        raise UserError(f"Cannot read the image {image} ({' '.join(str(error).split())}).") from error

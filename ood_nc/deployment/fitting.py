@@ -1,0 +1,258 @@
+"""Fit a deployable detector: ID train features fit it, held-out ID images calibrate it, and no OOD image is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ood_nc.data import ImageDataset, align_classes, duplicates_between, eval_transform, stratified_split
+from ood_nc.deployment.detector import Calibration, Detector, Member
+from ood_nc.detection import Detector as FeatureDetector
+from ood_nc.detection import (
+    InputDetector,
+    Network,
+    ScoreEnsemble,
+    TapQueries,
+    TapStatistics,
+    create_detector,
+    create_feature_detector,
+    select,
+    synthetic_outliers,
+)
+from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.taps import TapData, labelled, open_tap
+from ood_nc.features import BankStore, FeatureBank, ImageBatches, extract
+from ood_nc.models import ControlledModel, weights_hash
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Features of what is fitted on, of what settles choices, of what calibrates, and of validation OOD."""
+
+    train: FeatureBank
+    tuning: FeatureBank | None
+    calibration: FeatureBank
+    outliers: FeatureBank | None
+
+
+def fit_detector(
+    model: ControlledModel,
+    train: ImageDataset,
+    held_out: ImageDataset,
+    *,
+    detectors: Sequence[str] = ("knn",),
+    taps: Sequence[str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    combine: str = "fisher",
+    tpr: float = 0.95,
+    per_class: bool = False,
+    choose: bool = False,
+    validation_ood: ImageDataset | None = None,
+    seed: int = 0,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    cache: str | Path | None = None,
+) -> Detector:
+    """Fit detectors on ID train features and calibrate them on held-out ID images.
+
+    Where something is settled on held-out images before the calibration (the scale of an ensemble's members,
+    hyper-parameters, a temperature), half of them (stratified) serve for that and the other half calibrate, so that the
+    guarantee of threshold and p-values stands.
+
+    Args:
+        model: trained.
+        train: ID images that were trained on, with labels.
+        held_out: ID images that were not.
+        detectors: names; each is fitted on each tap (an input detector once, on the whole network).
+        taps: of the model; the one its head reads when not given.
+        parameters: hyper-parameters of the detector, where there is one.
+        combine: how several scores become one: rank, zscore or fisher.
+        tpr: share of fresh ID images that is to be accepted at least.
+        per_class: thresholds and p-values within each predicted class.
+        choose: search the hyper-parameters, on held-out ID against synthetic outliers or ``validation_ood``.
+        validation_ood: OOD images to choose hyper-parameters on; never report a result on them.
+        seed: of probes, splits and subsamples.
+        batch_size: images a forward pass.
+        workers: processes that load images.
+        device: where the network runs.
+        cache: folder of feature banks.
+
+    Raises:
+        UserError: an unknown name, an impossible choice, or too few images.
+    """
+    names = _known_taps(model, taps)
+    if not detectors:
+        raise UserError("No detector is named: give one of `ood-nc list detectors`.")
+    if parameters and len(detectors) > 1:
+        raise UserError("Hyper-parameters can be given to one detector only; several keep their defaults.")
+    if validation_ood is not None and not choose:
+        raise UserError("validation_ood serves to choose hyper-parameters: set choose too.")
+    prototypes = [create_detector(name, **(parameters or {})) for name in detectors]
+    train, held_out, head_fits = _numbered(model, train, held_out)
+    several = len(detectors) * len(names) > 1
+    splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
+    get = _extractor(model, cache, batch_size=batch_size, workers=workers, device=device)
+    data = _data(get, model, train, held_out, validation_ood, splits, seed)
+    members: list[Member] = []
+    chosen: dict[str, Any] = {}
+    for name in names:
+        tap = _open_tap(model, name, data, head_fits, seed)
+        statistics = _statistics(tap, "id_train", None if data.tuning is None else _statistics(tap, "tuning"))
+        for prototype in prototypes:
+            if isinstance(prototype, FeatureDetector):
+                fitted = create_feature_detector(prototype.name, **prototype.get_params())
+                if choose:
+                    chosen[f"{prototype.name} on {name}"] = _choose(fitted, tap, statistics, seed)
+                members.append(Member(name, fitted.fit(statistics)))
+    for prototype in prototypes:
+        if isinstance(prototype, InputDetector):
+            if choose:
+                raise UserError(f"Detector {prototype.name!r} needs the network: set its hyper-parameters by hand.")
+            batches = ImageBatches(train, batch_size=batch_size, workers=workers)
+            members.append(Member(model.head_tap, prototype.fit(Network(model), batches)))
+    about = {
+        "detectors": [member.name for member in members],
+        "head_fits": head_fits,
+        "fitted_on": {"source": train.name, "n": len(train), "fingerprint": train.fingerprint()},
+        "held_out": {"source": held_out.name, "n": len(held_out), "fingerprint": held_out.fingerprint()},
+        "chosen": chosen,
+    }
+    return _calibrated(model, members, data, held_out, about, combine, tpr, per_class, batch_size)
+
+
+def _calibrated(
+    model: ControlledModel,
+    members: list[Member],
+    data: _Data,
+    held_out: ImageDataset,
+    about: dict[str, Any],
+    combine: str,
+    tpr: float,
+    per_class: bool,
+    batch_size: int,
+) -> Detector:
+    # Scored by the finished detector itself, image by image: what calibrates it is what it will do.
+    blank = Calibration(torch.zeros(1, dtype=torch.float64), None, tpr)
+    unit = Detector(model, members, None, blank, about)
+    ensemble = None
+    if len(members) > 1:
+        assert data.tuning is not None
+        tuning, _ = _scores(unit, data.tuning, held_out, batch_size)
+        ensemble = ScoreEnsemble(combine).fit(tuning)  # type: ignore[arg-type]
+    scores, predictions = _scores(unit, data.calibration, held_out, batch_size)
+    combined = scores[:, 0] if ensemble is None else ensemble.score(scores)
+    calibration = Calibration(combined, predictions if per_class else None, tpr)
+    return Detector(model, members, ensemble, calibration, about)
+
+
+def _scores(
+    detector: Detector, bank: FeatureBank, held_out: ImageDataset, batch_size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The members' scores (n, m) and the predicted classes (n,) of images whose features are known."""
+    head_tap, columns = detector.model.head_tap, []
+    queries: dict[str, TapQueries] = {}
+    for member in detector.members:
+        if isinstance(member.detector, InputDetector):
+            wanted = set(bank.ids)
+            rows = [index for index, name in enumerate(held_out.ids) if name in wanted]
+            batches = ImageBatches(held_out.subset(rows), batch_size=batch_size)
+            columns.append(torch.cat([member.detector.score(images).cpu() for images, _ in batches]))
+            continue
+        if member.tap not in queries:
+            own = bank.logits if member.tap == head_tap and detector.uses_head else None
+            queries[member.tap] = TapQueries(bank.taps[member.tap], logits=own)
+        columns.append(member.detector.score(queries[member.tap]))
+    return torch.stack(columns, dim=1), bank.logits.argmax(dim=1)
+
+
+def _choose(detector: FeatureDetector, tap: TapData, statistics: TapStatistics, seed: int) -> dict[str, Any]:
+    """Set a detector's hyper-parameters; returns the record of how they were chosen."""
+    if "outliers" in tap.features:
+        outliers, selected_on = _queries(tap, "outliers"), "held-out ID and the validation OOD set"
+    else:
+        made = synthetic_outliers(tap.features["tuning"], tap.labels["tuning"], seed=seed)
+        outliers, selected_on = TapQueries(made, head=tap.head), "held-out ID and synthetic outliers"
+    held_out = _queries(tap, "tuning")
+    found = select(detector.name, statistics, held_out, outliers, selected_on=selected_on, seed=seed)
+    detector.set_params(**found.parameters)
+    return {"parameters": found.parameters, "auroc": found.value, "selected_on": found.selected_on}
+
+
+def _data(
+    get: Any,
+    model: ControlledModel,
+    train: ImageDataset,
+    held_out: ImageDataset,
+    validation_ood: ImageDataset | None,
+    splits: bool,
+    seed: int,
+) -> _Data:
+    copies = duplicates_between(train, held_out)
+    if copies:
+        raise UserError(
+            f"{len(copies)} of {len(held_out)} held-out images are also in ID train (first: {copies[0]}): a threshold "
+            "from them would promise too much. Hold other images out."
+        )
+    whole = get(held_out)
+    tuning, calibration = None, whole
+    if splits:
+        labels = whole.labels.numpy()
+        first, second = stratified_split(np.maximum(labels, 0), 0.5, seed)
+        parts = [whole.select([whole.ids[row] for row in rows], labels[rows]) for rows in (first, second)]
+        tuning, calibration = parts
+    outliers = None
+    if validation_ood is not None:
+        outliers = get(validation_ood.with_transform(train.transform))
+    return _Data(get(train), tuning, calibration, outliers)
+
+
+def _open_tap(model: ControlledModel, name: str, data: _Data, head_fits: bool, seed: int) -> TapData:
+    banks = {"id_train": data.train, "id_test": data.calibration}
+    banks |= {key: bank for key, bank in (("tuning", data.tuning), ("outliers", data.outliers)) if bank is not None}
+    return open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
+
+
+def _statistics(tap: TapData, key: str, held_out: TapStatistics | None = None) -> TapStatistics:
+    labels = tap.labels[key] if labelled(tap.labels[key]) else None
+    return TapStatistics(tap.features[key], labels, logits=tap.own_logits.get(key), head=tap.head, held_out=held_out)
+
+
+def _queries(tap: TapData, key: str) -> TapQueries:
+    return TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head)
+
+
+def _known_taps(model: ControlledModel, taps: Sequence[str] | None) -> list[str]:
+    names = list(taps or [model.head_tap])
+    for name in names:
+        if name not in model.tap_names:
+            raise UserError(
+                f"The model has no tap {name!r}.{nearest(name, model.tap_names)} It has: {', '.join(model.tap_names)}."
+            )
+    return names
+
+
+def _numbered(
+    model: ControlledModel, train: ImageDataset, held_out: ImageDataset
+) -> tuple[ImageDataset, ImageDataset, bool]:
+    """The sets with their classes numbered as the model does, preprocessed, and whether its head fits them."""
+    if len(held_out) == 0:
+        raise UserError(f"The held-out ID set {held_out.name} has no images: a threshold needs some.")
+    transform = eval_transform(model.preprocessing)
+    names = model.class_names or train.class_names
+    if names is not None:
+        train, held_out = align_classes(train, names), align_classes(held_out, names)
+    head_fits = model.class_names is not None or (train.num_classes == model.num_classes and not model.head_is_fresh)
+    return train.with_transform(transform), held_out.with_transform(transform), head_fits
+
+
+def _extractor(model: ControlledModel, cache: str | Path | None, **options: Any) -> Any:
+    if cache is None:
+        return lambda dataset: extract(model, dataset, **options)
+    store, weights = BankStore(cache), weights_hash(model)
+    return lambda dataset: store.get(model, dataset, weights=weights, **options)

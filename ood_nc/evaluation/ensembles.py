@@ -1,0 +1,60 @@
+"""Several scores as one: of a detector over the taps, and of the detectors at a tap, scaled on held-out ID."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ood_nc.detection import ScoreEnsemble
+from ood_nc.errors import UserError
+from ood_nc.evaluation.detection import Measured, Resamples, Scores, detection_rows, null_rows
+from ood_nc.evaluation.inputs import Inputs
+from ood_nc.evaluation.results import MakeRow, reason_of
+
+ByTap = Mapping[str, Mapping[str, Mapping[str, Scores]]]
+"""Scores by tap, detector and set key."""
+
+
+def over_taps(combine: str, detector: str) -> str:
+    """The method name of a detector's scores over all taps."""
+    return f"{combine}({detector} over taps)"
+
+
+def over_detectors(combine: str) -> str:
+    """The method name of all detectors' scores at one tap."""
+    return f"{combine}(detectors)"
+
+
+def measure_ensemble(
+    members: Sequence[Mapping[str, Scores]],
+    combine: str,
+    inputs: Inputs,
+    ids: Mapping[str, Sequence[str]],
+    resamples: Resamples,
+    make: MakeRow,
+) -> Measured:
+    """The rows and scores of one ensemble; a null row with the reason where it cannot be formed.
+
+    Args:
+        members: of each member, the scores by set key, those of held-out ID (``id_val``) among them.
+        combine: rank, zscore, fisher or brown.
+        inputs: the sets and their groups.
+        ids: by set key, the ids of the rows.
+        resamples: for the intervals.
+        make: makes a row with the ensemble's name and tap.
+    """
+    try:
+        if len(members) < 2:
+            raise UserError("an ensemble needs two scores or more here")
+        ensemble = ScoreEnsemble(combine).fit(_joined(members, "id_val"))  # type: ignore[arg-type]
+        common = [key for key in members[0] if key != "id_val" and all(key in scores for scores in members)]
+        scores = {key: ensemble.score(_joined(members, key)).numpy() for key in common}
+    except UserError as error:
+        return Measured(null_rows(inputs.groups, reason_of(error), make), {})
+    missing = {key: "a member has no scores there" for scores_of in members for key in scores_of if key not in scores}
+    return Measured(detection_rows(scores, missing, inputs, ids, resamples, make), scores)
+
+
+def _joined(members: Sequence[Mapping[str, Scores]], key: str) -> Scores:
+    return np.stack([scores[key] for scores in members], axis=1)

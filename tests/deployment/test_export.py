@@ -1,0 +1,106 @@
+"""Exported graphs against the detector in Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ood_nc.deployment import Detector, export_onnx, export_program, fit_detector
+from ood_nc.deployment.detector import Calibration, Member
+from ood_nc.detection import create_feature_detector, detector_class, list_detectors
+from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel
+from tests.deployment.conftest import digits, halves
+
+CLOSED_FORMS = [name for name in list_detectors(kind="feature") if detector_class(name).closed_form]
+
+
+def as_detector(model: ControlledModel, name: str) -> Detector:
+    """A detector fitted on random numbers: the graph is what is tested."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 5
+    features = torch.randn(200, model.encoder_dim, generator=rng).abs() + labels[:, None] / 5
+    head = torch.randn(5, model.encoder_dim, generator=rng), torch.randn(5, generator=rng)
+    fitted = create_feature_detector(name).fit(features, labels, head=head)
+    calibration = Calibration(fitted.score(features[:50]), None, 0.95)
+    return Detector(model, [Member("encoder", fitted)], None, calibration)
+
+
+def inputs(model: ControlledModel, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images in [0, 1], and as the detector takes them."""
+    images = torch.rand(n, *model.preprocessing["input_size"], generator=torch.Generator().manual_seed(n))
+    mean, std = (torch.tensor(model.preprocessing[key]).view(1, -1, 1, 1) for key in ("mean", "std"))
+    return images, (images - mean) / std
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_every_closed_form_traces(model: ControlledModel, name: str) -> None:
+    detector = as_detector(model, name)
+    program = export_program(detector).module()
+    for n in (1, 7):
+        images, prepared = inputs(model, n)
+        logits, score, p_value, accepted = program(images)
+        expected = detector(prepared)
+        np.testing.assert_allclose(score, expected.scores, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(p_value, expected.p_values)
+        assert (accepted == expected.accepted).all()
+        np.testing.assert_allclose(logits.detach(), model(prepared).detach(), rtol=1e-5, atol=1e-6)
+
+
+def parity(detector: Detector, path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(path)
+    for n in (1, 5):
+        images, prepared = inputs(detector.model, n)
+        logits, score, p_value, accepted = session.run(None, {"images": images.numpy()})
+        expected = detector(prepared)
+        np.testing.assert_allclose(score, expected.scores, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(p_value, expected.p_values)
+        assert (accepted == expected.accepted.numpy()).all()
+        np.testing.assert_allclose(logits, detector.model(prepared).detach(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_every_closed_form_in_onnxruntime(model: ControlledModel, name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    detector = as_detector(model, name)
+    export_onnx(detector, tmp_path / "d.onnx")
+    parity(detector, tmp_path / "d.onnx")
+
+
+def test_onnx_of_a_fitted_file(model: ControlledModel, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    held_out, _ = halves(digits("test"))
+    detector = fit_detector(model, digits("train"), held_out, detectors=["energy"])
+    export_onnx(detector, tmp_path / "d.onnx")
+    parity(detector, tmp_path / "d.onnx")
+    facts = onnxruntime.InferenceSession(tmp_path / "d.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(facts["ood_nc.threshold"]) == detector.threshold.value
+    assert json.loads(facts["ood_nc.class_names"]) == list("01234")
+
+
+def test_a_saved_program_loads(model: ControlledModel, tmp_path: Path) -> None:
+    detector = as_detector(model, "max_logit")
+    export_program(detector, tmp_path / "d.pt2")
+    images, prepared = inputs(model, 3)
+    score = torch.export.load(tmp_path / "d.pt2").module()(images)[1]
+    np.testing.assert_allclose(score, detector(prepared).scores, rtol=1e-5)
+
+
+def test_what_is_no_closed_form_is_refused(model: ControlledModel, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'knn' is no closed form"):
+        export_onnx(as_detector(model, "knn"), tmp_path / "d.onnx")
+    held_out, _ = halves(digits("test"))
+    several = fit_detector(model, digits("train"), held_out, detectors=["energy", "msp"])
+    with pytest.raises(UserError, match="An ensemble cannot be exported"):
+        export_program(several)
+    by_class = fit_detector(model, digits("train"), held_out, detectors=["energy"], per_class=True)
+    with pytest.raises(UserError, match="by class cannot be exported"):
+        export_program(by_class)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,162 @@
+"""Streaming: the rows are those of the detector, and neither an interruption nor a broken file loses any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ood_nc.data import NoImagesError, open_dataset
+from ood_nc.deployment import Detector, fit_detector, score_images
+from ood_nc.detection import benjamini_hochberg
+from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel
+from tests.deployment.conftest import digits, halves, near
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    root.mkdir()
+    for name, dataset in (("near", near()), ("id", open_dataset("bundled/digits-transfer::train"))):
+        for index in range(30):
+            dataset.load(index).save(root / f"{name}{index:02d}.png")
+    (root / "near99.png").write_bytes(b"broken")
+    return root
+
+
+def test_rows_are_those_of_the_detector(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    summary = score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=7, workers=2, fdr=0.2)
+    table = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    names = sorted(path.name for path in folder.iterdir())
+    assert [Path(row["id"]).name for row in table] == names
+    assert [row["id"] for row in table if row["error"]] == [f"{folder}/near99.png"]
+    readable = [row for row in table if not row["error"]]
+    verdict = fitted([Path(row["id"]) for row in readable])
+    np.testing.assert_allclose([row["score"] for row in readable], verdict.scores, rtol=1e-5)
+    np.testing.assert_allclose([row["p_value"] for row in readable], verdict.p_values)
+    assert [row["accepted"] for row in readable] == verdict.accepted.tolist()
+    assert [row["prediction"] for row in readable] == verdict.predicted_names
+    assert [row["discovery"] for row in readable] == benjamini_hochberg(verdict.p_values, 0.2).tolist()
+    broken = next(row for row in table if row["error"])
+    assert (broken["score"], broken["accepted"], broken["discovery"]) == (None, None, False)
+    assert (summary.images, summary.broken, summary.resumed) == (61, 1, 0)
+    assert summary.accepted == sum(row["accepted"] for row in readable)
+    assert summary.discoveries == sum(row["discovery"] for row in readable)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "s.parquet"]
+
+
+def test_csv_holds_the_same(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    score_images(fitted, [folder], tmp_path / "s.parquet")
+    score_images(fitted, [folder], tmp_path / "s.csv")
+    read = pyarrow.csv.read_csv(tmp_path / "s.csv")
+    expected = pq.read_table(tmp_path / "s.parquet")
+    assert read["id"].to_pylist() == expected["id"].to_pylist()
+    np.testing.assert_array_equal(
+        np.array(read["score"].to_pylist(), dtype=float), np.array(expected["score"].to_pylist(), dtype=float)
+    )
+
+
+def test_interrupted_work_goes_on_where_it_stopped(
+    fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score_images(fitted, [folder], tmp_path / "whole.parquet", batch_size=8)
+    seen = []
+    call = Detector.__call__
+
+    def stopping(self, images):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return call(self, images)
+
+    monkeypatch.setattr(Detector, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=8)
+    assert not (tmp_path / "s.parquet").exists()
+    monkeypatch.setattr(Detector, "__call__", call)
+    summary = score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=8)
+    assert summary.resumed == 24
+    found, expected = (pq.read_table(tmp_path / name).to_pylist() for name in ("s.parquet", "whole.parquet"))
+    assert [row["id"] for row in found] == [row["id"] for row in expected]
+    scores = ([row["score"] or 0 for row in rows] for rows in (found, expected))
+    np.testing.assert_allclose(*scores, rtol=1e-6)
+    assert not (tmp_path / "s.parquet.parts").exists()
+
+
+def test_parts_of_other_work_are_not_continued(
+    fitted: Detector, model: ControlledModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Detector.__call__
+
+    def interrupt(keep: int) -> None:
+        seen: list[int] = []
+
+        def stopping(self, images):
+            if len(seen) == keep:
+                raise KeyboardInterrupt
+            seen.append(0)
+            return call(self, images)
+
+        monkeypatch.setattr(Detector, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=8)
+        monkeypatch.setattr(Detector, "__call__", call)
+
+    interrupt(1)
+    held_out, _ = halves(digits("test"))
+    other = fit_detector(model, digits("train"), held_out, detectors=["energy"])
+    with pytest.raises(UserError, match="an interrupted call of another detector or on other sources"):
+        score_images(other, [folder], tmp_path / "s.parquet", batch_size=8)
+    (folder / "id00.png").unlink()
+    with pytest.raises(UserError, match=r"The images changed since .*s\.parquet\.parts was written"):
+        score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=8)
+
+
+def test_nothing_is_overwritten_unasked(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.csv"
+    output.write_text("precious")
+    with pytest.raises(UserError, match="is there already"):
+        score_images(fitted, [folder], output)
+    assert output.read_text() == "precious"
+    score_images(fitted, [folder], output, overwrite=True)
+    assert output.read_text().startswith('"id","score"')
+
+
+def test_mistakes(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must end in \.parquet or \.csv"):
+        score_images(fitted, [folder], tmp_path / "s.txt")
+    with pytest.raises(UserError, match="No image, folder or archive"):
+        score_images(fitted, [folder / "nope"], tmp_path / "s.csv")
+    with pytest.raises(UserError, match="give an output file"):
+        score_images(fitted, [folder], fdr=0.1)
+    with pytest.raises(UserError, match=r"must be in \(0, 1\)"):
+        score_images(fitted, [folder], tmp_path / "s.csv", fdr=1.5)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoImagesError, match="No images in"):
+        score_images(fitted, [tmp_path / "empty"], tmp_path / "s.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "images"]
+
+
+def test_only_broken_images(fitted: Detector, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    tables = []
+    summary = score_images(fitted, [tmp_path / "a.png", tmp_path / "b.png"], on_table=tables.append)
+    assert (summary.images, summary.broken, summary.accepted) == (2, 2, 0)
+    assert all(row["error"] for row in tables[0].to_pylist())
+
+
+def test_names_that_are_no_text(fitted: Detector, tmp_path: Path) -> None:
+    image = near().load(0)
+    raw = bytes(tmp_path) + b"/caf\xe9.png"
+    image.save(tmp_path / "plain.png")
+    (tmp_path / "plain.png").rename(raw.decode("utf-8", "surrogateescape"))
+    tables = []
+    score_images(fitted, [tmp_path], on_table=tables.append)
+    assert tables[0]["id"].to_pylist() == [f"{tmp_path}/caf\ufffd.png"]
+    assert torch.isfinite(torch.tensor(tables[0]["score"].to_pylist())).all()
