@@ -12,8 +12,8 @@ from torch import Tensor
 class Problem:
     """A small ID train set, ID and OOD queries, and the linear head that classifies them.
 
-    Class means are well apart, OOD samples lie around their common mean, more spread than a class: any sensible score
-    tells them apart.
+    Class means are well apart; OOD samples lie around their common mean, closer to the origin than ID samples, as the
+    features of unknown inputs do (their norms are smaller): any sensible score tells them apart.
     """
 
     features: Tensor
@@ -41,5 +41,6 @@ def make_problem(n: int = 240, dim: int = 12, classes: int = 4, seed: int = 0, n
     ood = means.mean(dim=0) + 1.5 * torch.randn(n // 4, dim, generator=rng)
     if nonnegative:
         features, queries, ood = (rows.relu() for rows in (features, queries, ood))
+    ood *= 0.2 if nonnegative else 0.5
     weight = means - means.mean(dim=0)
     return Problem(features, labels, (weight, -(weight * means).sum(dim=1) / 2), queries, ood)

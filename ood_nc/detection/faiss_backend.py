@@ -23,7 +23,9 @@ _TRAINING_PER_CELL = 64
 _PQ_TRAINING = 16_384
 _PQ_BLOCK = 4
 """Dimensions coded by one byte."""
-_HNSW_LINKS, _HNSW_CONSTRUCTION, _HNSW_SEARCH = 32, 64, 128
+_HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 64
+_HNSW_SEARCH = 4
+"""Nodes a search keeps in view, in neighbours asked for: with fewer it does not get from one cluster to the next."""
 _GPU_KINDS = ("flat", "ivf")
 _GPU_LARGEST_COUNT = 2048
 _WHEELS = ("faiss-cpu", "faiss-gpu")
@@ -71,7 +73,7 @@ def index_width(kind: str, dim: int) -> int:
 def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
     """An empty index of Euclidean distances, still to be trained where ``training_rows`` says so.
 
-    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells, of which a search looks into their square root, at least 8. ``ivfpq``:
+    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells, of which a search looks into an eighth, at least 8. ``ivfpq``:
     the same, with rows as codes of one byte for four dimensions. ``hnsw``: a graph of 32 links.
 
     Args:
@@ -97,7 +99,7 @@ def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
         index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, cells, dim // _PQ_BLOCK, 8)
         index.pq.cp.seed = seed
     index.cp.seed = seed
-    index.nprobe = min(cells, max(8, round(cells**0.5)))
+    index.nprobe = min(cells, max(8, cells // 8))
     return index
 
 
@@ -120,7 +122,7 @@ def add_rows(index: Any, kind: str, rows: NDArray[np.float32]) -> None:
 def search_index(index: Any, kind: str, queries: NDArray[np.float32], count: int) -> tuple[Any, Any]:
     """Squared distances and ids of the ``count`` nearest (B, count); id -1 where the index finds fewer."""
     if kind == "hnsw":
-        index.hnsw.efSearch = max(_HNSW_SEARCH, 2 * count)
+        index.hnsw.efSearch = _HNSW_SEARCH * count
     squares, ids = index.search(queries, count)
     return squares, ids
 

@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +54,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         row = 0
         for pair in self._batches:
-            given, labels = (pair, None) if isinstance(pair, torch.Tensor) else (pair[0], pair[1])
+            given, labels = _split(pair)
             images = self._network.prepare(given, row)
             row += len(images)
             if labels is None and self._with_labels:
@@ -69,6 +70,15 @@ class Batches:
     def first(self) -> Tensor:
         """Images of the first batch."""
         return next(iter(self)).images
+
+
+def _split(batch: Any) -> tuple[Any, Any]:
+    """Images and labels, None where the batch has none."""
+    if isinstance(batch, (torch.Tensor, np.ndarray)):
+        return batch, None
+    if not isinstance(batch, (tuple, list)) or len(batch) not in (1, 2):
+        raise UserError(f"Each batch must be a pair (images, labels), got {type(batch).__name__}.")
+    return batch[0], batch[1] if len(batch) == 2 else None
 
 
 class InputDetector(BaseDetector):

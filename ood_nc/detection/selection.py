@@ -84,7 +84,7 @@ def select(
     Args:
         name: of the detector.
         train: ID train data of the tap, to fit on.
-        held_out: ID samples that are not among them.
+        held_out: ID samples that are not among them, nor among those ``train`` was given to calibrate on.
         outliers: never a test set.
         selected_on: what the outliers are, in words for the results ("synthetic outliers", "validation OOD: textures").
         metric: "auroc" (largest wins) or "fpr95_id_positive" (smallest wins).

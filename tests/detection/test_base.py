@@ -15,10 +15,10 @@ PROBLEM = PROBLEMS[0]
 
 
 def test_scikit_learn_can_clone():
-    detector = create_detector("knn", k=3)
+    detector = create_detector("nci", alpha=0.5)
     twin = clone(detector)
     assert twin is not detector
-    assert repr(twin) == "NearestNeighbors(k=3, normalize=True)"
+    assert repr(twin) == "NeuralCollapseInspired(alpha=0.5)"
 
 
 def test_not_fitted_and_forgotten_after_a_failed_fit():

@@ -32,6 +32,13 @@ def test_batches_are_read_as_often_as_wanted():
     assert detector.passes_ == [expected, expected]
 
 
+def test_images_alone_where_no_labels_are_needed():
+    expected = create_detector("adascale").fit(PROBLEM.network, PROBLEM.batches()).score(PROBLEM.queries)
+    parts = PROBLEM.images.split(10)
+    for batches in (parts, [[part] for part in parts], [part.numpy() for part in parts]):
+        assert torch.equal(create_detector("adascale").fit(PROBLEM.network, batches).score(PROBLEM.queries), expected)
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
@@ -43,6 +50,9 @@ def test_batches_are_read_as_often_as_wanted():
         ([(PROBLEM.images[:2], torch.tensor([0, -1]))], "must not be negative"),
         ([PROBLEM.images], "lacks labels in fit"),
         ([(PROBLEM.images, None)], "lacks labels in fit"),
+        ([[PROBLEM.images]], "lacks labels in fit"),
+        ([{"image": PROBLEM.images, "label": PROBLEM.labels}], r"a pair \(images, labels\), got dict"),
+        ([(PROBLEM.images, PROBLEM.labels, PROBLEM.labels)], r"a pair \(images, labels\), got tuple"),
         (None, "lacks batches in fit"),
     ],
 )

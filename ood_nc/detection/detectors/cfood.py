@@ -23,24 +23,24 @@ _DISTANCES = 1 << 23
 
 @register_detector
 class Cfood(Detector):
-    """Minus the smallest neighbourhood that takes the sample in, as in OpenOOD's ``cfood``.
+    """Minus the smallest neighbourhood that takes the sample in (Angiulli et al., SISAP 2025).
 
     kappa is the smallest share such that, for at least a share ``k`` of the bank, the normalised sample is no farther
     from a bank's sample than that sample's own (kappa n)-th neighbour in the bank, n the size of the bank; 1 where none
-    is. The score is -kappa, on OpenOOD's grid of 230 shares from 0.001 to 0.99 (fewer distinct ones in small banks), so
-    it has ties.
+    is. The score is -kappa on the grid of 230 shares, from 0.001 to 0.99, of the authors' code in OpenOOD (fewer in
+    small banks), so it has ties.
 
     Args:
         k: share of the bank that must take the sample in.
-        bank_size: samples of ID train, a random subset; None: all. OpenOOD takes 10 %: as many of CIFAR's 50,000.
+        bank_size: samples of ID train, a random subset; None: all. OpenOOD takes 10 %.
         seed: of the random subset.
     """
 
     name = "cfood"
     info = DetectorInfo(
-        title="CFOOD postprocessor of OpenOOD",
-        venue="OpenOOD",
-        url="https://github.com/Jingkang50/OpenOOD",
+        title="CF-OOD: Concentration-Free Density Estimation for Reliable Out-of-Distribution Detection",
+        venue="SISAP 2025",
+        url="https://doi.org/10.1007/978-3-032-06069-3_5",
         needs="features",
         domain="[-1, 0)",
         cost="fit O(bank_size^2 d); score O(B bank_size d)",
@@ -53,7 +53,7 @@ class Cfood(Detector):
     radii_: Tensor
     shares_: Tensor
 
-    def __init__(self, *, k: float = 0.01, bank_size: int | None = 5000, seed: int = 0) -> None:
+    def __init__(self, *, k: float = 0.01, bank_size: int | None = 2000, seed: int = 0) -> None:
         self.k = k
         self.bank_size = bank_size
         self.seed = seed

@@ -18,7 +18,7 @@ from ood_nc.detection.registry import register_detector
 class FastDecisionBoundary(Detector):
     """Mean distance to the head's decision boundaries, over the distance to the ID train mean (Liu & Qin, ICML 2024).
 
-    mean over c != y of (l_y - l_c) / |w_y - w_c|, divided by |h - m| (equation 9): y the predicted class, l the logits,
+    mean over c != y of (l_y - l_c) / |w_y - w_c|, divided by |h - m|: y the predicted class, l the logits,
     m the mean of the ID train features. Classes whose weights coincide have no boundary and add nothing.
 
     Args:

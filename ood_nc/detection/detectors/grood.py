@@ -17,7 +17,7 @@ from ood_nc.detection.registry import register_detector
 
 @register_detector
 class GradientOod(Detector):
-    """Minus the distance of a gradient to the nearest of ID train's (ElAraby et al., 2023, equations 4 to 7).
+    """Minus the distance of a gradient to the nearest of ID train's (ElAraby et al., 2023).
 
     The gradient is that of the cross-entropy of a nearest-prototype classifier, softmax(-|h - p|) over the class means
     and one OOD prototype q, with respect to q. In closed form it is P_q (h - q) / |h - q|, P_q the probability of q,
@@ -32,7 +32,7 @@ class GradientOod(Detector):
 
     name = "grood"
     info = DetectorInfo(
-        title="GROOD: GRadient-aware Out-Of-Distribution detection",
+        title="GROOD: Gradient-Aware Out-of-Distribution Detection",
         venue="arXiv 2023",
         url="https://arxiv.org/abs/2312.14427",
         needs="features, logits and ID train labels",
@@ -45,7 +45,7 @@ class GradientOod(Detector):
     prototypes_: Tensor
     bank_: Tensor
 
-    def __init__(self, *, prototype: str = "mean", bank_size: int | None = 5000, seed: int = 0) -> None:
+    def __init__(self, *, prototype: str = "mean", bank_size: int | None = 2000, seed: int = 0) -> None:
         self.prototype = prototype
         self.bank_size = bank_size
         self.seed = seed

@@ -27,8 +27,9 @@ class NearestNeighbors(Detector):
 
     With ``index="flat"`` the search is exact and right to float64 whatever the collapse of the tap, a common offset, or
     how many queries come at once (see :mod:`ood_nc.detection._neighbors`). The other indexes overlook some neighbours,
-    most on collapsed taps, where float32 cannot tell them apart; the distances themselves are exact. A zero feature
-    stays zero when normalised: its distance to every unit vector is 1.
+    most of them on collapsed taps, where float32 cannot tell them apart, and where classes have fewer than k features;
+    the distances themselves are exact. A zero feature stays zero when normalised: its distance to every unit vector is
+    1.
 
     Args:
         k: which neighbour; None: 50, or the size of the (smallest) bank where that is smaller.

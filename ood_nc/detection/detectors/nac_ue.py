@@ -18,7 +18,7 @@ _SAMPLES = 4096
 
 @register_detector
 class NeuronActivationCoverage(Detector):
-    """Mean coverage by ID train of the states of a tap's neurons (Liu et al., ICLR 2024, equations 3 to 7).
+    """Mean coverage by ID train of the states of a tap's neurons (Liu et al., ICLR 2024).
 
     The state of neuron i is sigmoid(alpha h_i dL/dh_i), L = KL(uniform || softmax). Through the linear head the
     gradient is W' (p - 1 / C), so no backward pass is needed. [0, 1] is cut into equal intervals; the coverage of an

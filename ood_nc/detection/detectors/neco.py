@@ -21,7 +21,7 @@ DEFAULT_EXPLAINED_VARIANCE = 0.9
 class Neco(Detector):
     """How much of the standardised feature lies in the principal components of ID train (Ammar et al., ICLR 2024).
 
-    |P z| / |z| (equation 7) times the largest logit, z the feature standardised on ID train and P its first principal
+    |P z| / |z| times the largest logit, z the feature standardised on ID train and P its first principal
     components. A column that is constant on ID train has no scale and stays 0. A feature equal to the mean scores 0.
 
     Args:

@@ -23,7 +23,7 @@ DEFAULT_K = 100
 class NearestNeighborGuidance(Detector):
     """Energy times the mean similarity to the nearest features of an energy-weighted bank (Park et al., ICCV 2023).
 
-    E(h) / K * sum of the K largest E(b) cos(h, b) over the bank (equations 5 and 6), E the log-sum-exp of the logits;
+    E(h) / K * sum of the K largest E(b) cos(h, b) over the bank, E the log-sum-exp of the logits;
     the bank is a random subset of ID train.
 
     Args:

@@ -14,7 +14,7 @@ from ood_nc.detection.registry import register_detector
 
 @register_detector
 class PredictiveNormalizedMaximumLikelihood(Detector):
-    """Minus the regret of a single layer learner for not knowing the label (Bibas et al., NeurIPS 2021, theorem 3).
+    """Minus the regret of a single layer learner for not knowing the label (Bibas et al., NeurIPS 2021).
 
     - log sum_c p_c / (p_c + p_c^g (1 - p_c)), in nats: p the head's softmax of the normalised feature x = h / |h|, and
     g = max(|x_out|^2, a / (1 + a)) with a = x' (X' X)^+ x, X the normalised ID train features and x_out the part of x

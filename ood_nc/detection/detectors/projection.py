@@ -14,7 +14,7 @@ from ood_nc.detection.registry import register_detector
 
 @register_detector
 class Projection(Detector):
-    """Length of the feature along the class means, weighted by the softmax (Dadalto et al., 2023, equations 2 and 4).
+    """Length of the feature along the class means, weighted by the softmax (Dadalto et al., 2023).
 
     sum_c p_c |h| cos(h, mu_c), p the softmax of the logits and mu_c the mean of class c on ID train. The paper combines
     this over the layers of a network; here it is the score of one tap, for ensembles over taps to combine. A class

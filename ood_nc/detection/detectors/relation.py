@@ -17,7 +17,7 @@ from ood_nc.detection.registry import register_detector
 
 @register_detector
 class NeuralRelationGraph(Detector):
-    """Sum of relations to ID train (Kim et al., NeurIPS 2023, equation 3 and section 4.2).
+    """Sum of relations to ID train (Kim et al., NeurIPS 2023).
 
     The relation to a train sample is max(cos(h, b), 0) times the inner product of the two softmax outputs; those of at
     most ``threshold`` count as no relation, the others are raised to ``power`` and summed. The paper sums over all of
@@ -45,7 +45,7 @@ class NeuralRelationGraph(Detector):
     probabilities_: Tensor
 
     def __init__(
-        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 5000, seed: int = 0
+        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 2000, seed: int = 0
     ) -> None:
         self.power = power
         self.threshold = threshold

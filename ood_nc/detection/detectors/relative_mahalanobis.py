@@ -15,7 +15,7 @@ from ood_nc.detection.registry import register_detector
 class RelativeMahalanobis(Detector):
     """Minus the smallest squared Mahalanobis distance to a class mean, less that to the mean of all (Ren et al., 2021).
 
-    - min_c [(h - mu_c)' S^+ (h - mu_c) - (h - mu)' S_0^+ (h - mu)] (equations 2 and 3): S the covariance around the own
+    - min_c [(h - mu_c)' S^+ (h - mu_c) - (h - mu)' S_0^+ (h - mu)]: S the covariance around the own
     class mean, tied over classes, S_0 the covariance of all samples around their mean mu, both over N. The
     pseudo-inverses drop directions whose variance is below 1e-12 of the largest; ``rank_`` and ``background_rank_``
     say how many remain.

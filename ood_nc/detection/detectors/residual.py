@@ -17,7 +17,7 @@ from ood_nc.errors import UserError
 
 @register_detector
 class Residual(Detector):
-    """Minus the norm of the part of h - u outside the principal subspace of ID train (Wang et al., CVPR 2022, 4.1).
+    """Minus the norm of the part of h - u outside the principal subspace of ID train (Wang et al., CVPR 2022).
 
     The virtual logit of ViM without scale and energy: u = -W^+ b is the origin of the head, and the subspace is that of
     the ID train features around u.

@@ -17,7 +17,7 @@ from ood_nc.detection.registry import register_detector
 
 @register_detector
 class SimplifiedHopfieldEnergy(Detector):
-    """Similarity to the stored pattern of the predicted class (Zhang et al., ICLR 2023, equation 11).
+    """Similarity to the stored pattern of the predicted class (Zhang et al., ICLR 2023).
 
     The pattern of a class is the mean of its correctly classified ID train features: of all its features where none is
     classified correctly, and zero for a class without samples.

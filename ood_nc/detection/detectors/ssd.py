@@ -22,7 +22,7 @@ from ood_nc.errors import UserError
 class SelfSupervisedDetector(Detector):
     """Minus the smallest squared Mahalanobis distance to a cluster of normalised features (Sehwag et al., ICLR 2021).
 
-    - min_m (z - mu_m)' S_m^+ (z - mu_m), z = h / |h| (equation 1): every cluster has its own covariance, over its own
+    - min_m (z - mu_m)' S_m^+ (z - mu_m), z = h / |h|: every cluster has its own covariance, over its own
     samples. The pseudo-inverse drops directions whose variance is below 1e-12 of the cluster's largest.
 
     Args:

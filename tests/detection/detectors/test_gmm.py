@@ -94,6 +94,16 @@ def test_copied_column_changes_no_ranking(covariance):
     np.testing.assert_array_equal(np.argsort(scores), np.argsort(expected))
 
 
+def test_collinear_points():
+    # Field case 23: the covariance has rank 1, and 16/3 is its only variance; squared distances 1.5, 0, 1.5.
+    rows = np.array([[1.0, 2], [3, 4], [5, 6]])
+    for covariance in ("tied", "full"):
+        detector = create_detector("gmm", covariance=covariance).fit(rows, [0, 0, 0])
+        assert detector.rank_ == 1
+        expected = -np.array([1.5, 0, 1.5]) / 2 - np.log(2 * np.pi * 16 / 3) / 2
+        np.testing.assert_allclose(detector.score(rows), expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("covariance", ["tied", "diag", "full"])
 def test_fitted_in_two_chunks(covariance, monkeypatch):
     problem = PROBLEMS[1]
@@ -114,3 +124,17 @@ def test_classes_of_one_sample_are_regular(covariance):
 def test_parameters_out_of_range(parameters):
     with pytest.raises(UserError, match="'gmm': "):
         create_detector("gmm", **parameters)
+
+
+@pytest.mark.parametrize("covariance", ["tied", "diag"])
+def test_rows_close_to_a_far_mean_keep_their_digits(covariance):
+    # The squared norms are 1e16: products alone leave the distances no digit.
+    means = np.array([[-1e8, 0], [1e8, 0]])
+    labels = np.arange(8) % 2
+    # Around each mean the same four points, of variance 1 in each direction.
+    around = np.repeat(np.array([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]), 2, axis=0)
+    detector = create_detector("gmm", covariance=covariance).fit(means[labels] + around, labels)
+    offsets = np.array([[0.0, 0], [0.5, 0.25], [1, 2]])
+    expected = -(offsets**2).sum(axis=1) / 2 - np.log(2 * np.pi) - np.log(2)
+    for mean in means:
+        np.testing.assert_allclose(detector.score(mean + offsets), expected, rtol=1e-6)
