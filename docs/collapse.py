@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +17,11 @@ import torch
 from ood_nc.collapse import (
     METRICS,
     ClassStatistics,
-    CollapseReport,
     CollapseTracker,
     ShardedStatistics,
     confused_pairs,
     difference_intervals,
+    entropy_full,
     entropy_nn,
     etf_floor,
     measure,
@@ -89,10 +90,10 @@ def polygon(corners: int, radius: float = 1.0) -> np.ndarray:
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def report(h: np.ndarray, y: np.ndarray, **arguments: object) -> CollapseReport:
-    """Statistics and metrics of features h (N, d) of classes y."""
-    stats = ClassStatistics(int(y.max()) + 1, h.shape[1]).update(h, y)
-    return measure(stats, **arguments)  # type: ignore[arg-type]
+def report(h: np.ndarray, y: np.ndarray, **arguments: Any) -> dict[str, float]:
+    """The metrics of features h (N, d) of classes y that are defined."""
+    found = measure(ClassStatistics(int(y.max()) + 1, h.shape[1]).update(h, y), **arguments).to_dict()
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def variability(page: Page) -> None:
@@ -102,7 +103,9 @@ def variability(page: Page) -> None:
 
 One pass over the features gives the class means $\mu_c$, their unweighted mean $\mu_G$, the within-class covariance
 $\Sigma_W = \frac1N \sum_i (h_i - \mu_{y_i})(h_i - \mu_{y_i})'$ and, with $M$ the rows $\mu_c - \mu_G$, the covariance
-of the means $\Sigma_B = \frac1C M'M$. The metrics differ in what they divide $\Sigma_W$ by.
+of the means $\Sigma_B = \frac1C M'M$. `trace_within` $= \mathrm{tr}\,\Sigma_W$ is the mean squared distance
+of a sample to its class mean and `trace_between` $= \mathrm{tr}\,\Sigma_B$ that of a class mean to $\mu_G$; both
+change with the scale of the features. The metrics differ in what they divide $\Sigma_W$ by.
 
 - `nc1_ratio` $= \mathrm{tr}\,\Sigma_W / \mathrm{tr}\,\Sigma_B$: all noise counts, whatever its direction.
   `within_share` is the same number mapped to [0, 1].
@@ -121,7 +124,7 @@ of the means $\Sigma_B = \frac1C M'M$. The metrics differ in what they divide $\
         "nc1", [(name, *case) for name, case in cases.items()], "The same amount of noise, along and across the means"
     )
     names = ("nc1_ratio", "nc1_pinv", "vci", "cdnv")
-    page.table(["", *names], [[case, *(found.to_dict()[n] for n in names)] for case, found in reports.items()])
+    page.table(["", *names], [[case, *(found[n] for n in names)] for case, found in reports.items()])
     page.write("""
 **When they mislead.** `nc1_pinv` and `vci` call the second cloud collapsed although its samples are as spread as the
 first's; the ratios call both the same although only the first can confuse its classes. In the third, three means lie
@@ -130,9 +133,9 @@ counts that direction as not collapsed, and `cdnv` is large because of two class
 With few samples a class every value is too small: the sample means absorb a part of the noise, so compare equal
 numbers of samples.
 """)
-    assert reports["along"].nc1_pinv > 50 * reports["across"].nc1_pinv
-    assert reports["a close pair"].nc1_pinv > 100 * reports["along"].nc1_pinv
-    assert math.isclose(reports["along"].nc1_ratio, reports["across"].nc1_ratio, rel_tol=0.3)
+    assert reports["along"]["nc1_pinv"] > 50 * reports["across"]["nc1_pinv"]
+    assert reports["a close pair"]["nc1_pinv"] > 100 * reports["along"]["nc1_pinv"]
+    assert math.isclose(reports["along"]["nc1_ratio"], reports["across"]["nc1_ratio"], rel_tol=0.3)
     pair = confused_pairs(ClassStatistics(3, 2).update(*cases["a close pair"]), 1)[0]
     assert (pair.first, pair.second) == (0, 1)
 
@@ -145,8 +148,9 @@ def geometry(page: Page) -> None:
 At full collapse the centred means have equal lengths (`nc2_norm`, standard deviation over mean, is 0) and equal
 angles with cosine $-1/(C - 1)$ (`nc2_angle` is 0): their Gram matrix is that of a simplex equiangular tight frame
 (ETF), $I - 11'/C$. `nc2_etf_means` is the distance $|MM'/|MM'|_F - (I - 11'/C)/\sqrt{C - 1}|_F$, and `nc2_etf` the
-same for the rows of $W$. `nc3_duality` puts $WM'$ in place of $MM'$; `nc3_papyan` $= |W/|W|_F - M/|M|_F|_F$ and
-`nc3_alignment`, the mean cosine, ask for $W \propto M$ without asking for an ETF.
+same for the rows of $W$, as `nc2_norm_head` and `nc2_angle_head` are. `nc3_duality` puts $WM'$ in place of $MM'$;
+`nc3_papyan` $= |W/|W|_F - M/|M|_F|_F$ and `nc3_alignment`, the mean cosine, ask for $W \propto M$ without asking for an
+ETF.
 """)
     triangle = polygon(3)
     stretched = triangle * [1.6, 0.6]
@@ -156,47 +160,78 @@ same for the rows of $W$. `nc3_duality` puts $WM'$ in place of $MM'$; `nc3_papya
     )
     names = ("nc2_norm", "nc2_angle", "nc2_etf_means", "nc3_duality", "nc3_papyan", "nc3_alignment")
     weights = {"simplex": triangle, "stretched": stretched}
-    rows = {name: report(*case, weight=weights[name]).to_dict() for name, case in cases.items()}
+    rows = {name: report(*case, weight=weights[name]) for name, case in cases.items()}
     page.table(["W = means", *names], [[name, *(row[n] for n in names)] for name, row in rows.items()])
     many = report(*cloud(RNG.normal(size=(200, 512)), 0.01, n=2))
     page.write(f"""
 **When they mislead.** `nc3_duality` is far from 0 for the stretched means although W and means are dual: it asks for
 the ETF too. Independent random directions are nearly orthogonal in many dimensions, so `nc2_angle` is small without
-any training: 200 random means in 512 dimensions give {show(many.nc2_angle)}. Compare it with that, not with 1.
+any training: 200 random means in 512 dimensions give {show(many["nc2_angle"])}. Compare it with that, not with 1.
 """)
     assert rows["simplex"]["nc2_etf_means"] < 0.05 < rows["stretched"]["nc3_duality"]
     assert rows["stretched"]["nc3_papyan"] < 0.05
-    assert many.nc2_angle < 0.06
+    assert many["nc2_angle"] < 0.06
 
 
 def decisions(page: Page) -> None:
     """NC4 and NC5."""
     means = polygon(3)
     features, labels = cloud(means, 0.25)
+    bias = np.array([1.0, 0, 0])
     found = report(features, labels, weight=means, bias=np.zeros(3), features=features, labels=labels)
-    biased = report(features, labels, weight=means, bias=np.array([1.0, 0, 0]), features=features, labels=labels)
+    biased = report(features, labels, weight=means, bias=bias, features=features, labels=labels)
     shifted = report(features + 1, labels, weight=means, features=features + 1, labels=labels)
     page.write(f"""
-## NC4 and NC5: what the geometry decides
+## NC4: what the geometry decides
 
-`nc4_ncc` is the share of samples whose nearest class mean is not the head's prediction, `ncc_accuracy` the share
-whose nearest mean is their own class's. Both need a second pass over the features. `nc4_bias` $= |W \\mu_G + b|_2$ is
-what the code of the ICML 2025 paper calls NC4: 0 when the head is centred, but another quantity.
+Where the centred means $m_c = \\mu_c - \\mu_G$ have equal norms, $W \\propto M$ and $b = -W \\mu_G$, the class that
+maximises $w_c'h + b_c$ is the one that minimises $|h - \\mu_c|$: the head is a nearest-class-mean classifier. `nc4_ncc`
+is the share of samples for which it is not, `ncc_accuracy` the share whose nearest mean is their own class's. Both
+need a second pass over the features. `nc4_bias` $= |W \\mu_G + b|_2$ is what the code of the ICML 2025 paper calls
+NC4: the condition on b alone.
 
 | | nc4_ncc | ncc_accuracy | nc4_bias |
 | --- | --- | --- | --- |
-| head = means | {show(found.nc4_ncc)} | {show(found.ncc_accuracy)} | {show(found.nc4_bias)} |
-| a bias for class 0 | {show(biased.nc4_ncc)} | {show(biased.ncc_accuracy)} | {show(biased.nc4_bias)} |
-| features + 1 | {show(shifted.nc4_ncc)} | {show(shifted.ncc_accuracy)} | {show(shifted.nc4_bias)} |
-
-**When they mislead.** `nc4_bias` changes with a shift of the features that a bias undoes. On held-out samples, give
-`measure` the train statistics as `reference`: a class mean taken from the samples it judges flatters them.
-
-`nc5_ortho`, the mean over classes of $|\\cos(\\mu_c, \\bar h_{{OOD}})|$, needs OOD data and uncentred means: a common
-offset of all features, such as the positive mean after a ReLU, raises it for any data.
+| head = means | {show(found["nc4_ncc"])} | {show(found["ncc_accuracy"])} | {show(found["nc4_bias"])} |
+| a bias for class 0 | {show(biased["nc4_ncc"])} | {show(biased["ncc_accuracy"])} | {show(biased["nc4_bias"])} |
+| features + 1 | {show(shifted["nc4_ncc"])} | {show(shifted["ncc_accuracy"])} | {show(shifted["nc4_bias"])} |
 """)
-    assert found.nc4_ncc == 0 < biased.nc4_ncc
-    assert found.ncc_accuracy == shifted.ncc_accuracy
+    nearest = ((features[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    panels = [
+        ("by the nearest mean", features, nearest),
+        ("by the head", features, (features @ means.T + bias).argmax(1)),
+    ]
+    page.draw("nc4", panels, "The same samples by nearest mean and by a head with a bias for class 0 (the top one)")
+    page.write("""
+**When they mislead.** `nc4_ncc` compares two decisions, not a decision with the truth: it is 0 for a layer whose head
+and means fail together. `nc4_bias` changes with a shift of the features that a bias undoes, and grows with the scale of
+W. On held-out samples, give `measure` the train statistics as `reference`: a class mean taken from the samples it
+judges flatters them.
+""")
+    assert found["nc4_ncc"] == 0 < biased["nc4_ncc"]
+    assert found["ncc_accuracy"] == shifted["ncc_accuracy"]
+
+
+def orthogonality(page: Page) -> None:
+    """NC5."""
+    two, labels = cloud(np.array([[-1.0, 0], [1, 0]]), 0.1, 40)
+    outside = cloud(np.array([[0, 0.8]]), 0.1, 40)[0]
+    points, classes = np.concatenate([two, outside]), np.concatenate([labels, np.full(len(outside), 2)])
+    before, after = (report(two + offset, labels, ood=outside + offset)["nc5_ortho"] for offset in (0, 0.6))
+    page.write(f"""
+## NC5: OOD features at right angles
+
+`nc5_ortho` is the mean over classes of $|\\cos(\\mu_c, \\bar h_{{OOD}})|$, with uncentred means: 0 where the OOD
+features lie, on average, outside the span of the class means. That is what NECO scores by: the share of
+a feature's norm inside the span. Here it is {show(before)}, and {show(after)} after a common offset.
+""")
+    panels = [("orthogonal", points, classes), ("the same with an offset", points + 0.6, classes)]
+    page.draw("nc5", panels, "Two ID classes and one OOD cloud (the third colour); the origin is the middle of a panel")
+    page.write("""
+**When it misleads.** A common offset of all features, such as the positive mean after a ReLU, raises it for any data.
+It reads the mean OOD feature alone: OOD samples that lie along the class means in all directions average to 0.
+""")
+    assert before < 0.2 < 0.5 < after
 
 
 def generalised(page: Page) -> None:
@@ -217,15 +252,21 @@ that exist:
 - `gnc2_margin`: the largest cosine with another class, averaged, minus Rankin's bound ($-1/(C - 1)$ up to $C = d +
   1$, 0 up to $C = 2d$; beyond, 0 is subtracted and the value stays positive). A tight frame may hold two equal means;
   this one sees them.
-- `gnc2_uniformity`, `uniformity`: how evenly the directions cover the sphere.
+- `gnc2_uniformity`: the distances between the directions $m_c$ of the means are all equal in a simplex ETF, so the
+  standard deviation of $\log |m_c - m_k|$ over its |mean| measures how far they are from that; 0 is out of reach here.
+- `uniformity` $= \log$ of the mean over pairs of $e^{{-2 |m_c - m_k|^2}}$: a potential that close pairs dominate,
+  and that the uniform distribution on the sphere minimises; at least $-4C/(C - 1)$.
+
+`gnc2_frame_head`, `gnc2_margin_head`, `gnc2_uniformity_head` and `uniformity_head` are the same for the rows of W.
 """)
     page.draw("gnc", [(name, *case) for name, case in cases.items()], "Six classes in the plane")
     names = ("nc2_etf_means", "gnc2_frame", "gnc2_margin", "gnc2_uniformity", "uniformity")
-    rows = {name: report(*case).to_dict() for name, case in cases.items()}
+    rows = {name: report(*case) for name, case in cases.items()}
     page.table(["", *names], [[name, *(row[n] for n in names)] for name, row in rows.items()])
     page.write("""
 **When they mislead.** No value of `gnc2_margin` beyond C = 2d is known to be the optimum: compare runs, not distances
-from 0.
+from 0. `gnc2_frame` is 0 for tight frames whose vectors coincide, and `gnc2_uniformity` divides by a mean log distance,
+which is near 0 where typical distances are near 1: read all of them, and the pairs of `confused_pairs`.
 """)
     assert rows["hexagon"]["gnc2_frame"] < 0.05 < rows["two clumps"]["gnc2_frame"]
     assert rows["hexagon"]["nc2_etf_means"] >= etf_floor(6, 2)
@@ -234,48 +275,117 @@ from 0.
 def imbalance(page: Page) -> None:
     """Unequal class sizes."""
     means = polygon(4)
-    labels = np.repeat(np.arange(4), [500, 500, 5, 5])
+    counts = np.array([500, 500, 5, 5])
+    labels = np.repeat(np.arange(4), counts)
     features = means[labels] + 0.1 * RNG.normal(size=(len(labels), 2))
     features[labels >= 2] += 0.6 * RNG.normal(size=(10, 2))
     merged = np.array([[1.0, 0.2], [-1.0, 0.2], [0.1, -1.0], [-0.1, -1.0]])
     found, collapsed = (report(features, labels, weight=weight) for weight in (means, merged))
+    # W W' of the imbalanced optimum: V L V' of the encoded labels (I - 11'/C) diag(sqrt n) = V L U'.
+    axes, lengths, _ = np.linalg.svd((np.eye(4) - 0.25) * np.sqrt(counts))
+    optimum = axes * np.sqrt(lengths)
+    wide = np.zeros((4, 4))
+    wide[np.arange(4), np.arange(4)] = 1
+    optimal = report(np.eye(4)[labels], labels, weight=optimum)
+    simplex = report(np.eye(4)[labels], labels, weight=wide - 0.25)
     page.write(f"""
 ## Imbalance
 
 $\\Sigma_W$ weighs a class by its samples, so a rare class that has not collapsed is invisible: here two of four
-classes have 1 % of the samples and a far wider cloud. `nc1_ratio` is {show(found.nc1_ratio)}, `nc1_ratio_balanced`,
-where every class counts the same, {show(found.nc1_ratio_balanced)} (sample weights $1/n_c$ in `update` balance every
-metric). The classifier rows of rare classes merge: `minority_collapse`, their mean cosine, is
-{show(found.minority_collapse)} for a square of rows and {show(collapsed.minority_collapse)} for merged ones.
-`nc2_seli` compares $WW'$ with the optimum for these class sizes instead of the ETF, to tell "collapsed to the
-imbalanced optimum" from "not collapsed".
+classes have 1 % of the samples and a far wider cloud. `nc1_ratio` is {show(found["nc1_ratio"])}, `nc1_ratio_balanced`
+$= \\frac1C \\sum_c v_c / \\mathrm{{tr}}\\,\\Sigma_B$, where every class counts the same,
+{show(found["nc1_ratio_balanced"])} (sample weights $1/n_c$ in `update` balance every metric). The classifier rows of
+rare classes merge, as their few samples pull less on the loss than the many that push both away:
+`minority_collapse`, their mean cosine, is {show(found["minority_collapse"])} for a square of rows and
+{show(collapsed["minority_collapse"])} for merged ones.
+
+Cross-entropy with a small ridge does not tend to an ETF here. Its limit interpolates the encoded labels: with
+$(I - 11'/C)\\,\\mathrm{{diag}}(\\sqrt{{n}}) = V L U'$, $WW' \\propto V L V'$. `nc2_seli` is the distance from that
+matrix, to tell "collapsed to the imbalanced optimum" from "not collapsed":
+
+| | nc2_etf | nc2_seli |
+| --- | --- | --- |
+| W of the imbalanced optimum | {show(optimal["nc2_etf"])} | {show(optimal["nc2_seli"])} |
+| W = simplex ETF | {show(simplex["nc2_etf"])} | {show(simplex["nc2_seli"])} |
 """)
-    assert found.nc1_ratio_balanced > 3 * found.nc1_ratio
-    assert collapsed.minority_collapse > 0.9
+    page.draw("imbalance", [("all", features, labels)], "Two common classes, and two rare ones that have not collapsed")
+    page.write("""
+**When they mislead.** The variance of a class of five samples is itself a guess: `nc1_ratio_balanced` is as noisy as
+its rarest class; `measure_classes` lists the counts beside the variances. `minority_collapse` looks at classes below
+half of the mean size and is undefined with fewer than two; close rows can also mean that two rare classes are alike.
+""")
+    assert found["nc1_ratio_balanced"] > 3 * found["nc1_ratio"]
+    assert collapsed["minority_collapse"] > 0.9
+    assert optimal["nc2_seli"] < 1e-6 < 0.1 < optimal["nc2_etf"]
+    assert simplex["nc2_etf"] < 1e-6 < 0.1 < simplex["nc2_seli"]
 
 
 def spectra(page: Page) -> None:
-    """Rank and entropy."""
+    """Rank and alignment with the next layer."""
     labels = np.repeat(np.arange(4), 50)
     simplex = np.eye(4)[labels]
     found = report(simplex, labels)
-    uniform = RNG.normal(size=(4000, 16))
+    clouds = {"round": cloud(np.zeros((1, 2)), 0.5, 200), "flat": cloud(np.zeros((1, 2)), [0.5, 0.02], 200)}
+    ranks = {name: report(*case)["effective_rank"] for name, case in clouds.items()}
+    moved = report(clouds["round"][0] + 20, clouds["round"][1])["effective_rank_uncentered"]
     page.write(f"""
-## Rank and entropy
+## Rank: how many directions are in use
 
-`effective_rank` is exp of the entropy of the normalised singular values: at exact collapse $C - 1$ for centred
-features and $C$ for features as they are (here, four classes: {show(found.effective_rank)} and
-{show(found.effective_rank_uncentered)}). `pabs` is the mean cosine between the span of the class means and the
-leading directions of the next layer's weight: {show(pabs(np.eye(4), np.eye(4)))} when they agree.
+With $p_k = s_k / \\sum_j s_j$ the normalised singular values of the features, `effective_rank` is
+$\\exp(-\\sum_k p_k \\log p_k)$: r for r equal values, and less the more they differ. The $s_k^2$ are the
+eigenvalues of $\\Sigma_W$ plus the weighted scatter of the means, so no feature matrix is needed. At exact collapse it
+is $C - 1$ for centred features and
+$C$ for features as they are (`effective_rank_uncentered`); here, four classes: {show(found["effective_rank"])} and
+{show(found["effective_rank_uncentered"])}. The clouds below have {show(ranks["round"])} and {show(ranks["flat"])}.
 
-`entropy_nn` is the mean log distance to the nearest neighbour on the unit sphere, what the entropy loss raises.
-
-**When they mislead.** `entropy_nn` depends on the number of samples and on the dimension: the same uniform
-distribution gives {show(entropy_nn(uniform[:500]))} with 500 samples and {show(entropy_nn(uniform))} with 4000. Fix
-both (`measure` takes 4096).
+`pabs` (intermediate layers; `pabs_conv` for convolutions, in the space of the channels) is the mean cosine of the
+principal angles between the span of the class means and the leading right singular vectors of the next layer's weight:
+{show(pabs(np.eye(4)[:2], np.eye(4)[:2]))} where the layer reads just the directions that separate the classes,
+{show(pabs(np.eye(4)[:2], np.eye(4)[2:]))} where it reads others.
 """)
-    assert math.isclose(found.effective_rank, 3, rel_tol=1e-6)
-    assert math.isclose(found.effective_rank_uncentered, 4, rel_tol=1e-6)
+    page.draw(
+        "rank", [(name, *case) for name, case in clouds.items()], "Two directions in use, and little more than one"
+    )
+    page.write(f"""
+**When they mislead.** Uncentred, one far mean hides all else: the round cloud, 20 units from the origin, has rank
+{show(moved)}. A low rank is not collapse: it says nothing of classes. `pabs` is 1 whatever the layer
+does where the class means and the weight both have rank d.
+""")
+    assert math.isclose(found["effective_rank"], 3, rel_tol=1e-6)
+    assert math.isclose(found["effective_rank_uncentered"], 4, rel_tol=1e-6)
+    assert ranks["flat"] < 1.3 < 1.9 < ranks["round"]
+    assert moved < 1.3
+
+
+def entropies(page: Page) -> None:
+    """Nearest-neighbour entropy."""
+    angles = RNG.uniform(0, 2 * np.pi, 120)
+    around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    bunches = np.round(angles / (np.pi / 2)) * np.pi / 2 + 0.05 * RNG.normal(size=120)
+    bunched = np.stack([np.cos(bunches), np.sin(bunches)], axis=1)
+    uniform = RNG.normal(size=(4000, 16))
+    full = entropy_full(around)
+    page.write(f"""
+## Entropy: how full is the sphere?
+
+With $\\rho_i$ the distance of a normalised feature to its nearest neighbour, the density there is about $1 / (N V_D
+\\rho_i^D)$, so the mean of $-\\log$ density, the entropy, is $D$ times the mean of $\\log \\rho_i$ and constants.
+`entropy_nn` is that mean alone, what the entropy loss raises: {show(entropy_nn(around))} for samples all around the
+circle and {show(entropy_nn(bunched))} for four bunches. `entropy_full` adds the constants $\\log V_D + \\psi(N) -
+\\psi(1)$ (Kozachenko and Leonenko): {show(full)} nats around the circle, where the uniform distribution has $\\log
+2\\pi$ = {show(math.log(2 * math.pi))}.
+""")
+    panels = [("all around", around, np.zeros(120)), ("four bunches", bunched, np.zeros(120))]
+    page.draw("entropy", panels, "Features on the circle: high and low entropy")
+    page.write(f"""
+**When it misleads.** `entropy_nn` depends on the number of samples and on the dimension: the same uniform
+distribution gives {show(entropy_nn(uniform[:500]))} with 500 samples and {show(entropy_nn(uniform))} with 4000. Fix
+both (`measure` takes 4096). Equal samples count with a distance of about 1e-8, whatever the
+others do; `entropy_full` is undefined then.
+""")
+    assert entropy_nn(bunched) < entropy_nn(around)
+    assert abs(full - math.log(2 * math.pi)) < 0.3
+    assert entropy_nn(uniform) < entropy_nn(uniform[:500])
 
 
 def tools(page: Page) -> None:
@@ -296,14 +406,16 @@ def tools(page: Page) -> None:
 
 `ShardedStatistics` keeps the one pass in shards; leaving out one at a time gives a jackknife interval: `nc1_ratio` is
 {show(interval.value)} [{show(interval.low)}, {show(interval.high)}], and the paired difference to a noisier layer
-{show(difference.value)} [{show(difference.low)}, {show(difference.high)}]. `CollapseTracker` measures the training
+{show(difference.value)} [{show(difference.low)}, {show(difference.high)}]. The interval lies around the value without
+its bias ({show(interval.bias)}): the mean of n samples is nearer to them than the true mean, by the factor 1 - 1/n of
+the variance. `CollapseTracker` measures the training
 batches in short windows: {curve}.
 
 The four numbers of the ICML 2025 paper are `report.paper()`, for statistics of ID train and a fresh probe's W and b.
 """)
     assert interval.low < interval.value < interval.high
     assert difference.high < 0
-    assert values[-1] < values[0]
+    assert values[-1] is not None and values[0] is not None and values[-1] < values[0]
 
 
 def overview(page: Page) -> None:
@@ -337,7 +449,8 @@ def main(folder: Path) -> None:
 Written by `python docs/collapse.py`, which computes the numbers and draws the pictures; a test runs it.
 `ClassStatistics` takes one pass over the features, `measure` returns every metric below.
 """)
-    for section in (variability, geometry, decisions, generalised, imbalance, spectra, tools, overview):
+    sections = (variability, geometry, decisions, orthogonality, generalised, imbalance, spectra, entropies)
+    for section in (*sections, tools, overview):
         section(page)
     page.save()
 

@@ -2,7 +2,9 @@
 
 Usage: python scripts/benchmark_collapse.py [--size N,D,C ...] [--dtype float32 float64] [--repeats K] [--batch B]
 Product and measurement alternate in one process, so each ratio is of a pair run side by side; the median is printed
-with the range. Memory is the growth of the peak resident set in a process of its own, over the size of the statistics.
+with the range, and beside it the median ratio of the processor time, which other work on the machine disturbs less
+(with OMP_NUM_THREADS=1: threads that wait for each other use processor time too). Memory is the growth of the peak
+resident set in a process of its own, over the size of the statistics.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -56,28 +59,34 @@ def benchmark(size: str, dtype: str, repeats: int, batch: int | None) -> None:
 def time_all(size: str, dtype: str, repeats: int, batch: int | None) -> float:
     """Print the ratios, and return the median time of the product."""
     features, labels, weight, bias = problem(size, dtype)
-    taken: dict[str, list[float]] = {name: [] for name in ("product", *ROWS)}
     run(features[:2048], labels[:2048], weight, bias, batch)
+    products = []
+    wall: dict[str, list[float]] = {name: [] for name in ROWS}
+    processor: dict[str, list[float]] = {name: [] for name in ROWS}
     for _ in range(repeats):
-        start = time.perf_counter()
+        marks = [clocks()]
         features.T @ features
-        product = time.perf_counter()
+        marks.append(clocks())
         stats = accumulate(features, labels, len(weight), batch)
-        accumulated = time.perf_counter()
+        marks.append(clocks())
         measure(stats, weight=weight, bias=bias, ood=features[:100])
-        measured = time.perf_counter()
+        marks.append(clocks())
         measure(stats, features=features, labels=labels, metrics=["ncc_accuracy"])
-        taken["product"].append(product - start)
-        for name, seconds in zip(
-            ROWS,
-            (accumulated - product, measured - accumulated, measured - product, time.perf_counter() - measured),
-            strict=True,
-        ):
-            taken[name].append(seconds)
+        marks.append(clocks())
+        products.append(marks[1][0] - marks[0][0])
+        for clock, ratios in enumerate((wall, processor)):
+            product, *parts = (after[clock] - before[clock] for before, after in pairwise(marks))
+            for name, seconds in zip(ROWS, (parts[0], parts[1], parts[0] + parts[1], parts[2]), strict=True):
+                ratios[name].append(seconds / product)
     for name in ROWS:
-        ratios = sorted(a / b for a, b in zip(taken[name], taken["product"], strict=True))
-        print(f"  {name:34s} {statistics.median(ratios):5.2f} x   ({ratios[0]:.2f} - {ratios[-1]:.2f})")
-    return statistics.median(taken["product"])
+        middle, low, high = statistics.median(wall[name]), min(wall[name]), max(wall[name])
+        used = statistics.median(processor[name])
+        print(f"  {name:34s} {middle:5.2f} x   ({low:.2f} - {high:.2f})   processor time {used:5.2f} x")
+    return statistics.median(products)
+
+
+def clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def problem(size: str, dtype: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -110,7 +119,7 @@ def print_memory(problem_name: str, batch: int | None) -> None:
     size, dtype = problem_name.rsplit(",", 1)
     features, labels, weight, bias = problem(size, dtype)
     # Libraries and thread pools take their share once, before the count starts.
-    run(*problem("3000,128,10", dtype), batch)
+    run(*problem("3000,512,100", dtype), batch)
     features[:2048].T @ features[:2048]
     held = sum(tensor.nbytes for tensor in ClassStatistics(len(weight), features.shape[1]).state_dict().values())
     Path("/proc/self/clear_refs").write_text("5")

@@ -9,10 +9,14 @@ from ood_nc.collapse.entropy import entropy_full, entropy_nn
 from ood_nc.collapse.frames import (
     etf_floor,
     gnc2_frame,
+    gnc2_frame_head,
     gnc2_margin,
+    gnc2_margin_head,
     gnc2_uniformity,
+    gnc2_uniformity_head,
     nearest_cosines,
     uniformity,
+    uniformity_head,
 )
 from ood_nc.collapse.geometry import (
     alignment_per_class,
@@ -67,8 +71,11 @@ __all__ = [
     "entropy_nn",
     "etf_floor",
     "gnc2_frame",
+    "gnc2_frame_head",
     "gnc2_margin",
+    "gnc2_margin_head",
     "gnc2_uniformity",
+    "gnc2_uniformity_head",
     "head_predictions",
     "measure",
     "measure_classes",
@@ -99,6 +106,7 @@ __all__ = [
     "trace_between",
     "trace_within",
     "uniformity",
+    "uniformity_head",
     "vci",
     "within_share",
 ]

@@ -19,8 +19,8 @@ def soft_scatter(
         soft: (n, C), float64, not negative.
 
     Returns:
-        mass (C,); class means (C, d); scatter of each class (C,); rows sqrt(w_i) (h_i - m_i) (n, d); the Laplacian
-        L (C, C) of the a_ck, so that the second part is B' L B for class means B around any origin.
+        mass (C,); class means (C, d); scatter of each class (C,); rows sqrt(w_i) (h_i - m_i) (n, d); the mixture
+        t_ic / w_i (n, C), for `laplacian`.
     """
     tiny = torch.finfo(torch.float64).tiny
     mass, weight = soft.sum(dim=0), soft.sum(dim=1)
@@ -28,9 +28,13 @@ def soft_scatter(
     means = soft.T @ (block - origin) / mass.clamp_min(tiny)[:, None] + origin
     mixture = soft / weight.clamp_min(tiny)[:, None]
     rows = (block - origin - mixture @ (means - origin)) * weight.sqrt()[:, None]
-    shared = soft.T @ mixture
-    shared.fill_diagonal_(0)
-    laplacian = torch.diag(shared.sum(dim=1)) - shared
     # The differences are formed before they are squared: classes that have collapsed keep their digits.
     distances = torch.cdist(block, means, compute_mode="donot_use_mm_for_euclid_dist")
-    return mass, means, (soft * distances.square()).sum(dim=0), rows, laplacian
+    return mass, means, (soft * distances.square()).sum(dim=0), rows, mixture
+
+
+def laplacian(soft: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """The Laplacian L (C, C) of the a_ck of `soft_scatter`: its second part is B' L B for means B around any origin."""
+    shared = soft.T @ mixture
+    shared.fill_diagonal_(0)
+    return torch.diag(shared.sum(dim=1)) - shared

@@ -6,9 +6,10 @@ import math
 
 import torch
 
+from ood_nc.arrays import ArrayLike
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
-from ood_nc.collapse.geometry import direction_summary, distinct_means, etf_distance
+from ood_nc.collapse.geometry import direction_summary, distinct_means, etf_distance, head_rows, head_summary
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -34,11 +35,20 @@ def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
     """
-    means = distinct_means(stats, center)
-    classes, dim = means.shape
+    return frame_distance(distinct_means(stats, center))
+
+
+def gnc2_frame_head(weight: ArrayLike) -> float:
+    """`gnc2_frame` of the rows of a classifier (C, d), as they are."""
+    return frame_distance(head_rows(weight))
+
+
+def frame_distance(rows: torch.Tensor) -> float:
+    """Distance of the rows (K, d) from a simplex ETF, or from a tight frame where K > d + 1."""
+    classes, dim = rows.shape
     if classes <= dim + 1:
-        return etf_distance(means, means)
-    frame = means.T @ means
+        return etf_distance(rows, rows)
+    frame = rows.T @ rows
     difference = frame / torch.linalg.vector_norm(frame)
     difference.diagonal().sub_(dim**-0.5)
     return float(torch.linalg.vector_norm(difference))
@@ -67,6 +77,12 @@ def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
     return margin_gap(nearest_cosines(stats, center), stats.dim)
 
 
+def gnc2_margin_head(weight: ArrayLike) -> float:
+    """`gnc2_margin` of the rows of a classifier (C, d), as they are."""
+    summary = head_summary(weight)
+    return margin_gap(summary.closest, head_rows(weight).shape[1])
+
+
 def margin_gap(closest: torch.Tensor, dim: int) -> float:
     """Mean of the largest cosines (K,) minus Rankin's bound for K directions in ``dim`` dimensions."""
     best = -1 / (len(closest) - 1) if len(closest) <= dim + 1 else 0.0
@@ -83,6 +99,11 @@ def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float
         UndefinedMetricError: fewer than three classes, two means of the same direction, or without any.
     """
     return log_variation(direction_summary(stats, center))
+
+
+def gnc2_uniformity_head(weight: ArrayLike) -> float:
+    """`gnc2_uniformity` of the rows of a classifier (C, d), as they are."""
+    return log_variation(head_summary(weight))
 
 
 def log_variation(summary: DirectionSummary) -> float:
@@ -105,3 +126,8 @@ def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
     """
     return direction_summary(stats, center).potential
+
+
+def uniformity_head(weight: ArrayLike) -> float:
+    """`uniformity` of the rows of a classifier (C, d), as they are."""
+    return head_summary(weight).potential

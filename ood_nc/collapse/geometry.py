@@ -51,21 +51,18 @@ def nc2_etf(weight: ArrayLike) -> float:
     Raises:
         UndefinedMetricError: fewer than two rows, or all zero.
     """
-    rows = _head_rows(weight)
+    rows = head_rows(weight)
     return etf_distance(rows, rows)
 
 
 def nc2_norm_head(weight: ArrayLike) -> float:
     """`nc2_norm` of the rows of a classifier (C, d), as they are."""
-    return norm_variation(_head_rows(weight))
+    return norm_variation(head_rows(weight))
 
 
 def nc2_angle_head(weight: ArrayLike) -> float:
     """`nc2_angle` of the rows of a classifier (C, d), as they are."""
-    rows = _head_rows(weight)
-    if not bool((torch.linalg.vector_norm(rows, dim=1) > 0).all()):
-        raise UndefinedMetricError("a row is 0: it has no direction.")
-    return summarize_directions(rows).angle
+    return head_summary(weight).angle
 
 
 def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
@@ -156,7 +153,16 @@ def etf_distance(left: torch.Tensor, right: torch.Tensor) -> float:
     return math.sqrt(total)
 
 
-def _head_rows(weight: ArrayLike) -> torch.Tensor:
+def head_summary(weight: ArrayLike) -> DirectionSummary:
+    """What one pass over the pairs of rows of a classifier (C, d) gives."""
+    rows = head_rows(weight)
+    if not bool((torch.linalg.vector_norm(rows, dim=1) > 0).all()):
+        raise UndefinedMetricError("a row of the weight is 0: it has no direction.")
+    return summarize_directions(rows)
+
+
+def head_rows(weight: ArrayLike) -> torch.Tensor:
+    """The rows of a classifier (C, d) in float64, or `UndefinedMetricError` where there is one or all are 0."""
     rows = as_matrix(weight, "weight").double()
     if len(rows) < 2:
         raise UndefinedMetricError("needs at least 2 rows of the weight.")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy.special import stdtrit
+import torch.distributed
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError
@@ -29,12 +29,15 @@ class Interval:
         low: lower end.
         high: upper end.
         error: standard error.
+        bias: how far the number of samples has moved the value from that of the population; ``low`` and ``high`` lie
+            around ``value - bias``, so with few samples the value itself may be outside.
     """
 
     value: float
     low: float
     high: float
     error: float
+    bias: float
 
 
 class ShardedStatistics:
@@ -80,9 +83,47 @@ class ShardedStatistics:
         """Statistics of all samples."""
         return _merged(self.shards)
 
-    def without(self, number: int) -> ClassStatistics:
-        """Statistics of all samples but those of one shard."""
-        return _merged([shard for index, shard in enumerate(self.shards) if index != number])
+    def leave_one_out(self) -> Iterator[ClassStatistics]:
+        """Statistics of all samples but those of one shard, shard after shard."""
+        return _left_out(self.shards, None)
+
+    def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> ShardedStatistics:
+        """Give every process the shards of all processes' samples, in place, and return itself.
+
+        Each process must have filled its own with the same number of shards.
+        """
+        for shard in self.shards:
+            shard.all_reduce(group)
+        return self
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state as tensors, for `torch.save` or safetensors."""
+        state = {"next": self._next.clone()}
+        for number, shard in enumerate(self.shards):
+            state |= {f"{number}.{name}": tensor for name, tensor in shard.state_dict().items()}
+        return state
+
+    @classmethod
+    def from_state_dict(
+        cls, state: Mapping[str, torch.Tensor], *, device: torch.device | str = "cpu"
+    ) -> ShardedStatistics:
+        """Rebuild the statistics that `state_dict` described.
+
+        Raises:
+            UserError: a tensor is missing or has another shape.
+        """
+        parts: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in state.items():
+            number, _, rest = name.partition(".")
+            if number.isdecimal():
+                parts.setdefault(int(number), {})[rest] = tensor
+        if "next" not in state or sorted(parts) != list(range(len(parts))) or len(parts) < 2:
+            raise UserError("not the state of sharded statistics: the start of the classes or a shard is missing.")
+        shards = [ClassStatistics.from_state_dict(parts[number], device=device) for number in range(len(parts))]
+        sharded = cls(shards[0].num_classes, shards[0].dim, shards=len(shards), full=False)
+        sharded.shards = shards
+        sharded._next = state["next"].cpu().clone()
+        return sharded
 
 
 def metric_intervals(
@@ -90,9 +131,10 @@ def metric_intervals(
 ) -> dict[str, Interval]:
     """Return metrics with delete-one-shard jackknife intervals (Quenouille 1956, Tukey 1958).
 
-    With K shards and t_k the metric without shard k, the squared standard error is (K - 1)/K sum_k (t_k - mean t)^2,
-    and the interval value -+ the t quantile (K - 1 degrees of freedom) times it. It covers the sampling of features
-    within classes, not training; the bias that few samples give a metric stays in the value.
+    With K shards and t_k the metric without shard k, the squared standard error is (K - 1)/K sum_k (t_k - mean t)^2 and
+    the bias (K - 1) (mean t - value): few samples make class means that absorb a part of the noise, and most metrics
+    too small. The interval is value - bias -+ the t quantile (K - 1 degrees of freedom) times the error. It covers the
+    sampling of features within classes, not training.
 
     Args:
         sharded: the statistics.
@@ -154,9 +196,8 @@ def _replicates(
     sharded: ShardedStatistics, metrics: Collection[str], arguments: dict[str, Any]
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     names = _checked(metrics)
-    sets = [sharded.total(), *(sharded.without(number) for number in range(len(sharded.shards)))]
-    rows = [_defined(stats, names, arguments) for stats in sets]
-    return rows[0], rows[1:]
+    values = _defined(sharded.total(), names, arguments)
+    return values, [_defined(stats, names, arguments) for stats in sharded.leave_one_out()]
 
 
 def _defined(stats: ClassStatistics, names: list[str], arguments: dict[str, Any]) -> dict[str, float]:
@@ -174,8 +215,32 @@ def _interval(value: float, replicates: list[float], confidence: float) -> Inter
     count = len(replicates)
     mean = sum(replicates) / count
     error = math.sqrt((count - 1) / count * sum((one - mean) ** 2 for one in replicates))
-    reach = float(stdtrit(count - 1, 0.5 + confidence / 2)) * error
-    return Interval(value, value - reach, value + reach, error)
+    bias = (count - 1) * (mean - value)
+    reach = t_reach(confidence, count - 1) * error
+    return Interval(value, value - bias - reach, value - bias + reach, error, bias)
+
+
+def t_reach(confidence: float, freedom: int) -> float:
+    """The t with P(|T| <= t) = ``confidence`` for Student's T, by bisection of Abramowitz and Stegun 26.7.3-4."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):
+        angle = (low + high) / 2
+        if _t_share(angle, freedom) < confidence:
+            low = angle
+        else:
+            high = angle
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _t_share(angle: float, freedom: int) -> float:
+    """P(|T| <= t) with t = tan(angle) sqrt(freedom)."""
+    cosine, odd = math.cos(angle), freedom % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for step in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= cosine**2 * (step - 1) / step
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if odd else total
 
 
 def _checked(metrics: Collection[str]) -> list[str]:
@@ -202,3 +267,14 @@ def _occurrence(classes: torch.Tensor) -> torch.Tensor:
     result = torch.empty_like(classes)
     result[order] = torch.arange(len(classes)) - starts
     return result
+
+
+def _left_out(shards: list[ClassStatistics], rest: ClassStatistics | None) -> Iterator[ClassStatistics]:
+    """Yield ``rest`` plus all ``shards`` but one, by halves: K log K merges in place of K^2."""
+    if len(shards) == 1:
+        assert rest is not None
+        yield rest
+        return
+    middle = len(shards) // 2
+    for kept, merged in ((shards[:middle], shards[middle:]), (shards[middle:], shards[:middle])):
+        yield from _left_out(kept, _merged(merged if rest is None else [rest, *merged]))

@@ -17,7 +17,8 @@ class MetricInfo:
         collapsed: whether a smaller ("low") or larger ("high") value means more collapse; None where it does not say.
         invariances: maps of the features that leave it unchanged, of "shift", "scale", "rotation", "linear"; a rotation
             turns the rows of W and the OOD features too, a scale the OOD features, and predictions stay.
-        memory: "O(C d)", "O(C d + d^2)" (needs the scatter, ``full=True``), or "features" (a second pass).
+        memory: "O(C d)", "O(C d + C^2)" (the statistics stay O(C d)), "O(C d + d^2)" (needs the scatter,
+            ``full=True``), or "features" (a second pass).
         needs: arguments of `measure` beside the statistics.
     """
 
@@ -26,7 +27,7 @@ class MetricInfo:
     source: str
     collapsed: Literal["low", "high"] | None
     invariances: tuple[str, ...]
-    memory: Literal["O(C d)", "O(C d + d^2)", "features"]
+    memory: Literal["O(C d)", "O(C d + C^2)", "O(C d + d^2)", "features"]
     needs: tuple[str, ...] = ()
 
 
@@ -157,6 +158,16 @@ _TABLE: tuple[MetricInfo, ...] = (
         "O(C d)",
     ),
     MetricInfo(
+        "gnc2_frame_head", "gnc2_frame of W", "Benedetto and Fickus 2003", "low", _SIMILAR, "O(C d)", ("weight",)
+    ),
+    MetricInfo(
+        "gnc2_margin_head", "gnc2_margin of W", "Jiang et al. 2024; Rankin 1955", "low", _SIMILAR, "O(C d)", ("weight",)
+    ),
+    MetricInfo(
+        "gnc2_uniformity_head", "gnc2_uniformity of W", "Wu and Papyan 2024", "low", _SIMILAR, "O(C d)", ("weight",)
+    ),
+    MetricInfo("uniformity_head", "uniformity of W", "Wang and Isola 2020", "low", _SIMILAR, "O(C d)", ("weight",)),
+    MetricInfo(
         "minority_collapse",
         "mean cosine of the minority classes' rows of W",
         "Fang et al. 2021",
@@ -171,7 +182,7 @@ _TABLE: tuple[MetricInfo, ...] = (
         "Thrampoulidis et al. 2022",
         "low",
         _SIMILAR,
-        "O(C d)",
+        "O(C d + C^2)",
         ("weight",),
     ),
     MetricInfo(

@@ -57,6 +57,10 @@ class CollapseReport:
     gnc2_margin: float | None = None
     gnc2_uniformity: float | None = None
     uniformity: float | None = None
+    gnc2_frame_head: float | None = None
+    gnc2_margin_head: float | None = None
+    gnc2_uniformity_head: float | None = None
+    uniformity_head: float | None = None
     minority_collapse: float | None = None
     nc2_seli: float | None = None
     effective_rank: float | None = None
@@ -174,14 +178,20 @@ def _of_statistics(stats: ClassStatistics, center: Center) -> dict[str, Callable
 def _of_weight(
     stats: ClassStatistics, weight: ArrayLike | None, bias: ArrayLike | None, center: Center
 ) -> dict[str, Callable[[], float]]:
+    # One pass over the pairs of rows serves four metrics.
+    directions = cache(lambda: geometry.head_summary(_given(weight, "weight")))
     return {
         "nc2_etf": lambda: geometry.nc2_etf(_given(weight, "weight")),
         "nc2_norm_head": lambda: geometry.nc2_norm_head(_given(weight, "weight")),
-        "nc2_angle_head": lambda: geometry.nc2_angle_head(_given(weight, "weight")),
+        "nc2_angle_head": lambda: directions().angle,
         "nc3_duality": lambda: geometry.nc3_duality(stats, _given(weight, "weight"), center),
         "nc3_papyan": lambda: geometry.nc3_papyan(stats, _given(weight, "weight"), center),
         "nc3_alignment": lambda: geometry.nc3_alignment(stats, _given(weight, "weight"), center),
         "nc4_bias": lambda: decision.nc4_bias(stats, _given(weight, "weight"), _finite(bias, "bias")),
+        "gnc2_frame_head": lambda: frames.gnc2_frame_head(_given(weight, "weight")),
+        "gnc2_margin_head": lambda: frames.margin_gap(directions().closest, stats.dim),
+        "gnc2_uniformity_head": lambda: frames.log_variation(directions()),
+        "uniformity_head": lambda: directions().potential,
         "minority_collapse": lambda: imbalance.minority_collapse(stats, _given(weight, "weight")),
         "nc2_seli": lambda: imbalance.nc2_seli(stats, _given(weight, "weight")),
     }

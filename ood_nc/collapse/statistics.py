@@ -11,11 +11,11 @@ from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse import _accumulate as accumulate
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pending import Pending, check_finite
-from ood_nc.collapse._soft import soft_scatter
+from ood_nc.collapse._soft import laplacian, soft_scatter
 from ood_nc.errors import UserError
 
 # A smaller block wastes the matrix product; a larger one would outweigh the d x d scatter.
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 21
 _SOFT_ROWS = 1024
 
 
@@ -37,7 +37,7 @@ class ClassStatistics:
         num_classes: number of classes C; labels are 0 to C - 1.
         dim: number of feature columns d.
         device: where the statistics live; batches are moved there.
-        full: keep the d x d within-class scatter. Without it `METRICS` with memory ``O(C d)`` remain.
+        full: keep the d x d within-class scatter. Without it remain all `METRICS` but those of memory ``O(C d + d^2)``.
         exact: multiply in float64 whatever the dtype of the features.
 
     Example:
@@ -131,13 +131,16 @@ class ClassStatistics:
             self._absorb_soft(matrix[rows].to(self.device, torch.float64), soft[rows])
 
     def _absorb_soft(self, block: torch.Tensor, soft: torch.Tensor) -> None:
-        mass, means, class_scatter, rows, laplacian = soft_scatter(block, soft)
-        self._combine(mass, means)
-        self._class_scatter += class_scatter
+        # Mixed samples have a few classes each: what is C x C below is then small, whatever the number of classes.
+        classes = soft.any(dim=0).nonzero().flatten()
+        soft = soft[:, classes]
+        mass, means, class_scatter, rows, mixture = soft_scatter(block, soft)
+        self._class_scatter.index_add_(0, classes, class_scatter)
         if self._scatter is not None:
             accumulate.add_product(self._scatter, rows)
             centered = means - means.mean(dim=0)
-            self._scatter += centered.T @ (laplacian @ centered)
+            self._scatter += centered.T @ (laplacian(soft, mixture) @ centered)
+        self._combine(classes, mass, means)
 
     def _check_labels(self, target: torch.Tensor, rows: int) -> torch.Tensor:
         labels = as_labels(target, rows)
@@ -234,7 +237,8 @@ class ClassStatistics:
             )
         self._settle()
         other._settle()
-        self._combine(other._mass.to(self.device), other._means.to(self.device))
+        classes = other._mass.nonzero().flatten()
+        self._combine(*(part.to(self.device) for part in (classes, other._mass[classes], other._means[classes])))
         self._class_scatter += other._class_scatter.to(self.device)
         if self._scatter is not None and other._scatter is not None:
             self._scatter += other._scatter.to(self.device)
@@ -242,18 +246,19 @@ class ClassStatistics:
         self._resolution = max(self._resolution, other._resolution)
         return self
 
-    def _combine(self, mass: torch.Tensor, means: torch.Tensor) -> None:
-        """Chan's update of mass, means and the scatter between the two sets of class means."""
-        fraction = mass / (self._mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
-        step = means - self._means
-        self._add_deviations(step, self._mass * fraction)
-        self._means += step * fraction[:, None]
-        self._mass += mass
+    def _combine(self, classes: torch.Tensor, mass: torch.Tensor, means: torch.Tensor) -> None:
+        """Chan's update of mass, means and the scatter between the two sets of means of some classes."""
+        old_mass = self._mass[classes]
+        fraction = mass / (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
+        step = means - self._means[classes]
+        self._add_deviations(classes, step, old_mass * fraction)
+        self._means[classes] += step * fraction[:, None]
+        self._mass[classes] += mass
 
-    def _add_deviations(self, deviations: torch.Tensor, mass: torch.Tensor) -> None:
-        """Add ``mass[c] * deviations[c] deviations[c]'`` for every class."""
+    def _add_deviations(self, classes: torch.Tensor, deviations: torch.Tensor, mass: torch.Tensor) -> None:
+        """Add ``mass[c] * deviations[c] deviations[c]'`` for some classes."""
         scaled = deviations * mass.sqrt()[:, None]
-        self._class_scatter += scaled.square().sum(dim=1)
+        self._class_scatter.index_add_(0, classes, scaled.square().sum(dim=1))
         if self._scatter is not None:
             accumulate.add_product(self._scatter, scaled)
 
@@ -275,7 +280,7 @@ class ClassStatistics:
             torch.distributed.all_reduce(tensor, group=group)
         torch.distributed.all_reduce(resolution, op=torch.distributed.ReduceOp.MAX, group=group)
         means = weighted / self._mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        self._add_deviations(self._means - means, local_mass)
+        self._add_deviations(torch.arange(self.num_classes, device=self.device), self._means - means, local_mass)
         self._means = means
         torch.distributed.all_reduce(self._class_scatter, group=group)
         if self._scatter is not None:

@@ -60,9 +60,11 @@ def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
     Raises:
         UndefinedMetricError: no d x d scatter, or the class means coincide.
     """
-    within = stats.within
+    stats.require_scatter()
     _positive_trace_between(stats, center)
+    # The axes first: their decomposition and the covariance need not be held at the same time.
     values, directions = principal_axes(stats.centered_means(center), means_resolution(stats))
+    within = stats.within
     # A block of directions at a time: their products would need as much memory as the means again.
     spread = torch.cat([((within @ part) * part).sum(dim=0) for part in directions.split(256, dim=1)])
     return float((spread / values).sum())

@@ -18,6 +18,8 @@ RELATIVE_CUTOFF = 1e-12
 """Eigenvalues of a covariance below this share of the largest count as zero."""
 _CANCELS = 1e-5
 """A squared distance below this share of the squared norm has lost five of float64's sixteen digits."""
+_TRUSTED = 2e-6
+"""Relative rounding of a float32 product that is left as it is."""
 _SAFE_NORMS = (1e-140, 1e140)
 NORM_FLOOR = 1e-12
 """Norms are clamped to this, so that a zero row stays a zero row."""
@@ -60,6 +62,21 @@ def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         filled += len(result)
     assert joined is not None
     return joined
+
+
+def at_least_float32(rows: Tensor) -> Tensor:
+    """The rows, those in half precision as float32."""
+    return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+
+
+def products(rows: Tensor, weight: Tensor) -> Tensor:
+    """``rows weight'`` (B, C) as float64, multiplied in the precision of the rows (B, d), at least float32.
+
+    That is how the network's own head computes its logits; float64 would double the time for digits the features do
+    not have. Not for what is left after large terms cancel.
+    """
+    rows = at_least_float32(rows)
+    return torch.mm(rows, weight.to(rows.dtype).T).double()
 
 
 def safe_normalize(rows: Tensor) -> Tensor:
@@ -201,14 +218,45 @@ def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
-    """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64."""
-    return by_chunks(lambda part: ((part.double() - origin) @ basis).norm(dim=1), rows)
+    """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64.
+
+    Of float32 rows the product is in float32, except where so little is left of a row that its rounding would show.
+    """
+    if torch.compiler.is_compiling() or rows.dtype == torch.float64:
+        return by_chunks(lambda part: ((part.double() - origin) @ basis).norm(dim=1), rows)
+    narrow = basis.float()
+
+    def norms(part: Tensor) -> Tensor:
+        centered = part - origin
+        projected: Tensor = (centered.float() @ narrow).norm(dim=1).double()
+        rounding = torch.finfo(torch.float32).eps * centered.norm(dim=1)
+        doubtful = torch.nonzero(rounding > _TRUSTED * projected)[:, 0]
+        if len(doubtful):
+            projected[doubtful] = (centered[doubtful] @ basis).norm(dim=1)
+        return projected
+
+    return by_chunks(norms, rows)
 
 
 def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
-    """Largest cosine of each row minus ``center`` (B, d) to the unit or zero ``directions`` (C, d): (B,) float64."""
-    cosines = by_chunks(lambda part: (safe_normalize(part.double() - center) @ directions.T).amax(dim=1), rows)
-    return cosines.clamp(-1, 1)
+    """Largest cosine of each row minus ``center`` (B, d) to the unit or zero ``directions`` (C, d): (B,) float64.
+
+    Of float32 rows a product in float32 finds the direction, and the cosine to it is computed in float64: near 1, where
+    collapsed features lie, float32 could not tell them apart.
+    """
+    if rows.dtype == torch.float64:
+        cosines = by_chunks(lambda part: (safe_normalize(part - center) @ directions.T).amax(dim=1), rows)
+        return cosines.clamp(-1, 1)
+    narrow = directions.float().T
+
+    def cosine(part: Tensor) -> Tensor:
+        centered = part - center
+        nearest = (centered.float() @ narrow).argmax(dim=1)
+        lengths = centered.norm(dim=1)
+        along = torch.linalg.vecdot(centered, directions[nearest])
+        return along / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+
+    return by_chunks(cosine, rows).clamp(-1, 1)
 
 
 def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:

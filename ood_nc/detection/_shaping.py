@@ -25,14 +25,19 @@ class ShapedEnergy(Detector):
     """Base of detectors that score the energy of the head's logits on shaped features."""
 
     @abstractmethod
-    def _shape(self, features: Tensor) -> Tensor:
-        """Shaped features (B, d), float64, of a chunk of features (B, d), which stay as they are."""
+    def _shape(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Shaped features (B, d) of a chunk of features in their dtype, and a factor (B, 1) float64 that they are to be
+        multiplied by, or None; the features stay as they are."""
 
     def _score(self, queries: TapQueries) -> Tensor:
         weight, bias = self.head
-        return _linalg.by_chunks(
-            lambda part: torch.addmm(bias, self._shape(part), weight.T).logsumexp(dim=1), queries.features
-        )
+
+        def energy(part: Tensor) -> Tensor:
+            shaped, factor = self._shape(_linalg.at_least_float32(part))
+            products = _linalg.products(shaped, weight)
+            return (bias + (products if factor is None else products * factor)).logsumexp(dim=1)
+
+        return _linalg.by_chunks(energy, queries.features)
 
 
 class PruningDetector(Detector):
@@ -70,14 +75,14 @@ def pruned(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     share. So neither the order of the features nor that of a selection matters, and the sum is that of the k largest.
 
     Returns:
-        What is kept (B, d) float64, and the share (B, d) of each entry that was kept, in [0, 1]; 0 for zeros, which
-        there is nothing to keep of.
+        What is kept (B, d) in the features' dtype, and the share (B, d) of each entry that was kept, in [0, 1]; 0 for
+        zeros, which there is nothing to keep of.
     """
-    top = largest(features, k).to(features.dtype)
+    top = largest(features, k)
     smallest = top[:, :1]
     tied = features == smallest
-    share = (k - (top > smallest).sum(dim=1, keepdim=True)) / tied.sum(dim=1, keepdim=True).double()
-    shares = torch.where(tied, share.masked_fill(smallest == 0, 0.0), (features > smallest).double())
+    share = (k - (top > smallest).sum(dim=1, keepdim=True)).to(features.dtype) / tied.sum(dim=1, keepdim=True)
+    shares = torch.where(tied, share.masked_fill(smallest == 0, 0.0), (features > smallest).to(features.dtype))
     return features * shares, shares
 
 

@@ -182,7 +182,7 @@ def benjamini_hochberg(p_values: ArrayLike, level: float = 0.05) -> Tensor:
     """Which samples of a batch to call out-of-distribution with the false discovery rate at most ``level``.
 
     The step-up rule of Benjamini & Hochberg (1995). On conformal p-values of one held-out set the guarantee stands,
-    although they depend on each other (Bates et al., Testing for outliers with conformal p-values, 2023, theorem 2).
+    although they depend on each other (Bates et al., Testing for outliers with conformal p-values, 2023).
 
     Args:
         p_values: (B,) in [0, 1].
@@ -218,7 +218,7 @@ def conformal_discoveries(
         held_out: ID scores (n,) that the detector was not fitted on.
         level: expected share of ID samples among those called OOD, in (0, 1).
         storey: lambda in (0, 1): estimate the share of ID samples pi0 from the p-values of at least lambda (rounded
-            down to a multiple of 1/(n + 1), where the guarantee holds: Bates et al., 2023, theorem 3), for more power
+            down to a multiple of 1/(n + 1), where the guarantee holds: Bates et al., 2023), for more power
             where many samples are OOD. None: pi0 = 1.
 
     Returns:

@@ -12,11 +12,15 @@ from ood_nc.collapse import (
     UndefinedMetricError,
     etf_floor,
     gnc2_frame,
+    gnc2_frame_head,
     gnc2_margin,
+    gnc2_margin_head,
     gnc2_uniformity,
+    gnc2_uniformity_head,
     nc2_etf_means,
     nearest_cosines,
     uniformity,
+    uniformity_head,
 )
 from ood_nc.collapse._pairs import DirectionSummary
 from ood_nc.collapse.frames import log_variation
@@ -131,3 +135,32 @@ def test_blocks_of_pairs_change_no_value(dim: int, monkeypatch: pytest.MonkeyPat
     whole = [metric(stats) for metric in metrics]
     monkeypatch.setattr("ood_nc.collapse._common._BLOCK_ELEMENTS", 60)
     assert [metric(stats) for metric in metrics] == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize(("classes", "dim"), [(5, 7), (9, 4)])
+def test_a_head_is_measured_by_its_rows_as_they_are(classes: int, dim: int) -> None:
+    head = np.random.default_rng(classes).normal(size=(classes, dim)) + 0.5
+    unit = head / np.linalg.norm(head, axis=1, keepdims=True)
+    pairs = ~np.eye(classes, dtype=bool)
+    distances = np.linalg.norm(unit[:, None] - unit, axis=2)[pairs]
+    logs = np.log(distances)
+    assert gnc2_uniformity_head(head) == pytest.approx(logs.std() / abs(logs.mean()), rel=1e-9)
+    assert uniformity_head(head) == pytest.approx(np.log(np.exp(-2 * distances**2).mean()), rel=1e-9)
+    closest = (unit @ unit.T - 2 * np.eye(classes)).max(axis=1)
+    best = -1 / (classes - 1) if classes <= dim + 1 else 0
+    assert gnc2_margin_head(head) == pytest.approx(closest.mean() - best, rel=1e-9)
+    if classes <= dim + 1:
+        gram, ideal = head @ head.T, (np.eye(classes) - 1 / classes) / np.sqrt(classes - 1)
+    else:
+        gram, ideal = head.T @ head, np.eye(dim) / np.sqrt(dim)
+    assert gnc2_frame_head(head) == pytest.approx(np.linalg.norm(gram / np.linalg.norm(gram) - ideal), rel=1e-9)
+
+
+def test_a_head_of_a_tight_frame_is_optimal() -> None:
+    assert gnc2_frame_head(polygon(7)) == pytest.approx(0, abs=1e-6)
+    assert gnc2_margin_head(polygon(4)) == pytest.approx(0, abs=1e-9)
+    assert gnc2_uniformity_head(etf(5)) == pytest.approx(0, abs=1e-6)
+    assert uniformity_head(etf(5)) == pytest.approx(-5, rel=1e-9)
+    for metric in (gnc2_margin_head, gnc2_uniformity_head, uniformity_head):
+        with pytest.raises(UndefinedMetricError, match="a row of the weight is 0"):
+            metric([[1.0, 0], [0, 0], [0, 1]])

@@ -27,7 +27,7 @@ def test_every_metric_is_there_and_equals_its_own_function() -> None:
     stats = ClassStatistics(4, 6).update(FEATURES, LABELS)
     assert list(report.to_dict()) == list(METRICS)
     assert set(report.reasons) == {"minority_collapse"}
-    head = {"nc2_etf", "nc2_norm_head", "nc2_angle_head"}
+    head = {"nc2_etf"} | {name for name in METRICS if name.endswith("_head")}
     for name, value in report.to_dict().items():
         if value is None:
             continue
@@ -127,6 +127,10 @@ def test_no_samples_leave_only_what_the_head_and_the_features_say() -> None:
         "nc2_etf",
         "nc2_norm_head",
         "nc2_angle_head",
+        "gnc2_frame_head",
+        "gnc2_margin_head",
+        "gnc2_uniformity_head",
+        "uniformity_head",
         "entropy_nn",
     }
     assert set(report.reasons.values()) == {"no samples."}

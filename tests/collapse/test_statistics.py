@@ -131,6 +131,28 @@ def test_soft_labels_share_a_sample_between_classes(seed: int, weighted: bool) -
     assert_matches(stats, h, soft, weights)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_soft_labels_of_few_classes_each_equal_weighted_copies(full: bool) -> None:
+    # Mixup: each sample counts in two of many classes, and a batch meets a part of them.
+    rng = np.random.default_rng(9)
+    h = 5 + rng.normal(size=(40, 6))
+    pairs = np.stack([rng.permutation(30)[:2] for _ in h])
+    share = rng.random(len(h))
+    soft = np.zeros((len(h), 30))
+    soft[np.arange(len(h)), pairs[:, 0]], soft[np.arange(len(h)), pairs[:, 1]] = share, 1 - share
+    stats = ClassStatistics(30, 6, full=full)
+    for start in range(0, len(h), 8):
+        stats.update(h[start : start + 8], soft[start : start + 8])
+    copies = np.concatenate([h, h])
+    labels, weights = pairs.T.flatten(), np.concatenate([share, 1 - share])
+    mass, means, variances, within = slow_statistics(copies, labels, 30, weights)
+    np.testing.assert_allclose(stats.counts, mass, rtol=1e-12)
+    np.testing.assert_allclose(stats.means, means, rtol=1e-12)
+    np.testing.assert_allclose(stats.class_variances, variances, rtol=1e-10, atol=1e-12)
+    if full:
+        np.testing.assert_allclose(stats.within, within, rtol=1e-10, atol=1e-12)
+
+
 def test_one_hot_soft_labels_equal_class_indices_and_mix_with_them() -> None:
     h, y, classes = problem(3)
     hard = ClassStatistics(classes, h.shape[1]).update(h, y)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ood_nc.detection import _shaping
@@ -35,7 +36,7 @@ class AshB(_shaping.PruningDetector, _shaping.ShapedEnergy):
     def __init__(self, *, percentile: float = 65.0) -> None:
         super().__init__(percentile=percentile)
 
-    def _shape(self, features: Tensor) -> Tensor:
+    def _shape(self, features: Tensor) -> tuple[Tensor, Tensor]:
         _, shares = _shaping.pruned(features, self._kept(features))
-        total = features.sum(dim=1, keepdim=True, dtype=shares.dtype)
-        return shares * (total / shares.sum(dim=1, keepdim=True).clamp_min(1.0))
+        total, kept = (rows.sum(dim=1, keepdim=True, dtype=torch.float64) for rows in (features, shares))
+        return shares, total / kept.clamp_min(1.0)

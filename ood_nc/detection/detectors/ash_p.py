@@ -34,5 +34,5 @@ class AshP(_shaping.PruningDetector, _shaping.ShapedEnergy):
     def __init__(self, *, percentile: float = 65.0) -> None:
         super().__init__(percentile=percentile)
 
-    def _shape(self, features: Tensor) -> Tensor:
-        return _shaping.pruned(features, self._kept(features))[0]
+    def _shape(self, features: Tensor) -> tuple[Tensor, None]:
+        return _shaping.pruned(features, self._kept(features))[0], None

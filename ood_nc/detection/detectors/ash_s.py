@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ood_nc.detection import _shaping
@@ -35,6 +36,7 @@ class AshS(_shaping.PruningDetector, _shaping.ShapedEnergy):
     def __init__(self, *, percentile: float = 90.0) -> None:
         super().__init__(percentile=percentile)
 
-    def _shape(self, features: Tensor) -> Tensor:
+    def _shape(self, features: Tensor) -> tuple[Tensor, Tensor]:
         kept, _ = _shaping.pruned(features, self._kept(features))
-        return kept * _shaping.scaling(_shaping.sum_ratio(features, kept.sum(dim=1, keepdim=True)))
+        ratio = _shaping.sum_ratio(features, kept.sum(dim=1, keepdim=True, dtype=torch.float64))
+        return kept, _shaping.scaling(ratio)

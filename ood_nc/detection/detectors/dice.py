@@ -53,5 +53,5 @@ class Dice(Detector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         return _linalg.by_chunks(
-            lambda part: (part.double() @ self.weight_.T + self.head.bias).logsumexp(dim=1), queries.features
+            lambda part: (_linalg.products(part, self.weight_) + self.head.bias).logsumexp(dim=1), queries.features
         )

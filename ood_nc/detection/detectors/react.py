@@ -49,5 +49,5 @@ class ReAct(ShapedEnergy):
     def _fit(self, train: TapStatistics) -> None:
         self.threshold_ = self.head.bias.new_tensor(_linalg.percentile(train.features, self.percentile))
 
-    def _shape(self, features: Tensor) -> Tensor:
-        return features.double().clamp_max(self.threshold_)
+    def _shape(self, features: Tensor) -> tuple[Tensor, None]:
+        return features.clamp_max(self.threshold_.to(features.dtype)), None

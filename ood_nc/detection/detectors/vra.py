@@ -64,8 +64,8 @@ class VariationalRectifiedActivation(ShapedEnergy):
         lower, upper = (_linalg.percentile(train.features, percent) for percent in (self.lower, self.upper))
         self.lower_, self.upper_ = self.head.bias.new_tensor(lower), self.head.bias.new_tensor(upper)
 
-    def _shape(self, features: Tensor) -> Tensor:
-        wide = features.double()
+    def _shape(self, features: Tensor) -> tuple[Tensor, None]:
+        lower, upper = self.lower_.to(features.dtype), self.upper_.to(features.dtype)
         if self.below == "clip":
-            return wide.clamp(self.lower_, self.upper_)
-        return wide.clamp_max(self.upper_).masked_fill(wide < self.lower_, 0.0)
+            return features.clamp(lower, upper), None
+        return features.clamp_max(upper).masked_fill(features < self.lower_, 0.0), None

@@ -51,7 +51,7 @@ def test_as_pytorch_ood_without_zeros(variant):
 @pytest.mark.parametrize("variant", ["ash_p", "ash_b", "ash_s"])
 def test_ties_do_not_depend_on_the_order_of_features(variant):
     rng = np.random.default_rng(0)
-    rows = rng.integers(0, 4, size=(50, 24)).astype(np.float32)
+    rows = rng.integers(0, 4, size=(50, 24)).astype(np.float64)
     weight, order = rng.normal(size=(3, 24)), rng.permutation(24)
     scores = create_detector(variant).fit(rows, head=(weight, None)).score(rows)
     moved = create_detector(variant).fit(rows[:, order], head=(weight[:, order], None)).score(rows[:, order])

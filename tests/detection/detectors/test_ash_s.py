@@ -51,6 +51,6 @@ def test_exponent_beyond_float32_keeps_the_ranking():
 
 
 def test_cut_exponents_rank_by_the_logits():
-    rows = np.ones((1, 2000), dtype=np.float32) * np.arange(1, 9, dtype=np.float32)[:, None]
+    rows = np.ones((1, 2000)) * np.arange(1.0, 9)[:, None]
     scores = create_detector("ash_s", percentile=99.95).fit(rows, head=(np.ones((1, 2000)), None)).score(rows)
     np.testing.assert_allclose(scores, np.arange(1, 9) * np.exp(500.0), rtol=1e-9)

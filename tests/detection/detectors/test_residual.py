@@ -70,10 +70,10 @@ def test_zero_column_changes_no_score():
     def widen(rows):
         return np.column_stack([rows, np.zeros(len(rows), dtype=rows.dtype)])
 
-    head = (widen(problem.weight), problem.bias)
-    detector = create_detector("residual", dim=8).fit(widen(problem.features), head=head)
-    expected = scores_of(fitted("residual", problem, dim=8), problem)
-    np.testing.assert_allclose(detector.score(widen(problem.queries)), expected, rtol=1e-9)
+    train, _, queries = problem.exact()
+    expected = create_detector("residual", dim=8).fit(train, head=problem.head).score(queries)
+    wider = create_detector("residual", dim=8).fit(widen(train), head=(widen(problem.weight), problem.bias))
+    np.testing.assert_allclose(wider.score(widen(queries)), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
