@@ -18,7 +18,7 @@ def pieces(block: torch.Tensor, dtype: torch.dtype = torch.float64) -> list[slic
 def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor | None, classes: int) -> torch.Tensor:
     """Return the (weighted) float64 sums (classes, d) of the rows of ``block`` that share an ``index``."""
     sums = torch.zeros(classes, block.shape[1], dtype=torch.float64, device=block.device)
-    parts = pieces(block)
+    parts = pieces(block, torch.float32)
     # One scratch array for all pieces: memory that is taken and given back each time costs more than the sums.
     wide = sums.new_empty(parts[0].stop, block.shape[1])
     for rows in parts:

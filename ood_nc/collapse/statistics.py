@@ -69,6 +69,7 @@ class ClassStatistics:
         self._class_scatter = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
         self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device) if full else None
         self._pending = Pending()
+        self._present: torch.Tensor | None = None
 
     @torch.no_grad()
     def update(self, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> ClassStatistics:
@@ -181,11 +182,21 @@ class ClassStatistics:
         self._flush()
         self._pending = Pending()
 
+    def _settled_present(self) -> torch.Tensor:
+        self._settle()
+        if self._present is None:
+            self._present = self._mass.nonzero().flatten()
+        return self._present
+
     def _absorb(
         self, source: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, block: torch.Tensor
     ) -> None:
         """Fold in the rows of ``source``; ``block`` takes the centred rows, and may be ``source``."""
-        classes, index = labels.unique(return_inverse=True)
+        if 2 * self.num_classes <= len(labels):
+            # Most classes are there: to sort the labels for them would cost more than the rows of the others.
+            classes, index = torch.arange(self.num_classes, device=self.device), labels
+        else:
+            classes, index = labels.unique(return_inverse=True)
         ones = torch.ones(len(block), dtype=torch.float64, device=self.device) if weights is None else weights
         mass = torch.zeros(len(classes), dtype=torch.float64, device=self.device).index_add_(0, index, ones)
         sums = accumulate.class_sums(source, index, weights, len(classes))
@@ -210,6 +221,7 @@ class ClassStatistics:
             self._means[classes[rows]] = means.addcmul_(step, share[rows])
             block_means[rows].sub_(step.mul_(shift[rows]))
         self._mass[classes] = old_mass + mass
+        self._present = None
 
     def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
         if self._scatter is None or not len(block):
@@ -254,6 +266,7 @@ class ClassStatistics:
         self._add_deviations(classes, step, old_mass * fraction)
         self._means[classes] += step * fraction[:, None]
         self._mass[classes] += mass
+        self._present = None
 
     def _add_deviations(self, classes: torch.Tensor, deviations: torch.Tensor, mass: torch.Tensor) -> None:
         """Add ``mass[c] * deviations[c] deviations[c]'`` for some classes."""
@@ -281,7 +294,7 @@ class ClassStatistics:
         torch.distributed.all_reduce(resolution, op=torch.distributed.ReduceOp.MAX, group=group)
         means = weighted / self._mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
         self._add_deviations(torch.arange(self.num_classes, device=self.device), self._means - means, local_mass)
-        self._means = means
+        self._means, self._present = means, None
         torch.distributed.all_reduce(self._class_scatter, group=group)
         if self._scatter is not None:
             torch.distributed.all_reduce(self._scatter, group=group)
@@ -297,8 +310,7 @@ class ClassStatistics:
     @property
     def present(self) -> torch.Tensor:
         """Indices of the classes that have samples, ascending."""
-        self._settle()
-        return self._mass.nonzero().flatten()
+        return self._settled_present().clone()
 
     @property
     def means(self) -> torch.Tensor:
@@ -388,8 +400,7 @@ class ClassStatistics:
         return self._resolution
 
     def _require_samples(self) -> ClassStatistics:
-        self._settle()
-        if not bool((self._mass > 0).any()):
+        if not len(self._settled_present()):
             raise UndefinedMetricError("no samples.")
         return self
 

@@ -147,8 +147,9 @@ def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
         total, means, scale = total[alive][:, alive], means[:, alive], scale[alive]
     factor, info = torch.linalg.cholesky_ex(total.mT)
     if not int(info) and _is_well_conditioned(factor, scale):
-        # A block of class means at a time: the solution needs as much memory as its right side.
-        solved = (torch.linalg.solve_triangular(factor, part.T, upper=False) for part in means.split(256))
+        # A few class means at a time: the solution needs as much memory as its right side.
+        width = max(16, means.shape[1] // 16)
+        solved = (torch.linalg.solve_triangular(factor, part.T, upper=False) for part in means.split(width))
         return float(sum(part.square_().sum() for part in solved))
     values, vectors = torch.linalg.eigh(total, UPLO="U")
     kept = values > max(len(total) * _EPS * float(values[-1]), noise)
