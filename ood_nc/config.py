@@ -177,6 +177,9 @@ class TrainConfig(Section):
     channels_last: bool = _flag(False, "channels-last memory layout")
     log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
     collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
+    track_interval: int = Field(
+        default=100, ge=0, description="batches between two points of the collapse curve of every tap, 0 for none"
+    )
     checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
 
 

@@ -2,10 +2,11 @@
 
     python scripts/benchmark_detectors.py [--train 50000] [--queries 90000] [--dim 512] [--classes 100] [--only GLOB]
 
-Features are float32, and the products are timed in float32, side by side with each detector (both the best of
-``--repeat``). A detector alone builds what it needs from the arrays. Then all but k-NN run once more from shared
-intermediate results, against the exact k-NN search and faiss called bare in large batches. Peak memory is the growth
-of the resident set while a detector fits and scores, over the size of its inputs.
+Features are float32. The products are timed in float32, and in float64 (which distances in whitened space need to keep
+five digits); with them one selection a row where the formula selects. All are the best of ``--repeat``, side by side. A
+detector alone builds what it needs from the arrays. Then all but k-NN run once more from shared intermediate results,
+against the exact k-NN search and faiss called bare in one large batch. Peak memory is the growth of the resident set
+while a detector fits and scores, over the size of its inputs.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import faiss
 import numpy as np
 import torch
 
-from ood_nc.detection import TapQueries, TapStatistics, create_detector, detector_class, list_detectors
+from ood_nc.detection import TapQueries, TapStatistics, create_detector, list_detectors
 
 Product = tuple[str, str, str]
-# Rows, inner dimension, columns: N train samples, B queries, d dimensions, C classes, r = d / 2, m = 500.
+# Rows, inner dimension, columns: N train samples, B queries, d dimensions, C classes, r = d / 2, m a bank's samples.
 WHITENED: list[Product] = [("d", "N", "d"), ("B", "d", "d"), ("B", "d", "C")]
 HEAD: list[Product] = [("B", "d", "C")]
 PRODUCTS: dict[str, list[Product]] = {
@@ -37,8 +38,8 @@ PRODUCTS: dict[str, list[Product]] = {
     "gmm": WHITENED,
     "vim": [("d", "N", "d"), ("N", "d", "r"), ("B", "d", "r")],
     "residual": [("d", "N", "d"), ("B", "d", "r")],
-    "neco": [("d", "N", "d"), ("B", "d", "r")],
-    "pnml": [("d", "N", "d"), ("B", "d", "d")],
+    "neco": [("d", "N", "d"), ("B", "d", "components_")],
+    "pnml": [("d", "N", "d"), ("B", "d", "d"), ("B", "d", "C")],
     "class_mean_cosine": HEAD,
     "etf_cosine": HEAD,
     "max_cosine": HEAD,
@@ -48,13 +49,13 @@ PRODUCTS: dict[str, list[Product]] = {
     "ash_p": HEAD,
     "ash_b": HEAD,
     "ash_s": HEAD,
-    "scale": HEAD,
     "vra": HEAD,
-    "lts": HEAD,
+    "nac_ue": [("N", "C", "d"), ("B", "C", "d")],
     "nnguide": [("B", "d", "m")],
-    "relation": [("B", "d", "m")],
+    "relation": [("B", "d", "m"), ("B", "C", "m")],
 }
-LIMIT = 2.0
+SELECTS = {"ash_p", "ash_b", "ash_s", "scale", "lts"}
+BANKS = {"nnguide": 500, "relation": 1000}
 
 
 def main() -> None:
@@ -68,11 +69,12 @@ def main() -> None:
     parser.add_argument("--no-knn", action="store_true", help="leave out the searches, which take the longest")
     arguments = parser.parse_args()
     sizes = {"N": arguments.train, "B": arguments.queries, "d": arguments.dim, "C": arguments.classes}
-    sizes |= {"r": arguments.dim // 2, "m": 500}
+    sizes["r"] = arguments.dim // 2
     problem = Problem(sizes)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, sizes {sizes}")
     names = [name for name in list_detectors(kind="feature") if name != "knn" and fnmatchcase(name, arguments.only)]
-    print(f"{'detector':22s} {'fit s':>8s} {'score s':>8s} {'products s':>11s} {'ratio':>6s} {'memory':>7s}")
+    head = f"{'detector':22s} {'fit s':>7s} {'score s':>8s} {'float32 s':>10s} {'ratio':>6s}"
+    print(f"{head} {'float64 s':>10s} {'ratio':>6s} {'memory':>7s}")
     for name in names:
         print(row(name, problem, sizes, arguments.repeat), flush=True)
     together = shared(names, problem)
@@ -99,6 +101,10 @@ class Problem:
         self.logits, self.query_logits = (
             rows @ self.head[0].T + self.head[1] for rows in (self.features, self.queries)
         )
+        covariance = torch.cov(self.features.T)
+        scale = covariance.diagonal().rsqrt()
+        values = torch.linalg.eigvalsh(covariance * scale * scale[:, None]).flip(0)
+        self.components = int((values.cumsum(0) / values.sum() < 0.9).sum()) + 1
         self.size = self.features.nbytes + self.queries.nbytes + self.logits.nbytes + self.query_logits.nbytes
 
     @staticmethod
@@ -138,20 +144,28 @@ def row(name: str, problem: Problem, sizes: dict[str, int], repeat: int) -> str:
         first = problem.alone(name)
     runs = [first, *(problem.alone(name) for _ in range(repeat - 1))] if sum(first) < 30 else [first]
     fit, score = min(runs, key=sum)
-    products = PRODUCTS.get(name)
-    memory = f"{peak.growth / problem.size:6.2f}x"
-    if products is None:
-        kind = "no product" if detector_class(name).closed_form else "a search"
-        return f"{name:22s} {fit:8.2f} {score:8.2f} {kind:>11s} {'':6s} {memory}"
-    bound = min(sum(product(shape, sizes) for shape in products) for _ in range(repeat))
-    ratio = (fit + score) / bound
-    mark = "" if ratio <= LIMIT else "  over"
-    return f"{name:22s} {fit:8.2f} {score:8.2f} {bound:11.2f} {ratio:6.2f} {memory}{mark}"
+    bounds = ["", "", "", ""]
+    if name in PRODUCTS or name in SELECTS:
+        known = {**sizes, "m": BANKS.get(name, 0), "components_": problem.components}
+        for place, dtype in ((0, torch.float32), (2, torch.float64)):
+            bound = min(unavoidable(name, known, dtype, problem) for _ in range(repeat))
+            bounds[place : place + 2] = [f"{bound:.2f}", f"{(fit + score) / bound:.2f}"]
+    cells = f"{bounds[0]:>10s} {bounds[1]:>6s} {bounds[2]:>10s} {bounds[3]:>6s}"
+    return f"{name:22s} {fit:7.2f} {score:8.2f} {cells} {peak.growth / problem.size:6.2f}x"
 
 
-def product(shape: Product, sizes: dict[str, int]) -> float:
+def unavoidable(name: str, sizes: dict[str, int], dtype: torch.dtype, problem: Problem) -> float:
+    """Seconds of the products, and of one selection a row by NumPy where the formula selects."""
+    seconds = sum(product(shape, sizes, dtype) for shape in PRODUCTS.get(name, []))
+    if name in SELECTS:
+        rows = problem.queries.numpy()
+        seconds += timed(lambda: [np.partition(rows[i : i + 2048], 400, axis=1) for i in range(0, len(rows), 2048)])
+    return seconds
+
+
+def product(shape: Product, sizes: dict[str, int], dtype: torch.dtype) -> float:
     rows, inner, columns = (sizes[name] for name in shape)
-    left, right = torch.ones(rows, inner), torch.ones(inner, columns)
+    left, right = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, columns, dtype=dtype)
     return timed(lambda: left @ right)
 
 

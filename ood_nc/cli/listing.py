@@ -57,10 +57,9 @@ def _detectors(names: list[str]) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name in list_detectors(names[0] if names else "*"):
         detector = create_detector(name)
-        rows.append(
-            [name, ", ".join(sorted(detector.requires)) or "-", f"{detector.info.title} ({detector.info.venue})"]
-        )
-    return ["detector", "needs", "source"], rows
+        source = f"{detector.info.title} ({detector.info.venue})"
+        rows.append([name, detector.kind, ", ".join(sorted(detector.requires)) or "-", source])
+    return ["detector", "reads", "needs", "source"], rows
 
 
 def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:

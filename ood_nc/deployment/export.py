@@ -97,7 +97,7 @@ def export_onnx(detector: Detector, path: str | Path) -> None:
         import onnx
         import onnxscript  # noqa: F401
     except ImportError:
-        raise MissingPackageError("The export to ONNX needs two packages: pip install onnx onnxscript.") from None
+        raise MissingPackageError("The export to ONNX needs onnx and onnxscript: pip install ood_nc[export].") from None
     program = export_program(detector)
     with _quiet(), torch.no_grad():
         converted = torch.onnx.export(

@@ -18,9 +18,7 @@ Transform = Callable[[Tensor], Tensor]
 
 def second_moment_of(rows: Tensor, transform: Transform) -> Tensor:
     """Mean outer product of the transformed rows (r, r); ``transform`` maps a chunk (n, d) to a new float64 (n, r)."""
-    total = sum(_linalg.gram(transform(part)) for (part,) in _linalg.chunks(rows))
-    assert isinstance(total, Tensor)
-    return total / len(rows)
+    return _linalg.sum_of_grams(transform(part) for (part,) in _linalg.chunks(rows)) / len(rows)
 
 
 def moments_of(rows: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import blas
 from torch import Tensor
 
 CHUNK = 2048
@@ -20,6 +19,8 @@ _CANCELS = 1e-5
 """A squared distance below this share of the squared norm has lost five of float64's sixteen digits."""
 _TRUSTED = 2e-6
 """Relative rounding of a float32 product that is left as it is."""
+_NEAR_ONE = 0.1
+"""Cosines above 1 less this are computed in float64."""
 _SAFE_NORMS = (1e-140, 1e140)
 NORM_FLOOR = 1e-12
 """Norms are clamped to this, so that a zero row stays a zero row."""
@@ -119,21 +120,32 @@ def centered_scatter(rows: Tensor, centers: Tensor, labels: Tensor | None = None
         centers: (d,) for all rows, or (C, d) with ``labels`` choosing the row's own.
         labels: (N,) class indices.
     """
-    dim = rows.shape[1]
-    scatter = torch.zeros(dim, dim, dtype=torch.float64, device=rows.device)
-    for start in range(0, len(rows), CHUNK):
-        part = rows[start : start + CHUNK].to(torch.float64, copy=True)
-        part -= centers if labels is None else centers[labels[start : start + CHUNK]]
-        scatter += gram(part)
-    return scatter
+    if labels is None:
+        return sum_of_grams(part - centers for (part,) in chunks(rows))
+    return sum_of_grams(part - centers[own] for part, own in chunks(rows, labels))
 
 
-def gram(rows: Tensor) -> Tensor:
-    """``rows' rows`` (d, d). NumPy sees the symmetry and does half the work, which torch on a CPU does not."""
-    if rows.device.type == "cpu":
-        array = rows.numpy()
-        return torch.from_numpy(array.T @ array)
-    return torch.mm(rows.T, rows)
+def sum_of_grams(parts: Iterable[Tensor]) -> Tensor:
+    """Sum of ``rows' rows`` (d, d) over chunks of float64 rows (n, d).
+
+    In strips that leave out the blocks below the diagonal, little more than half of the work. Not by NumPy or SciPy,
+    which know the symmetric product: their BLAS has threads of its own, and beside torch's both wait for each other.
+    """
+    total: Tensor | None = None
+    for rows in parts:
+        dim = rows.shape[1]
+        if total is None:
+            total = rows.new_zeros(dim, dim)
+        for strip in _strips(dim):
+            total[strip, strip.start :].addmm_(rows[:, strip].T, rows[:, strip.start :])
+    assert total is not None
+    upper = total.triu_()
+    return upper + upper.triu(1).T
+
+
+def _strips(dim: int) -> list[slice]:
+    width = max(64, -(-dim // 8))
+    return [slice(start, min(start + width, dim)) for start in range(0, dim, width)]
 
 
 def eigen(symmetric: Tensor) -> Eigen:
@@ -156,8 +168,8 @@ def cutoff(values: Tensor) -> float:
 def whitening(decomposition: Eigen) -> Tensor:
     """W (d, r) with W W' the pseudo-inverse of the decomposed matrix, r its rank.
 
-    Of the many such W this is the one with zeros above the diagonal, which :func:`whiten` multiplies by at half the
-    price.
+    Of the many such W this is the one with zeros above the diagonal, which :func:`whiten` multiplies by at little more
+    than half the price.
     """
     rank = decomposition.rank()
     scaled = decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
@@ -166,16 +178,16 @@ def whitening(decomposition: Eigen) -> Tensor:
 
 
 def whiten(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows @ matrix`` for a matrix from :func:`whitening`; float64 ``rows`` may be overwritten."""
-    if (
-        torch.compiler.is_compiling()
-        or rows.device.type != "cpu"
-        or matrix.shape[0] != matrix.shape[1]
-        or not rows.is_contiguous()
-    ):
+    """``rows @ matrix`` for a matrix from :func:`whitening`, in strips that leave out its zeros.
+
+    The result (n, r) lies in memory column by column: strips are then written one after another.
+    """
+    if torch.compiler.is_compiling():
         return torch.mm(rows, matrix)
-    # BLAS reads both transposed: upper triangular times columns, in place.
-    return torch.from_numpy(blas.dtrmm(1.0, matrix.numpy().T, rows.numpy().T, overwrite_b=1)).T
+    columns = rows.new_empty(matrix.shape[1], len(rows))
+    for strip in _strips(matrix.shape[1]):
+        torch.mm(matrix[strip.start :, strip].T, rows.T[strip.start :], out=columns[strip])
+    return columns.T
 
 
 def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
@@ -184,11 +196,12 @@ def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
     One product gives all distances. Where the nearest is so close that the product has lost its digits, it is
     recomputed as a difference.
     """
+    lengths = torch.linalg.vecdot(centers, centers)[:, None]
+    # Centers by rows, not rows by centers: as fast in either layout of the rows.
+    offsets, nearest = torch.addmm(lengths, centers, rows.T, alpha=-2).min(dim=0)
     if torch.compiler.is_compiling():
-        nearest = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2).argmin(dim=1)
         return (rows - centers[nearest]).square().sum(dim=1)
     norms = torch.linalg.vecdot(rows, rows)
-    offsets, nearest = torch.addmm((centers * centers).sum(dim=1), rows, centers.T, alpha=-2).min(dim=1)
     distances: Tensor = norms + offsets
     close = torch.nonzero(distances < _CANCELS * norms)[:, 0]
     if len(close):
@@ -241,20 +254,28 @@ def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
 def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
     """Largest cosine of each row minus ``center`` (B, d) to the unit or zero ``directions`` (C, d): (B,) float64.
 
-    Of float32 rows a product in float32 finds the direction, and the cosine to it is computed in float64: near 1, where
-    collapsed features lie, float32 could not tell them apart.
+    Of float32 rows the product is in float32, and near 1, where collapsed features lie and float32 could not tell them
+    apart, the cosine is computed again in float64.
     """
-    if rows.dtype == torch.float64:
+    if rows.dtype == torch.float64 or torch.compiler.is_compiling():
         cosines = by_chunks(lambda part: (safe_normalize(part - center) @ directions.T).amax(dim=1), rows)
         return cosines.clamp(-1, 1)
-    narrow = directions.float().T
+    narrow = directions.float()
+    # The center as two float32 numbers: each difference rounds relative to itself, not to an offset of the features.
+    high = center.float()
+    low = (center - high).float()
 
     def cosine(part: Tensor) -> Tensor:
-        centered = part - center
-        nearest = (centered.float() @ narrow).argmax(dim=1)
-        lengths = centered.norm(dim=1)
-        along = torch.linalg.vecdot(centered, directions[nearest])
-        return along / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+        centered = (part.float() - high).sub_(low) if bool(center.any()) else part.float()
+        lengths = torch.linalg.vector_norm(centered, dim=1, dtype=torch.float64)
+        lengths.masked_fill_(lengths == 0, 1.0)
+        along, nearest = (centered @ narrow.T).max(dim=1)
+        result: Tensor = along.double() / lengths
+        near_one = torch.nonzero((1 - result < _NEAR_ONE) | ~torch.isfinite(result))[:, 0]
+        if len(near_one):
+            exact = safe_normalize(part[near_one] - center)
+            result[near_one] = torch.linalg.vecdot(exact, directions[nearest[near_one]])
+        return result
 
     return by_chunks(cosine, rows).clamp(-1, 1)
 

@@ -10,7 +10,7 @@ class Tracker(Protocol):
     """A receiver of a run's numbers."""
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        """Take one line: numbers by name, with ``split`` (train, val or collapse) and ``epoch`` among them."""
+        """Take one line: numbers by name, with ``split`` (train, tracked, val or collapse) and ``epoch`` among them."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Take the run's last word and close. Nothing is logged afterwards."""

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 
+from ood_nc.collapse import CollapseTracker
 from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.progress import progress
@@ -25,7 +26,7 @@ from ood_nc.training.standing import Standing, keep, restore
 
 logger = logging.getLogger(__name__)
 
-Log: TypeAlias = Callable[[str, int, Mapping[str, float]], None]
+Log: TypeAlias = Callable[[str, int, Mapping[str, float | None]], None]
 """Takes the split, the step and the numbers of one line."""
 
 
@@ -84,7 +85,7 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
     """Train, measure and keep one epoch."""
     train, accelerator = setup.config.train, setup.accelerator
 
-    def log(split: str, step: int, values: Mapping[str, float]) -> None:
+    def log(split: str, step: int, values: Mapping[str, float | None]) -> None:
         for tracker in trackers:
             tracker.log({"epoch": step / setup.steps_per_epoch, "split": split, **values}, step)
 
@@ -111,6 +112,7 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
     setup.sampler.set_epoch(epoch)
     setup.module.train()
     averages, step, end, note = StepAverages(accelerator), standing.step, standing.step + setup.steps_per_epoch, ""
+    tracker = _collapse_tracker(setup)
     with progress(f"epoch {epoch + 1}/{train.epochs}", total=setup.images_per_epoch) as advance:
         for images, targets, indices in setup.loader:
             rate = setup.set_learning_rate(epoch, step)
@@ -125,11 +127,22 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
                 setup.optimizer.zero_grad()
             averages.add(loss, parts, logits, targets)
             step += accelerator.sync_gradients
+            point = None if tracker is None else tracker.step(taps, targets)
+            if point is not None:
+                log("tracked", step, {f"collapse/{tap}/{k}": v for tap, row in point.items() for k, v in row.items()})
             if accelerator.sync_gradients and (step % train.log_interval == 0 or step == end):
                 values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps)
                 log("train", step, {**values, "lr": rate})
                 note = f"loss {values['loss']:.3f}"
             advance(len(images) * accelerator.num_processes, note=note)
+
+
+def _collapse_tracker(setup: Setup) -> CollapseTracker | None:
+    """A tracker for one epoch: where none of its windows crosses a checkpoint, a resumed curve is the uninterrupted."""
+    interval = min(setup.config.train.track_interval, len(setup.loader))
+    if interval == 0:
+        return None
+    return CollapseTracker(setup.model.num_classes, interval=interval, window=max(1, interval // 10))
 
 
 def _open_trackers(directory: RunDirectory, config: Config, standing: Standing) -> list[Tracker]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.config import load
 from ood_nc.errors import UserError
 from ood_nc.losses import Objective
@@ -339,6 +340,7 @@ def test_bfloat16_autocast_on_the_cpu(small):
 
 def test_accumulated_batches_equal_the_larger_batch(small):
     settings = {"optim.opt": "sgd", "optim.lr": 0.05, "loss.entropy_weight": 0.0, "train.clip_grad": 0.5}
+    settings["train.track_interval"] = 0  # its points are of batches
     large = train(small("large", **settings, **{"train.batch_size": 16}))
     added = train(small("added", **settings, **{"train.batch_size": 8, "train.grad_accum_steps": 2}))
     assert close(weights(large), weights(added), 1e-5)
@@ -405,3 +407,40 @@ def test_trackers_get_the_lines_of_the_log_and_the_configuration_nested(small, m
     assert tracker.settings["config"] == config.model_dump(mode="json")
     assert tracker.settings["entity"] is None and tracker.settings["tags"] == ["a"]
     assert tracker.summary["best_epoch"] == 1
+
+
+def test_the_tracked_curve_of_every_tap_is_that_of_the_batches(small, monkeypatch):
+    seen = []
+    add = StepAverages.add
+
+    def remembering(self, loss, parts, logits, targets):
+        add(self, loss, parts, logits, targets)
+        seen.append(targets)
+
+    taps = []
+    module = setup_of.ControlledModel.forward
+
+    def watching(self, images, **options):
+        output = module(self, images, **options)
+        if self.training and options.get("taps"):
+            taps.append({name: value.detach().clone() for name, value in output[1].items()})
+        return output
+
+    monkeypatch.setattr(StepAverages, "add", remembering)
+    monkeypatch.setattr(setup_of.ControlledModel, "forward", watching)
+    directory = train(small(**{"train.track_interval": 3, "train.epochs": 2}))
+    lines = [line for line in read_log(directory / "metrics.jsonl") if line["split"] == "tracked"]
+    per_epoch = len(seen) // 2
+    due = [epoch * per_epoch + step for epoch in range(2) for step in range(3, per_epoch + 1, 3)]
+    assert [line["step"] for line in lines] == due
+    for line in lines:
+        batch = taps[line["step"] - 1]
+        for tap in ("encoder", "projector"):
+            stats = ClassStatistics(5, batch[tap].shape[1]).update(batch[tap], seen[line["step"] - 1])
+            assert line[f"collapse/{tap}/nc1_ratio"] == pytest.approx(measure(stats).nc1_ratio, rel=1e-6)
+            assert f"collapse/{tap}/nc2_angle" in line
+
+
+def test_no_tracking(small):
+    directory = train(small(**{"train.track_interval": 0, "train.epochs": 1}))
+    assert not [line for line in read_log(directory / "metrics.jsonl") if line["split"] == "tracked"]

@@ -53,7 +53,7 @@ class Cfood(Detector):
     radii_: Tensor
     shares_: Tensor
 
-    def __init__(self, *, k: float = 0.01, bank_size: int | None = 2000, seed: int = 0) -> None:
+    def __init__(self, *, k: float = 0.01, bank_size: int | None = 1000, seed: int = 0) -> None:
         self.k = k
         self.bank_size = bank_size
         self.seed = seed

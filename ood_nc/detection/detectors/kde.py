@@ -58,7 +58,7 @@ class KernelDensity(Detector):
         dim: int | None = None,
         explained_variance: float | None = None,
         bandwidth: float | None = None,
-        bank_size: int | None = 2000,
+        bank_size: int | None = 1000,
         seed: int = 0,
     ) -> None:
         self.dim = dim

@@ -45,7 +45,7 @@ class NeuralRelationGraph(Detector):
     probabilities_: Tensor
 
     def __init__(
-        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 2000, seed: int = 0
+        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 1000, seed: int = 0
     ) -> None:
         self.power = power
         self.threshold = threshold
