@@ -73,7 +73,7 @@ class NearestNeighborGuidance(Detector):
         return queries.log_sum_exp * _linalg.by_chunks(self._guidance, queries.features)
 
     def _guidance(self, features: Tensor) -> Tensor:
-        units = _linalg.safe_normalize(features)
-        products = (units @ bank.T for (bank,) in blocks(self.bank_))
+        units = _linalg.safe_normalize(features).to(_linalg.at_least_float32(features[:0]).dtype)
+        products = (_linalg.products(units, bank) for (bank,) in blocks(self.bank_))
         best = torch.cat([part.topk(min(self.k_, part.shape[1]), dim=1).values for part in products], dim=1)
         return best.topk(self.k_, dim=1).values.mean(dim=1)

@@ -41,6 +41,6 @@ class Projection(Detector):
         return _linalg.by_chunks(self._weighted, queries.features, queries.probabilities)
 
     def _weighted(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        lengths = features.double() @ self.directions_.T
+        lengths = _linalg.products(features, self.directions_)
         weighted: Tensor = torch.linalg.vecdot(lengths, probabilities)
         return weighted
