@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 CHUNK = 2048
@@ -24,8 +21,6 @@ _NEAR_ONE = 0.1
 _SAFE_NORMS = (1e-140, 1e140)
 NORM_FLOOR = 1e-12
 """Norms are clamped to this, so that a zero row stays a zero row."""
-_NO_CLASS = -1e30
-_SAMPLE = 2**16
 
 
 class Eigen(NamedTuple):
@@ -278,104 +273,3 @@ def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
         return result
 
     return by_chunks(cosine, rows).clamp(-1, 1)
-
-
-def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """log p and log(1 - p) of the softmax p of float64 logits (B, C), each (B, C).
-
-    Both keep their digits where the largest p is within rounding of 1, because 1 - p of that class is summed from the
-    others. With a single class, log(1 - p) is -inf.
-    """
-    top, others, is_top = _top_and_others(logits)
-    total = torch.logaddexp(top, others)
-    log_p = torch.where(is_top, -_softplus(others - top), logits - total)
-    return log_p, torch.where(is_top, others - total, torch.log1p(-log_p.exp()))
-
-
-def log_odds(logits: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the largest softmax probability p of float64 logits (B, C): (B,), of any size.
-
-    Finite with a single class too, though p is 1 there.
-    """
-    top, others, _ = _top_and_others(logits)
-    return (top - others.clamp_min(_NO_CLASS))[:, 0]
-
-
-def _top_and_others(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest logit (B, 1), the log-sum-exp of all but that (B, 1), and where the largest is (B, C)."""
-    top, index = logits.max(dim=1, keepdim=True)
-    is_top = index == torch.arange(logits.shape[1], device=logits.device)
-    # Not logsumexp of what -inf is filled into: onnxruntime's is wrong where the first entry is -inf.
-    second = logits.masked_fill(is_top, -torch.inf).amax(dim=1, keepdim=True).clamp_min(_NO_CLASS)
-    others = second + (logits - second).exp().masked_fill(is_top, 0.0).sum(dim=1, keepdim=True).log()
-    return top, others, is_top
-
-
-def _softplus(values: Tensor) -> Tensor:
-    return torch.log1p((-values.abs()).exp()) + values.clamp_min(0)
-
-
-def as_numpy(rows: Tensor) -> NDArray[Any]:
-    """The rows for NumPy, which counts and selects several times faster than torch on a CPU; it knows no bfloat16."""
-    rows = rows.cpu()
-    return rows.numpy() if rows.dtype in (torch.float32, torch.float64) else rows.float().numpy()
-
-
-def percentile(values: Tensor, percent: float) -> float:
-    """Percentile of all entries of a matrix, linearly interpolated between neighbours (NumPy's default).
-
-    Exact, at the price of a few passes: only the entries near the wanted rank are copied and sorted. A selection over
-    all of them takes as long at its best, and five times that where half of them are one and the same zero.
-    """
-    last = values.numel() - 1
-    position = percent / 100 * last
-    rank = min(int(position), last)
-    lower, upper = _order_statistics(values, (rank, min(rank + 1, last)))
-    return lower + (upper - lower) * (position - rank)
-
-
-def _order_statistics(values: Tensor, ranks: tuple[int, int]) -> list[float]:
-    """Entries of a matrix by their ranks, which are neighbours; rank 0 is the smallest entry."""
-    if values.numel() <= _SAMPLE:
-        ordered = values.flatten().sort().values
-        return [float(ordered[rank]) for rank in ranks]
-    found = _ranked_between(values, *_bracket(values, ranks[0]), ranks)
-    # A sample that misleads is a matter of one in 1e8; then the bracket holds everything.
-    return found or _ranked_between(values, -math.inf, math.inf, ranks)
-
-
-def _bracket(values: Tensor, rank: int) -> tuple[float, float]:
-    """Two entries that very likely enclose the rank: a random sample's, six standard errors to either side."""
-    rng = torch.Generator().manual_seed(0)
-    rows, columns = (torch.randint(size, (_SAMPLE,), generator=rng).to(values.device) for size in values.shape)
-    sample = values[rows, columns].sort().values
-    share = rank / values.numel()
-    margin = 6 * math.sqrt(_SAMPLE * share * (1 - share)) + 8
-    low, high = math.floor(share * _SAMPLE - margin), math.ceil(share * _SAMPLE + margin)
-    return float(sample[low]) if low >= 0 else -math.inf, float(sample[high]) if high < _SAMPLE else math.inf
-
-
-def _ranked_between(values: Tensor, low: float, high: float, ranks: tuple[int, int]) -> list[float]:
-    """Entries by rank where they all lie in [low, high]; otherwise nothing."""
-    below = at_low = at_high = 0
-    inside = []
-    for (part,) in chunks(values):
-        entries = as_numpy(part)
-        below += np.count_nonzero(entries < low)
-        at_low += np.count_nonzero(entries == low)
-        at_high += np.count_nonzero(entries == high)
-        inside.append(entries[(entries > low) & (entries < high)])
-    between = np.sort(np.concatenate(inside))
-    found = []
-    for rank in ranks:
-        place = rank - below
-        if not 0 <= place < at_low + len(between) + at_high:
-            return []
-        # Entries equal to an end are counted, not kept: there may be millions of the same zero.
-        if place < at_low:
-            found.append(low)
-        elif place < at_low + len(between):
-            found.append(float(between[place - at_low]))
-        else:
-            found.append(high)
-    return found

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _percentile
 from ood_nc.detection._validation import check_percent
 from ood_nc.detection.base import Detector
 from ood_nc.detection.context import TapQueries
@@ -64,7 +64,7 @@ def largest(features: Tensor, k: int) -> Tensor:
     """The k largest entries of each row (B, k), the smallest of them first, the others in any order."""
     if torch.compiler.is_compiling() or features.device.type != "cpu":
         return features.topk(k, dim=1).values.flip(1)
-    rows, dim = _linalg.as_numpy(features), features.shape[1]
+    rows, dim = _percentile.as_numpy(features), features.shape[1]
     return torch.from_numpy(np.partition(rows, dim - k, axis=1)[:, dim - k :])
 
 

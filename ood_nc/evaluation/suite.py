@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,15 @@ from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_t
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.identity import describe
 from ood_nc.evaluation.input_detectors import measure_input_detectors
-from ood_nc.evaluation.inputs import Inputs, Source, TransferSource, ood_key, prepare, transfer_keys
+from ood_nc.evaluation.inputs import Source, TransferSource, ood_key, prepare, transfer_keys
+from ood_nc.evaluation.plan import Found, Plan
 from ood_nc.evaluation.relations import relate
-from ood_nc.evaluation.results import MakeRow, Results, Row, make_row
-from ood_nc.evaluation.samples import Columns, correct_column, score_column, scores_table
+from ood_nc.evaluation.results import MakeRow, Results, make_row
+from ood_nc.evaluation.samples import Columns, correct_column, scores_table
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
 from ood_nc.evaluation.tuning import NONE, SYNTHETIC, Tuning
-from ood_nc.features import BankStore, FeatureBank, extract
+from ood_nc.features import BankStore, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 
@@ -129,7 +128,7 @@ def evaluate(
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
         banks = extract_banks(inputs, _extractor(model, cache, weights, options))
-    plan = _Plan(
+    plan = Plan(
         model=model,
         inputs=inputs,
         banks=banks,
@@ -171,52 +170,6 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What every tap is measured with."""
-
-    model: Any
-    inputs: Inputs
-    banks: dict[str, FeatureBank]
-    detectors: list[str]
-    input_detectors: list[str]
-    ensembles: list[str]
-    tuning: Tuning | None
-    probes: list[str]
-    resamples: Resamples
-    seed: int
-    device: torch.device
-    base: dict[str, Any]
-    loading: dict[str, Any]
-
-    @property
-    def ids(self) -> dict[str, tuple[str, ...]]:
-        """By set key, the ids of the readable images."""
-        return {key: bank.ids for key, bank in self.banks.items()}
-
-    def of(self, kind: str, tap: str) -> MakeRow:
-        """Makes a row of that kind at a tap."""
-        depth = self.model.tap_info[tap].depth if tap in self.model.tap_info else None
-        return functools.partial(make_row, {**self.base, "tap": tap, "depth": depth, "kind": kind})
-
-
-@dataclass
-class _Found:
-    """What the taps gave so far: rows, histograms, columns of scores and of right answers by set key, and the scores
-    by tap, detector and set key."""
-
-    rows: list[Row] = field(default_factory=list)
-    histograms: list[dict[str, Any]] = field(default_factory=list)
-    columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
-    scores: dict[str, dict[str, dict[str, Scores]]] = field(default_factory=dict)
-
-    def add(self, tap: str, name: str, one: Measured) -> None:
-        """Take in what a detector gave at a tap."""
-        self.rows += one.rows
-        for key, scores in one.scores.items():
-            self.columns[key][score_column(tap, name)] = scores
-
-
 def choose_device(name: str | torch.device) -> torch.device:
     """The device of that name; ``auto`` takes a GPU where there is one."""
     if str(name) != "auto":
@@ -246,8 +199,8 @@ def _extractor(model: Any, cache: str | Path | None, weights: str, options: Mapp
     return lambda dataset: store.get(model, dataset, weights=weights, **options)
 
 
-def _measure_taps(plan: _Plan, clock: dict[str, float]) -> _Found:
-    found = _Found()
+def _measure_taps(plan: Plan, clock: dict[str, float]) -> Found:
+    found = Found()
     taps = [(name, plan.model.tap_info[name].depth) for name in plan.model.tap_names]
     shown = {plan.model.head_tap, "encoder"}
     with progress("measuring taps", total=len(taps), unit="taps") as advance:
@@ -262,7 +215,7 @@ def _measure_taps(plan: _Plan, clock: dict[str, float]) -> _Found:
     return found
 
 
-def _measure_tap(plan: _Plan, tap: TapData, found: _Found, clock: dict[str, float], *, with_histograms: bool) -> None:
+def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float], *, with_histograms: bool) -> None:
     def of(kind: str) -> MakeRow:
         return plan.of(kind, tap.name)
 
@@ -293,7 +246,7 @@ def _measure_tap(plan: _Plan, tap: TapData, found: _Found, clock: dict[str, floa
         found.columns["id_test"][correct_column(tap.name, method)] = right
 
 
-def _measure_network(plan: _Plan, found: _Found) -> None:
+def _measure_network(plan: Plan, found: Found) -> None:
     """What no single tap gives: ensembles over the taps, and detectors that need the whole network."""
     tap = plan.model.head_tap
     for combine in plan.ensembles:
@@ -317,7 +270,7 @@ def _measure_network(plan: _Plan, found: _Found) -> None:
         found.histograms += histograms(tap, name, one.tested)
 
 
-def _ensemble(plan: _Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
+def _ensemble(plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
     make = functools.partial(plan.of("detection", tap), method=method)
     return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
 
@@ -332,7 +285,7 @@ def check_ensembles(names: Sequence[str]) -> None:
         ScoreEnsemble(name)  # type: ignore[arg-type]
 
 
-def _sets(plan: _Plan, found: _Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:
+def _sets(plan: Plan, found: Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:
     """Group, name, ids and columns of every set that is tested."""
     inputs, banks = plan.inputs, plan.banks
     sets = [("id", "id_test", "id_test")]

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _percentile
 from ood_nc.detection._validation import check_percent
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
@@ -48,7 +48,7 @@ class Dice(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         contributions = self.head.weight * train.mean
-        dropped = contributions <= _linalg.percentile(contributions, self.percentile)
+        dropped = contributions <= _percentile.percentile(contributions, self.percentile)
         self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
 
     def _score(self, queries: TapQueries) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection._validation import check_choice, check_positive
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
@@ -56,7 +56,7 @@ class Doctor(Detector):
 
 
 def _odds_alpha(logits: Tensor) -> Tensor:
-    log_p, log_rest = _linalg.log_probabilities(logits)
+    log_p, log_rest = _softmax.log_probabilities(logits)
     return (log_p + log_rest).exp().sum(dim=1) / (2 * log_p).exp().sum(dim=1)
 
 

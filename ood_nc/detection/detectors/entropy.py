@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.registry import register_detector
@@ -34,5 +34,5 @@ class Entropy(Detector):
 
 
 def _negative_entropy(logits: Tensor) -> Tensor:
-    log_p, _ = _linalg.log_probabilities(logits)
+    log_p, _ = _softmax.log_probabilities(logits)
     return (log_p.exp() * log_p).sum(dim=1)

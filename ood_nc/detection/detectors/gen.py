@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection._validation import check_positive, check_whole
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
@@ -56,7 +56,7 @@ class GeneralizedEntropy(Detector):
         wanted = min(DEFAULT_CLASSES if self.top_classes is None else self.top_classes, classes)
 
         def negative_entropy(logits: Tensor) -> Tensor:
-            log_p, log_rest = _linalg.log_probabilities(logits)
+            log_p, log_rest = _softmax.log_probabilities(logits)
             if wanted < classes:
                 log_p, chosen = log_p.topk(wanted, dim=1, sorted=False)
                 log_rest = log_rest.gather(1, chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.registry import register_detector
@@ -40,7 +40,7 @@ class KLMatching(Detector):
         classes = logits.shape[1]
         sums = logits.new_zeros(classes, classes)
         for part, labels in _linalg.chunks(logits, predicted):
-            sums.index_add_(0, labels, _linalg.log_probabilities(part)[0].exp())
+            sums.index_add_(0, labels, _softmax.log_probabilities(part)[0].exp())
         counts = torch.bincount(predicted, minlength=classes)
         present = counts.nonzero()[:, 0]
         templates = sums[present] / counts[present, None]
@@ -52,7 +52,7 @@ class KLMatching(Detector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         def negative_divergence(logits: Tensor) -> Tensor:
-            log_p, _ = _linalg.log_probabilities(logits)
+            log_p, _ = _softmax.log_probabilities(logits)
             p = log_p.exp()
             cross = (p @ self.log_templates_.T).amax(dim=1)
             return (cross - (p * log_p).sum(dim=1)).clamp_max(0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection._densities import second_moment_of
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
@@ -58,7 +58,7 @@ class PredictiveNormalizedMaximumLikelihood(Detector):
     def _regret(self, features: Tensor) -> Tensor:
         inputs = self._inputs(features)
         units = inputs[:, 1:] if self.has_bias_ else inputs
-        log_p, log_rest = _linalg.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
+        log_p, log_rest = _softmax.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
         outside = (inputs @ self.outside_).square().sum(dim=1)
         whitened = _linalg.whiten(inputs, self.whitening_)
         leverage = torch.linalg.vecdot(whitened, whitened)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _percentile
 from ood_nc.detection._shaping import ShapedEnergy
 from ood_nc.detection._validation import check_percent
 from ood_nc.detection.base import DetectorInfo
@@ -47,7 +47,7 @@ class ReAct(ShapedEnergy):
         return {"percentile": (85.0, 90.0, 95.0, 99.0)}
 
     def _fit(self, train: TapStatistics) -> None:
-        self.threshold_ = self.head.bias.new_tensor(_linalg.percentile(train.features, self.percentile))
+        self.threshold_ = self.head.bias.new_tensor(_percentile.percentile(train.features, self.percentile))
 
     def _shape(self, features: Tensor) -> tuple[Tensor, None]:
         return features.clamp_max(self.threshold_.to(features.dtype)), None

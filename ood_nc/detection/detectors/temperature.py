@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _linalg, _softmax
 from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.registry import register_detector
@@ -52,7 +52,7 @@ class TemperatureScaling(Detector):
         self.temperature_ = best_temperature(given.logits, given.labels)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(lambda logits: _linalg.log_odds(logits / self.temperature_), queries.logits)
+        return _linalg.by_chunks(lambda logits: _softmax.log_odds(logits / self.temperature_), queries.logits)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
+from ood_nc.detection import _percentile
 from ood_nc.detection._shaping import ShapedEnergy
 from ood_nc.detection._validation import check_choice, check_percent
 from ood_nc.detection.base import DetectorInfo
@@ -61,7 +61,7 @@ class VariationalRectifiedActivation(ShapedEnergy):
         return {"lower": (1.0, 5.0, 10.0, 15.0, 50.0, 60.0), "upper": (85.0, 90.0, 95.0, 99.0)}
 
     def _fit(self, train: TapStatistics) -> None:
-        lower, upper = (_linalg.percentile(train.features, percent) for percent in (self.lower, self.upper))
+        lower, upper = (_percentile.percentile(train.features, percent) for percent in (self.lower, self.upper))
         self.lower_, self.upper_ = self.head.bias.new_tensor(lower), self.head.bias.new_tensor(upper)
 
     def _shape(self, features: Tensor) -> tuple[Tensor, None]:

@@ -1,0 +1,63 @@
+"""What an evaluation carries from step to step: what is measured with, and what was found so far."""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ood_nc.evaluation.detection import Measured, Resamples, Scores
+from ood_nc.evaluation.inputs import Inputs
+from ood_nc.evaluation.results import MakeRow, Row, make_row
+from ood_nc.evaluation.samples import Columns, score_column
+from ood_nc.evaluation.tuning import Tuning
+from ood_nc.features import FeatureBank
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every tap is measured with."""
+
+    model: Any
+    inputs: Inputs
+    banks: dict[str, FeatureBank]
+    detectors: list[str]
+    input_detectors: list[str]
+    ensembles: list[str]
+    tuning: Tuning | None
+    probes: list[str]
+    resamples: Resamples
+    seed: int
+    device: torch.device
+    base: dict[str, Any]
+    loading: dict[str, Any]
+
+    @property
+    def ids(self) -> dict[str, tuple[str, ...]]:
+        """By set key, the ids of the readable images."""
+        return {key: bank.ids for key, bank in self.banks.items()}
+
+    def of(self, kind: str, tap: str) -> MakeRow:
+        """Makes a row of that kind at a tap."""
+        depth = self.model.tap_info[tap].depth if tap in self.model.tap_info else None
+        return functools.partial(make_row, {**self.base, "tap": tap, "depth": depth, "kind": kind})
+
+
+@dataclass
+class Found:
+    """What the taps gave so far: rows, histograms, columns of scores and of right answers by set key, and the scores
+    by tap, detector and set key."""
+
+    rows: list[Row] = field(default_factory=list)
+    histograms: list[dict[str, Any]] = field(default_factory=list)
+    columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
+    scores: dict[str, dict[str, dict[str, Scores]]] = field(default_factory=dict)
+
+    def add(self, tap: str, name: str, one: Measured) -> None:
+        """Take in what a detector gave at a tap."""
+        self.rows += one.rows
+        for key, scores in one.scores.items():
+            self.columns[key][score_column(tap, name)] = scores
