@@ -28,6 +28,7 @@ def tiny() -> ControlledModel:
 
 
 CLOSED_FORMS = [name for name in list_detectors(kind="feature") if detector_class(name).closed_form]
+QUICK = {"energy", "mahalanobis", "react", "vim", "nnguide"}
 
 
 def as_detector(model: ControlledModel, name: str) -> Detector:
@@ -48,7 +49,9 @@ def inputs(model: ControlledModel, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, (images - mean) / std
 
 
-@pytest.mark.parametrize("name", CLOSED_FORMS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CLOSED_FORMS]
+)
 def test_every_closed_form_traces(tiny: ControlledModel, name: str) -> None:
     detector = as_detector(tiny, name)
     program = export_program(detector).module()
@@ -84,6 +87,7 @@ def test_every_closed_form_in_onnxruntime(tiny: ControlledModel, name: str, tmp_
     parity(detector, tmp_path / "d.onnx")
 
 
+@pytest.mark.slow
 def test_onnx_of_a_fitted_file(model: ControlledModel, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

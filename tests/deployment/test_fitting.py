@@ -55,6 +55,7 @@ def test_one_image_is_judged_as_in_a_batch(fitted: Detector) -> None:
     assert together.predicted_names == [str(int(c)) for c in together.predictions]
 
 
+@pytest.mark.slow
 def test_the_accepted_share_of_fresh_id_images_over_twenty_seeds(model: ControlledModel) -> None:
     whole = digits("train")
     inside = 0

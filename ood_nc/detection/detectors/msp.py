@@ -16,7 +16,8 @@ from ood_nc.detection.registry import register_detector
 class MaximumSoftmaxProbability(Detector):
     """Largest softmax probability of the logits over a temperature (Hendrycks & Gimpel, ICLR 2017, section 3).
 
-    Computed in float64: in float32 every logit gap above about 17 gives exactly 1, and the ranking is lost.
+    Computed in float64: in float32 every logit gap above about 17 gives exactly 1, and the ranking is lost. In float64
+    that happens above about 37, which no number in [1/C, 1] can avoid; `temperature` with its log-odds has no such end.
 
     Args:
         temperature: divides the logits; 1 in the paper.
