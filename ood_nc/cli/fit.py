@@ -58,6 +58,7 @@ def _execute(arguments: argparse.Namespace) -> int:
         return 0
     from ood_nc.data import eval_transform, load_data, open_dataset
     from ood_nc.deployment import fit_detector
+    from ood_nc.evaluation import choose_device
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     for note in data.notes:
@@ -81,7 +82,7 @@ def _execute(arguments: argparse.Namespace) -> int:
         seed=config.train.seed,
         batch_size=config.evaluation.batch_size,
         workers=config.train.workers,
-        device="cpu" if config.train.device == "auto" else config.train.device,
+        device=choose_device(config.train.device),
         cache=cache,
     )
     detector.save(arguments.file, backbone=not arguments.no_backbone)

@@ -135,7 +135,7 @@ class Detector:
         self.about = dict(about or {})
         self.threshold = calibration.threshold()
         self.class_thresholds = calibration.class_thresholds()
-        self.device = torch.device("cpu")
+        self.device = next((value.device for value in model.state_dict().values()), torch.device("cpu"))
         self.transform = eval_transform(model.preprocessing)
         network = None
         for member in self.members:
