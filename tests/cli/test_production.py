@@ -115,7 +115,7 @@ def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.Captur
     assert (header["about"]["fitted_on"]["n"], header["about"]["held_out"]["n"]) == (24, 6)
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+@pytest.mark.parametrize("suffix", [pytest.param("onnx", marks=pytest.mark.slow), "pt2"])
 def test_export(detector: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
     if suffix == "onnx":
         pytest.importorskip("onnxscript")

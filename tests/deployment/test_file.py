@@ -31,6 +31,7 @@ np.savez(sys.argv[3], scores=verdict.scores, p_values=verdict.p_values, accepted
 """
 
 
+@pytest.mark.slow
 def test_a_fresh_process_scores_a_thousand_images_alike(fitted: Detector, tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(size=(1000, *fitted.model.preprocessing["input_size"])).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
