@@ -67,7 +67,13 @@ def _choices(rows: list[Row], task: str, metric: str, chosen: str | None, rule: 
         wanted = row["kind"] == task and row["metric"] == metric and row["tap"] is not None and is_one_set(row)
         if wanted and (task == "transfer" or row["group"] in OOD_GROUPS):
             table.setdefault(row["method"], {}).setdefault(row["tap"], []).append(row["value"])
-    return [_choice(task, method, metric, by_tap, chosen, rule) for method, by_tap in table.items()]
+    # What combines the taps, or reads the whole network, leaves no tap to choose.
+    several = any(len(by_tap) > 1 for by_tap in table.values())
+    return [
+        _choice(task, method, metric, by_tap, chosen, rule)
+        for method, by_tap in table.items()
+        if len(by_tap) > 1 or not several
+    ]
 
 
 def _choice(

@@ -51,6 +51,12 @@ def test_a_tap_that_misses_a_set_is_not_compared() -> None:
     assert found["detection"]["best_tap"] == "encoder"
 
 
+def test_what_stands_at_one_tap_only_is_no_choice_of_taps() -> None:
+    rows = table({"encoder": (0.4,), "projector": (0.2,)}, {})
+    rows.append({**detection_row("projector", "set0", 0.0), "method": "fisher(energy over taps)"})
+    assert [choice["method"] for choice in choose_taps(rows) if choice["task"] == "detection"] == [rows[-2]["method"]]
+
+
 def test_without_collapse_nothing_is_chosen() -> None:
     rows = [row for row in table({"encoder": (0.4,)}, {"encoder": 0.5}) if row["kind"] != "collapse"]
     for choice in choose_taps(rows):
