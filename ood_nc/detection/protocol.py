@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -59,13 +59,13 @@ class BaseDetector(ABC):
     needs_fit: ClassVar[bool] = True
     fits_on_held_out: ClassVar[bool] = False
 
+    @abstractmethod
     def fit(self: Self, *args: Any, **kwargs: Any) -> Self:
         """Learn from ID train data; each kind says from what."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, *args: Any, **kwargs: Any) -> Tensor:
         """Score samples (B,), larger = more in-distribution; each kind says from what."""
-        raise NotImplementedError
 
     @property
     def is_fitted(self) -> bool:

@@ -62,7 +62,7 @@ def test_default_dim_follows_the_width():
     for width, outside in ((768, 256), (40, 20)):
         head = (rng.normal(size=(3, width)), None)
         detector = create_detector("vim").fit(rng.normal(size=(8, width)), head=head)
-        assert detector.residual_basis_.shape == (width, outside)
+        assert detector.basis_.shape == (width, outside)
 
 
 def test_dim_that_leaves_nothing():
