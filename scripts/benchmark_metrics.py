@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from ood_nc.detection import detection_metrics
+from ood_nc.scores import detection_metrics
 
 LIMIT = 2.0
 

@@ -64,7 +64,7 @@ def _detectors(names: list[str]) -> tuple[list[str], list[list[str]]]:
 
 def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
     from ood_nc.collapse import METRICS as COLLAPSE
-    from ood_nc.detection import METRICS as DETECTION
+    from ood_nc.scores import METRICS as DETECTION
 
     rows = [["collapse/" + name, str(metric.definition)] for name, metric in COLLAPSE.items()]
     rows += [["detection/" + name, text] for name, text in DETECTION.items()]

@@ -14,19 +14,10 @@ from PIL import Image
 from ood_nc.data import eval_transform
 from ood_nc.data.stores import to_rgb
 from ood_nc.deployment import file
-from ood_nc.detection import Detector as FeatureDetector
-from ood_nc.detection import (
-    InputDetector,
-    Network,
-    ScoreEnsemble,
-    TapQueries,
-    Threshold,
-    choose_class_thresholds,
-    choose_threshold,
-    conformal_p_values,
-)
+from ood_nc.detection import FeatureDetector, InputDetector, Network, TapQueries
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
+from ood_nc.scores import ScoreEnsemble, Threshold, choose_class_thresholds, choose_threshold, conformal_p_values
 
 ImageLike = str | Path | Image.Image | np.ndarray
 

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import ood_nc
-from ood_nc.detection import ScoreEnsemble, create_detector
+from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path
 from ood_nc.models import ControlledModel, load_weights, weights_hash
+from ood_nc.scores import ScoreEnsemble
 
 if TYPE_CHECKING:
     from ood_nc.deployment.detector import Calibration, Member

@@ -12,11 +12,10 @@ import torch
 
 from ood_nc.data import ImageDataset, align_classes, duplicates_between, eval_transform, stratified_split
 from ood_nc.deployment.detector import Calibration, Detector, Member
-from ood_nc.detection import Detector as FeatureDetector
 from ood_nc.detection import (
+    FeatureDetector,
     InputDetector,
     Network,
-    ScoreEnsemble,
     TapQueries,
     TapStatistics,
     create_detector,
@@ -28,6 +27,7 @@ from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.taps import TapData, labelled, open_tap
 from ood_nc.features import BankStore, FeatureBank, ImageBatches, extract
 from ood_nc.models import ControlledModel, weights_hash
+from ood_nc.scores import ScoreEnsemble
 
 
 @dataclass(frozen=True)

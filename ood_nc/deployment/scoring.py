@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from ood_nc.data import ImageStream, NoImagesError, StreamBatch
 from ood_nc.deployment.detector import Detector
-from ood_nc.detection import DiscoveryCounter
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path, write_text
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
+from ood_nc.scores import DiscoveryCounter
 
 SCHEMA = pa.schema(
     [

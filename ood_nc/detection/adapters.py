@@ -11,10 +11,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels
-from ood_nc.detection.base import Detector
+from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.registry import create_feature_detector
-from ood_nc.detection.thresholds import choose_threshold
 from ood_nc.errors import UserError
+from ood_nc.scores.thresholds import choose_threshold
 
 _Head = tuple[ArrayLike, "ArrayLike | None"]
 
@@ -27,7 +27,7 @@ class PytorchOodDetector:
         head: weight and bias of the linear head, for detectors that need logits or the head.
     """
 
-    def __init__(self, detector: Detector | str, head: _Head | None = None) -> None:
+    def __init__(self, detector: FeatureDetector | str, head: _Head | None = None) -> None:
         self.detector = create_feature_detector(detector) if isinstance(detector, str) else detector
         self.head = head
 
@@ -61,7 +61,7 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
 
     def __init__(
         self,
-        detector: Detector | str = "knn",
+        detector: FeatureDetector | str = "knn",
         head: _Head | None = None,
         tpr: float = 0.95,
         held_out: float = 0.2,
@@ -107,7 +107,7 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
 
-def _score(detector: Detector, rows: ArrayLike, head: _Head | None) -> Tensor:
+def _score(detector: FeatureDetector, rows: ArrayLike, head: _Head | None) -> Tensor:
     if "features" in detector.requires or head is not None:
         return detector.score(rows)
     return detector.score(None, logits=rows)

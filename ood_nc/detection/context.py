@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix
-from ood_nc.detection import _linalg
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.detection.head import Head, as_head
+from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class _Inputs:
     def normalized(self) -> Tensor:
         """Features over their norms (N, d), float64; zero rows stay zero. One more copy of the features: worth it
         only where several detectors share it."""
-        return _linalg.safe_normalize(self.features)
+        return linalg.safe_normalize(self.features)
 
     @cached_property
     def _features_finite(self) -> None:
@@ -246,21 +246,21 @@ class TapStatistics(_Inputs):
     @cached_property
     def class_means(self) -> Tensor:
         """(K, d) float64, in the order of ``classes``."""
-        sums = _linalg.class_sums(self.features, self.class_positions, len(self.classes))
+        sums = linalg.class_sums(self.features, self.class_positions, len(self.classes))
         means: Tensor = sums / self.class_counts[:, None]
         return means
 
     @cached_property
     def class_logit_means(self) -> Tensor:
         """Mean logits of each class (K, C) float64, in the order of ``classes``."""
-        sums = _linalg.class_sums(self.logits, self.class_positions, len(self.classes))
+        sums = linalg.class_sums(self.logits, self.class_positions, len(self.classes))
         means: Tensor = sums / self.class_counts[:, None]
         return means
 
     @cached_property
     def mean(self) -> Tensor:
         """Mean of all samples (d,) float64."""
-        return _linalg.row_mean(self.features)
+        return linalg.row_mean(self.features)
 
     @cached_property
     def global_mean(self) -> Tensor:
@@ -270,26 +270,26 @@ class TapStatistics(_Inputs):
     @cached_property
     def within_covariance(self) -> Tensor:
         """Covariance around the own class mean, tied over classes, over N (d, d) float64."""
-        return _linalg.centered_scatter(self.features, self.class_means, self.class_positions) / len(self)
+        return linalg.centered_scatter(self.features, self.class_means, self.class_positions) / len(self)
 
     @cached_property
     def covariance(self) -> Tensor:
         """Covariance around ``mean``, over N (d, d) float64."""
         if self._labels is None:
-            return _linalg.centered_scatter(self.features, self.mean) / len(self)
+            return linalg.centered_scatter(self.features, self.mean) / len(self)
         # Within plus between is a sum of positive terms, so it costs no second pass and no digits.
         offsets = (self.class_means - self.mean) * self.class_counts[:, None].double().sqrt()
         return self.within_covariance + offsets.T @ offsets / len(self)
 
     @cached_property
-    def within_eigen(self) -> _linalg.Eigen:
+    def within_eigen(self) -> linalg.Eigen:
         """Eigen-decomposition of ``within_covariance``, largest first."""
-        return _linalg.eigen(self.within_covariance)
+        return linalg.eigen(self.within_covariance)
 
     @cached_property
-    def eigen(self) -> _linalg.Eigen:
+    def eigen(self) -> linalg.Eigen:
         """Eigen-decomposition of ``covariance``, largest first."""
-        return _linalg.eigen(self.covariance)
+        return linalg.eigen(self.covariance)
 
 
 class TapQueries(_Inputs):

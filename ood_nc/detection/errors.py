@@ -7,28 +7,6 @@ from collections.abc import Iterable
 from ood_nc.errors import UserError
 
 
-class EmptySideError(UserError):
-    """A side that a metric or a threshold is made of holds no scores, so the result is undefined (never 0)."""
-
-    def __init__(self, id_count: int, ood_count: int, side: str | None = None) -> None:
-        self.id_count = id_count
-        self.ood_count = ood_count
-        if side is None:
-            side = "ID" if ood_count else "OOD" if id_count else "ID and the OOD"
-            super().__init__(f"The {side} side holds no scores ({id_count} ID, {ood_count} OOD): metric undefined.")
-        else:
-            super().__init__(f"There are no {side} scores: the result is undefined.")
-
-
-class NanScoreError(UserError):
-    """Scores hold NaN, which has no rank."""
-
-    def __init__(self, name: str, count: int, first: int, total: int) -> None:
-        self.count = count
-        self.first = first
-        super().__init__(f"{name} holds {count} NaN of {total}, the first at index {first}: leave these samples out.")
-
-
 class NonFiniteError(UserError):
     """Features or logits hold NaN or infinity."""
 
@@ -38,13 +16,6 @@ class NonFiniteError(UserError):
         super().__init__(
             f"{name}: {count} of {total} rows hold NaN or infinity, the first is row {first}: leave those samples out."
         )
-
-
-class NotFittedError(UserError):
-    """A detector that learns from ID train data was asked for scores before ``fit``."""
-
-    def __init__(self, detector: str) -> None:
-        super().__init__(f"Detector {detector!r} is not fitted: call fit(features, ...) or load_state_dict(...) first.")
 
 
 class MissingInputError(UserError):

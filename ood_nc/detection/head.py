@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
-from ood_nc.detection import _linalg
+from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Head(NamedTuple):
         """Logits (B, C) in float64."""
         weight = self.weight.to(features.device, torch.float64)
         bias = self.bias.to(features.device, torch.float64)
-        return _linalg.by_chunks(lambda rows: torch.addmm(bias, rows.double(), weight.T), features)
+        return linalg.by_chunks(lambda rows: torch.addmm(bias, rows.double(), weight.T), features)
 
 
 def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) -> Head | None:

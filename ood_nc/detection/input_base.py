@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
-from ood_nc.detection.errors import MissingInputError, NotFittedError
+from ood_nc.detection.base import BaseDetector
+from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.network import Network, as_network
-from ood_nc.detection.protocol import BaseDetector
-from ood_nc.errors import UserError
+from ood_nc.errors import NotFittedError, UserError
 
 Self = TypeVar("Self", bound="InputDetector")
 INPUTS = frozenset({"network", "labels", "layers", "dropout"})

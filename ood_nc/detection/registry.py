@@ -15,8 +15,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from ood_nc.detection.base import Detector
-from ood_nc.detection.protocol import BaseDetector
+from ood_nc.detection.base import BaseDetector
+from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.errors import UserError, nearest
 
 DetectorType = TypeVar("DetectorType", bound=type[BaseDetector])
@@ -64,7 +64,7 @@ def list_detectors(pattern: str = "*", kind: str | None = None) -> list[str]:
 
 
 def detector_class(name: str) -> type[BaseDetector]:
-    """The class registered under ``name``: a ``Detector`` or an ``InputDetector``, as its ``kind`` says.
+    """The class registered under ``name``: a ``FeatureDetector`` or an ``InputDetector``, as its ``kind`` says.
 
     Raises:
         UserError: unknown name, or a plug-in that is no detector.
@@ -75,7 +75,7 @@ def detector_class(name: str) -> type[BaseDetector]:
             cls = point.load()
             if not (isinstance(cls, type) and issubclass(cls, BaseDetector)):
                 raise UserError(
-                    f"Plug-in detector {name!r} ({point.value}) is no subclass of Detector or InputDetector."
+                    f"Plug-in detector {name!r} ({point.value}) is no subclass of FeatureDetector or InputDetector."
                 )
             _CLASSES[name] = cls
     if name not in _CLASSES:
@@ -96,14 +96,14 @@ def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
     return detector_class(name)().set_params(**hyperparameters)
 
 
-def create_feature_detector(name: str, **hyperparameters: Any) -> Detector:
+def create_feature_detector(name: str, **hyperparameters: Any) -> FeatureDetector:
     """An unfitted detector that reads features, by name.
 
     Raises:
         UserError: as :func:`create_detector`, or the detector reads images.
     """
     detector = create_detector(name, **hyperparameters)
-    if not isinstance(detector, Detector):
+    if not isinstance(detector, FeatureDetector):
         raise UserError(f"Detector {name!r} reads images through the network, not features.")
     return detector
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix
-from ood_nc.detection.base import Detector
 from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.metrics import auroc, fpr_at_tpr
+from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.registry import create_feature_detector
 from ood_nc.errors import UserError
+from ood_nc.scores.metrics import auroc, fpr_at_tpr
 
 SelectionMetric = Literal["auroc", "fpr95_id_positive"]
 _NOISE = 3.0
@@ -124,7 +124,7 @@ def _try(
     metric: str,
 ) -> Trial:
     try:
-        detector: Detector = create_feature_detector(name, **parameters).fit(train)
+        detector: FeatureDetector = create_feature_detector(name, **parameters).fit(train)
         scores = detector.score(held_out), detector.score(outliers)
         value = auroc(*scores) if metric == "auroc" else fpr_at_tpr(*scores)
     except (UserError, torch.linalg.LinAlgError) as error:

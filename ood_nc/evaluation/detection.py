@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection import METRICS, Detector, TapQueries, create_feature_detector, detection_metrics
+from ood_nc.detection import FeatureDetector, TapQueries, create_feature_detector
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
@@ -21,6 +21,7 @@ from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import DISJOINT, MEAN, MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData
 from ood_nc.evaluation.tuning import Tuning, statistics_of
+from ood_nc.scores import METRICS, detection_metrics
 
 Scores = NDArray[np.float64]
 
@@ -114,7 +115,7 @@ def measure_detectors(
     return measured
 
 
-def _score(detector: Detector, queries: TapQueries) -> Scores:
+def _score(detector: FeatureDetector, queries: TapQueries) -> Scores:
     scores: Scores = detector.score(queries).cpu().numpy()
     return scores
 

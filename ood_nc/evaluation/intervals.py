@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection._ranking import smallest_count
+from ood_nc.scores.ranking import smallest_count
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection._ranking import smallest_count
+from ood_nc.scores.ranking import smallest_count
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.uint8]

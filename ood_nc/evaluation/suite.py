@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ood_nc.config import EvaluationConfig
-from ood_nc.detection import ScoreEnsemble, detector_class, list_detectors
+from ood_nc.detection import detector_class, list_detectors
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import Extractor, extract_banks
 from ood_nc.evaluation.choices import choose_taps
@@ -33,6 +33,7 @@ from ood_nc.evaluation.tuning import NONE, SYNTHETIC, Tuning
 from ood_nc.features import BankStore, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
+from ood_nc.scores import ScoreEnsemble
 
 PROTOCOLS = ("strict",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ood_nc.detection import Detector, TapQueries, TapStatistics, select, synthetic_outliers
+from ood_nc.detection import FeatureDetector, TapQueries, TapStatistics, select, synthetic_outliers
 from ood_nc.evaluation.inputs import VALIDATION_OOD
 from ood_nc.evaluation.taps import TapData, labelled
 
@@ -24,7 +24,7 @@ class Tuning:
     outliers: str
     seed: int
 
-    def choose(self, detector: Detector, tap: TapData, train: TapStatistics) -> str | None:
+    def choose(self, detector: FeatureDetector, tap: TapData, train: TapStatistics) -> str | None:
         """Set a detector's hyper-parameters; returns what they were chosen on, None where there is nothing to choose.
 
         Raises:

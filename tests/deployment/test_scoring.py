@@ -12,9 +12,9 @@ import torch
 
 from ood_nc.data import NoImagesError, open_dataset
 from ood_nc.deployment import Detector, fit_detector, score_images
-from ood_nc.detection import benjamini_hochberg
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
+from ood_nc.scores import benjamini_hochberg
 from tests.deployment.conftest import digits, halves, near
 
 

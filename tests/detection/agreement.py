@@ -19,7 +19,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from ood_nc.detection import Detector, create_detector
+from ood_nc.detection import FeatureDetector, create_detector
 
 Oracle = Callable[..., np.ndarray]
 
@@ -76,14 +76,14 @@ PROBLEMS = (
 )
 
 
-def fitted(name: str, problem: Problem, **hyperparameters: Any) -> Detector:
+def fitted(name: str, problem: Problem, **hyperparameters: Any) -> FeatureDetector:
     """The detector, fitted on everything the problem has."""
     return create_detector(name, **hyperparameters).fit(
         problem.features, problem.labels, logits=problem.logits(problem.features), head=problem.head
     )
 
 
-def scores_of(detector: Detector, problem: Problem) -> np.ndarray:
+def scores_of(detector: FeatureDetector, problem: Problem) -> np.ndarray:
     """Scores of the problem's queries."""
     return detector.score(problem.queries, logits=problem.logits(problem.queries)).numpy()
 

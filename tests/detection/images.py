@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ood_nc.detection import InputDetector, create_detector
-from ood_nc.detection._image_problem import make_image_problem
+from ood_nc.detection.testing.image_problem import make_image_problem
 
 Oracle = Callable[..., float]
 

@@ -40,7 +40,7 @@ def test_pytorch_ood_metrics_take_it():
     found = metrics.OODMetrics()
     found.update(adapter.predict_features(data["queries"]), torch.tensor([0] * 40 + [-1] * 40))
     scores = -adapter.predict_features(data["queries"])
-    from ood_nc.detection import detection_metrics
+    from ood_nc.scores import detection_metrics
 
     ours = detection_metrics(scores[:40], scores[40:])
     theirs = found.compute()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from ood_nc.detection import MissingInputError, NotFittedError, TapQueries, TapStatistics, create_detector
-from ood_nc.errors import UserError
+from ood_nc.detection import MissingInputError, TapQueries, TapStatistics, create_detector
+from ood_nc.errors import NotFittedError, UserError
 from tests.detection.agreement import PROBLEMS, fitted, scores_of
 
 PROBLEM = PROBLEMS[0]
@@ -138,7 +138,7 @@ def test_logit_context_against_scipy():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_normalisation_of_extreme_rows(scale):
-    from ood_nc.detection._linalg import safe_normalize
+    from ood_nc.detection.kit.linalg import safe_normalize
 
     rows = torch.tensor([[3.0, 4.0], [0.0, 0.0]], dtype=torch.float64) * scale**6 ** (scale < 1)
     np.testing.assert_allclose(safe_normalize(rows), [[0.6, 0.8], [0, 0]])

@@ -42,5 +42,5 @@ def test_chunks_change_nothing(name, monkeypatch):
     nonnegative = "nonnegative" in detector_class(name).requires
     problem = next(problem for problem in PROBLEMS if problem.name == ("relu" if nonnegative else "plain"))
     expected = scores_of(fitted(name, problem), problem)
-    monkeypatch.setattr("ood_nc.detection._linalg.CHUNK", 150)
+    monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", 150)
     np.testing.assert_allclose(scores_of(fitted(name, problem), problem), expected, rtol=1e-6)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ood_nc.detection import (
-    Detector,
     DetectorInfo,
+    FeatureDetector,
     InputDetector,
     create_detector,
     create_feature_detector,
@@ -22,7 +22,7 @@ from ood_nc.errors import UserError
 FIRST = {"msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine", "class_mean_cosine"}
 
 
-class Plugin(Detector):
+class Plugin(FeatureDetector):
     """The first feature."""
 
     name = "first_feature"
@@ -54,7 +54,7 @@ def test_names():
 
 
 def test_kinds():
-    for kind, base in (("feature", Detector), ("input", InputDetector)):
+    for kind, base in (("feature", FeatureDetector), ("input", InputDetector)):
         assert all(issubclass(detector_class(name), base) for name in list_detectors(kind=kind))
     assert sorted(list_detectors(kind="feature") + list_detectors(kind="input")) == list_detectors()
     assert "odin" in list_detectors("o*", kind="input")
@@ -94,7 +94,7 @@ def test_plugin_through_an_entry_point(monkeypatch):
 def test_plugin_that_is_no_detector(monkeypatch):
     entry_points(monkeypatch, "pathlib:Path")
     with pytest.raises(
-        UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of Detector or InputDetector"
+        UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of FeatureDetector or InputDetector"
     ):
         create_detector("first_feature")
 
@@ -112,4 +112,4 @@ def test_register():
     with pytest.raises(UserError, match="requires unknown inputs: features"):
         register_detector(type("Bad", (InputDetector,), reads_images))
     with pytest.raises(UserError, match="has no class attribute 'name'"):
-        register_detector(type("Nameless", (Detector,), {}))
+        register_detector(type("Nameless", (FeatureDetector,), {}))

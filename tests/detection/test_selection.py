@@ -4,18 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection import (
-    TapQueries,
-    TapStatistics,
-    auroc,
-    create_detector,
-    fpr_at_tpr,
-    list_detectors,
-    register_detector,
-)
-from ood_nc.detection.base import Detector, DetectorInfo
+from ood_nc.detection import TapQueries, TapStatistics, create_detector, list_detectors, register_detector
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.selection import select, synthetic_outliers
 from ood_nc.errors import UserError
+from ood_nc.scores import auroc, fpr_at_tpr
 
 CLASSES, DIM = 4, 6
 
@@ -126,7 +119,7 @@ def fragile(monkeypatch):
     list_detectors()
 
     @register_detector
-    class Fragile(Detector):
+    class Fragile(FeatureDetector):
         """Mean feature."""
 
         name = "fragile"

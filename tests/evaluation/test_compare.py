@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ood_nc.detection import auroc, fpr_at_tpr
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, compare, save_comparison
 from ood_nc.evaluation.samples import scores_table
+from ood_nc.scores import auroc, fpr_at_tpr
 
 from .rows import accuracy_row, collapse_row, detection_row
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ood_nc.detection import detection_metrics
 from ood_nc.evaluation.intervals import draw_ranks, merge, replicate
 from ood_nc.evaluation.resampling import interval
+from ood_nc.scores import detection_metrics
 
 
 @pytest.mark.parametrize(("n", "m", "levels"), [(50, 40, 8), (300, 200, 1000), (7, 400, 3), (1, 1, 2), (20, 20, 1)])

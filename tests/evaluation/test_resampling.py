@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ood_nc.detection import auroc, fpr_at_tpr
 from ood_nc.evaluation.resampling import draw_counts, interval, resampled_metrics, sort_scores
+from ood_nc.scores import auroc, fpr_at_tpr
 
 LEVELS = st.lists(st.integers(0, 6).map(float), min_size=2, max_size=25).map(np.array)
 

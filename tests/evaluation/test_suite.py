@@ -12,11 +12,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ood_nc.collapse import ClassStatistics, nc1_pinv, nc4_bias
 from ood_nc.config import EvaluationConfig
 from ood_nc.data import ImageDataset, eval_transform
-from ood_nc.detection import METRICS, Detector, create_detector, fpr_at_tpr, list_detectors
+from ood_nc.detection import FeatureDetector, create_detector, list_detectors
 from ood_nc.errors import UserError
 from ood_nc.evaluation import COLUMNS, Results, choose_taps, evaluate, relate
 from ood_nc.features import extract
 from ood_nc.models import ControlledModel
+from ood_nc.scores import METRICS, fpr_at_tpr
 from ood_nc.transfer import knn_probe, linear_probe
 
 from .conftest import Counting, arguments, part
@@ -225,7 +226,7 @@ def test_equal_seeds_give_equal_results_and_the_cache_runs_no_model(
     assert counter.images == 50 and other.identity["datasets"]["id_test"]["n"] == 50, "only what changed is extracted"
 
 
-class Failing(Detector):
+class Failing(FeatureDetector):
     """Raises while scoring."""
 
     name = "failing"
@@ -242,7 +243,7 @@ class Failing(Detector):
 def test_a_detector_that_raises_costs_only_its_own_rows(
     tiny: Callable[..., ControlledModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def create(name: str) -> Detector:
+    def create(name: str) -> FeatureDetector:
         return Failing() if name == "msp" else create_detector(name)
 
     monkeypatch.setattr("ood_nc.evaluation.detection.create_feature_detector", create)

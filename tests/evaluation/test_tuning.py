@@ -8,19 +8,12 @@ import numpy as np
 import pytest
 
 from ood_nc.data import eval_transform
-from ood_nc.detection import (
-    ScoreEnsemble,
-    TapQueries,
-    TapStatistics,
-    auroc,
-    create_detector,
-    select,
-    synthetic_outliers,
-)
+from ood_nc.detection import TapQueries, TapStatistics, create_detector, select, synthetic_outliers
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, evaluate
 from ood_nc.features import extract
 from ood_nc.models import ControlledModel
+from ood_nc.scores import ScoreEnsemble, auroc
 from tests.evaluation.conftest import arguments, part
 
 VAL = "bundled/digits-id::test"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import _shaping
-from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.detectors import _shaping
+from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.registry import register_detector
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _shaping
-from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection.detectors import _shaping
+from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.registry import register_detector
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import random_subset
-from ood_nc.detection._validation import check_share, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import random_subset
+from ood_nc.detection.kit.validation import check_share, check_whole
 from ood_nc.detection.registry import register_detector
 
 _DISTANCES = 1 << 23
@@ -22,7 +22,7 @@ _DISTANCES = 1 << 23
 
 
 @register_detector
-class Cfood(Detector):
+class Cfood(FeatureDetector):
     """Minus the smallest neighbourhood that takes the sample in (Angiulli et al., SISAP 2025).
 
     kappa is the smallest share such that, for at least a share ``k`` of the bank, the normalised sample is no farther
@@ -71,7 +71,7 @@ class Cfood(Detector):
         chosen = random_subset(len(train), size, self.seed).to(train.device)
         features = train.features[chosen]
         # Around their mean, products keep the digits of the distances.
-        self.mean_ = _linalg.row_mean(_linalg.safe_normalize(features))
+        self.mean_ = linalg.row_mean(linalg.safe_normalize(features))
         self.bank_ = self._centered(features)
         shares, positions = _grid(size)
         self.shares_ = torch.tensor([*shares, 1.0], dtype=torch.float64, device=train.device)
@@ -81,11 +81,11 @@ class Cfood(Detector):
 
     def _by_distances(self, compute: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Apply ``compute`` to the squared distances (n, bank) of a few centred rows at a time; join its results."""
-        step = max(1, min(_linalg.CHUNK, _DISTANCES // len(self.bank_)))
-        return torch.cat([compute(_linalg.squared_distances(part, self.bank_)) for part in rows.split(step)])
+        step = max(1, min(linalg.CHUNK, _DISTANCES // len(self.bank_)))
+        return torch.cat([compute(linalg.squared_distances(part, self.bank_)) for part in rows.split(step)])
 
     def _centered(self, features: Tensor) -> Tensor:
-        return _linalg.safe_normalize(features).sub_(self.mean_)
+        return linalg.safe_normalize(features).sub_(self.mean_)
 
     def _score(self, queries: TapQueries) -> Tensor:
         needed = max(1, math.ceil(self.k * len(self.bank_) - 1e-9))
@@ -95,7 +95,7 @@ class Cfood(Detector):
             reached = torch.searchsorted(self.radii_, distances.T.contiguous(), out_int32=True)
             return self.shares_[reached.T.contiguous().kthvalue(needed, dim=1).values]
 
-        return -_linalg.by_chunks(
+        return -linalg.by_chunks(
             lambda features: self._by_distances(smallest_share, self._centered(features)), queries.features
         )
 

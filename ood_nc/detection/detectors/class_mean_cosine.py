@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_flag
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_flag
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class ClassMeanCosine(Detector):
+class ClassMeanCosine(FeatureDetector):
     """Largest cosine between the feature and a class mean of ID train: the empirical vertices of a collapsed layer.
 
     Args:
@@ -46,7 +46,7 @@ class ClassMeanCosine(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         self.center_ = train.global_mean if self.center else torch.zeros_like(train.global_mean)
-        self.directions_ = _linalg.safe_normalize(train.class_means - self.center_)
+        self.directions_ = linalg.safe_normalize(train.class_means - self.center_)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.largest_cosine(queries.features, self.center_, self.directions_)
+        return linalg.largest_cosine(queries.features, self.center_, self.directions_)

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _percentile
-from ood_nc.detection._validation import check_percent
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, percentile
+from ood_nc.detection.kit.validation import check_percent
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Dice(Detector):
+class Dice(FeatureDetector):
     """Energy of a head whose less contributing weights are zero (Sun & Li, ECCV 2022).
 
     The contribution of W_cj is W_cj times the mean of feature j on ID train; weights whose contribution exceeds the
@@ -48,10 +48,10 @@ class Dice(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         contributions = self.head.weight * train.mean
-        dropped = contributions <= _percentile.percentile(contributions, self.percentile)
+        dropped = contributions <= percentile.percentile(contributions, self.percentile)
         self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(
-            lambda part: (_linalg.products(part, self.weight_) + self.head.bias).logsumexp(dim=1), queries.features
+        return linalg.by_chunks(
+            lambda part: (linalg.products(part, self.weight_) + self.head.bias).logsumexp(dim=1), queries.features
         )

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection._validation import check_choice, check_positive
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection.kit.validation import check_choice, check_positive
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Doctor(Detector):
+class Doctor(FeatureDetector):
     """Minus the odds that the prediction is wrong (Granese et al., NeurIPS 2021).
 
     ``"alpha"``: D_alpha = (1 - g) / g with g = sum_c p_c^2; the class is taken as drawn from the softmax.
@@ -52,11 +52,11 @@ class Doctor(Detector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         odds = _odds_alpha if self.variant == "alpha" else _odds_beta
-        return -_linalg.by_chunks(lambda logits: odds(logits / self.temperature), queries.logits)
+        return -linalg.by_chunks(lambda logits: odds(logits / self.temperature), queries.logits)
 
 
 def _odds_alpha(logits: Tensor) -> Tensor:
-    log_p, log_rest = _softmax.log_probabilities(logits)
+    log_p, log_rest = softmax.log_probabilities(logits)
     return (log_p + log_rest).exp().sum(dim=1) / (2 * log_p).exp().sum(dim=1)
 
 

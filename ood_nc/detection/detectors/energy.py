@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection._validation import check_positive
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit.validation import check_positive
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Energy(Detector):
+class Energy(FeatureDetector):
     """Negative free energy T log sum_c exp(logit_c / T) (Liu et al., NeurIPS 2020, equation 4).
 
     On an L2-normalised tap the logits see no feature norm, and neither does this score.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Entropy(Detector):
+class Entropy(FeatureDetector):
     """Minus the Shannon entropy of the softmax, in nats: sum_c p_c log p_c (Chan et al., ICCV 2021).
 
     Taken from the log-softmax in float64, so that confident predictions keep their order.
@@ -30,9 +30,9 @@ class Entropy(Detector):
     needs_fit = False
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(_negative_entropy, queries.logits)
+        return linalg.by_chunks(_negative_entropy, queries.logits)
 
 
 def _negative_entropy(logits: Tensor) -> Tensor:
-    log_p, _ = _softmax.log_probabilities(logits)
+    log_p, _ = softmax.log_probabilities(logits)
     return (log_p.exp() * log_p).sum(dim=1)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_choice
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_choice
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 
 @register_detector
-class EtfCosine(Detector):
+class EtfCosine(FeatureDetector):
     """Largest cosine to a vertex of a simplex ETF, the shape class means take under full collapse (Papyan et al.).
 
     Args:
@@ -48,7 +48,7 @@ class EtfCosine(Detector):
         if self.vertices == "head":
             if not train.has_head:
                 raise MissingInputError(self.name, {"head"}, self.requires | {"head"}, "fit")
-            self.vertices_ = _linalg.safe_normalize(train.head.weight)
+            self.vertices_ = linalg.safe_normalize(train.head.weight)
             self.center_ = torch.zeros_like(train.head.weight[0])
             return
         classes, dim = train.class_means.shape
@@ -61,7 +61,7 @@ class EtfCosine(Detector):
         self.vertices_ = nearest_simplex_etf(train.class_means - self.center_)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.largest_cosine(queries.features, self.center_, self.vertices_)
+        return linalg.largest_cosine(queries.features, self.center_, self.vertices_)
 
 
 def nearest_simplex_etf(centered_means: Tensor) -> Tensor:
@@ -77,4 +77,4 @@ def nearest_simplex_etf(centered_means: Tensor) -> Tensor:
         :, :rank
     ]
     left, _, right = torch.linalg.svd(helmert.T @ centered_means, full_matrices=False)
-    return _linalg.safe_normalize(helmert @ (left @ right))
+    return linalg.safe_normalize(helmert @ (left @ right))

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_choice
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_choice
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class FastDecisionBoundary(Detector):
+class FastDecisionBoundary(FeatureDetector):
     """Mean distance to the head's decision boundaries, over the distance to the ID train mean (Liu & Qin, ICML 2024).
 
     mean over c != y of (l_y - l_c) / |w_y - w_c|, divided by |h - m|: y the predicted class, l the logits,
@@ -27,7 +27,7 @@ class FastDecisionBoundary(Detector):
 
     name = "fdbd"
     info = DetectorInfo(
-        title="Fast Decision Boundary based Out-of-Distribution Detector",
+        title="Fast Decision Boundary based Out-of-Distribution FeatureDetector",
         venue="ICML 2024",
         url="https://arxiv.org/abs/2312.11536",
         needs="features, logits and the linear head",
@@ -52,16 +52,16 @@ class FastDecisionBoundary(Detector):
         weight = train.head.weight
         self.center_ = train.mean if self.normalizer == "distance" else torch.zeros_like(train.mean)
         distances = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
-        apart = distances > _linalg.RELATIVE_CUTOFF * weight.norm(dim=1).amax()
+        apart = distances > linalg.RELATIVE_CUTOFF * weight.norm(dim=1).amax()
         inverse = torch.where(apart, 1 / distances, torch.zeros_like(distances))
         self.inverse_distances_ = inverse / max(1, len(weight) - 1)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._ratio, queries.features, queries.logits, queries.predictions)
+        return linalg.by_chunks(self._ratio, queries.features, queries.logits, queries.predictions)
 
     def _ratio(self, features: Tensor, logits: Tensor, predicted: Tensor) -> Tensor:
         gaps = logits.amax(dim=1, keepdim=True) - logits
         boundary = torch.linalg.vecdot(gaps, self.inverse_distances_[predicted])
         length = (features.double() - self.center_).norm(dim=1)
-        ratio: Tensor = boundary / length.clamp_min(_linalg.NORM_FLOOR)
+        ratio: Tensor = boundary / length.clamp_min(linalg.NORM_FLOOR)
         return ratio

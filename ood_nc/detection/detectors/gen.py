@@ -6,17 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection._validation import check_positive, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection.kit.validation import check_positive, check_whole
 from ood_nc.detection.registry import register_detector
 
 DEFAULT_CLASSES = 100
 
 
 @register_detector
-class GeneralizedEntropy(Detector):
+class GeneralizedEntropy(FeatureDetector):
     """Minus the generalised entropy of the largest probabilities (Liu et al., CVPR 2023).
 
     - sum over the M largest p of p^gamma (1 - p)^gamma. A small gamma looks at probabilities far below float32's
@@ -56,10 +56,10 @@ class GeneralizedEntropy(Detector):
         wanted = min(DEFAULT_CLASSES if self.top_classes is None else self.top_classes, classes)
 
         def negative_entropy(logits: Tensor) -> Tensor:
-            log_p, log_rest = _softmax.log_probabilities(logits)
+            log_p, log_rest = softmax.log_probabilities(logits)
             if wanted < classes:
                 log_p, chosen = log_p.topk(wanted, dim=1, sorted=False)
                 log_rest = log_rest.gather(1, chosen)
             return -(self.gamma * (log_p + log_rest)).exp().sum(dim=1)
 
-        return _linalg.by_chunks(negative_entropy, queries.logits)
+        return linalg.by_chunks(negative_entropy, queries.logits)

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import moments_of, triangular_whitening, whitened_distances
-from ood_nc.detection._validation import check_choice, check_share
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import moments_of, triangular_whitening, whitened_distances
+from ood_nc.detection.kit.validation import check_choice, check_share
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class GaussianMixture(Detector):
+class GaussianMixture(FeatureDetector):
     """Log density of ID train as one Gaussian a class: log sum_c pi_c N(h; mu_c, S_c).
 
     The classes are the components (no EM): pi_c is the share of class c, mu_c its mean. With T the covariance around
@@ -69,11 +69,11 @@ class GaussianMixture(Detector):
         # First everything is scaled so that T is the identity; what a class has of its own is then relative to it.
         if self.covariance == "diag":
             variances = train.within_covariance.diagonal()
-            alive = variances > _linalg.cutoff(variances)
+            alive = variances > linalg.cutoff(variances)
             self.transform_ = torch.where(alive, variances.rsqrt(), torch.zeros_like(variances))
             kept = variances[alive]
         else:
-            self.transform_ = _linalg.whitening(train.within_eigen)
+            self.transform_ = linalg.whitening(train.within_eigen)
             kept = train.within_eigen.values[: self.transform_.shape[1]]
         self.rank_ = len(kept)
         self.means_ = self._transformed(train.class_means.clone())
@@ -87,7 +87,7 @@ class GaussianMixture(Detector):
 
     def _fit_diagonals(self, train: TapStatistics) -> None:
         squares = torch.zeros_like(self.means_)
-        for features, positions in _linalg.chunks(train.features, train.class_positions):
+        for features, positions in linalg.chunks(train.features, train.class_positions):
             centered = self._transformed(features) - self.means_[positions]
             squares.index_add_(0, positions, centered.square_())
         own = squares / train.class_counts[:, None]
@@ -111,15 +111,15 @@ class GaussianMixture(Detector):
         centered = features.to(torch.float64, copy=True).sub_(self.center_)
         if self.covariance == "diag":
             return centered.mul_(self.transform_)
-        return _linalg.whiten(centered, self.transform_)
+        return linalg.whiten(centered, self.transform_)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._log_density, queries.features)
+        return linalg.by_chunks(self._log_density, queries.features)
 
     def _log_density(self, features: Tensor) -> Tensor:
         rows = self._transformed(features)
         if self.precisions_ is None:
-            distances = _linalg.squared_distances(rows, self.means_)
+            distances = linalg.squared_distances(rows, self.means_)
         elif self.covariance == "diag":
             distances = diagonal_distances(rows, self.means_, self.precisions_)
         else:

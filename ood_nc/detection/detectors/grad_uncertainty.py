@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ood_nc.detection._validation import check_layers
+from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection.kit.validation import check_layers
 from ood_nc.detection.network import Network
-from ood_nc.detection.protocol import DetectorInfo
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 

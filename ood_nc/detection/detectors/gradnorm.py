@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_positive
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_positive
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class GradNorm(Detector):
+class GradNorm(FeatureDetector):
     """L1 norm of the gradient, by the head's weight, of the KL divergence from uniform to softmax (Huang et al., 2021).
 
     The gradient is the outer product of softmax(logits / T) - 1/C and the feature, over T, so its norm is
@@ -52,4 +52,4 @@ class GradNorm(Detector):
             uncertain = (p - 1 / logits.shape[1]).abs().sum(dim=1) / self.temperature
             return uncertain * features.abs().sum(dim=1, dtype=torch.float64)
 
-        return _linalg.by_chunks(norm, queries.features, queries.logits)
+        return linalg.by_chunks(norm, queries.features, queries.logits)

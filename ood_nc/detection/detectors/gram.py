@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection._validation import check_flag, check_layers, check_powers, check_share
+from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import Batches, InputDetector
+from ood_nc.detection.kit.validation import check_flag, check_layers, check_powers, check_share
 from ood_nc.detection.network import Network, Pass, wide
-from ood_nc.detection.protocol import DetectorInfo
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 

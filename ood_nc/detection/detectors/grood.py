@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import blocks, random_subset
-from ood_nc.detection._validation import check_choice, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import blocks, random_subset
+from ood_nc.detection.kit.validation import check_choice, check_whole
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class GradientOod(Detector):
+class GradientOod(FeatureDetector):
     """Minus the distance of a gradient to the nearest of ID train's (ElAraby et al., 2023).
 
     The gradient is that of the cross-entropy of a nearest-prototype classifier, softmax(-|h - p|) over the class means
@@ -69,7 +69,7 @@ class GradientOod(Detector):
             correct = torch.arange(len(train), device=train.device)
         size = len(correct) if self.bank_size is None else self.bank_size
         chosen = random_subset(len(correct), size, self.seed).to(train.device)
-        self.bank_ = _linalg.by_chunks(self._gradients, train.features[correct[chosen]])
+        self.bank_ = linalg.by_chunks(self._gradients, train.features[correct[chosen]])
 
     def _mixed(self, train: TapStatistics) -> Tensor:
         """Mean of the samples, each half mixed with the mean of its second most likely class among those there are."""
@@ -82,15 +82,15 @@ class GradientOod(Detector):
 
     def _gradients(self, features: Tensor) -> Tensor:
         rows = features.to(torch.float64, copy=True).sub_(self.center_)
-        distances = _linalg.squared_distances(rows, self.prototypes_).sqrt()
+        distances = linalg.squared_distances(rows, self.prototypes_).sqrt()
         probability = (-distances).softmax(dim=1)[:, -1:]
         offsets = rows.sub_(self.prototypes_[-1])
-        return offsets.mul_(probability / offsets.norm(dim=1, keepdim=True).clamp_min(_linalg.NORM_FLOOR))
+        return offsets.mul_(probability / offsets.norm(dim=1, keepdim=True).clamp_min(linalg.NORM_FLOOR))
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return -_linalg.by_chunks(self._nearest, queries.features)
+        return -linalg.by_chunks(self._nearest, queries.features)
 
     def _nearest(self, features: Tensor) -> Tensor:
         rows = self._gradients(features)
-        squares = [_linalg.nearest_squared_distance(rows, bank) for (bank,) in blocks(self.bank_)]
+        squares = [linalg.nearest_squared_distance(rows, bank) for (bank,) in blocks(self.bank_)]
         return torch.stack(squares, dim=1).amin(dim=1).clamp_min(0).sqrt()

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_choice, check_positive
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_choice, check_positive
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Igeood(Detector):
+class Igeood(FeatureDetector):
     """Fisher-Rao distances from the softmax to the class centroids (Gomes et al., ICLR 2022).
 
     The distance of two softmax outputs p and q is 2 arccos sum_c sqrt(p_c q_c). ``"sum"`` adds those to all centroids,
@@ -71,7 +71,7 @@ class Igeood(Detector):
             # The difference over the sum is the tangent of half the angle; close by, the cosine has lost its digits.
             return -4 * _arctan((roots - centroid).norm(dim=1) / (roots + centroid).norm(dim=1))
 
-        return _linalg.by_chunks(summed if self.reduce == "sum" else nearest, queries.logits)
+        return linalg.by_chunks(summed if self.reduce == "sum" else nearest, queries.logits)
 
 
 def _arctan(ratios: Tensor) -> Tensor:

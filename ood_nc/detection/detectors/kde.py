@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import blocks, random_subset
-from ood_nc.detection._validation import check_positive, check_share, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import blocks, random_subset
+from ood_nc.detection.kit.validation import check_positive, check_share, check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -20,7 +20,7 @@ DEFAULT_EXPLAINED_VARIANCE = 0.9
 
 
 @register_detector
-class KernelDensity(Detector):
+class KernelDensity(FeatureDetector):
     """Log density of a Gaussian kernel estimate in the first principal components of ID train (Parzen, 1962).
 
     The kernel's covariance is ``bandwidth``^2 times that of the projected features, as in Scott (1992): the components
@@ -84,7 +84,7 @@ class KernelDensity(Detector):
         decomposition = train.eigen
         wanted = self.dim
         if wanted is None:
-            wanted = _linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
+            wanted = linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
         dim = min(wanted, decomposition.rank())
         size = len(train) if self.bank_size is None else min(self.bank_size, len(train))
         bandwidth = size ** (-1 / (dim + 4)) if self.bandwidth is None else self.bandwidth
@@ -97,12 +97,12 @@ class KernelDensity(Detector):
         self.dim_ = dim
 
     def _project(self, features: Tensor) -> Tensor:
-        return _linalg.by_chunks(lambda part: (part.double() - self.mean_) @ self.components_, features)
+        return linalg.by_chunks(lambda part: (part.double() - self.mean_) @ self.components_, features)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._log_density, queries.features)
+        return linalg.by_chunks(self._log_density, queries.features)
 
     def _log_density(self, features: Tensor) -> Tensor:
         rows = self._project(features)
-        exponents = [(-0.5 * _linalg.squared_distances(rows, bank)).logsumexp(dim=1) for (bank,) in blocks(self.bank_)]
+        exponents = [(-0.5 * linalg.squared_distances(rows, bank)).logsumexp(dim=1) for (bank,) in blocks(self.bank_)]
         return torch.stack(exponents, dim=1).logsumexp(dim=1) + self.log_scale_

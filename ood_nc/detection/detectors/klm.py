@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class KLMatching(Detector):
+class KLMatching(FeatureDetector):
     """Minus the smallest KL divergence from the softmax to a class template (Hendrycks et al., ICML 2022).
 
     - min_k KL(p || t_k), t_k the mean softmax of the samples predicted as class k. The templates come from the
@@ -39,8 +39,8 @@ class KLMatching(Detector):
         logits, predicted = train.calibration.logits, train.calibration.predictions
         classes = logits.shape[1]
         sums = logits.new_zeros(classes, classes)
-        for part, labels in _linalg.chunks(logits, predicted):
-            sums.index_add_(0, labels, _softmax.log_probabilities(part)[0].exp())
+        for part, labels in linalg.chunks(logits, predicted):
+            sums.index_add_(0, labels, softmax.log_probabilities(part)[0].exp())
         counts = torch.bincount(predicted, minlength=classes)
         present = counts.nonzero()[:, 0]
         templates = sums[present] / counts[present, None]
@@ -52,9 +52,9 @@ class KLMatching(Detector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         def negative_divergence(logits: Tensor) -> Tensor:
-            log_p, _ = _softmax.log_probabilities(logits)
+            log_p, _ = softmax.log_probabilities(logits)
             p = log_p.exp()
             cross = (p @ self.log_templates_.T).amax(dim=1)
             return (cross - (p * log_p).sum(dim=1)).clamp_max(0.0)
 
-        return _linalg.by_chunks(negative_divergence, queries.logits)
+        return linalg.by_chunks(negative_divergence, queries.logits)

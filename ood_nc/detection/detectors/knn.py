@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection._approximate import ApproximateNeighbors
-from ood_nc.detection._neighbors import ExactNeighbors, kth_distance
-from ood_nc.detection._validation import check_choice, check_flag, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
-from ood_nc.detection.faiss_backend import INDEX_KINDS, SMALLEST_BANK
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit.approximate import ApproximateNeighbors
+from ood_nc.detection.kit.faiss_backend import INDEX_KINDS, SMALLEST_BANK
+from ood_nc.detection.kit.neighbors import ExactNeighbors, kth_distance
+from ood_nc.detection.kit.validation import check_choice, check_flag, check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -22,14 +22,14 @@ DEFAULT_K = 50
 
 
 @register_detector
-class NearestNeighbors(Detector):
+class NearestNeighbors(FeatureDetector):
     """Minus the Euclidean distance to the k-th nearest feature of ID train (Sun et al., ICML 2022, equation 3).
 
     With ``index="flat"`` the search is exact and right to float64 whatever the collapse of the tap, a common offset, or
-    how many queries come at once (see :mod:`ood_nc.detection._neighbors`). The other indexes overlook some neighbours,
-    most of them on collapsed taps, where float32 cannot tell them apart, and where classes have fewer than k features;
-    the distances themselves are exact. A zero feature stays zero when normalised: its distance to every unit vector is
-    1.
+    how many queries come at once (see :mod:`ood_nc.detection.kit.neighbors`). The other indexes overlook some
+    neighbours, most of them on collapsed taps, where float32 cannot tell them apart, and where classes have fewer than
+    k features; the distances themselves are exact. A zero feature stays zero when normalised: its distance to every
+    unit vector is 1.
 
     Args:
         k: which neighbour; None: 50, or the size of the (smallest) bank where that is smaller.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _shaping
-from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.detectors import _shaping
+from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection.kit import linalg
 from ood_nc.detection.registry import register_detector
 
 
@@ -41,4 +42,4 @@ class LogitScaling(_shaping.PruningDetector):
             ratio = _shaping.sum_ratio(features, kept)
             return (logits * ratio.square()).logsumexp(dim=1)
 
-        return _linalg.by_chunks(energy, queries.features, queries.logits)
+        return linalg.by_chunks(energy, queries.features, queries.logits)

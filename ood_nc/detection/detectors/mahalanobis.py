@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_flag
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_flag
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Mahalanobis(Detector):
+class Mahalanobis(FeatureDetector):
     """Minus the smallest squared Mahalanobis distance to a class mean (Lee et al., NeurIPS 2018, equation 2).
 
     - min_c (h - mu_c)' S^+ (h - mu_c), S the covariance around the own class mean, tied over classes, over N. The
@@ -50,16 +50,16 @@ class Mahalanobis(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         if self.normalize:
-            train = TapStatistics(_linalg.safe_normalize(train.features), train.labels)
+            train = TapStatistics(linalg.safe_normalize(train.features), train.labels)
         self.mean_ = train.global_mean
-        self.whitening_ = _linalg.whitening(train.within_eigen)
+        self.whitening_ = linalg.whitening(train.within_eigen)
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
         self.rank_ = self.whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return -_linalg.by_chunks(self._distance, queries.features)
+        return -linalg.by_chunks(self._distance, queries.features)
 
     def _distance(self, features: Tensor) -> Tensor:
-        wide = _linalg.safe_normalize(features) if self.normalize else features.double()
-        whitened = _linalg.whiten(wide - self.mean_, self.whitening_)
-        return _linalg.nearest_squared_distance(whitened, self.whitened_means_)
+        wide = linalg.safe_normalize(features) if self.normalize else features.double()
+        whitened = linalg.whiten(wide - self.mean_, self.whitening_)
+        return linalg.nearest_squared_distance(whitened, self.whitened_means_)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class MaxCosine(Detector):
+class MaxCosine(FeatureDetector):
     """Largest cosine between the feature and a row of the head's weight (Techapanurak et al., ACCV 2020).
 
     Known as max-cosine. The paper trains with a softmax of scaled cosines, whose score this is; it applies to any
@@ -34,8 +34,8 @@ class MaxCosine(Detector):
     origin_: Tensor
 
     def _fit(self, train: TapStatistics) -> None:
-        self.directions_ = _linalg.safe_normalize(self.head.weight)
+        self.directions_ = linalg.safe_normalize(self.head.weight)
         self.origin_ = torch.zeros_like(self.head.weight[0])
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.largest_cosine(queries.features, self.origin_, self.directions_)
+        return linalg.largest_cosine(queries.features, self.origin_, self.directions_)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class MaxLogit(Detector):
+class MaxLogit(FeatureDetector):
     """Largest logit, unnormalised (Hendrycks et al., ICML 2022, section 3)."""
 
     name = "max_logit"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection._validation import check_choice, check_share, check_whole
+from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection.kit.validation import check_choice, check_share, check_whole
 from ood_nc.detection.network import Network, wide
-from ood_nc.detection.protocol import DetectorInfo
 from ood_nc.detection.registry import register_detector
 
 STATISTICS = ("probability", "variance")

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection._validation import check_positive
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit.validation import check_positive
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class MaximumSoftmaxProbability(Detector):
+class MaximumSoftmaxProbability(FeatureDetector):
     """Largest softmax probability of the logits over a temperature (Hendrycks & Gimpel, ICLR 2017, section 3).
 
     Computed in float64: in float32 every logit gap above about 17 gives exactly 1, and the ranking is lost. In float64

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._perturbation import step_against
-from ood_nc.detection._validation import check_channel_std, check_layers, check_nonnegative_number, check_weights
+from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.detectors._perturbation import step_against
 from ood_nc.detection.input_base import Batches, InputDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_channel_std, check_layers, check_nonnegative_number, check_weights
 from ood_nc.detection.network import Network, wide
-from ood_nc.detection.protocol import DetectorInfo
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -85,7 +85,7 @@ class MultiLayerMahalanobis(InputDetector):
         self.layers_, self.means_, self.whitenings_, self.whitened_class_means_ = layers, [], [], []
         for kept in rows:
             train = TapStatistics(torch.cat(kept), torch.cat(labels).to(kept[0].device))
-            whitening = _linalg.whitening(train.within_eigen)
+            whitening = linalg.whitening(train.within_eigen)
             self.means_.append(train.global_mean)
             self.whitenings_.append(whitening)
             self.whitened_class_means_.append((train.class_means - train.global_mean) @ whitening)

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_positive, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_positive, check_whole
 from ood_nc.detection.registry import register_detector
 
 _SAMPLES = 4096
 
 
 @register_detector
-class NeuronActivationCoverage(Detector):
+class NeuronActivationCoverage(FeatureDetector):
     """Mean coverage by ID train of the states of a tap's neurons (Liu et al., ICLR 2024).
 
     The state of neuron i is sigmoid(alpha h_i dL/dh_i), L = KL(uniform || softmax). Through the linear head the
@@ -64,7 +64,7 @@ class NeuronActivationCoverage(Detector):
         self.alpha_ = self._scale(train) if self.alpha is None else float(self.alpha)
         width = train.dim * self.bins
         counts = torch.zeros(width, dtype=torch.int64, device=train.device)
-        for features, probabilities in _linalg.chunks(train.features, train.probabilities):
+        for features, probabilities in linalg.chunks(train.features, train.probabilities):
             cells = self._cells(features, probabilities, train.head.weight)
             counts += torch.bincount(cells.reshape(-1), minlength=width)
         # Flat, so that one index finds neuron and interval.
@@ -77,7 +77,7 @@ class NeuronActivationCoverage(Detector):
         return 1 / size if size > 0 else 1.0
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._mean_coverage, queries.features, queries.probabilities)
+        return linalg.by_chunks(self._mean_coverage, queries.features, queries.probabilities)
 
     def _mean_coverage(self, features: Tensor, probabilities: Tensor) -> Tensor:
         return self.coverage_[self._cells(features, probabilities, self.head.weight)].mean(dim=1)

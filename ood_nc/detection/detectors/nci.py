@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_nonnegative_number
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_nonnegative_number
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class NeuralCollapseInspired(Detector):
+class NeuralCollapseInspired(FeatureDetector):
     """How well the centred feature lies along the predicted class's weight, plus the feature norm (Liu & Qin, CVPR
     2025).
 
@@ -52,11 +52,11 @@ class NeuralCollapseInspired(Detector):
         self.mean_ = train.mean
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._chunk, queries.features, queries.predictions)
+        return linalg.by_chunks(self._chunk, queries.features, queries.predictions)
 
     def _chunk(self, features: Tensor, predicted: Tensor) -> Tensor:
         centered = features.double() - self.mean_
-        length = centered.norm(dim=1).clamp_min(_linalg.NORM_FLOOR)
+        length = centered.norm(dim=1).clamp_min(linalg.NORM_FLOOR)
         along = torch.linalg.vecdot(centered, self.head.weight[predicted]) / length
         scores: Tensor = along + self.alpha * features.abs().sum(dim=1, dtype=torch.float64)
         return scores

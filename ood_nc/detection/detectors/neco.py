@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_flag, check_share, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_flag, check_share, check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -18,7 +18,7 @@ DEFAULT_EXPLAINED_VARIANCE = 0.9
 
 
 @register_detector
-class Neco(Detector):
+class Neco(FeatureDetector):
     """How much of the standardised feature lies in the principal components of ID train (Ammar et al., ICLR 2024).
 
     |P z| / |z| times the largest logit, z the feature standardised on ID train and P its first principal
@@ -68,22 +68,22 @@ class Neco(Detector):
         if self.dim is not None and self.dim > train.dim:
             raise UserError(f"Detector 'neco': dim {self.dim} is more than the {train.dim} features per sample.")
         deviations = train.covariance.diagonal().sqrt()
-        constant = deviations <= _linalg.RELATIVE_CUTOFF * train.mean.abs()
+        constant = deviations <= linalg.RELATIVE_CUTOFF * train.mean.abs()
         self.mean_ = train.mean
         self.scale_ = torch.where(constant, torch.zeros_like(deviations), 1 / deviations)
         # The covariance of the standardised features, without a second pass over them.
-        decomposition = _linalg.eigen(train.covariance * self.scale_ * self.scale_[:, None])
+        decomposition = linalg.eigen(train.covariance * self.scale_ * self.scale_[:, None])
         dim = self.dim
         if dim is None:
-            dim = _linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
+            dim = linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
         self.components_ = decomposition.vectors[:, :dim].contiguous()
 
     def _score(self, queries: TapQueries) -> Tensor:
-        ratio = _linalg.by_chunks(self._ratio, queries.features)
+        ratio = linalg.by_chunks(self._ratio, queries.features)
         return ratio * queries.max_logit if self.max_logit else ratio
 
     def _ratio(self, features: Tensor) -> Tensor:
         standardised = features.to(torch.float64, copy=True).sub_(self.mean_).mul_(self.scale_)
-        length = standardised.norm(dim=1).clamp_min(_linalg.NORM_FLOOR)
+        length = standardised.norm(dim=1).clamp_min(linalg.NORM_FLOOR)
         ratio: Tensor = (standardised @ self.components_).norm(dim=1) / length
         return ratio

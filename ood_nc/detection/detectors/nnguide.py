@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import blocks, random_subset
-from ood_nc.detection._validation import check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import blocks, random_subset
+from ood_nc.detection.kit.validation import check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -20,7 +20,7 @@ DEFAULT_K = 100
 
 
 @register_detector
-class NearestNeighborGuidance(Detector):
+class NearestNeighborGuidance(FeatureDetector):
     """Energy times the mean similarity to the nearest features of an energy-weighted bank (Park et al., ICCV 2023).
 
     E(h) / K * sum of the K largest E(b) cos(h, b) over the bank, E the log-sum-exp of the logits;
@@ -66,14 +66,14 @@ class NearestNeighborGuidance(Detector):
             raise UserError(f"Detector 'nnguide': k = {k} is more than the {len(train)} features of ID train; lower k.")
         size = max(k, math.ceil(self.fraction * len(train)))
         chosen = random_subset(len(train), size, self.seed).to(train.device)
-        self.bank_ = _linalg.safe_normalize(train.features[chosen]) * train.log_sum_exp[chosen, None]
+        self.bank_ = linalg.safe_normalize(train.features[chosen]) * train.log_sum_exp[chosen, None]
         self.k_ = k
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return queries.log_sum_exp * _linalg.by_chunks(self._guidance, queries.features)
+        return queries.log_sum_exp * linalg.by_chunks(self._guidance, queries.features)
 
     def _guidance(self, features: Tensor) -> Tensor:
-        units = _linalg.safe_normalize(features).to(_linalg.at_least_float32(features[:0]).dtype)
-        products = (_linalg.products(units, bank) for (bank,) in blocks(self.bank_))
+        units = linalg.safe_normalize(features).to(linalg.at_least_float32(features[:0]).dtype)
+        products = (linalg.products(units, bank) for (bank,) in blocks(self.bank_))
         best = torch.cat([part.topk(min(self.k_, part.shape[1]), dim=1).values for part in products], dim=1)
         return best.topk(self.k_, dim=1).values.mean(dim=1)

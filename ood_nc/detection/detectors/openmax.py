@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._validation import check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -21,7 +21,7 @@ _NARROWEST = 1e-12
 
 
 @register_detector
-class OpenMax(Detector):
+class OpenMax(FeatureDetector):
     """Log-odds that the sample belongs to a known class after OpenMax (Bendale & Boult, CVPR 2016, algorithms 1, 2).
 
     For each class, a Weibull distribution is fitted to the ``tail`` largest Euclidean distances of its correctly
@@ -75,13 +75,13 @@ class OpenMax(Detector):
         logits, labels = train.logits[used], train.labels[used]
         counts = torch.bincount(labels, minlength=classes)
         self.known_ = counts > 0
-        self.centers_ = _linalg.class_sums(logits, labels, classes) / counts.clamp_min(1)[:, None]
-        distances = _linalg.by_chunks(lambda part, own: (part - self.centers_[own]).norm(dim=1), logits, labels)
+        self.centers_ = linalg.class_sums(logits, labels, classes) / counts.clamp_min(1)[:, None]
+        distances = linalg.by_chunks(lambda part, own: (part - self.centers_[own]).norm(dim=1), logits, labels)
         order = labels.argsort(stable=True)
         self.start_, self.location_, self.width_ = _fit_tails(_tails(distances[order], counts.tolist(), self.tail))
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._log_odds, queries.logits)
+        return linalg.by_chunks(self._log_odds, queries.logits)
 
     def _log_odds(self, logits: Tensor) -> Tensor:
         alpha = min(self.alpha, logits.shape[1])

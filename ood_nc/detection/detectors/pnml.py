@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection._densities import second_moment_of
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection.kit.densities import second_moment_of
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class PredictiveNormalizedMaximumLikelihood(Detector):
+class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
     """Minus the regret of a single layer learner for not knowing the label (Bibas et al., NeurIPS 2021).
 
     - log sum_c p_c / (p_c + p_c^g (1 - p_c)), in nats: p the head's softmax of the normalised feature x = h / |h|, and
@@ -41,26 +41,26 @@ class PredictiveNormalizedMaximumLikelihood(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         self.has_bias_ = bool(train.head.bias.any())
-        decomposition = _linalg.eigen(second_moment_of(train.features, self._inputs))
+        decomposition = linalg.eigen(second_moment_of(train.features, self._inputs))
         # The eigen-decomposition is of X' X / N.
-        self.whitening_ = _linalg.whitening(decomposition) / len(train) ** 0.5
+        self.whitening_ = linalg.whitening(decomposition) / len(train) ** 0.5
         self.rank_ = self.whitening_.shape[1]
         self.outside_ = decomposition.vectors[:, self.rank_ :].contiguous()
 
     def _inputs(self, features: Tensor) -> Tensor:
         """What the learner sees (n, d), or (n, 1 + d) where the head has a bias."""
-        units = _linalg.safe_normalize(features)
+        units = linalg.safe_normalize(features)
         return torch.nn.functional.pad(units, (1, 0), value=1.0) if self.has_bias_ else units
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return -_linalg.by_chunks(self._regret, queries.features)
+        return -linalg.by_chunks(self._regret, queries.features)
 
     def _regret(self, features: Tensor) -> Tensor:
         inputs = self._inputs(features)
         units = inputs[:, 1:] if self.has_bias_ else inputs
-        log_p, log_rest = _softmax.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
+        log_p, log_rest = softmax.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
         outside = (inputs @ self.outside_).square().sum(dim=1)
-        whitened = _linalg.whiten(inputs, self.whitening_)
+        whitened = linalg.whiten(inputs, self.whitening_)
         leverage = torch.linalg.vecdot(whitened, whitened)
         exponent = torch.maximum(outside, leverage / (1 + leverage))[:, None]
         # log of each term, so that neither p = 0 nor p = 1 divides 0 by 0.

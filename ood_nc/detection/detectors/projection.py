@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import class_means_by_logit
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import class_means_by_logit
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Projection(Detector):
+class Projection(FeatureDetector):
     """Length of the feature along the class means, weighted by the softmax (Dadalto et al., 2023).
 
     sum_c p_c |h| cos(h, mu_c), p the softmax of the logits and mu_c the mean of class c on ID train. The paper combines
@@ -35,12 +35,12 @@ class Projection(Detector):
     directions_: Tensor
 
     def _fit(self, train: TapStatistics) -> None:
-        self.directions_ = _linalg.safe_normalize(class_means_by_logit(train, self.name))
+        self.directions_ = linalg.safe_normalize(class_means_by_logit(train, self.name))
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._weighted, queries.features, queries.probabilities)
+        return linalg.by_chunks(self._weighted, queries.features, queries.probabilities)
 
     def _weighted(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        lengths = _linalg.products(features, self.directions_)
+        lengths = linalg.products(features, self.directions_)
         weighted: Tensor = torch.linalg.vecdot(lengths, probabilities)
         return weighted

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _percentile
-from ood_nc.detection._shaping import ShapedEnergy
-from ood_nc.detection._validation import check_percent
-from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.detectors._shaping import ShapedEnergy
+from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection.kit import percentile
+from ood_nc.detection.kit.validation import check_percent
 from ood_nc.detection.registry import register_detector
 
 
@@ -47,7 +47,7 @@ class ReAct(ShapedEnergy):
         return {"percentile": (85.0, 90.0, 95.0, 99.0)}
 
     def _fit(self, train: TapStatistics) -> None:
-        self.threshold_ = self.head.bias.new_tensor(_percentile.percentile(train.features, self.percentile))
+        self.threshold_ = self.head.bias.new_tensor(percentile.percentile(train.features, self.percentile))
 
     def _shape(self, features: Tensor) -> tuple[Tensor, None]:
         return features.clamp_max(self.threshold_.to(features.dtype)), None

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import blocks, random_subset
-from ood_nc.detection._validation import check_nonnegative_number, check_positive, check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import blocks, random_subset
+from ood_nc.detection.kit.validation import check_nonnegative_number, check_positive, check_whole
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class NeuralRelationGraph(Detector):
+class NeuralRelationGraph(FeatureDetector):
     """Sum of relations to ID train (Kim et al., NeurIPS 2023).
 
     The relation to a train sample is max(cos(h, b), 0) times the inner product of the two softmax outputs; those of at
@@ -64,14 +64,14 @@ class NeuralRelationGraph(Detector):
     def _fit(self, train: TapStatistics) -> None:
         size = len(train) if self.bank_size is None else self.bank_size
         chosen = random_subset(len(train), size, self.seed).to(train.device)
-        self.units_ = _linalg.safe_normalize(train.features[chosen])
+        self.units_ = linalg.safe_normalize(train.features[chosen])
         self.probabilities_ = train.probabilities[chosen]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._relations, queries.features, queries.probabilities)
+        return linalg.by_chunks(self._relations, queries.features, queries.probabilities)
 
     def _relations(self, features: Tensor, probabilities: Tensor) -> Tensor:
-        rows = _linalg.safe_normalize(features)
+        rows = linalg.safe_normalize(features)
         sums = []
         for units, bank_probabilities in blocks(self.units_, self.probabilities_):
             relations = (rows @ units.T).mul_(probabilities @ bank_probabilities.T)

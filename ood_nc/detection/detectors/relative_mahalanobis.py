@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class RelativeMahalanobis(Detector):
+class RelativeMahalanobis(FeatureDetector):
     """Minus the smallest squared Mahalanobis distance to a class mean, less that to the mean of all (Ren et al., 2021).
 
     - min_c [(h - mu_c)' S^+ (h - mu_c) - (h - mu)' S_0^+ (h - mu)]: S the covariance around the own
@@ -42,20 +42,20 @@ class RelativeMahalanobis(Detector):
 
     def _fit(self, train: TapStatistics) -> None:
         self.mean_ = train.global_mean
-        self.whitening_ = _linalg.whitening(train.within_eigen)
+        self.whitening_ = linalg.whitening(train.within_eigen)
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
         self.background_mean_ = train.mean
-        self.background_whitening_ = _linalg.whitening(train.eigen)
+        self.background_whitening_ = linalg.whitening(train.eigen)
         self.rank_ = self.whitening_.shape[1]
         self.background_rank_ = self.background_whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._relative, queries.features)
+        return linalg.by_chunks(self._relative, queries.features)
 
     def _relative(self, features: Tensor) -> Tensor:
         wide = features.to(torch.float64, copy=True)
-        background = _linalg.whiten(wide - self.background_mean_, self.background_whitening_)
-        whitened = _linalg.whiten(wide.sub_(self.mean_), self.whitening_)
-        nearest = _linalg.nearest_squared_distance(whitened, self.whitened_means_)
+        background = linalg.whiten(wide - self.background_mean_, self.background_whitening_)
+        whitened = linalg.whiten(wide.sub_(self.mean_), self.whitening_)
+        nearest = linalg.nearest_squared_distance(whitened, self.whitened_means_)
         relative: Tensor = torch.linalg.vecdot(background, background) - nearest
         return relative

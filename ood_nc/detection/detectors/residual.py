@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection._subspace import ResidualDetector
-from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapQueries
+from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection.kit.subspace import ResidualDetector
 from ood_nc.detection.registry import register_detector
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import class_means_by_logit
-from ood_nc.detection._validation import check_choice
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import class_means_by_logit
+from ood_nc.detection.kit.validation import check_choice
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class SimplifiedHopfieldEnergy(Detector):
+class SimplifiedHopfieldEnergy(FeatureDetector):
     """Similarity to the stored pattern of the predicted class (Zhang et al., ICLR 2023).
 
     The pattern of a class is the mean of its correctly classified ID train features: of all its features where none is
@@ -56,11 +56,11 @@ class SimplifiedHopfieldEnergy(Detector):
         # One more group takes the misclassified samples.
         groups = torch.where(correct, train.labels, num_classes)
         counts = torch.bincount(groups, minlength=num_classes + 1)[:num_classes]
-        sums = _linalg.class_sums(train.features, groups, num_classes + 1)[:num_classes]
+        sums = linalg.class_sums(train.features, groups, num_classes + 1)[:num_classes]
         self.patterns_ = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), all_means)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._similarity, queries.features, queries.predictions)
+        return linalg.by_chunks(self._similarity, queries.features, queries.predictions)
 
     def _similarity(self, features: Tensor, predicted: Tensor) -> Tensor:
         wide, patterns = features.double(), self.patterns_[predicted]
@@ -68,6 +68,6 @@ class SimplifiedHopfieldEnergy(Detector):
             distances: Tensor = (wide - patterns).norm(dim=1)
             return -distances
         if self.metric == "cosine":
-            wide, patterns = _linalg.safe_normalize(wide), _linalg.safe_normalize(patterns)
+            wide, patterns = linalg.safe_normalize(wide), linalg.safe_normalize(patterns)
         products: Tensor = torch.linalg.vecdot(wide, patterns)
         return products

@@ -8,18 +8,18 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ood_nc.detection import _linalg
-from ood_nc.detection._densities import moments_of, square_whitening, whitened_distances
-from ood_nc.detection._validation import check_whole
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.densities import moments_of, square_whitening, whitened_distances
+from ood_nc.detection.kit.validation import check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 
 @register_detector
-class SelfSupervisedDetector(Detector):
+class SelfSupervisedDetector(FeatureDetector):
     """Minus the smallest squared Mahalanobis distance to a cluster of normalised features (Sehwag et al., ICLR 2021).
 
     - min_m (z - mu_m)' S_m^+ (z - mu_m), z = h / |h|: every cluster has its own covariance, over its own
@@ -59,7 +59,7 @@ class SelfSupervisedDetector(Detector):
         members = self._members(train)
         means, whitenings = [], []
         for rows in members:
-            mean, covariance = moments_of(rows, _linalg.safe_normalize)
+            mean, covariance = moments_of(rows, linalg.safe_normalize)
             means.append(mean)
             whitenings.append(square_whitening(covariance))
         self.means_ = torch.stack(means)
@@ -76,14 +76,14 @@ class SelfSupervisedDetector(Detector):
         else:
             if self.clusters > len(train):
                 raise UserError(f"Detector 'ssd': {self.clusters} clusters are more than the {len(train)} samples.")
-            units = _linalg.by_chunks(lambda part: _linalg.safe_normalize(part).float(), train.features)
+            units = linalg.by_chunks(lambda part: linalg.safe_normalize(part).float(), train.features)
             found = KMeans(self.clusters, n_init=1, random_state=self.seed).fit_predict(units.cpu().numpy())
             positions = torch.from_numpy(found).long().to(train.device)
         return [train.features[positions == cluster] for cluster in positions.unique().tolist()]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(self._nearest, queries.features)
+        return linalg.by_chunks(self._nearest, queries.features)
 
     def _nearest(self, features: Tensor) -> Tensor:
-        units = _linalg.safe_normalize(features)
+        units = linalg.safe_normalize(features)
         return -whitened_distances(units, self.means_, self.whitenings_).amin(dim=1)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import _linalg, _softmax
-from ood_nc.detection.base import Detector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -20,7 +20,7 @@ _CONVERGED = 1e-12
 
 
 @register_detector
-class TemperatureScaling(Detector):
+class TemperatureScaling(FeatureDetector):
     """Log-odds of the largest softmax probability at the temperature of best likelihood (Guo et al., ICML 2017).
 
     T minimises the negative log-likelihood of the labels, on the held-out data of a :class:`TapStatistics` with
@@ -52,7 +52,7 @@ class TemperatureScaling(Detector):
         self.temperature_ = best_temperature(given.logits, given.labels)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return _linalg.by_chunks(lambda logits: _softmax.log_odds(logits / self.temperature_), queries.logits)
+        return linalg.by_chunks(lambda logits: softmax.log_odds(logits / self.temperature_), queries.logits)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -84,7 +84,7 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
 def _slope(logits: Tensor, labels: Tensor, inverse: float) -> tuple[float, float]:
     """First and second derivative of the negative log-likelihood by 1/T."""
     slope = curvature = 0.0
-    for part, classes in _linalg.chunks(logits, labels):
+    for part, classes in linalg.chunks(logits, labels):
         # Relative to the own class's logit: where that is the largest by far, no digits are lost in a difference.
         offsets = part - part.gather(1, classes[:, None])
         p = (offsets * inverse).softmax(dim=1)

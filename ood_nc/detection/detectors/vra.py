@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ood_nc.detection import _percentile
-from ood_nc.detection._shaping import ShapedEnergy
-from ood_nc.detection._validation import check_choice, check_percent
-from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.detectors._shaping import ShapedEnergy
+from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection.kit import percentile
+from ood_nc.detection.kit.validation import check_choice, check_percent
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -61,7 +61,7 @@ class VariationalRectifiedActivation(ShapedEnergy):
         return {"lower": (1.0, 5.0, 10.0, 15.0, 50.0, 60.0), "upper": (85.0, 90.0, 95.0, 99.0)}
 
     def _fit(self, train: TapStatistics) -> None:
-        lower, upper = (_percentile.percentile(train.features, percent) for percent in (self.lower, self.upper))
+        lower, upper = (percentile.percentile(train.features, percent) for percent in (self.lower, self.upper))
         self.lower_, self.upper_ = self.head.bias.new_tensor(lower), self.head.bias.new_tensor(upper)
 
     def _shape(self, features: Tensor) -> tuple[Tensor, None]:

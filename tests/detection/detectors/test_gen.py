@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection import auroc, create_detector
+from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
+from ood_nc.scores import auroc
 from tests.detection.agreement import PROBLEMS, agreement_test, peer, peer_tensors
 
 

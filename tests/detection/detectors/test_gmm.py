@@ -108,7 +108,7 @@ def test_collinear_points():
 def test_fitted_in_two_chunks(covariance, monkeypatch):
     problem = PROBLEMS[1]
     expected = scores_of(fitted("gmm", problem, covariance=covariance), problem)
-    monkeypatch.setattr("ood_nc.detection._linalg.CHUNK", 150)
+    monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", 150)
     np.testing.assert_allclose(scores_of(fitted("gmm", problem, covariance=covariance), problem), expected, rtol=1e-6)
 
 

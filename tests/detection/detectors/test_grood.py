@@ -49,7 +49,7 @@ def test_blocks_of_the_bank_change_nothing(monkeypatch):
     problem = PROBLEMS[0]
     detector = fitted("grood", problem)
     expected = scores_of(detector, problem)
-    monkeypatch.setattr("ood_nc.detection._densities.BLOCK", 70)
+    monkeypatch.setattr("ood_nc.detection.kit.densities.BLOCK", 70)
     np.testing.assert_allclose(scores_of(detector, problem), expected, rtol=1e-6, atol=1e-12)
 
 

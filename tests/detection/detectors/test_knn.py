@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 from sklearn.neighbors import NearestNeighbors
 
 from ood_nc.detection import MissingInputError, check_detector, create_detector
-from ood_nc.detection._approximate import ApproximateNeighbors
 from ood_nc.detection.detectors.knn import NearestNeighbors as Knn
-from ood_nc.detection.faiss_backend import SMALLEST_BANK
+from ood_nc.detection.kit.approximate import ApproximateNeighbors
+from ood_nc.detection.kit.faiss_backend import SMALLEST_BANK
 from ood_nc.errors import MissingPackageError, UserError
 from tests.detection.agreement import PROBLEMS, agreement_test, fitted, peer, peer_tensors, scores_of
 

@@ -59,7 +59,7 @@ def test_dead_and_copied_columns():
 def test_fitted_in_chunks(chunk, monkeypatch):
     problem = PROBLEMS[0]
     expected = scores_of(fitted("mahalanobis", problem), problem)
-    monkeypatch.setattr("ood_nc.detection._linalg.CHUNK", chunk)
+    monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", chunk)
     np.testing.assert_allclose(scores_of(fitted("mahalanobis", problem), problem), expected, rtol=1e-9)
 
 

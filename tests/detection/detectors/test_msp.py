@@ -5,8 +5,9 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from ood_nc.detection import auroc, create_detector
+from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
+from ood_nc.scores import auroc
 from tests.detection.agreement import PROBLEMS, agreement_test, peer, peer_tensors
 
 

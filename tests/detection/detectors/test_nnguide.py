@@ -43,7 +43,7 @@ def test_blocks_of_the_bank_change_nothing(monkeypatch):
     detector = fitted("nnguide", problem, k=30, fraction=1.0)
     expected = scores_of(detector, problem)
     for block in (7, 100):
-        monkeypatch.setattr("ood_nc.detection._densities.BLOCK", block)
+        monkeypatch.setattr("ood_nc.detection.kit.densities.BLOCK", block)
         np.testing.assert_allclose(scores_of(detector, problem), expected, rtol=1e-6)
 
 

@@ -60,7 +60,7 @@ def test_fitted_in_two_chunks(monkeypatch):
     # Field case 27.
     problem = PROBLEMS[1]
     expected = scores_of(fitted("residual", problem), problem)
-    monkeypatch.setattr("ood_nc.detection._linalg.CHUNK", 150)
+    monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", 150)
     np.testing.assert_allclose(scores_of(fitted("residual", problem), problem), expected, rtol=1e-6)
 
 

@@ -1,0 +1,166 @@
+"""What a detector is: ``fit`` on ID train data, ``score`` new samples, larger = more in-distribution.
+
+A new detector is one file: subclass :class:`FeatureDetector`, give ``name``, ``info`` and ``requires``, keep every
+hyper-parameter of ``__init__`` under its own name, put what ``_fit`` learns into attributes that end in an underscore,
+and write ``_score``. Storing, loading, cloning, and the checks of inputs, devices and dtypes come from here.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from ood_nc.arrays import ArrayLike
+from ood_nc.detection.base import BaseDetector, DetectorInfo
+from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.errors import MissingInputError
+from ood_nc.detection.head import Head
+from ood_nc.errors import NotFittedError, UserError
+
+__all__ = ["INPUTS", "DetectorInfo", "FeatureDetector"]
+
+Self = TypeVar("Self", bound="FeatureDetector")
+INPUTS = frozenset({"features", "labels", "logits", "head", "nonnegative"})
+
+
+class FeatureDetector(BaseDetector):
+    """Base of all feature detectors: they work from cached features and logits, and never see the network.
+
+    Class attributes:
+        name: in the registry.
+        info: paper, needs, sign domain, cost.
+        requires: what ``fit`` or ``score`` must be given, of "features", "labels", "logits", "head", "nonnegative"
+            (features without negative entries). Logits are computed where a head is given and they are not.
+        needs_fit: False where nothing is learnt and ``score`` may be called at once.
+        closed_form: whether ``trace`` gives the scores as one graph of tensor operations (a search is none).
+    """
+
+    kind: ClassVar[str] = "feature"
+    inputs: ClassVar[frozenset[str]] = INPUTS
+    closed_form: ClassVar[bool] = True
+    _head: Head | None = None
+
+    def fit(
+        self: Self,
+        features: ArrayLike | TapStatistics | None,
+        labels: ArrayLike | None = None,
+        *,
+        logits: ArrayLike | None = None,
+        head: tuple[ArrayLike, ArrayLike | None] | None = None,
+    ) -> Self:
+        """Learn from ID train data.
+
+        Args:
+            features: (N, d), or a :class:`TapStatistics` that several detectors share (then give nothing else).
+            labels: class indices, shape (N,).
+            logits: (N, C); computed from ``head`` where missing.
+            head: weight (C, d) and bias (C,) or None (counts as zero) of the linear head that reads these features.
+
+        Raises:
+            MissingInputError: something in ``requires`` is missing.
+            UserError: shapes disagree, a value is not finite, or a hyper-parameter is out of range.
+        """
+        if isinstance(features, TapStatistics):
+            train = features
+        else:
+            train = TapStatistics(features, labels, logits=logits, head=head)
+        self._check_parameters()
+        self._check_inputs(train, "fit")
+        self._forget()
+        self._head = train.head if train.has_head else None
+        try:
+            with torch.no_grad():
+                self._fit(train)
+        except BaseException:
+            self._forget()
+            raise
+        if "features" in self.requires:
+            self.num_features_ = train.dim
+        return self
+
+    def score(self, features: ArrayLike | TapQueries | None, *, logits: ArrayLike | None = None) -> Tensor:
+        """Score samples, each independently of the others.
+
+        Args:
+            features: (B, d), or a :class:`TapQueries` that several detectors share (then give nothing else).
+            logits: (B, C); computed from the head given to ``fit`` where missing.
+
+        Returns:
+            (B,) float64 on the input's device (float32 where the device has no float64); larger = more
+            in-distribution.
+
+        Raises:
+            NotFittedError: ``fit`` was not called.
+            MissingInputError: something in ``requires`` is missing.
+            UserError: shapes disagree, or a value is not finite.
+        """
+        if self.needs_fit and not self.is_fitted:
+            raise NotFittedError(self.name)
+        self._check_parameters()
+        queries = features if isinstance(features, TapQueries) else TapQueries(features, logits=logits)
+        queries = queries.with_head(self._head)
+        self._check_inputs(queries, "score")
+        with torch.no_grad():
+            return queries.deliver(self.to(queries.device)._score(queries))
+
+    def trace(self, features: Tensor | None, logits: Tensor | None = None) -> Tensor:
+        """The scores as tensor operations alone, for ``torch.export``: nothing is checked, moved or converted.
+
+        Args:
+            features: (B, d).
+            logits: (B, C); computed from the head given to ``fit`` where missing.
+
+        Returns:
+            (B,) float64.
+        """
+        return self._score(TapQueries(features, logits=logits).with_head(self._head))
+
+    @property
+    def head(self) -> Head:
+        """The head given to ``fit``."""
+        if self._head is None:
+            raise NotFittedError(self.name)
+        return self._head
+
+    def to(self: Self, device: torch.device) -> Self:
+        """Move everything learnt to a device; ``score`` does so by itself where its inputs are elsewhere."""
+        super().to(device)
+        if self._head is not None:
+            self._head = self._head.to(device)
+        return self
+
+    # What a detector writes: _score, and of _fit, _check_parameters and _search_space those it needs.
+
+    def _fit(self, train: TapStatistics) -> None:
+        """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""
+        return
+
+    @abstractmethod
+    def _score(self, queries: TapQueries) -> Tensor:
+        """Return (B,) scores of checked queries."""
+
+    def _check_inputs(self, given: TapStatistics | TapQueries, where: str) -> None:
+        wanted = self.requires & given.knows
+        if where == "fit" and not self.needs_fit:
+            # Logits may come with the queries instead, so an unfitted detector asks for them there.
+            wanted = frozenset()
+        missing = wanted - given.available
+        if missing:
+            raise MissingInputError(self.name, missing, self.requires, where)
+        given.check(wanted)
+        expected = getattr(self, "num_features_", None)
+        if where == "score" and expected is not None and "features" in wanted and given.dim != expected:
+            raise UserError(f"Detector {self.name!r} was fitted on {expected} features per sample, got {given.dim}.")
+        if "nonnegative" in self.requires:
+            given.check_nonnegative(self.name)
+
+    def _further_state(self) -> dict[str, Any]:
+        head = None if self._head is None else {"weight": self._head.weight, "bias": self._head.bias}
+        return {"head": head}
+
+    def _load_further_state(self, state: Mapping[str, Any]) -> None:
+        self._head = None if state["head"] is None else Head(state["head"]["weight"], state["head"]["bias"])

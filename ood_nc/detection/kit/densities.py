@@ -1,0 +1,86 @@
+"""What density and bank detectors share: moments of transformed rows, seeded subsets, a bank in blocks, class means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.kit import linalg
+from ood_nc.errors import UserError
+
+BLOCK = 4096
+"""Rows of a bank that meet a chunk of queries at once."""
+Transform = Callable[[Tensor], Tensor]
+
+
+def second_moment_of(rows: Tensor, transform: Transform) -> Tensor:
+    """Mean outer product of the transformed rows (r, r); ``transform`` maps a chunk (n, d) to a new float64 (n, r)."""
+    return linalg.sum_of_grams(transform(part) for (part,) in linalg.chunks(rows)) / len(rows)
+
+
+def moments_of(rows: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
+    """Mean (r,) and covariance (r, r), over n, of the transformed rows, in two passes so that no digits cancel."""
+    total = sum(transform(part).sum(dim=0) for (part,) in linalg.chunks(rows))
+    assert isinstance(total, Tensor)
+    mean = total / len(rows)
+    return mean, second_moment_of(rows, lambda part: transform(part).sub_(mean))
+
+
+def random_subset(count: int, size: int, seed: int) -> Tensor:
+    """Ascending indices of ``size`` rows of ``count``, drawn without replacement; all where there are no more."""
+    if size >= count:
+        return torch.arange(count)
+    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size]
+    return drawn.sort().values
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Aligned blocks of a bank's rows."""
+    for start in range(0, len(tensors[0]), BLOCK):
+        yield tuple(tensor[start : start + BLOCK] for tensor in tensors)
+
+
+def square_whitening(covariance: Tensor) -> Tensor:
+    """W (d, d), zeros above the diagonal, with W W' the pseudo-inverse of a covariance.
+
+    Where the rank is less than d its last columns are zero, so that the W of several covariances form one tensor.
+    """
+    matrix = linalg.whitening(linalg.eigen(covariance))
+    padded = covariance.new_zeros(covariance.shape)
+    padded[:, : matrix.shape[1]] = matrix
+    return padded
+
+
+def triangular_whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """W (d, d), zeros above the diagonal, with W W' the inverse of a regular covariance, and the log determinant."""
+    # The factor of the matrix in reversed order, reversed again, is the upper triangular U of U U' = covariance.
+    upper = torch.linalg.cholesky(covariance.flip(0, 1)).flip(0, 1)
+    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    matrix = torch.linalg.solve_triangular(upper.T, identity, upper=False)
+    return matrix.contiguous(), 2 * upper.diagonal().log().sum()
+
+
+def whitened_distances(rows: Tensor, means: Tensor, whitenings: Tensor) -> Tensor:
+    """Squared distance of each row (B, d) to each mean (K, d) under that mean's own whitening (K, d, d): (B, K)."""
+    distances = []
+    for mean, whitening in zip(means, whitenings, strict=True):
+        whitened = linalg.whiten(rows - mean, whitening)
+        distances.append(torch.linalg.vecdot(whitened, whitened))
+    return torch.stack(distances, dim=1)
+
+
+def class_means_by_logit(train: TapStatistics, detector: str) -> Tensor:
+    """Class means (C, d) in the order of the logits; zero for a class without samples.
+
+    Raises:
+        UserError: a label has no logit.
+    """
+    num_classes = train.logits.shape[1]
+    largest = int(train.classes[-1])
+    if largest >= num_classes:
+        raise UserError(f"Detector {detector!r}: label {largest} has no logit; there are {num_classes} per sample.")
+    means = train.class_means.new_zeros(num_classes, train.dim)
+    return means.index_copy_(0, train.classes, train.class_means)

@@ -1,0 +1,57 @@
+"""What ViM and the residual share: the complement of the principal subspace of the ID train features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection.context import TapStatistics
+from ood_nc.detection.feature_base import FeatureDetector
+from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.validation import check_share, check_whole
+from ood_nc.errors import UserError
+
+
+class ResidualDetector(FeatureDetector):
+    """Base of detectors that measure h - u outside the principal subspace, u = -W^+ b the origin of the head."""
+
+    origin_: Tensor
+    basis_: Tensor
+
+    def __init__(self, *, dim: int | None = None, explained_variance: float | None = None) -> None:
+        self.dim = dim
+        self.explained_variance = explained_variance
+
+    def _check_parameters(self) -> None:
+        check_whole(self, "dim", 0, none_allowed=True)
+        check_share(self, "explained_variance", none_allowed=True)
+        if self.dim is not None and self.explained_variance is not None:
+            raise UserError(f"Detector {self.name!r}: give dim or explained_variance, not both.")
+
+    def _search_space(self) -> dict[str, tuple[Any, ...]]:
+        return {"explained_variance": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}
+
+    def _fit(self, train: TapStatistics) -> None:
+        self.origin_ = linalg.head_origin(*train.head)
+        offset = train.mean - self.origin_
+        decomposition = linalg.eigen(train.covariance + torch.outer(offset, offset))
+        dim = self._principal(decomposition, train.dim)
+        if dim >= train.dim:
+            raise UserError(
+                f"Detector {self.name!r}: dim {dim} leaves nothing of {train.dim} features per sample; choose less."
+            )
+        self.basis_ = decomposition.vectors[:, dim:].contiguous()
+
+    def _principal(self, decomposition: linalg.Eigen, width: int) -> int:
+        """Dimensions of the principal subspace; by default the rule of ViM's authors."""
+        if self.explained_variance is not None:
+            return min(linalg.explaining(decomposition, self.explained_variance), width - 1)
+        if self.dim is not None:
+            return self.dim
+        return 1000 if width >= 2048 else 512 if width >= 768 else width // 2
+
+    def _residual(self, features: Tensor) -> Tensor:
+        """Norm of the part of h - u outside the principal subspace (B,)."""
+        return linalg.projection_norm(features, self.origin_, self.basis_)

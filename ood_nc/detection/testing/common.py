@@ -1,0 +1,70 @@
+"""What the checks of both kinds of detectors share."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ood_nc.detection.base import BaseDetector, DetectorInfo
+from ood_nc.errors import UserError
+
+AnyDetector = TypeVar("AnyDetector", bound=BaseDetector)
+
+
+class DetectorCheckError(AssertionError):
+    """A detector breaks the protocol; the message names the detector, the check and what it saw."""
+
+
+def require(condition: bool, cls: type[BaseDetector], what: str) -> None:
+    """Raise :class:`DetectorCheckError` unless the condition holds."""
+    if not condition:
+        raise DetectorCheckError(f"Detector {getattr(cls, 'name', cls.__name__)!r}: {what}")
+
+
+def close(first: Tensor, second: Tensor, tolerance: float = 1e-6) -> bool:
+    """Whether two score vectors have one shape and agree, relatively or absolutely."""
+    return first.shape == second.shape and bool(torch.allclose(first, second, rtol=tolerance, atol=tolerance))
+
+
+def read_only(array: Any) -> Any:
+    """A copy of a NumPy array that cannot be written to."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def saved_and_loaded(detector: AnyDetector) -> AnyDetector:
+    """A new detector with the state of this one, after a way through a file without pickle."""
+    file = io.BytesIO()
+    torch.save(detector.state_dict(), file)
+    file.seek(0)
+    return type(detector)().load_state_dict(torch.load(file, weights_only=True))
+
+
+def _check_declaration(cls: type[BaseDetector]) -> None:
+    """Info, requirements and docstring are there."""
+    require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
+    empty = [field.name for field in fields(cls.info) if not getattr(cls.info, field.name)]
+    require(not empty, cls, f"info leaves {', '.join(empty)} empty.")
+    require(isinstance(cls.requires, frozenset) and cls.requires <= cls.inputs, cls, f"requires {cls.requires!r}.")
+    require(bool(cls.__doc__), cls, "has no docstring.")
+
+
+def _check_parameters(cls: type[BaseDetector]) -> None:
+    """Hyper-parameters can be read, set and searched by name."""
+    detector = cls()
+    defaults = detector.get_params()
+    require(cls(**defaults).get_params() == defaults, cls, "get_params does not give back what __init__ got.")
+    for name, values in detector.hyperparameters().items():
+        require(name in defaults, cls, f"search space names {name!r}, which is no hyper-parameter.")
+        for value in values:
+            cls().set_params(**{name: value})
+    try:
+        detector.set_params(no_such_parameter=1)
+    except UserError:
+        return
+    raise DetectorCheckError(f"Detector {cls.name!r}: set_params takes an unknown name.")

@@ -1,0 +1,55 @@
+"""What is done with scores, whoever made them: metrics, intervals, comparisons, thresholds, ensembles, streams.
+
+Scores are larger for more in-distribution samples, everywhere.
+"""
+
+from __future__ import annotations
+
+from ood_nc.scores.bootstrap import bootstrap_intervals
+from ood_nc.scores.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
+from ood_nc.scores.ensembles import ScoreEnsemble
+from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.metrics import METRICS, aupr, auroc, detection_error, detection_metrics, fpr95_paper, fpr_at_tpr
+from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
+from ood_nc.scores.streaming import ScoreAccumulator
+from ood_nc.scores.thresholds import (
+    DiscoveryCounter,
+    Threshold,
+    benjamini_hochberg,
+    choose_class_thresholds,
+    choose_threshold,
+    conditional_p_values,
+    conformal_discoveries,
+    conformal_p_values,
+)
+
+__all__ = [
+    "METRICS",
+    "DiscoveryCounter",
+    "EmptySideError",
+    "NanScoreError",
+    "PairedDifference",
+    "ScoreAccumulator",
+    "ScoreEnsemble",
+    "Threshold",
+    "augrc",
+    "aupr",
+    "aurc",
+    "auroc",
+    "benjamini_hochberg",
+    "bootstrap_intervals",
+    "choose_class_thresholds",
+    "choose_threshold",
+    "conditional_p_values",
+    "conformal_discoveries",
+    "conformal_p_values",
+    "delong_interval",
+    "delong_test",
+    "detection_error",
+    "detection_metrics",
+    "excess_aurc",
+    "fpr95_paper",
+    "fpr_at_tpr",
+    "oscr",
+    "paired_bootstrap",
+]

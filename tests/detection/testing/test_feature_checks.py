@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ood_nc.detection import (
+    DetectorCheckError,
+    DetectorInfo,
+    FeatureDetector,
+    check_detector,
+    detector_class,
+    list_detectors,
+)
+from ood_nc.detection.testing.feature_checks import detector_checks
+
+CHECKS = dict(detector_checks())
+
+
+@pytest.mark.parametrize("name", list_detectors(kind="feature"))
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_detector_passes_every_check(name, check):
+    CHECKS[check](detector_class(name))
+
+
+class Sound(FeatureDetector):
+    """Minus the distance to the nearest class mean."""
+
+    name = "sound"
+    info = DetectorInfo("t", "v", "u", "n", "d", "c")
+    requires = frozenset({"features", "labels"})
+
+    def __init__(self, *, power: float = 1.0) -> None:
+        self.power = power
+
+    def _search_space(self):
+        return {"power": (1.0, 2.0)}
+
+    def _fit(self, train):
+        self.means_ = train.class_means
+
+    def _score(self, queries):
+        distances = (queries.features.double()[:, None] - self.means_).norm(dim=2)
+        return -(distances.amin(dim=1) ** self.power)
+
+
+def test_a_sound_detector_passes():
+    check_detector(Sound)
+
+
+def broken(**attributes):
+    return type("Broken", (Sound,), {"__doc__": "Broken on purpose.", **attributes})
+
+
+def _whole_batch(self, queries):
+    scores = Sound._score(self, queries)
+    return scores - scores.mean() if len(scores) else scores
+
+
+def _in_place(self, queries):
+    scores = Sound._score(self, queries)
+    queries.features.sub_(1)
+    return scores
+
+
+def _random(self, train):
+    self.means_ = train.class_means + torch.randn(())
+
+
+def _by_reference(self, train):
+    self.means_ = train.features
+
+
+def _remembers(self, train):
+    type(self).fits = getattr(type(self), "fits", 0) + 1
+    self.means_ = train.class_means * type(self).fits
+
+
+def _hides(self, train):
+    self.means_ = train.class_means
+    self.scale = 2.0
+
+
+def _uses_hidden(self, queries):
+    return Sound._score(self, queries) * getattr(self, "scale", 1.0)
+
+
+def _takes_anything(self, train):
+    self.means_ = train.class_means if "labels" in train.available else train.mean[None]
+
+
+def _no_width(self, queries):
+    return -queries.features.double().sum(dim=1).abs()
+
+
+MUTANTS = {
+    "scores": broken(_score=lambda self, queries: -Sound._score(self, queries)),
+    "batch_invariance": broken(_score=_whole_batch),
+    "inputs_unchanged": broken(_fit=_by_reference),
+    "determinism": broken(_fit=_random),
+    "declaration": broken(requires=frozenset({"pixels"})),
+    "parameters": broken(_search_space=lambda self: {"exponent": (1.0,)}),
+    "missing_inputs": broken(_check_inputs=lambda self, given, where: None, _fit=_takes_anything),
+    "non_finite": broken(_check_inputs=lambda self, given, where: None),
+    "degenerate_fits": broken(_score=lambda self, q: Sound._score(self, q) / self.means_.std(dim=0).amin()),
+    "state": broken(_fit=_hides, _score=_uses_hidden),
+    "half_precision": broken(_score=lambda self, q: Sound._score(self, q) + (q.features.dtype == torch.float16)),
+    "layouts": broken(_score=lambda self, q: Sound._score(self, q) + q.features.is_contiguous()),
+    "shared_context": broken(_score=lambda self, q: q.shared("n", lambda: torch.rand(len(q)).double())),
+    "wrong_width": broken(_check_inputs=lambda self, given, where: None, _score=_no_width),
+}
+
+
+@pytest.mark.parametrize("check", MUTANTS)
+def test_each_check_can_fail(check):
+    with pytest.raises(Exception) as caught:
+        CHECKS[check](MUTANTS[check])
+    # A mutant may also fail by an error of its own, which is a failure all the same.
+    assert isinstance(caught.value, (DetectorCheckError, AttributeError))
+
+
+def test_in_place_changes_are_found():
+    with pytest.raises(DetectorCheckError, match="changes its inputs"):
+        CHECKS["inputs_unchanged"](broken(_score=_in_place))
+
+
+def test_a_fit_that_remembers_is_found():
+    with pytest.raises(DetectorCheckError, match="different scores"):
+        CHECKS["determinism"](broken(_fit=_remembers))
+
+
+def test_every_check_has_a_mutant():
+    assert set(CHECKS) - set(MUTANTS) <= {"devices"}
