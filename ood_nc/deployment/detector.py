@@ -14,10 +14,11 @@ from PIL import Image
 from ood_nc.data import eval_transform
 from ood_nc.data.stores import to_rgb
 from ood_nc.deployment import file
-from ood_nc.detection import FeatureDetector, InputDetector, Network, TapQueries
+from ood_nc.deployment.members import Calibration, Member
+from ood_nc.detection import InputDetector, Network, TapQueries
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
-from ood_nc.scores import ScoreEnsemble, Threshold, choose_class_thresholds, choose_threshold, conformal_p_values
+from ood_nc.scores import ScoreEnsemble
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -48,53 +49,6 @@ class Verdict:
         """The predicted class of each image by name, or by index where the classes have no names."""
         indices = self.predictions.tolist()
         return [str(index) if self.class_names is None else self.class_names[index] for index in indices]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One score of the detector: a tap of the model and the detector that was fitted there.
-
-    Attributes:
-        tap: the tap; an input detector, which sees the whole network, has the head's.
-        detector: fitted.
-    """
-
-    tap: str
-    detector: FeatureDetector | InputDetector
-
-    @property
-    def name(self) -> str:
-        """Detector and tap."""
-        return f"{self.detector.name} on {self.tap}"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Scores of held-out ID images, which no part of the detector was fitted on.
-
-    Attributes:
-        scores: (n,) float64.
-        classes: predicted class of each (n,) where thresholds and p-values hold class by class, else None.
-        tpr: share of fresh ID images that is accepted at least.
-    """
-
-    scores: torch.Tensor
-    classes: torch.Tensor | None
-    tpr: float
-
-    def threshold(self) -> Threshold:
-        """The threshold for all classes together."""
-        return choose_threshold(self.scores, self.tpr)
-
-    def class_thresholds(self) -> dict[int, Threshold]:
-        """The threshold of each class; empty where there is one for all."""
-        return {} if self.classes is None else choose_class_thresholds(self.scores, self.classes, self.tpr)
-
-    def p_values(self, scores: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
-        """Conformal p-values (B,) of scores (B,)."""
-        if self.classes is None:
-            return conformal_p_values(scores, self.scores)
-        return conformal_p_values(scores, self.scores, classes=predictions, held_out_classes=self.classes)
 
 
 class Detector:

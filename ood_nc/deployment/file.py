@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -14,14 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import ood_nc
+from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path
 from ood_nc.models import ControlledModel, load_weights, weights_hash
 from ood_nc.scores import ScoreEnsemble
-
-if TYPE_CHECKING:
-    from ood_nc.deployment.detector import Calibration, Member
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
@@ -79,8 +77,6 @@ def read(
     Raises:
         UserError: no such file, damaged, of a later format, without a backbone or with another one.
     """
-    from ood_nc.deployment.detector import Calibration, Member
-
     header, tensors = _contents(path)
     try:
         model = _model(path, header["backbone"], tensors, backbone)

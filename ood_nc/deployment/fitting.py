@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from ood_nc.data import ImageDataset, align_classes, duplicates_between, eval_transform, stratified_split
-from ood_nc.deployment.detector import Calibration, Detector, Member
+from ood_nc.deployment.detector import Detector
+from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import (
     FeatureDetector,
     InputDetector,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ood_nc.evaluation.choices import choose_taps
+from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.compare import Comparison, compare, save_comparison
 from ood_nc.evaluation.openood import to_openood_csv
-from ood_nc.evaluation.relations import relate
 from ood_nc.evaluation.results import COLUMNS, Results
 from ood_nc.evaluation.suite import choose_device, evaluate
+from ood_nc.evaluation.tap_choice import choose_taps
 
 __all__ = [
     "COLUMNS",

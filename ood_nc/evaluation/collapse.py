@@ -16,7 +16,7 @@ ENTROPY_SAMPLES = 2048
 _OF_ID = tuple(name for name in METRICS if name != "nc5_ortho")
 
 
-def measure_collapse(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> list[Row]:
+def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> list[Row]:
     """The rows of one tap.
 
     The ``method`` of a metric that involves W and b names whose they are: the head's, or those of the tap's ID probe.

@@ -12,12 +12,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from ood_nc.errors import UserError
-from ood_nc.evaluation.differences import Cell, Difference, PairedRuns, differences
-from ood_nc.evaluation.relations import relate
+from ood_nc.evaluation.collapse_relations import relate
+from ood_nc.evaluation.headline import HEADLINE_RULE, headline
+from ood_nc.evaluation.paired_differences import Cell, Difference, PairedRuns, differences
 from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import MEAN, Results, plain
-from ood_nc.evaluation.samples import read_samples
-from ood_nc.evaluation.standing import STANDING_RULE, standing
+from ood_nc.evaluation.scores_table import read_samples
 from ood_nc.files import write_text
 
 
@@ -28,7 +28,7 @@ class Comparison(TypedDict):
     runs: list[dict[str, Any]]
     reference: str
     rule: str
-    standing: list[dict[str, Any]]
+    headline: list[dict[str, Any]]
     verdict: str
     verdicts: list[str]
     differences: list[dict[str, Any]]
@@ -53,7 +53,7 @@ def compare(
 
     Returns:
         The document; its ``differences`` have ``kind, tap, dataset, group, method, metric, a, b, difference, low, high,
-        n, seeds, by_seed, standing`` (what the verdict is made of). A mean over all near and far sets has dataset
+        n, seeds, by_seed, headline`` (what the verdict is made of). A mean over all near and far sets has dataset
         ``mean`` and group ``ood``.
 
     Raises:
@@ -78,9 +78,9 @@ def compare(
         schema=1,
         runs=[plain(result.identity) for result in results],
         reference=reference,
-        rule=STANDING_RULE,
-        standing=[
-            {"run": name, **vars(standing(result.identity))} for name, result in zip(names, results, strict=True)
+        rule=HEADLINE_RULE,
+        headline=[
+            {"run": name, **vars(headline(result.identity))} for name, result in zip(names, results, strict=True)
         ],
         verdict=" ".join(verdicts),
         verdicts=verdicts,
@@ -139,7 +139,7 @@ def _compare_groups(
         pair = PairedRuns(read_samples(one.scores), read_samples(two.scores), replicates, seed)
         notes += [*pair.left_out(), *_other_content(one, two)]
         for cell, difference in differences(
-            pair, standing(one.identity), standing(two.identity), _common(one, two)
+            pair, headline(one.identity), headline(two.identity), _common(one, two)
         ).items():
             by_cell.setdefault(cell, []).append(difference)
     return by_cell, notes, len(seeds)
@@ -177,7 +177,7 @@ def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: 
         "n": parts[0].n,
         "seeds": len(parts),
         "by_seed": values.tolist(),
-        "standing": cell.standing,
+        "headline": cell.headline,
     }
 
 
@@ -202,14 +202,14 @@ def _mean_replicates(parts: Sequence[Difference]) -> np.ndarray[Any, Any]:
 
 def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -> str:
     """One sentence: detection, transfer and ID accuracy, each with its interval and whether anything is shown."""
-    standing_entries = [entry for entry in entries if entry["standing"]]
+    headline_entries = [entry for entry in entries if entry["headline"]]
     parts = []
     for kind, metric, label, unit in (
         ("detection", "fpr95_id_positive", "mean FPR95 (ID positive) over {n} OOD set{s}", -1),
         ("transfer", "transfer_error", "mean transfer error over {n} set{s}", -1),
         ("accuracy", "accuracy", "ID accuracy", 1),
     ):
-        chosen = [entry for entry in standing_entries if entry["kind"] == kind and entry["metric"] == metric]
+        chosen = [entry for entry in headline_entries if entry["kind"] == kind and entry["metric"] == metric]
         sets = [entry for entry in chosen if entry["dataset"] != MEAN and entry["group"] != "covariate"]
         whole = [
             entry for entry in chosen if entry["dataset"] == MEAN and entry["group"] in ("ood", "transfer")

@@ -15,21 +15,21 @@ from ood_nc.config import EvaluationConfig
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import Extractor, extract_banks
-from ood_nc.evaluation.choices import choose_taps
-from ood_nc.evaluation.collapse import measure_collapse
+from ood_nc.evaluation.collapse import collapse_rows
+from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
+from ood_nc.evaluation.findings import Found, Plan
 from ood_nc.evaluation.histograms import histograms
-from ood_nc.evaluation.identity import describe
+from ood_nc.evaluation.hyperparameters import NONE, SYNTHETIC, Tuning
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import Source, TransferSource, ood_key, prepare, transfer_keys
-from ood_nc.evaluation.plan import Found, Plan
-from ood_nc.evaluation.relations import relate
 from ood_nc.evaluation.results import MakeRow, Results, make_row
-from ood_nc.evaluation.samples import Columns, correct_column, scores_table
+from ood_nc.evaluation.run_identity import identify
+from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
+from ood_nc.evaluation.tap_choice import choose_taps
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
-from ood_nc.evaluation.tuning import NONE, SYNTHETIC, Tuning
 from ood_nc.features import BankStore, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
@@ -149,7 +149,7 @@ def evaluate(
         _measure_network(plan, found)
     with _timed(clock, "relations"):
         relations, choices = relate(found.rows, replicates=bootstrap, seed=seed), choose_taps(found.rows)
-    identity = describe(
+    identity = identify(
         model,
         inputs,
         weights_hash=weights,
@@ -221,7 +221,7 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
         return plan.of(kind, tap.name)
 
     with _timed(clock, "collapse"):
-        found.rows += measure_collapse(tap, plan.inputs, seed=plan.seed, make=of("collapse"))
+        found.rows += collapse_rows(tap, plan.inputs, seed=plan.seed, make=of("collapse"))
     with _timed(clock, "detection"):
         measured = measure_detectors(
             tap, plan.inputs, plan.ids, plan.detectors, plan.resamples, of("detection"), tuning=plan.tuning

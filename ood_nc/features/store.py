@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ood_nc.features.bank import FeatureBank
-from ood_nc.features.description import describe
+from ood_nc.features.cache_key import canonical_text
 from ood_nc.features.extraction import extract
 from ood_nc.files import atomic_path
 from ood_nc.models import weights_hash
@@ -87,7 +87,7 @@ def bank_key(
         "format": _FORMAT,
         "weights": weights_hash(model) if weights is None else weights,
         "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
-        "transform": describe(dataset.transform),
+        "transform": canonical_text(dataset.transform),
         "data": dataset.fingerprint(),
         "dtype": str(amp_dtype) if amp else "float32",
     }

@@ -18,7 +18,7 @@ def difference_table(comparison: Mapping[str, Any]) -> Table | None:
     if not entries:
         return None
     places: dict[str, int] = {}
-    for entry in sorted(entries, key=lambda entry: not entry.get("standing")):
+    for entry in sorted(entries, key=lambda entry: not entry.get("headline")):
         places.setdefault(_place(entry), len(places))
     limits = [0.0] * len(places)
     for entry in entries:
@@ -49,7 +49,7 @@ def finding(entry: Mapping[str, Any]) -> str:
 
 def _place(entry: Mapping[str, Any]) -> str:
     pair = f"{entry['b']} − {entry['a']}"
-    if entry.get("standing"):
+    if entry.get("headline"):
         return f"{pair}: what the verdict is made of"
     return f"{pair}: {entry['kind']}, {entry['tap']}, {entry['method']}"
 

@@ -98,7 +98,7 @@ def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list
     ):
         cells = []
         for run in runs:
-            row = _standing(run, comparison, kind, metric_name, group)
+            row = _headline(run, comparison, kind, metric_name, group)
             detail = f"{row['tap']}, {row['method']}" if row else ""
             cells.append({**cell(row, "percent"), "detail": detail})
         if not all(found["undefined"] for found in cells):
@@ -108,10 +108,10 @@ def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list
     return lines
 
 
-def _standing(run: Run, comparison: Mapping[str, Any] | None, kind: str, metric_name: str, group: str) -> Row | None:
+def _headline(run: Run, comparison: Mapping[str, Any] | None, kind: str, metric_name: str, group: str) -> Row | None:
     """The mean at the tap and by the method fixed before any OOD or transfer data is read."""
     stated: Mapping[str, Any] = next(
-        (entry for entry in (comparison or {}).get("standing") or [] if entry["run"] == run.name), {}
+        (entry for entry in (comparison or {}).get("headline") or [] if entry["run"] == run.name), {}
     )
     if kind == "detection":
         tap, method = stated.get("detection_tap", run.head_tap), stated.get("detector")
@@ -126,7 +126,7 @@ def _standing(run: Run, comparison: Mapping[str, Any] | None, kind: str, metric_
 
 
 def _headline_difference(line: Table, comparison: Mapping[str, Any] | None) -> Table | None:
-    entries = [entry for entry in (comparison or {}).get("differences", []) if entry.get("standing")]
+    entries = [entry for entry in (comparison or {}).get("differences", []) if entry.get("headline")]
     if len({(entry["a"], entry["b"]) for entry in entries}) != 1:
         return None
     wanted = {"accuracy": ("accuracy",), "transfer": ("transfer_error",)}.get(line["kind"], (line.get("metric"),))

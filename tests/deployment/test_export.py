@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ood_nc.deployment import Detector, export_onnx, export_program, fit_detector
-from ood_nc.deployment.detector import Calibration, Member
+from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import create_feature_detector, detector_class, list_detectors
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, compare, save_comparison
-from ood_nc.evaluation.samples import scores_table
+from ood_nc.evaluation.scores_table import scores_table
 from ood_nc.scores import auroc, fpr_at_tpr
 
 from .rows import accuracy_row, collapse_row, detection_row
@@ -62,8 +62,8 @@ def run(
     return Results(rows=rows, identity=identity, scores=scores_table(sets))
 
 
-def standing_entry(comparison: Any, **equals: Any) -> dict[str, Any]:
-    entries = [entry for entry in comparison["differences"] if entry["standing"]]
+def headline_entry(comparison: Any, **equals: Any) -> dict[str, Any]:
+    entries = [entry for entry in comparison["differences"] if entry["headline"]]
     (found,) = [entry for entry in entries if all(entry[key] == value for key, value in equals.items())]
     return found
 
@@ -80,7 +80,7 @@ def test_differences_equal_those_of_the_metrics() -> None:
     fprs = []
     for group, (dataset, n) in list(SIZES.items())[1:3]:
         pairs = [(values(r, "id", name), values(r, group, name)) for r, name in ((a, name_a), (b, name_b))]
-        entry = standing_entry(found, dataset=dataset, metric="auroc")
+        entry = headline_entry(found, dataset=dataset, metric="auroc")
         assert entry["difference"] == pytest.approx(auroc(*pairs[1]) - auroc(*pairs[0]))
         assert (entry["n"], entry["group"], entry["tap"], entry["method"]) == (
             n,
@@ -89,23 +89,23 @@ def test_differences_equal_those_of_the_metrics() -> None:
             "energy",
         )
         fprs.append(fpr_at_tpr(*pairs[1]) - fpr_at_tpr(*pairs[0]))
-        assert standing_entry(found, dataset=dataset, metric="fpr95_id_positive")["difference"] == pytest.approx(
+        assert headline_entry(found, dataset=dataset, metric="fpr95_id_positive")["difference"] == pytest.approx(
             fprs[-1]
         )
-    mean = standing_entry(found, dataset="mean", group="ood", metric="fpr95_id_positive")
+    mean = headline_entry(found, dataset="mean", group="ood", metric="fpr95_id_positive")
     assert mean["difference"] == pytest.approx(np.mean(fprs)) and (mean["a"], mean["b"]) == ("baseline", "controlled")
     gain = (
         values(b, "transfer", "correct/projector/linear").mean()
         - values(a, "transfer", "correct/encoder/linear").mean()
     )
-    error = standing_entry(found, dataset="birds", metric="transfer_error")
+    error = headline_entry(found, dataset="birds", metric="transfer_error")
     assert error["difference"] == pytest.approx(-gain)
-    assert standing_entry(found, kind="accuracy")["difference"] == 0
+    assert headline_entry(found, kind="accuracy")["difference"] == 0
 
 
 def test_the_interval_is_that_of_an_explicit_paired_bootstrap() -> None:
     a, b = run("a", gap=1.0), run("b", gap=1.3, draw=2)
-    found = standing_entry(compare([a, b], replicates=600), dataset="svhn", metric="auroc")
+    found = headline_entry(compare([a, b], replicates=600), dataset="svhn", metric="auroc")
     ids, oods = ([values(r, group, "score/encoder/energy") for r in (a, b)] for group in ("id", "far"))
     generator = np.random.default_rng(7)
     explicit, unpaired = [], []
@@ -153,7 +153,7 @@ def test_the_order_of_samples_does_not_matter_and_only_common_samples_are_compar
     keep = [row for row, name in enumerate(fewer.scores["id"].to_pylist()) if int(name[:-4]) >= 20]
     fewer.scores = fewer.scores.take(keep)
     found = compare([a, fewer], replicates=0)
-    assert standing_entry(found, dataset="svhn", metric="auroc")["n"] == 280
+    assert headline_entry(found, dataset="svhn", metric="auroc")["n"] == 280
     assert any("svhn" in note and "280 in both" in note for note in found["notes"])
 
 
@@ -175,7 +175,7 @@ def test_seeds_are_paired_and_widen_the_interval() -> None:
     baselines = [run(f"resnet18-none-seed{s}", s, draw=s) for s in range(3)]
     others = [run(f"resnet18-simplex_etf-seed{s}", s, gap=gaps[s], draw=10 + s) for s in range(3)]
     found = compare([*baselines, *others[::-1]])
-    entry = standing_entry(found, dataset="svhn", metric="auroc")
+    entry = headline_entry(found, dataset="svhn", metric="auroc")
     assert found["reference"] == entry["a"] == "resnet18-none" and entry["b"] == "resnet18-simplex_etf"
     name = "score/encoder/energy"
     by_seed = [
@@ -186,7 +186,7 @@ def test_seeds_are_paired_and_widen_the_interval() -> None:
     assert entry["difference"] == pytest.approx(np.mean(by_seed))
     student = stats.t.interval(0.95, 2, loc=np.mean(by_seed), scale=stats.sem(by_seed))
     assert entry["low"] < student[0] and entry["high"] > student[1]
-    assert "(3 seeds)" in found["verdict"] and len(found["runs"]) == 6 and len(found["standing"]) == 6
+    assert "(3 seeds)" in found["verdict"] and len(found["runs"]) == 6 and len(found["headline"]) == 6
 
 
 def test_unmatched_seeds_are_named() -> None:
@@ -219,8 +219,8 @@ def test_covariate_sets_are_not_in_the_mean() -> None:
         return results
 
     found = compare([covariate(run("a")), covariate(run("b", gap=2.0, draw=2))], replicates=0)
-    mean = standing_entry(found, dataset="mean", group="ood", metric="auroc")
-    assert mean["difference"] == standing_entry(found, dataset="cifar", metric="auroc")["difference"]
+    mean = headline_entry(found, dataset="mean", group="ood", metric="auroc")
+    assert mean["difference"] == headline_entry(found, dataset="cifar", metric="auroc")["difference"]
     assert "over 1 OOD set " in found["verdict"]
 
 
@@ -237,7 +237,7 @@ def test_the_standing_rule_prefers_energy_and_linear_and_else_takes_the_first_na
     a, b = run("a"), run("b")
     for results in (a, b):
         results.identity |= {"detectors": ["msp"], "probes": ["linear", "knn"]}
-    assert compare([a, b], replicates=0)["standing"][0] == {
+    assert compare([a, b], replicates=0)["headline"][0] == {
         "run": "a",
         "detection_tap": "encoder",
         "detector": "msp",

@@ -58,7 +58,7 @@ def build_comparison(directory: Path, **options: Any) -> tuple[list[Path], dict[
         "runs": [document["identity"] for document in documents],
         "reference": "baseline",
         "rule": "Fixed before any OOD or transfer data is read: detection is judged on the tap the head reads.",
-        "standing": [_standing("baseline", taps[-2]), _standing("controlled", taps[-1])],
+        "headline": [_headline("baseline", taps[-2]), _headline("controlled", taps[-1])],
         "verdict": (
             "controlled against baseline (1 seed): mean FPR95 (ID positive) over 2 OOD sets -21.4 points "
             "[-27.9, -14.6] (better); mean transfer error over 2 sets -6.2 points [-9.0, -3.1] (better); "
@@ -72,14 +72,14 @@ def build_comparison(directory: Path, **options: Any) -> tuple[list[Path], dict[
     return runs, comparison
 
 
-def _standing(run: str, tap: str) -> Row:
+def _headline(run: str, tap: str) -> Row:
     return {"run": run, "detection_tap": tap, "detector": "energy", "transfer_tap": "encoder", "probe": "linear"}
 
 
 def _differences(taps: Sequence[str], ood: dict[str, str]) -> Iterator[Row]:
     places = [(f"{taps[-2]} → {taps[-1]}", True), *((tap, False) for tap in taps[:-1])]
-    for tap, standing in places:
-        base = {"tap": tap, "a": "baseline", "b": "controlled", "seeds": 1, "standing": standing}
+    for tap, headline in places:
+        base = {"tap": tap, "a": "baseline", "b": "controlled", "seeds": 1, "headline": headline}
         for metric, value in (("fpr95_id_positive", -0.214), ("auroc", 0.081)):
             sets = [*((name, group) for name, group in ood.items() if name != "empty-folder"), ("mean", "ood")]
             for dataset, group in sets:
@@ -91,7 +91,7 @@ def _differences(taps: Sequence[str], ood: dict[str, str]) -> Iterator[Row]:
                     "method": "energy",
                     "metric": metric,
                 }
-                shown = value * (1 if standing else 0.2)
+                shown = value * (1 if headline else 0.2)
                 yield {
                     **entry,
                     "difference": shown,
@@ -100,7 +100,7 @@ def _differences(taps: Sequence[str], ood: dict[str, str]) -> Iterator[Row]:
                     "n": 240,
                     "by_seed": [shown],
                 }
-    base = {"a": "baseline", "b": "controlled", "seeds": 1, "standing": True}
+    base = {"a": "baseline", "b": "controlled", "seeds": 1, "headline": True}
     for dataset in (*TRANSFER, "mean"):
         entry = {
             **base,

@@ -140,9 +140,9 @@ def test_differences_show_the_comparisons_numbers(two: Written) -> None:
     lines = two.page.by_id("table-differences").all("tbody")[0].all("tr")
     assert len(lines) == len(two.comparison["differences"])
     visible = [line for line in lines if "hidden" not in line.attributes]
-    standing = [entry for entry in two.comparison["differences"] if entry["standing"]]
-    assert len(visible) == len(standing)
-    for line, entry in zip(visible, standing, strict=True):
+    headline = [entry for entry in two.comparison["differences"] if entry["headline"]]
+    assert len(visible) == len(headline)
+    for line, entry in zip(visible, headline, strict=True):
         cells = line.all("td")
         assert number(cells[1].own_text) == pytest.approx(100 * entry["difference"], abs=0.0501)
         ends = [number(end) for end in cells[1].all("span")[0].text.strip("[]").split(", ")]

@@ -142,7 +142,7 @@ def test_finding(name: str, low: float | None, high: float | None, told: str) ->
 def test_differences_without_intervals_and_without_entries() -> None:
     assert difference_table({"differences": []}) is None
     entry = {"kind": "detection", "tap": "t", "dataset": "d", "group": "far", "method": "m", "metric": "auroc"}
-    entry |= {"a": "x", "b": "y", "difference": 0.1, "low": None, "high": None, "n": 5, "standing": False}
+    entry |= {"a": "x", "b": "y", "difference": 0.1, "low": None, "high": None, "n": 5, "headline": False}
     table = difference_table({"differences": [entry]})
     assert table is not None
     assert table["places"] == ["y − x: detection, t, m"]

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 
-def describe(value: Any) -> str:
+def canonical_text(value: Any) -> str:
     """Describe a value by its type and everything it holds.
 
     What cannot be described exactly (a lambda, an object of a compiled type) is a random text, equal to nothing.
     """
-    return _describe(value, ())
+    return _canonical_text(value, ())
 
 
-def _describe(value: Any, outer: tuple[int, ...]) -> str:
+def _canonical_text(value: Any, outer: tuple[int, ...]) -> str:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return repr(value)
     if id(value) in outer:
@@ -34,17 +34,17 @@ def _describe(value: Any, outer: tuple[int, ...]) -> str:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
     if isinstance(value, Mapping):
-        items = sorted((_describe(key, outer), _describe(inner, outer)) for key, inner in value.items())
+        items = sorted((_canonical_text(key, outer), _canonical_text(inner, outer)) for key, inner in value.items())
         return f"{_name(type(value))}({items})"
     if isinstance(value, (list, tuple, set, frozenset)):
-        parts = [_describe(inner, outer) for inner in value]
+        parts = [_canonical_text(inner, outer) for inner in value]
         return f"{_name(type(value))}({sorted(parts) if isinstance(value, (set, frozenset)) else parts})"
     if isinstance(value, functools.partial):
-        return f"partial({[_describe(part, outer) for part in (value.func, value.args, value.keywords)]})"
+        return f"partial({[_canonical_text(part, outer) for part in (value.func, value.args, value.keywords)]})"
     if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device)):
         return _unique() if "<" in repr(getattr(value, "__qualname__", "")) else _named(value)
     held = getattr(value, "__dict__", None)
-    return f"{_name(type(value))}{_describe(held, outer)}" if held is not None else _unique()
+    return f"{_name(type(value))}{_canonical_text(held, outer)}" if held is not None else _unique()
 
 
 def _named(value: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 
 from ood_nc.data import eval_transform
-from ood_nc.features.description import describe
+from ood_nc.features.cache_key import canonical_text
 
 PREPROCESSING = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
 
@@ -48,7 +48,7 @@ def same_things() -> list[tuple[object, object]]:
 
 @pytest.mark.parametrize(("one", "other"), same_things())
 def test_equal_things_are_described_alike(one: object, other: object) -> None:
-    assert describe(one) == describe(other)
+    assert canonical_text(one) == canonical_text(other)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_equal_things_are_described_alike(one: object, other: object) -> None:
     ],
 )
 def test_different_things_are_told_apart(one: object, other: object) -> None:
-    assert describe(one) != describe(other)
+    assert canonical_text(one) != canonical_text(other)
 
 
 def test_what_cannot_be_described_equals_nothing() -> None:
@@ -79,14 +79,14 @@ def test_what_cannot_be_described_equals_nothing() -> None:
         return image
 
     for value in (lambda image: image, local, object(), Node(lambda image: image)):
-        assert describe(value) != describe(value)
+        assert canonical_text(value) != canonical_text(value)
 
 
 @pytest.mark.slow
 def test_the_description_of_a_real_transform_is_the_same_in_another_process() -> None:
     code = (
-        "from ood_nc.data import eval_transform\nfrom ood_nc.features.description import describe\n"
-        f"print(describe(eval_transform({PREPROCESSING})))"
+        "from ood_nc.data import eval_transform\nfrom ood_nc.features.cache_key import canonical_text\n"
+        f"print(canonical_text(eval_transform({PREPROCESSING})))"
     )
     other = subprocess.check_output([sys.executable, "-c", code], text=True, env={**os.environ, "PYTHONHASHSEED": "7"})
-    assert other.strip() == describe(eval_transform(PREPROCESSING))
+    assert other.strip() == canonical_text(eval_transform(PREPROCESSING))

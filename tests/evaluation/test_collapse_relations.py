@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.correlation import Resampling, _ratio, _weighted_pearson, centred_ranks
-from ood_nc.evaluation.relations import relate
 
 from .rows import collapse_row, detection_row, transfer_row
 

@@ -13,7 +13,7 @@ from ood_nc.evaluation.inputs import Inputs
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 
 
-def describe(model: Any, inputs: Inputs, **settings: Any) -> dict[str, Any]:
+def identify(model: Any, inputs: Inputs, **settings: Any) -> dict[str, Any]:
     """The model, its taps, the data sets and notes on them, package versions, and ``settings``."""
     taps = [
         {"name": name, "depth": info.depth, "pooling": info.pooling, "dim": info.dim}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from ood_nc.evaluation.relations import COLLAPSE_SPLIT, OOD_GROUPS
+from ood_nc.evaluation.collapse_relations import COLLAPSE_SPLIT, OOD_GROUPS
 from ood_nc.evaluation.results import is_one_set
 
 Row = Mapping[str, Any]

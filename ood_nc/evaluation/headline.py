@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-STANDING_RULE = (
+HEADLINE_RULE = (
     "Fixed before any OOD or transfer data is read: detection is judged on the tap the head reads, by energy (else "
     "the first detector named), transfer on the encoder tap, by the linear probe (else the first one named), ID "
     "accuracy by the head. Differences are the later run minus the reference, on the same images."
@@ -14,8 +14,8 @@ STANDING_RULE = (
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Taps and methods that stand for a run, by `STANDING_RULE`."""
+class Headline:
+    """Taps and methods that stand for a run, by `HEADLINE_RULE`."""
 
     detection_tap: str
     detector: str
@@ -23,11 +23,11 @@ class Standing:
     probe: str
 
 
-def standing(identity: Mapping[str, Any]) -> Standing:
+def headline(identity: Mapping[str, Any]) -> Headline:
     """What stands for a run, from its identity alone."""
     taps = [tap["name"] for tap in identity["taps"]]
     head_tap = identity["head_tap"]
-    return Standing(
+    return Headline(
         detection_tap=head_tap,
         detector=_preferred("energy", identity["detectors"]),
         transfer_tap="encoder" if "encoder" in taps else head_tap,

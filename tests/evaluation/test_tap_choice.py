@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ood_nc.evaluation.choices import choose_taps
+from ood_nc.evaluation.tap_choice import choose_taps
 
 from .rows import accuracy_row, collapse_row, detection_row, transfer_row
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ood_nc.evaluation.relations import OOD_GROUPS
+from ood_nc.evaluation.collapse_relations import OOD_GROUPS
+from ood_nc.evaluation.headline import Headline
 from ood_nc.evaluation.resampling import Array, Counts, draw_counts, resampled_metrics, sort_scores
 from ood_nc.evaluation.results import MEAN
-from ood_nc.evaluation.samples import Samples, Set, correct_column, score_column, shared_rows
-from ood_nc.evaluation.standing import Standing
+from ood_nc.evaluation.scores_table import Samples, Set, correct_column, score_column, shared_rows
 
 ID: Set = ("id", "id_test")
 
@@ -27,7 +27,7 @@ class Cell:
     dataset: str
     group: str
     metric: str
-    standing: bool
+    headline: bool
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,11 @@ class PairedRuns:
         return values[0][rows[0]], values[1][rows[1]]
 
 
-def differences(pair: PairedRuns, a: Standing, b: Standing, identities: Mapping[str, Any]) -> dict[Cell, Difference]:
+def differences(pair: PairedRuns, a: Headline, b: Headline, identities: Mapping[str, Any]) -> dict[Cell, Difference]:
     """Every difference between two runs.
 
-    These are: the standing detector and probe on each set and in the mean over sets; every other detector and probe
-    that both runs have, on the standing taps; the standing ones on every tap both runs have; ID accuracy.
+    These are: the headline detector and probe on each set and in the mean over sets; every other detector and probe
+    that both runs have, on the headline taps; the headline ones on every tap both runs have; ID accuracy.
 
     Args:
         pair: the two runs.
@@ -122,13 +122,13 @@ def differences(pair: PairedRuns, a: Standing, b: Standing, identities: Mapping[
     places = [(taps, methods), *((taps, (name, name)) for name in identities["detectors"])]
     places += [((tap, tap), methods) for tap in identities["taps"]]
     for place in dict.fromkeys(places):
-        _add_detection(found, pair, *place, standing=place == (taps, methods))
+        _add_detection(found, pair, *place, headline=place == (taps, methods))
 
     taps, methods = (a.transfer_tap, b.transfer_tap), (a.probe, b.probe)
     places = [(taps, methods), *((taps, (name, name)) for name in identities["probes"])]
     places += [((tap, tap), methods) for tap in identities["taps"]]
     for place in dict.fromkeys(places):
-        _add_transfer(found, pair, *place, standing=place == (taps, methods))
+        _add_transfer(found, pair, *place, headline=place == (taps, methods))
 
     taps = (a.detection_tap, b.detection_tap)
     for chosen, gain in pair.accuracy("id", taps, ("head", "head")).items():
@@ -137,32 +137,32 @@ def differences(pair: PairedRuns, a: Standing, b: Standing, identities: Mapping[
 
 
 def _add_detection(
-    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, standing: bool
+    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, headline: bool
 ) -> None:
     by_set = pair.detection(taps, methods)
     for metric in ("fpr95_id_positive", "auroc"):
         groups: dict[str, list[Difference]] = {}
         for chosen, metrics in by_set.items():
             group = pair.samples[0].groups[chosen]
-            found[Cell("detection", taps, methods, chosen[1], group, metric, standing)] = metrics[metric]
+            found[Cell("detection", taps, methods, chosen[1], group, metric, headline)] = metrics[metric]
             groups.setdefault(group, []).append(metrics[metric])
             if group in OOD_GROUPS:
                 groups.setdefault("ood", []).append(metrics[metric])
         for group, parts in groups.items():
-            found[Cell("detection", taps, methods, MEAN, group, metric, standing)] = _mean(parts)
+            found[Cell("detection", taps, methods, MEAN, group, metric, headline)] = _mean(parts)
 
 
 def _add_transfer(
-    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, standing: bool
+    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, headline: bool
 ) -> None:
     errors = {
         chosen: Difference(-gain.values, gain.n) for chosen, gain in pair.accuracy("transfer", taps, methods).items()
     }
     for chosen, error in errors.items():
-        found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", standing)] = error
+        found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", headline)] = error
     if errors:
         mean = _mean(list(errors.values()))
-        found[Cell("transfer", taps, methods, MEAN, "transfer", "transfer_error", standing)] = mean
+        found[Cell("transfer", taps, methods, MEAN, "transfer", "transfer_error", headline)] = mean
 
 
 def _mean(parts: list[Difference]) -> Difference:
