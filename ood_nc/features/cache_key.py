@@ -1,10 +1,11 @@
-"""A text that says what a transform does, the same in every process; for cache keys."""
+"""The key of a feature bank: a hash over everything that it depends on, the same in every process."""
 
 from __future__ import annotations
 
 import enum
 import functools
 import hashlib
+import json
 import types
 import uuid
 from collections.abc import Mapping
@@ -12,6 +13,29 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from ood_nc.models import weights_hash
+
+_FORMAT = 2
+
+
+def bank_key(
+    model: Any, dataset: Any, *, weights: str | None = None, amp: bool = False, amp_dtype: torch.dtype = torch.float16
+) -> str:
+    """A sha256 over everything a bank depends on.
+
+    A transform that cannot be described exactly (a lambda, say) gives a key of its own each time: such a bank is
+    never reused, rather than reused wrongly.
+    """
+    parts = {
+        "format": _FORMAT,
+        "weights": weights_hash(model) if weights is None else weights,
+        "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
+        "transform": canonical_text(dataset.transform),
+        "data": dataset.fingerprint(),
+        "dtype": str(amp_dtype) if amp else "float32",
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def canonical_text(value: Any) -> str:

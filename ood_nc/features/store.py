@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,16 +12,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ood_nc.features.bank import FeatureBank
-from ood_nc.features.cache_key import canonical_text
+from ood_nc.features.cache_key import bank_key
 from ood_nc.features.extraction import extract
-from ood_nc.files import atomic_path
-from ood_nc.models import weights_hash
+from ood_nc.sealed import DamagedFileError, read_sealed, write_sealed
 
-_FORMAT = 1
 _log = logging.getLogger("ood_nc")
 
 
@@ -75,61 +69,36 @@ class BankStore:
         return self.directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', name)[:60]}-{key[:24]}.safetensors"
 
 
-def bank_key(
-    model: Any, dataset: Any, *, weights: str | None = None, amp: bool = False, amp_dtype: torch.dtype = torch.float16
-) -> str:
-    """A sha256 over everything a bank depends on.
-
-    A transform that cannot be described exactly (a lambda, say) gives a key of its own each time: such a bank is
-    never reused, rather than reused wrongly.
-    """
-    parts = {
-        "format": _FORMAT,
-        "weights": weights_hash(model) if weights is None else weights,
-        "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
-        "transform": canonical_text(dataset.transform),
-        "data": dataset.fingerprint(),
-        "dtype": str(amp_dtype) if amp else "float32",
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def _save(bank: FeatureBank, path: Path) -> None:
-    tensors = {f"tap/{name}": features.contiguous() for name, features in bank.taps.items()}
+    tensors = {f"tap/{name}": features for name, features in bank.taps.items()}
     # The ids go in as bytes: the header, where strings belong, is limited to 100 MB.
     ids = torch.frombuffer(bytearray(json.dumps(bank.ids).encode()), dtype=torch.uint8)
-    tensors |= {"logits": bank.logits.contiguous(), "labels": bank.labels, "ids": ids}
+    tensors |= {"logits": bank.logits, "labels": bank.labels, "ids": ids}
     header = {"key": bank.key, "taps": list(bank.taps), "broken": bank.broken, "seconds": bank.seconds}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"bank": json.dumps(header)})
-        except SafetensorError as error:
-            # safetensors hides the system's error; a full disk must be told from a fault of ours.
-            code = re.search(r"os error (\d+)", str(error))
-            raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
+    write_sealed(path, tensors, header)
 
 
 def _load(path: Path, key: str) -> FeatureBank | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["bank"])
-            bank = _read(file, header)
+        header, tensors = read_sealed(path)
         if header["key"] != key:
             raise ValueError("it was made under another key")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        return _bank(header, tensors)
+    except DamagedFileError as error:
+        _log.warning("%s The features are extracted again.", error)
+    except (ValueError, KeyError, TypeError) as error:
         _log.warning("The feature bank %s is damaged (%s): extracting it again.", path, error)
-        return None
-    return bank
+    return None
 
 
-def _read(file: Any, header: Mapping[str, Any]) -> FeatureBank:
+def _bank(header: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> FeatureBank:
     bank = FeatureBank(
-        taps={name: file.get_tensor(f"tap/{name}") for name in header["taps"]},
-        logits=file.get_tensor("logits"),
-        labels=file.get_tensor("labels"),
-        ids=tuple(json.loads(bytes(file.get_tensor("ids").numpy()).decode())),
+        taps={name: tensors[f"tap/{name}"] for name in header["taps"]},
+        logits=tensors["logits"],
+        labels=tensors["labels"],
+        ids=tuple(json.loads(bytes(tensors["ids"].numpy()).decode())),
         key=header["key"],
         broken=[(name, reason) for name, reason in header["broken"]],
         seconds=float(header["seconds"]),

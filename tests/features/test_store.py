@@ -13,15 +13,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors import SafetensorError
 
+from ood_nc import sealed
 from ood_nc.errors import UserError
-from ood_nc.features import BankStore, store
+from ood_nc.features import BankStore, cache_key, store
 
 from .fakes import TinyData, TinyModel
 
 
 @pytest.fixture(autouse=True)
 def _hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "weights_hash", lambda model: str([p.sum().item() for p in model.parameters()]))
+    monkeypatch.setattr(cache_key, "weights_hash", lambda model: str([p.sum().item() for p in model.parameters()]))
 
 
 def test_the_second_reading_runs_no_model_and_equals_the_first(tmp_path: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_transform_that_cannot_be_described_is_never_taken_from_the_cache(tmp_
     assert model.images == 20
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "other key", "rows"])
+@pytest.mark.parametrize("damage", ["one bit", "truncated", "garbage", "empty", "other key", "rows"])
 def test_a_damaged_file_is_extracted_again_with_a_note(
     damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,7 +103,10 @@ def test_a_damaged_file_is_extracted_again_with_a_note(
     path = folder.path("tiny", bank.key)
     content = path.read_bytes()
     path.unlink()  # the bank in use keeps the old file
-    if damage == "truncated":
+    if damage == "one bit":
+        place = content.rindex(bank.logits.numpy().tobytes())
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "garbage":
         path.write_bytes(b"\xff" * len(content))
@@ -125,7 +129,7 @@ def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path: Path, monke
     def full(*arguments: object, **options: object) -> None:
         raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(sealed, "save_file", full)
     with pytest.raises(UserError, match="No space left"):
         BankStore(tmp_path).get(TinyModel(), TinyData())
     assert list(tmp_path.iterdir()) == []
@@ -152,7 +156,7 @@ def _get_in_process(rank: int, world: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     model = TinyModel()
-    store.weights_hash = lambda model: "same"
+    cache_key.weights_hash = lambda model: "same"
     banks = [BankStore(folder).get(model, TinyData(), batch_size=2) for _ in range(2)]
     torch.save((model.images, banks[1].ids, banks[0].logits, banks[1].logits), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

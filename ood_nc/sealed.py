@@ -1,0 +1,168 @@
+"""Files that tell when they are damaged: tensors with a JSON header in the safetensors format, or bytes, and a digest.
+
+The digest is a SHA-256 over every byte of the file, names, shapes and header included, but its own 64. It finds a bad
+disk, a copy cut short, an edit by hand. It is no signature: whoever changes the content can write the digest anew, so
+it says nothing of a file from somebody who is not trusted. Nothing in such a file can run, but all of it may be false.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ood_nc.errors import UserError
+from ood_nc.files import atomic_path
+
+_BLANK = b"0" * 64
+_SEAL = re.compile(rb'"seal":"([0-9a-f]{64})"')
+_MARK = b"ood_nc sealed:"
+_LARGEST_HEADER = 100_000_000  # safetensors' own limit
+_CHUNK = 1 << 22
+
+
+class DamagedFileError(UserError):
+    """A file of ours is not as it was written."""
+
+
+def write_sealed(path: str | Path, tensors: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a header to ``path``, whole or not at all.
+
+    The file is a plain safetensors file for any other reader.
+
+    Args:
+        path: usually ``NAME.safetensors``.
+        tensors: on any device, of any layout; those that share memory are stored apart.
+        header: JSON values.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    text = json.dumps(dict(header), allow_nan=False)
+    with atomic_path(path) as temporary:
+        try:
+            save_file(_plain(tensors), temporary, {"format": "pt", "seal": _BLANK.decode(), "ood_nc": text})
+        except SafetensorError as error:
+            # safetensors hides the system's error; a full disk must be told from a fault of ours.
+            code = re.search(r"os error (\d+)", str(error))
+            raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
+        place, _, digest = _digest(temporary)
+        with open(temporary, "r+b") as file:
+            file.seek(place)
+            file.write(digest.encode())
+
+
+def read_sealed(path: str | Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read what `write_sealed` wrote: the header and the tensors, which are memory mapped.
+
+    Args:
+        path: the file.
+        with_tensors: False reads the header alone; the digest is checked in any case.
+
+    Raises:
+        DamagedFileError: not as it was written, or never written by `write_sealed`.
+        UserError: no such file, or one that cannot be opened.
+    """
+    path = Path(path)
+    _, stored, digest = _read(path, lambda: _digest(path))
+    if stored != digest:
+        raise DamagedFileError(f"{path} is damaged: its content does not have the digest it was written with.")
+    return _read(path, lambda: _contents(path, with_tensors))
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether a file is a safetensors file of ours, by its header; it may be damaged all the same."""
+    try:
+        _digest(Path(path), header_only=True)
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def write_sealed_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` with its digest behind it, whole or not at all.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content + _MARK + hashlib.sha256(content).hexdigest().encode())
+
+
+def read_sealed_bytes(path: str | Path) -> bytes:
+    """Read what `write_sealed_bytes` wrote, without the digest.
+
+    Raises:
+        DamagedFileError: not as it was written, or never written by `write_sealed_bytes`.
+        UserError: no such file, or one that cannot be opened.
+    """
+    path = Path(path)
+    whole = _read(path, path.read_bytes)
+    content, seal = whole[: -len(_MARK) - 64], whole[-len(_MARK) - 64 :]
+    if seal != _MARK + hashlib.sha256(content).hexdigest().encode():
+        raise DamagedFileError(f"{path} is damaged: its content does not have the digest it was written with.")
+    return content
+
+
+def _digest(path: Path, *, header_only: bool = False) -> tuple[int, str, str]:
+    """Where in the file the digest stands, what stands there, and what should.
+
+    Raises:
+        ValueError: no safetensors file, or one without exactly one digest in its header.
+    """
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > _LARGEST_HEADER:
+            raise ValueError("it is no safetensors file")
+        header = file.read(length)
+        seals = list(_SEAL.finditer(header))
+        if len(seals) != 1:
+            raise ValueError("it carries no digest")
+        start, end = seals[0].span(1)
+        whole = hashlib.sha256(prefix + header[:start] + _BLANK + header[end:])
+        while not header_only and (chunk := file.read(_CHUNK)):
+            whole.update(chunk)
+    return len(prefix) + start, seals[0][1].decode(), whole.hexdigest()
+
+
+def _contents(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["ood_nc"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()} if with_tensors else {}  # noqa: SIM118
+    if not isinstance(header, dict):
+        raise ValueError("its header is no JSON object")
+    return header, tensors
+
+
+def _read(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DamagedFileError(f"{path} is damaged, or no file of ood_nc ({why}).") from None
+
+
+def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """On the CPU, contiguous, no two in the same memory (tied weights), which the format refuses."""
+    plain: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        if value.untyped_storage().data_ptr() in taken:
+            value = value.clone()
+        taken.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    return plain
