@@ -8,21 +8,30 @@ Another package adds its own through an entry point of the group ``ood_nc.detect
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from fnmatch import fnmatchcase
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.errors import UserError, nearest
+from ood_nc.registry import Registry
 
 DetectorType = TypeVar("DetectorType", bound=type[BaseDetector])
-ENTRY_POINT_GROUP = "ood_nc.detectors"
 KINDS = ("feature", "input")
-_CLASSES: dict[str, type[BaseDetector]] = {}
+
+
+def _fault(cls: object) -> str | None:
+    if not (isinstance(cls, type) and issubclass(cls, BaseDetector)):
+        return "is no subclass of FeatureDetector or InputDetector"
+    for attribute in ("name", "info", "requires"):
+        if not hasattr(cls, attribute):
+            return f"has no class attribute {attribute!r}"
+    unknown = cls.requires - cls.inputs
+    return f"requires unknown inputs: {', '.join(sorted(unknown))}" if unknown else None
+
+
+DETECTORS: Registry[type[BaseDetector]] = Registry(
+    "detector", "ood_nc.detectors", fault=_fault, package="ood_nc.detection.detectors"
+)
 
 
 def register_detector(cls: DetectorType) -> DetectorType:
@@ -31,16 +40,7 @@ def register_detector(cls: DetectorType) -> DetectorType:
     Raises:
         UserError: the name is taken by another class, or the class lacks ``name``, ``info`` or valid ``requires``.
     """
-    for attribute in ("name", "info", "requires"):
-        if not hasattr(cls, attribute):
-            raise UserError(f"Detector class {cls.__name__} has no class attribute {attribute!r}.")
-    unknown = cls.requires - cls.inputs
-    if unknown:
-        raise UserError(f"Detector {cls.name!r} requires unknown inputs: {', '.join(sorted(unknown))}.")
-    known = _CLASSES.setdefault(cls.name, cls)
-    if known is not cls and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise UserError(f"Detector name {cls.name!r} is taken by {known.__module__}.{known.__qualname__}.")
-    _CLASSES[cls.name] = cls
+    DETECTORS.add(getattr(cls, "name", cls.__name__), cls)
     return cls
 
 
@@ -57,10 +57,8 @@ def list_detectors(pattern: str = "*", kind: str | None = None) -> list[str]:
     """
     if kind not in (None, *KINDS):
         raise UserError(f"Unknown kind of detector {kind!r}: use feature or input.{nearest(str(kind), KINDS)}")
-    _load_builtin()
-    names = {*_CLASSES, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}
-    matching = sorted(name for name in names if fnmatchcase(name, pattern))
-    return [name for name in matching if kind is None or detector_class(name).kind == kind]
+    names = DETECTORS.names(pattern)
+    return [name for name in names if kind is None or detector_class(name).kind == kind]
 
 
 def detector_class(name: str) -> type[BaseDetector]:
@@ -69,18 +67,7 @@ def detector_class(name: str) -> type[BaseDetector]:
     Raises:
         UserError: unknown name, or a plug-in that is no detector.
     """
-    _load_builtin()
-    if name not in _CLASSES:
-        for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-            cls = point.load()
-            if not (isinstance(cls, type) and issubclass(cls, BaseDetector)):
-                raise UserError(
-                    f"Plug-in detector {name!r} ({point.value}) is no subclass of FeatureDetector or InputDetector."
-                )
-            _CLASSES[name] = cls
-    if name not in _CLASSES:
-        raise UserError(f"Unknown detector {name!r}.{nearest(name, list_detectors())} See list_detectors().")
-    return _CLASSES[name]
+    return DETECTORS[name]
 
 
 def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
@@ -106,10 +93,3 @@ def create_feature_detector(name: str, **hyperparameters: Any) -> FeatureDetecto
     if not isinstance(detector, FeatureDetector):
         raise UserError(f"Detector {name!r} reads images through the network, not features.")
     return detector
-
-
-@cache
-def _load_builtin() -> None:
-    package = importlib.import_module("ood_nc.detection.detectors")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")

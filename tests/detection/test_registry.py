@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,9 @@ from ood_nc.detection import (
     list_detectors,
     register_detector,
 )
-from ood_nc.detection import registry as registry_module
+from ood_nc.detection.registry import DETECTORS
 from ood_nc.errors import UserError
+from tests.plugins.installed import install
 
 FIRST = {"msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine", "class_mean_cosine"}
 
@@ -37,14 +37,7 @@ class Plugin(FeatureDetector):
 @pytest.fixture(autouse=True)
 def restored(monkeypatch):
     list_detectors()
-    monkeypatch.setattr(registry_module, "_CLASSES", dict(registry_module._CLASSES))
-
-
-def entry_points(monkeypatch, value):
-    points = [EntryPoint("first_feature", value, registry_module.ENTRY_POINT_GROUP)]
-    monkeypatch.setattr(
-        registry_module, "entry_points", lambda group, name="first_feature": points if name == "first_feature" else []
-    )
+    monkeypatch.setattr(DETECTORS, "_entries", dict(DETECTORS._entries))
 
 
 def test_names():
@@ -84,19 +77,20 @@ def test_create_with_hyperparameters():
         create_detector("energy", temprature=2.0)
 
 
-def test_plugin_through_an_entry_point(monkeypatch):
-    entry_points(monkeypatch, f"{__name__}:Plugin")
-    monkeypatch.setattr(EntryPoint, "load", lambda self: Plugin)
-    assert "first_feature" in list_detectors()
+@pytest.mark.parametrize("kind", [None, "feature"])
+def test_plugin_through_an_entry_point(tmp_path, monkeypatch, kind):
+    points = {"ood_nc.detectors": "first_feature = first_feature_plugin:Plugin"}
+    source = f"from {__name__} import Plugin"
+    monkeypatch.syspath_prepend(install(tmp_path, "first_feature_plugin", source, points))
+    assert "first_feature" in list_detectors(kind=kind)
     assert create_detector("first_feature").score(torch.eye(2)).tolist() == [1, 0]
 
 
-def test_plugin_that_is_no_detector(monkeypatch):
-    entry_points(monkeypatch, "pathlib:Path")
-    with pytest.raises(
-        UserError, match="'first_feature' \\(pathlib:Path\\) is no subclass of FeatureDetector or InputDetector"
-    ):
-        create_detector("first_feature")
+def test_plugin_that_is_no_detector(tmp_path, monkeypatch):
+    points = {"ood_nc.detectors": "path = pathlib:Path"}
+    monkeypatch.syspath_prepend(install(tmp_path, "no_detector", "", points))
+    with pytest.raises(UserError, match="'path' \\(pathlib:Path\\) is no subclass of FeatureDetector or InputDetector"):
+        create_detector("path")
 
 
 def test_register():

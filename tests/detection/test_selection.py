@@ -115,7 +115,7 @@ def fragile(monkeypatch):
     """A detector of the mean whose settings fail in every way they can."""
     from ood_nc.detection import registry
 
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    monkeypatch.setattr(registry.DETECTORS, "_entries", dict(registry.DETECTORS._entries))
     list_detectors()
 
     @register_detector
