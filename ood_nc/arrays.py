@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,11 @@ import torch
 
 from ood_nc.errors import UserError
 
+MAX_CLASSES = 2**24
+"""Labels at or above this are no class indices: a count of so many classes alone would take 128 MiB."""
+_IGNORED = 255
+"""What data sets write for "no class" where labels are bytes."""
+_WITHIN_INT64 = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ArrayLike: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor | Sequence[Any]"
 
 
@@ -48,17 +54,68 @@ def as_matrix(values: ArrayLike, name: str = "features") -> torch.Tensor:
     return tensor if tensor.is_floating_point() else tensor.float()
 
 
-def as_labels(values: ArrayLike, n: int | None = None, name: str = "labels") -> torch.Tensor:
-    """Return ``values`` as an int64 vector (N,).
+def as_labels(
+    values: ArrayLike, n: int | None = None, name: str = "labels", *, num_classes: int | None = None
+) -> torch.Tensor:
+    """Return ``values``, whole numbers of any dtype, as class indices: an int64 vector (N,).
+
+    The one door for labels. What marks a sample without a class is refused, never taken for one: negative numbers; and,
+    where ``num_classes`` is not known, a 255 that stands apart from classes which fill 0 to K - 1.
+
+    Args:
+        values: (N,) of any numeric dtype; 3.0 is class 3.
+        n: how many there must be.
+        name: what the caller calls it, for the message.
+        num_classes: C, where the classes are known to be 0 to C - 1.
 
     Raises:
-        UserError: not one-dimensional, not whole numbers, or not ``n`` of them.
+        UserError: not one-dimensional, not ``n`` of them, not whole numbers, negative, or not below ``num_classes``
+            (:data:`MAX_CLASSES` where that is not known); before any memory is taken for so many classes.
+
+    Example:
+        >>> as_labels([0.0, 2.0, 1.0])
+        tensor([0, 2, 1])
     """
     tensor = as_tensor(values, name)
     if tensor.ndim != 1:
         raise UserError(f"{name} must have shape (N,), got {tuple(tensor.shape)}.")
     if n is not None and len(tensor) != n:
         raise UserError(f"{name} has {len(tensor)} entries for {n} samples.")
-    if tensor.is_floating_point() and not bool((tensor == tensor.round()).all()):
-        raise UserError(f"{name} must be whole numbers (class indices).")
-    return tensor.long()
+    # float64 holds every class index exactly, and what is none (NaN, 1e20, uint64 above int64) as such.
+    numbers = tensor.long() if tensor.dtype in _WITHIN_INT64 else on_float64_device(tensor).double()
+    bad = (numbers < 0) | (numbers >= (num_classes or MAX_CLASSES))
+    if numbers.is_floating_point():
+        bad |= numbers != numbers.floor()
+    if bool(bad.any()):
+        raise _label_error(numbers, bad, name, num_classes or MAX_CLASSES)
+    labels = numbers.long().to(tensor.device)
+    if num_classes is None and len(labels) and int(labels.max()) == _IGNORED:
+        _refuse_ignored(labels, name)
+    return labels
+
+
+def on_float64_device(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, on the CPU where its device has no float64 (Apple's GPUs)."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
+
+
+def _refuse_ignored(labels: torch.Tensor, name: str) -> None:
+    """Refuse a 255 that stands apart from classes which fill most of 0 to the largest of them."""
+    others = labels[labels != _IGNORED].unique()
+    if len(others) < 2:
+        return
+    num_classes = int(others[-1]) + 1
+    absent = num_classes - len(others)
+    if absent < min(len(others), _IGNORED - num_classes):
+        raise _label_error(labels, labels == _IGNORED, name, num_classes)
+
+
+def _label_error(numbers: torch.Tensor, bad: torch.Tensor, name: str, num_classes: int) -> UserError:
+    place = int(bad.nonzero()[0])
+    value = numbers[place].item()
+    whole = math.isfinite(value) and value == int(value)
+    wanted = f"in 0..{num_classes - 1}" if whole else "whole numbers (class indices)"
+    is_mark = not math.isfinite(value) or value < 0 or value == _IGNORED
+    advice = "leave out the samples without a class, which it marks" if is_mark else "number the classes from 0"
+    shown = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return UserError(f"{name} must be {wanted}, got {shown} in entry {place} ({int(bad.sum())} in all): {advice}.")

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike, as_labels
+from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.registry import create_feature_detector
 from ood_nc.errors import UserError
@@ -34,8 +34,7 @@ class PytorchOodDetector:
     def fit_features(self, z: Tensor, labels: Tensor | None = None) -> PytorchOodDetector:
         """Fit on features (N, d); samples whose label is negative are OOD in that protocol and left out."""
         if labels is not None:
-            labels = as_labels(labels, len(z))
-            known = labels >= 0
+            known = as_tensor(labels, "labels") >= 0
             z, labels = z[known], labels[known]
         self.detector.fit(z, labels, head=self.head)
         return self

@@ -164,7 +164,7 @@ class TapStatistics(_Inputs):
             calibrate on such (temperature scaling, KL matching) otherwise take the train data, which is optimistic.
 
     Raises:
-        UserError: shapes disagree, no sample, a negative label, or held-out data that lack or contradict something.
+        UserError: shapes disagree, no sample, labels that are none or have no logit, or held-out data that do not fit.
     """
 
     knows = frozenset({"features", "labels", "logits", "head"})
@@ -179,12 +179,13 @@ class TapStatistics(_Inputs):
         held_out: TapStatistics | None = None,
     ) -> None:
         dim = None if features is None else as_matrix(features, "features").shape[1]
+        self._labels: Tensor | None = None
         super().__init__(features, logits, as_head(head, dim))
         if len(self) == 0:
             raise UserError("There are no train samples to fit on.")
-        self._labels = None if labels is None else as_labels(labels, len(self)).to(self.device)
-        if self._labels is not None and bool((self._labels < 0).any()):
-            raise UserError("labels must not be negative: leave samples without a class out of fit.")
+        num_classes = self._width("logits") if "logits" in self.available else None
+        if labels is not None:
+            self._labels = as_labels(labels, len(self), num_classes=num_classes).to(self.device)
         self._held_out = held_out
         if held_out is not None:
             self._check_held_out(held_out)

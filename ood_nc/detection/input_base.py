@@ -60,8 +60,6 @@ class Batches:
             if labels is None and self._with_labels:
                 raise MissingInputError(self._detector, {"labels"}, {"network", "labels"}, "fit")
             classes = torch.full((len(images),), -1) if labels is None else as_labels(labels, len(images))
-            if labels is not None and bool((classes < 0).any()):
-                raise UserError("labels must not be negative: leave samples without a class out of fit.")
             if len(images):
                 yield Batch(images, classes.to(images.device))
         if row == 0:

@@ -61,7 +61,9 @@ def test_pickles(name):
     [
         ({"features": np.ones((10, 49, 64))}, "Pool feature maps or tokens"),
         ({"features": np.ones((4, 3)), "labels": [0, 1]}, "labels has 2 entries for 4 samples"),
-        ({"features": np.ones((4, 3)), "labels": [0, 1, -1, 0]}, "must not be negative"),
+        ({"features": np.ones((4, 3)), "labels": [0, 1, -1, 0]}, "got -1 in entry 2"),
+        ({"features": np.ones((2, 3)), "labels": [0, 2], "logits": np.ones((2, 2))}, r"in 0\.\.1, got 2 in entry 1"),
+        ({"features": np.ones((2, 3)), "labels": [5, 0], "head": (np.ones((2, 3)), None)}, r"in 0\.\.1, got 5"),
         ({"features": np.ones((4, 3)), "logits": np.ones((5, 2))}, "4 feature rows and 5 logit rows"),
         ({"features": np.ones((0, 3))}, "no train samples"),
         ({"features": np.ones((4, 3)), "head": (np.ones((2, 5)), None)}, "reads 5 features per sample, the tap has 3"),

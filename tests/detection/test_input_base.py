@@ -47,7 +47,7 @@ def test_images_alone_where_no_labels_are_needed():
         ([], "no train samples"),
         ([(PROBLEM.images[:0], PROBLEM.labels[:0])], "no train samples"),
         ([(PROBLEM.images[:4], PROBLEM.labels[:3])], "labels has 3 entries for 4 samples"),
-        ([(PROBLEM.images[:2], torch.tensor([0, -1]))], "must not be negative"),
+        ([(PROBLEM.images[:2], torch.tensor([0, -1]))], "got -1 in entry 1"),
         ([PROBLEM.images], "lacks labels in fit"),
         ([(PROBLEM.images, None)], "lacks labels in fit"),
         ([[PROBLEM.images]], "lacks labels in fit"),

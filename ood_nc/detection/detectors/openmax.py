@@ -12,7 +12,6 @@ from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.validation import check_whole
 from ood_nc.detection.registry import register_detector
-from ood_nc.errors import UserError
 
 TRANSLATION = 1e4
 """Added to the tail's distances, less their smallest, before a Weibull distribution is fitted: libMR's constant."""
@@ -67,8 +66,6 @@ class OpenMax(FeatureDetector):
 
     def _fit(self, train: TapStatistics) -> None:
         classes = train.logits.shape[1]
-        if int(train.classes[-1]) >= classes:
-            raise UserError(f"Detector {self.name!r}: label {int(train.classes[-1])} has no logit among {classes}.")
         correct = train.predictions == train.labels
         hits = torch.bincount(train.labels[correct], minlength=classes)
         used = correct | (hits == 0)[train.labels]

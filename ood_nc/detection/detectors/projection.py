@@ -35,7 +35,7 @@ class Projection(FeatureDetector):
     directions_: Tensor
 
     def _fit(self, train: TapStatistics) -> None:
-        self.directions_ = linalg.safe_normalize(class_means_by_logit(train, self.name))
+        self.directions_ = linalg.safe_normalize(class_means_by_logit(train))
 
     def _score(self, queries: TapQueries) -> Tensor:
         return linalg.by_chunks(self._weighted, queries.features, queries.probabilities)

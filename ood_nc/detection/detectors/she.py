@@ -50,7 +50,7 @@ class SimplifiedHopfieldEnergy(FeatureDetector):
         return {"metric": ("inner_product", "euclidean", "cosine")}
 
     def _fit(self, train: TapStatistics) -> None:
-        all_means = class_means_by_logit(train, self.name)
+        all_means = class_means_by_logit(train)
         num_classes = len(all_means)
         correct = train.predictions == train.labels
         # One more group takes the misclassified samples.

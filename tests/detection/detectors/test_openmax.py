@@ -113,8 +113,3 @@ def test_same_distances_are_a_step():
 def test_parameters_out_of_range(parameters):
     with pytest.raises(UserError, match="'openmax': "):
         create_detector("openmax", **parameters)
-
-
-def test_label_without_a_logit():
-    with pytest.raises(UserError, match="'openmax': label 5 has no logit among 2"):
-        create_detector("openmax").fit(None, [0, 5], logits=np.eye(2))

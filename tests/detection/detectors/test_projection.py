@@ -5,7 +5,6 @@ import pytest
 from scipy.special import softmax
 
 from ood_nc.detection import create_detector
-from ood_nc.errors import UserError
 from tests.detection.agreement import agreement_test
 
 
@@ -28,8 +27,3 @@ test_agreement = agreement_test("projection", oracle)
 def test_a_class_without_samples_adds_nothing():
     detector = create_detector("projection").fit(np.eye(2), [0, 2], logits=np.zeros((2, 3)))
     assert detector.score([[3.0, 6.0]], logits=np.zeros((1, 3))).item() == pytest.approx(3)
-
-
-def test_label_without_a_logit():
-    with pytest.raises(UserError, match="'projection': label 2 has no logit; there are 2 per sample"):
-        create_detector("projection").fit(np.ones((2, 2)), [0, 2], logits=np.ones((2, 2)))

@@ -56,11 +56,6 @@ def test_only_correct_samples_make_the_pattern():
     assert detector.patterns_[0].tolist() == [1.0, 0]
 
 
-def test_label_without_a_logit():
-    with pytest.raises(UserError, match="label 2 has no logit; there are 2 per sample"):
-        create_detector("she").fit(np.ones((2, 2)), [0, 2], logits=np.ones((2, 2)))
-
-
 def test_metric_must_be_known():
     with pytest.raises(UserError, match="metric must be one of"):
         create_detector("she", metric="l1")

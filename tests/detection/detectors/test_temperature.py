@@ -8,7 +8,6 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 from ood_nc.detection import create_detector
 from ood_nc.detection.context import TapStatistics
-from ood_nc.errors import UserError
 from tests.detection.agreement import PROBLEMS, agreement_test, fitted, make, peer
 
 
@@ -90,8 +89,3 @@ def test_no_optimum(labels, temperature):
     assert detector.temperature_ == temperature
     # A softmax of 1 to the last digit still has an order.
     np.testing.assert_allclose(detector.score(None, logits=[[1.0, 0], [20, 0], [0, 30]]) * temperature, [1, 20, 30])
-
-
-def test_label_without_a_logit():
-    with pytest.raises(UserError, match="'temperature': label 2 has no logit among 2"):
-        create_detector("temperature").fit(None, [0, 2], logits=np.eye(2))
