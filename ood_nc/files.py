@@ -1,20 +1,43 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and one writer at a time.
+
+Locks are the kernel's (``flock``): they end with the process that holds them, however it ends.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ood_nc.errors import UserError
+
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """Close every lock: a process forked to load images must not keep those of an owner that has died."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; on success it takes the target's place in one step.
+
+    What a killed writer of the same target left is removed.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -22,11 +45,10 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
+        _remove_leftovers(target)
+        descriptor, temporary = _temporary(target)
     except OSError as error:
         raise _as_user_error(error, target) from error
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -38,12 +60,141 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+        _close(descriptor)
 
 
 def write_text(target: str | Path, text: str) -> None:
     """Write ``text`` to ``target`` as UTF-8, atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def write_lock(target: str | Path) -> Iterator[None]:
+    """Be the only writer of ``target``, a file or a folder, while the block runs.
+
+    The lock is the file ``.NAME.lock`` beside it; it says who holds it, and is gone afterwards. One that a killed
+    process of this machine left is taken over, also after a restart. Whether the process of another machine lives
+    nobody here can tell (not every shared disk carries locks), so what that left is the user's to remove.
+
+    Raises:
+        UserError: another process writes it, or the folder cannot be written.
+    """
+    target = Path(target)
+    path = target.with_name(f".{target.name}.lock")
+    missing = not path.parent.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _acquire(path, target)
+    except OSError as error:
+        raise _as_user_error(error, target) from error
+    try:
+        yield
+    finally:
+        if _is_file(path, descriptor):
+            path.unlink()
+        _close(descriptor)
+        if missing:
+            with suppress(OSError):  # it holds something by now
+                path.parent.rmdir()
+
+
+def _acquire(path: Path, target: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        free = _lock(descriptor)
+        owner = _owner(descriptor)
+        if not free or _elsewhere(owner):
+            os.close(descriptor)
+            raise UserError(_refusal(owner, path, target))
+        _held.add(descriptor)
+        if _is_file(path, descriptor):  # else its holder removed it between our two calls
+            break
+        _close(descriptor)
+    us = {"pid": os.getpid(), **_machine(), "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps({**us, "command": " ".join(sys.argv)[:200]}).encode(), 0)
+    return descriptor
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a disk without locks: what the file says must do
+        return not _is_alive(_owner(descriptor).get("pid"))
+    return True
+
+
+def _is_alive(pid: int | None) -> bool:
+    with suppress(ProcessLookupError):
+        if pid:
+            os.kill(pid, 0)
+            return True
+    return False
+
+
+def _owner(descriptor: int) -> dict[str, Any]:
+    """What the lock says about who holds it; nothing where that is still being written."""
+    with suppress(ValueError):
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+        return owner if isinstance(owner, dict) else {}
+    return {}
+
+
+def _machine() -> dict[str, str]:
+    """This machine by name, and by its start: containers that share a kernel share its locks under other names."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return {"host": socket.gethostname(), "boot": boot.read_text().strip() if boot.exists() else ""}
+
+
+def _elsewhere(owner: dict[str, Any]) -> bool:
+    return bool(owner) and not any(owner.get(key) == value for key, value in _machine().items() if value)
+
+
+def _refusal(owner: dict[str, Any], path: Path, target: Path) -> str:
+    who = (
+        f"process {owner.get('pid')} on {owner.get('host')} (since {owner.get('since')})"
+        if owner
+        else "another process"
+    )
+    if _elsewhere(owner):
+        return f"{target} is locked by {who}, which cannot be asked from here: if it has ended, delete {path}."
+    return f"{target} is being written by {who}: wait until that has ended, or choose another place for this."
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    """Whether ``path`` still names the open file."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    return False
+
+
+def _close(descriptor: int) -> None:
+    _held.discard(descriptor)
+    os.close(descriptor)
+
+
+def _temporary(target: Path) -> tuple[int, Path]:
+    """A new file beside ``target``, locked so that nobody takes it for a leftover."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with suppress(OSError):  # on a disk without locks there is nobody to be wary of
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _held.add(descriptor)
+        if _is_file(Path(name), descriptor):
+            return descriptor, Path(name)
+        _close(descriptor)
+
+
+def _remove_leftovers(target: Path) -> None:
+    prefix = f".{target.name}."
+    for path in [path for path in target.parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".tmp"]:
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _umask() -> int:
@@ -54,5 +205,5 @@ def _umask() -> int:
 
 def _as_user_error(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"No space left on the disk while writing {target}: free some, then go on with --resume.")
+        return UserError(f"No space left on the disk while writing {target}: free some, then run the command again.")
     return UserError(f"Cannot write {target}: {error.strerror or error}. Choose another --output.")

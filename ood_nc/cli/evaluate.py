@@ -11,7 +11,7 @@ from ood_nc.cli.command import Command, add_config_arguments, read_config
 from ood_nc.cli.show import say, show_results
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
-from ood_nc.files import write_text
+from ood_nc.files import write_lock, write_text
 
 if TYPE_CHECKING:
     from ood_nc.evaluation import Results
@@ -31,15 +31,17 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None)
 
     directory = Path(directory)
     model, _ = load_run(directory)
-    return _evaluate(model, load(directory / "config.yaml", overrides), directory)
+    with write_lock(directory / "results.json"):
+        return _evaluate(model, load(directory / "config.yaml", overrides), directory)
 
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
     """Evaluate a model that this project did not train, into a run directory of its own."""
     directory = config.run_directory
     model = foreign_model(config)
-    write_text(directory / "config.yaml", config.to_yaml())
-    return _evaluate(model, config, directory), directory
+    with write_lock(directory / "results.json"):
+        write_text(directory / "config.yaml", config.to_yaml())
+        return _evaluate(model, config, directory), directory
 
 
 def foreign_model(config: Config) -> ControlledModel:

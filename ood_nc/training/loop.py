@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 from ood_nc.collapse import CollapseTracker
 from ood_nc.config import Config
 from ood_nc.errors import UserError
+from ood_nc.files import write_lock
 from ood_nc.progress import progress
 from ood_nc.tracking import LocalLog, Tracker, WandbLog
 from ood_nc.training.checkpoints import read_last, settle
@@ -47,12 +49,13 @@ def train(config: Config, *, resume: bool = False) -> Path:
 
     Raises:
         UserError: the configuration asks for what is not there, the directory holds a run (or, with ``resume``, none,
-            or one that was configured differently), the loss is not finite, or a file cannot be written.
+            or one that was configured differently), another process trains in it, the loss is not finite, or a file
+            cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its argument says how to go on.
     """
     directory = RunDirectory(config.run_directory)
-    with termination_interrupts(), accelerator_for(config.train) as accelerator:
-        _on_main(accelerator, lambda: _open(directory, config, resume=resume))
+    with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
+        _on_main(accelerator, lambda: _open(directory, config, lock, resume=resume))
         last = read_last(directory.checkpoints) if resume else None
         if last is not None and last[1]["epoch"] >= config.train.epochs:
             if accelerator.is_main_process:
@@ -76,7 +79,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
     return directory.path
 
 
-def _open(directory: RunDirectory, config: Config, *, resume: bool) -> None:
+def _open(directory: RunDirectory, config: Config, lock: ExitStack, *, resume: bool) -> None:
+    lock.enter_context(write_lock(directory.path))
     check_start(directory, config, resume=resume)
     settle(directory.checkpoints)
 

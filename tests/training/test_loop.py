@@ -444,3 +444,20 @@ def test_the_tracked_curve_of_every_tap_is_that_of_the_batches(small, monkeypatc
 def test_no_tracking(small):
     directory = train(small(**{"train.track_interval": 0, "train.epochs": 1}))
     assert not [line for line in read_log(directory / "metrics.jsonl") if line["split"] == "tracked"]
+
+
+def test_one_process_trains_in_a_directory_at_a_time(small, interrupt_at):
+    refusals = []
+
+    def second():
+        for resume in (False, True):
+            with pytest.raises(UserError, match=f"is being written by process {os.getpid()} on") as error:
+                train(small(), resume=resume)
+            refusals.append(error.value)
+
+    interrupt_at(2, second)
+    directory = train(small())
+    straight = train(small("straight"))
+    assert len(refusals) == 2
+    assert equal(weights(directory), weights(straight)) and numbers(directory) == numbers(straight)
+    assert sorted(path.name for path in directory.parent.iterdir()) == ["run", "straight"]
