@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ood_nc.documents import COLUMNS
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.compare import Comparison, compare, save_comparison
 from ood_nc.evaluation.openood import to_openood_csv
-from ood_nc.evaluation.results import COLUMNS, Results
+from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.suite import choose_device, evaluate
 from ood_nc.evaluation.tap_choice import choose_taps
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.evaluation.correlation import Array, Indices, Resampling, correlate, min_max, pearson
-from ood_nc.evaluation.results import is_one_set
 
 Row = Mapping[str, Any]
 Cell = tuple[str, str, str]
@@ -18,9 +18,6 @@ FEWEST_RUNS = 3
 """Fewer give no correlation over runs: two points always lie on a line."""
 
 COLLAPSE_SPLIT = "id_train"
-
-OOD_GROUPS = ("near", "far")
-"""The groups that are to be told from ID; a covariate-shifted set shows ID classes and is reported apart."""
 
 _ERRORS = {
     ("detection", "auroc"): ("1-auroc", lambda value: 1.0 - value),

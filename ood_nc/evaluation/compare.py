@@ -11,14 +11,15 @@ from typing import Any, TypedDict
 import numpy as np
 from scipy.stats import t as student
 
+from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.headline import HEADLINE_RULE, headline
 from ood_nc.evaluation.paired_differences import Cell, Difference, PairedRuns, differences
 from ood_nc.evaluation.resampling import interval
-from ood_nc.evaluation.results import MEAN, Results, plain
+from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.scores_table import read_samples
 from ood_nc.files import write_text
+from ood_nc.headline import HEADLINE_RULE, headline
 
 
 class Comparison(TypedDict):
@@ -75,12 +76,12 @@ def compare(
         notes += [f"{other} against {reference}: {note}" for note in noted]
         verdicts.append(_verdict(reference, other, entries, seeds))
     return Comparison(
-        schema=1,
+        schema=SCHEMA_VERSION,
         runs=[plain(result.identity) for result in results],
         reference=reference,
         rule=HEADLINE_RULE,
         headline=[
-            {"run": name, **vars(headline(result.identity))} for name, result in zip(names, results, strict=True)
+            {"run": name, **plain(vars(headline(result.identity)))} for name, result in zip(names, results, strict=True)
         ],
         verdict=" ".join(verdicts),
         verdicts=verdicts,
@@ -138,9 +139,7 @@ def _compare_groups(
         assert one.scores is not None and two.scores is not None
         pair = PairedRuns(read_samples(one.scores), read_samples(two.scores), replicates, seed)
         notes += [*pair.left_out(), *_other_content(one, two)]
-        for cell, difference in differences(
-            pair, headline(one.identity), headline(two.identity), _common(one, two)
-        ).items():
+        for cell, difference in differences(pair, one.identity, two.identity).items():
             by_cell.setdefault(cell, []).append(difference)
     return by_cell, notes, len(seeds)
 
@@ -150,13 +149,6 @@ def _other_content(one: Results, two: Results) -> list[str]:
     tested = [name for name in a if name in b and not name.endswith("train")]
     differ = [name for name in tested if a[name].get("fingerprint") != b[name].get("fingerprint")]
     return [f"{name}: the images of the two runs differ; those of equal ids are taken for the same" for name in differ]
-
-
-def _common(one: Results, two: Results) -> dict[str, list[str]]:
-    a, b = one.identity, two.identity
-    taps = {tap["name"] for tap in b["taps"]}
-    common = {"taps": [tap["name"] for tap in a["taps"] if tap["name"] in taps]}
-    return common | {key: [name for name in a[key] if name in b[key]] for key in ("detectors", "probes")}
 
 
 def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float) -> dict[str, Any]:
@@ -202,21 +194,21 @@ def _mean_replicates(parts: Sequence[Difference]) -> np.ndarray[Any, Any]:
 
 def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -> str:
     """One sentence: detection, transfer and ID accuracy, each with its interval and whether anything is shown."""
-    headline_entries = [entry for entry in entries if entry["headline"]]
     parts = []
-    for kind, metric, label, unit in (
+    for kind, metric, label, better in (
         ("detection", "fpr95_id_positive", "mean FPR95 (ID positive) over {n} OOD set{s}", -1),
         ("transfer", "transfer_error", "mean transfer error over {n} set{s}", -1),
         ("accuracy", "accuracy", "ID accuracy", 1),
     ):
-        chosen = [entry for entry in headline_entries if entry["kind"] == kind and entry["metric"] == metric]
-        sets = [entry for entry in chosen if entry["dataset"] != MEAN and entry["group"] != "covariate"]
-        whole = [
-            entry for entry in chosen if entry["dataset"] == MEAN and entry["group"] in ("ood", "transfer")
-        ] or sets
-        if whole:
-            text = label.format(n=len(sets), s="" if len(sets) == 1 else "s")
-            parts.append(f"{text} {_points(whole[0], unit)}")
+        chosen = [e for e in entries if e["headline"] and e["kind"] == kind and e["metric"] == metric]
+        n = len({e["dataset"] for e in chosen if e["dataset"] != MEAN and e["group"] != "covariate"})
+        means = [e for e in chosen if e["dataset"] == MEAN and e["group"] in ("ood", "transfer")]
+        found = [
+            _points(entry, better) + (f" by {entry['method']}" if kind == "detection" else "")
+            for entry in means or chosen[:1]
+        ]
+        if found:
+            parts.append(f"{label.format(n=n, s='' if n == 1 else 's')} {' and '.join(found)}")
     if not parts:
         return f"{b} against {a}: nothing to compare, they share no samples."
     return f"{b} against {a} ({seeds} seed{'' if seeds == 1 else 's'}): {'; '.join(parts)}."

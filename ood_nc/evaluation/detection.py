@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ood_nc.detection import FeatureDetector, TapQueries, create_feature_detector
+from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
-from ood_nc.evaluation.collapse_relations import OOD_GROUPS
 from ood_nc.evaluation.hyperparameters import Tuning, statistics_of
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
 from ood_nc.evaluation.resampling import interval
-from ood_nc.evaluation.results import DISJOINT, MEAN, MakeRow, Row, reason_of
+from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData
 from ood_nc.scores import METRICS, detection_metrics
 

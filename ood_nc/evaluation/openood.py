@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.errors import UserError
-from ood_nc.evaluation.collapse_relations import OOD_GROUPS
-from ood_nc.evaluation.headline import headline
-from ood_nc.evaluation.results import Results, is_one_set
+from ood_nc.evaluation.results import Results
+from ood_nc.headline import headline
 
 _COLUMNS = {
     "FPR@95": "fpr95_ood_positive",
@@ -31,13 +31,13 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
     Args:
         results: of one run.
         tap: its tap; the one the head reads when not given.
-        method: the detector; what stands for the run (`HEADLINE_RULE`) when not given.
+        method: the detector; the first that stands for the run (`HEADLINE_RULE`) when not given.
 
     Raises:
         UserError: the results hold no detection on that tap by that detector.
     """
     chosen = headline(results.identity)
-    tap, method = tap or chosen.detection_tap, method or chosen.detector
+    tap, method = tap or chosen.detection_tap, method or chosen.detectors[0]
     rows = [row for row in results.select(kind="detection", tap=tap, method=method) if is_one_set(row)]
     if not any(row["group"] in OOD_GROUPS for row in rows):
         known = sorted({f"{row['method']} on {row['tap']}" for row in results.select(kind="detection")})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ood_nc.evaluation.collapse_relations import OOD_GROUPS
-from ood_nc.evaluation.headline import Headline
+from ood_nc.documents import MEAN, OOD_GROUPS, measured_taps
 from ood_nc.evaluation.resampling import Array, Counts, draw_counts, resampled_metrics, sort_scores
-from ood_nc.evaluation.results import MEAN
 from ood_nc.evaluation.scores_table import Samples, Set, correct_column, score_column, shared_rows
+from ood_nc.headline import headline
 
 ID: Set = ("id", "id_test")
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -105,35 +105,45 @@ class PairedRuns:
         return values[0][rows[0]], values[1][rows[1]]
 
 
-def differences(pair: PairedRuns, a: Headline, b: Headline, identities: Mapping[str, Any]) -> dict[Cell, Difference]:
+def differences(pair: PairedRuns, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Cell, Difference]:
     """Every difference between two runs.
 
-    These are: the headline detector and probe on each set and in the mean over sets; every other detector and probe
-    that both runs have, on the headline taps; the headline ones on every tap both runs have; ID accuracy.
+    These are: the headline's detectors and probe on each set and in the mean over sets; every other detector and probe
+    that both runs have, on the headline's taps; the headline's on every tap both runs have; ID accuracy.
 
     Args:
         pair: the two runs.
-        a: what stands for the reference.
-        b: what stands for the other run.
-        identities: ``taps``, ``detectors`` and ``probes`` that both runs have.
+        a: the identity of the reference.
+        b: that of the other run.
     """
     found: dict[Cell, Difference] = {}
-    taps, methods = (a.detection_tap, b.detection_tap), (a.detector, b.detector)
-    places = [(taps, methods), *((taps, (name, name)) for name in identities["detectors"])]
-    places += [((tap, tap), methods) for tap in identities["taps"]]
-    for place in dict.fromkeys(places):
-        _add_detection(found, pair, *place, headline=place == (taps, methods))
+    one, two = headline(a), headline(b)
+    names = measured_taps(a), measured_taps(b)
+    shared = list(dict.fromkeys((names[0][tap], names[1][tap]) for tap in names[0] if tap in names[1]))
+    both = {key: [(name, name) for name in a[key] if name in b[key]] for key in ("detectors", "probes")}
 
-    taps, methods = (a.transfer_tap, b.transfer_tap), (a.probe, b.probe)
-    places = [(taps, methods), *((taps, (name, name)) for name in identities["probes"])]
-    places += [((tap, tap), methods) for tap in identities["taps"]]
-    for place in dict.fromkeys(places):
-        _add_transfer(found, pair, *place, headline=place == (taps, methods))
+    taps = (one.detection_tap, two.detection_tap)
+    firsts = list(zip(one.detectors[:1], two.detectors[:1], strict=False))
+    heads = [(name, name) for name in one.detectors if name in two.detectors] or firsts
+    for place in _places(taps, heads, both["detectors"], shared):
+        _add_detection(found, pair, *place, headline=place[0] == taps and place[1] in heads)
 
-    taps = (a.detection_tap, b.detection_tap)
+    probed = (one.transfer_tap, two.transfer_tap)
+    heads = [(one.probe, two.probe)] if one.probe and two.probe else []
+    for place in _places(probed, heads, both["probes"], shared):
+        _add_transfer(found, pair, *place, headline=place[0] == probed and place[1] in heads)
+
     for chosen, gain in pair.accuracy("id", taps, ("head", "head")).items():
         found[Cell("accuracy", taps, ("head", "head"), chosen[1], "id", "accuracy", True)] = gain
     return found
+
+
+def _places(
+    taps: Pair, heads: Sequence[Pair], methods: Sequence[Pair], shared: Sequence[Pair]
+) -> list[tuple[Pair, Pair]]:
+    """Taps and methods to compare: the headline's first, then every method there, then the headline's everywhere."""
+    places = [(taps, method) for method in (*heads, *methods)] + [(tap, head) for tap in shared for head in heads]
+    return list(dict.fromkeys(places))
 
 
 def _add_detection(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,38 +11,11 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ood_nc.documents import COLUMNS, PARTS, plain, read_results, write_results
 from ood_nc.errors import UserError
-from ood_nc.files import atomic_path, write_text
+from ood_nc.files import atomic_path
 
-SCHEMA_VERSION = 1
-
-MEAN = "mean"
-"""The data set of a row that is the mean over the sets of its group; group ``ood`` is near and far together."""
-
-DISJOINT = " (disjoint)"
-"""Ends the name of an OOD set without the images that are also in ID or show an ID class."""
-
-SCHEMA = pa.schema(
-    [
-        ("run", pa.string()),
-        ("seed", pa.int64()),
-        ("protocol", pa.string()),
-        ("tap", pa.string()),
-        ("depth", pa.int64()),
-        ("kind", pa.string()),
-        ("dataset", pa.string()),
-        ("group", pa.string()),
-        ("method", pa.string()),
-        ("metric", pa.string()),
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n", pa.int64()),
-        ("selected_on", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-COLUMNS = tuple(SCHEMA.names)
+SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 Row = dict[str, Any]
 MakeRow: TypeAlias = Callable[..., Row]
@@ -88,51 +60,29 @@ class Results:
             raise UserError(f"No column {sorted(unknown)[0]!r} in the results; there are {', '.join(COLUMNS)}.")
         return [row for row in self.rows if all(row[key] == value for key, value in equals.items())]
 
-    def to_document(self) -> dict[str, Any]:
-        """The content of results.json: plain values, no NaN."""
-        document = {
-            "schema": SCHEMA_VERSION,
-            "identity": self.identity,
-            "rows": self.rows,
-            "relations": self.relations,
-            "choices": self.choices,
-            "series": self.series,
-        }
-        return plain(document)
-
     def save(self, directory: str | Path) -> None:
         """Write results.parquet, scores.parquet and, last, results.json into ``directory``, each atomically."""
         directory = Path(directory)
-        text = json.dumps(self.to_document(), allow_nan=False)
+        parts = {name: plain(getattr(self, name)) for name in PARTS}
         _write_table(self.table, directory / "results.parquet")
+        scores = directory / "scores.parquet"
         if self.scores is None:
             # Scores of an earlier evaluation would be taken for this one's.
-            (directory / "scores.parquet").unlink(missing_ok=True)
+            scores.unlink(missing_ok=True)
         else:
-            _write_table(self.scores, directory / "scores.parquet")
-        write_text(directory / "results.json", text)
+            _write_table(self.scores, scores)
+        write_results(directory, {**parts, "scores": None if self.scores is None else _sha256(scores)})
 
     @classmethod
     def load(cls, directory: str | Path) -> Results:
         """Read what `save` wrote.
 
         Raises:
-            UserError: there are no results, they are damaged, or of a newer schema.
+            UserError: there are no results, they are damaged, or of another schema.
         """
-        path = Path(directory) / "results.json"
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            schema = document["schema"]
-            parts = {key: document[key] for key in ("rows", "identity", "relations", "choices", "series")}
-        except FileNotFoundError:
-            raise UserError(
-                f"No results in {directory}: evaluate the run first (ood-nc evaluate {directory})."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
-        if schema != SCHEMA_VERSION:
-            raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA_VERSION}: evaluate the run again.")
-        return cls(**parts, scores=_read_table(path.with_name("scores.parquet")))
+        parts = read_results(Path(directory))
+        digest = parts.pop("scores")
+        return cls(**parts, scores=None if digest is None else _read_table(Path(directory) / "scores.parquet", digest))
 
 
 def make_row(base: Mapping[str, Any], **values: Any) -> Row:
@@ -158,39 +108,23 @@ def make_row(base: Mapping[str, Any], **values: Any) -> Row:
     return row
 
 
-def is_one_set(row: Mapping[str, Any]) -> bool:
-    """Whether a row is about one whole data set: neither a mean over sets nor a set without its overlap with ID."""
-    return row["dataset"] is not None and row["dataset"] != MEAN and not row["dataset"].endswith(DISJOINT)
-
-
 def reason_of(error: Exception) -> str:
     """Why a measurement failed, on one line; the type is named where the message was not written for users."""
     text = " ".join(str(error).split())
     return (text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}")[:300]
 
 
-def plain(value: Any) -> Any:
-    """``value`` with plain containers and numbers, NaN and infinities as None, ready for JSON."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str) or value is None or isinstance(value, bool):
-        return value
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, Iterable):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def _read_table(path: Path) -> pa.Table | None:
-    if not path.exists():
-        return None
+def _read_table(path: Path, digest: str) -> pa.Table:
     try:
+        if _sha256(path) != digest:
+            raise OSError("its content is not what was written")
         return pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

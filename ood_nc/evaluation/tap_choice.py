@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from ood_nc.evaluation.collapse_relations import COLLAPSE_SPLIT, OOD_GROUPS
-from ood_nc.evaluation.results import is_one_set
+from ood_nc.documents import OOD_GROUPS, is_one_set
+from ood_nc.evaluation.collapse_relations import COLLAPSE_SPLIT
 
 Row = Mapping[str, Any]
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ood_nc.documents import MEAN, is_one_set
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.inputs import Inputs, transfer_keys
 from ood_nc.evaluation.resampling import interval
-from ood_nc.evaluation.results import MEAN, MakeRow, Row, is_one_set, reason_of
+from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.transfer import (
     ProbeResult,

@@ -11,13 +11,9 @@ from typing import Any
 
 import yaml
 
+from ood_nc.documents import read_results
 from ood_nc.errors import UserError
-
-SCHEMA_VERSION = 1
-
-_ROW_COLUMNS = frozenset(
-    ("tap", "depth", "kind", "dataset", "group", "method", "metric", "value", "low", "high", "n", "protocol")
-)
+from ood_nc.tracking import read_log
 
 Row = dict[str, Any]
 
@@ -73,66 +69,32 @@ def read_runs(directories: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def check_schema(document: Any, where: str) -> None:
-    """Refuse what is not a document of a schema this version knows.
-
-    Raises:
-        UserError: one line.
-    """
-    schema = document.get("schema") if isinstance(document, Mapping) else None
-    if not isinstance(schema, int):
-        raise UserError(f"{where} does not name its schema: it is no results document; evaluate the run again.")
-    if schema > SCHEMA_VERSION:
-        raise UserError(
-            f"{where} has schema {schema}, this version reads up to {SCHEMA_VERSION}: install a newer ood_nc."
-        )
-
-
 def _read_run(directory: Path, taken: Sequence[str]) -> Run:
-    path = directory / "results.json"
-    if not path.is_file():
-        raise UserError(f"No results.json in {directory}: evaluate the run first (ood-nc evaluate {directory}).")
-    document = _read_json(path)
-    check_schema(document, str(path))
-    try:
-        name = str(document["identity"].get("run") or directory.name)
-        rows, other_protocols = _one_protocol(_checked_rows(document["rows"], path))
-        run = Run(
-            name=_distinct(name, taken),
-            group=re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name,
-            directory=directory,
-            identity=document["identity"],
-            rows=rows,
-            other_protocols=other_protocols,
-            relations=document.get("relations") or [],
-            choices=document.get("choices") or [],
-            histograms=(document.get("series") or {}).get("histograms") or [],
-            log=_read_log(directory / "metrics.jsonl"),
-            config=_read_text(directory / "config.yaml"),
-            environment=_read_json(directory / "environment.json")
-            if (directory / "environment.json").is_file()
-            else None,
-        )
-        if not run.taps:
-            raise KeyError("taps")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): evaluate the run again.") from None
-    return run
+    document = read_results(directory)
+    if not document["identity"].get("taps"):
+        raise UserError(f"The results in {directory} name no taps: evaluate the run again.")
+    name = str(document["identity"].get("run") or directory.name)
+    rows, other_protocols = _one_protocol(document["rows"])
+    log, environment = directory / "metrics.jsonl", directory / "environment.json"
+    return Run(
+        name=_distinct(name, taken),
+        group=re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name,
+        directory=directory,
+        identity=document["identity"],
+        rows=rows,
+        other_protocols=other_protocols,
+        relations=document["relations"],
+        choices=document["choices"],
+        histograms=document["series"].get("histograms") or [],
+        log=read_log(log) if log.is_file() else [],
+        config=_read_text(directory / "config.yaml"),
+        environment=_read_json(environment) if environment.is_file() else None,
+    )
 
 
 def _distinct(name: str, taken: Sequence[str]) -> str:
     like = [other for other in taken if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
     return f"{name} ({len(like) + 1})" if like else name
-
-
-def _checked_rows(rows: Sequence[Row], path: Path) -> Sequence[Row]:
-    for number, row in enumerate(rows):
-        missing = sorted(_ROW_COLUMNS - row.keys())
-        if missing:
-            raise UserError(f"{path}: row {number} lacks the column {missing[0]!r}: evaluate the run again.")
-        if row["metric"] == "fpr95":
-            raise UserError(f"{path}: row {number} is a bare 'fpr95': its name must say which side is positive.")
-    return rows
 
 
 def _one_protocol(rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
@@ -159,19 +121,6 @@ def _read_json(path: Path) -> Any:
         return json.loads(text or "")
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno} is not JSON ({error.msg}): evaluate the run again.") from None
-
-
-def _read_log(path: Path) -> list[Row]:
-    """The lines of a metrics.jsonl; one that was cut off while being written is left out."""
-    lines = []
-    for text in (_read_text(path) or "").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
-    return lines
 
 
 def settings(run: Run) -> dict[str, Any]:

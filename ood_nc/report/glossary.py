@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ood_nc.headline import HEADLINE_DETECTORS
 
 
 @dataclass(frozen=True)
@@ -173,3 +176,9 @@ def metric(name: str) -> Metric:
         return _ALL[name]
     unit = "percent" if name.startswith(("fpr", "aupr", "auroc")) or name.endswith(("accuracy", "_error")) else "number"
     return Metric(name, unit, "", "")
+
+
+def default_method(methods: Iterable[str]) -> str:
+    """The detector or probe a figure starts with: the headline's, else the first."""
+    methods = list(methods)
+    return next((name for name in ("linear", *HEADLINE_DETECTORS) if name in methods), methods[0])

@@ -13,10 +13,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ood_nc.documents import check_schema
 from ood_nc.files import write_text
-from ood_nc.report import pivots, summary, tables
+from ood_nc.headline import HEADLINE_RULE
+from ood_nc.report import headlines, pivots, summary, tables
 from ood_nc.report.differences import difference_table, finding, points
-from ood_nc.report.documents import Row, Run, check_schema, read_runs
+from ood_nc.report.documents import Row, Run, read_runs
 from ood_nc.report.glossary import METHODS, metric
 from ood_nc.report.payload import Index, build_payload
 
@@ -79,8 +81,8 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "title": _title(runs),
         "runs": [_run_context(run, color) for run, color in zip(runs, payload["runs"], strict=True)],
         "verdict": _verdict(runs, comparison),
-        "rule": (comparison or {}).get("rule"),
-        "headlines": summary.headlines(runs, comparison),
+        "rule": (comparison or {}).get("rule") or HEADLINE_RULE,
+        "headlines": headlines.headlines(runs, comparison),
         "facts": summary.facts(runs),
         "settings": summary.differing_settings(runs),
         "detectors": pivots.detector_table(runs, lookup),
@@ -115,7 +117,7 @@ def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
         "color": shown["color"] % 8,
-        "accuracy": tables.cell(summary.id_accuracy(run), "percent"),
+        "accuracy": tables.cell(headlines.id_accuracy(run), "percent"),
         "time": summary.run_time(run),
         "config": run.config,
         "command": " ".join((run.environment or {}).get("command") or []),
@@ -126,7 +128,7 @@ def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
 def _verdict(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison:
         return list(comparison.get("verdicts") or [comparison["verdict"]])
-    return summary.sentences(runs[0]) or ["These results hold no detection or transfer figures to judge by."]
+    return headlines.sentences(runs[0]) or ["These results hold no detection or transfer figures to judge by."]
 
 
 def _relation_sets(runs: Sequence[Run], joint: Sequence[Row]) -> list[tuple[int, str]]:

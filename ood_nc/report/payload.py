@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ood_nc.report.documents import Row, Run
-from ood_nc.report.glossary import metric
+from ood_nc.report.glossary import default_method, metric
 from ood_nc.report.numbers import compact
 
 LOG_POINTS = 600
@@ -70,6 +70,7 @@ def build_payload(runs: Sequence[Run], index: Index, joint_relations: Sequence[R
     """Everything the script needs, ready for JSON."""
     groups = list(dict.fromkeys(run.group for run in runs))
     relations: list[Sequence[Row]] = [*(run.relations for run in runs), joint_relations]
+    detectors = list(dict.fromkeys(row["method"] for run in runs for row in run.rows if row["kind"] == "detection"))
     payload = {
         "runs": [
             {
@@ -83,6 +84,7 @@ def build_payload(runs: Sequence[Run], index: Index, joint_relations: Sequence[R
         "taps": list(index.taps),
         "datasets": [{"name": name, "group": group} for name, group in index.datasets],
         "methods": list(index.methods),
+        "detector": default_method(detectors) if detectors else None,
         "series": _series(runs, index),
         "relations": {str(number): _relations(rows) for number, rows in enumerate(relations) if rows},
         "histograms": [_histogram(number, row, index) for number, run in enumerate(runs) for row in run.histograms],

@@ -1,4 +1,4 @@
-"""What was run, in facts and sentences: identity, verdict, headline numbers, notes on the data."""
+"""What was run, in facts: identity, settings, data sets, what is undefined, and notes."""
 
 from __future__ import annotations
 
@@ -7,72 +7,14 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
-from ood_nc.report.documents import Row, Run, settings
-from ood_nc.report.glossary import metric
-from ood_nc.report.numbers import interval, number, seconds
-from ood_nc.report.tables import GROUPS, cell, default_method
+from ood_nc.report.documents import Run, settings
+from ood_nc.report.numbers import seconds
+from ood_nc.report.tables import GROUPS
 
 Table = dict[str, Any]
 
 _ALWAYS_DIFFERENT = {"Evaluated", "Training began", "Training speed", "Evaluation time", "Weights (SHA-256)"}
 _SPLITS = {"id_train": "ID train", "id_test": "ID test"}
-
-
-def sentences(run: Run) -> list[str]:
-    """The verdict on one run: for each task the best tap with its interval, and what collapse would have chosen."""
-    told = []
-    for task, opening in (("detection", "OOD detection works best on"), ("transfer", "Transfer works best from")):
-        choices = [choice for choice in run.choices if choice["task"] == task and choice["value_best"] is not None]
-        if choices:
-            lower = metric(choices[0]["metric"]).better == "lower"
-            best = min(choices, key=lambda choice: choice["value_best"] * (1 if lower else -1))
-            told.append(f"{opening} {_best(run, best)}")
-    return told
-
-
-def _best(run: Run, choice: Row) -> str:
-    shown = metric(choice["metric"])
-    unit, points = (" %", " points") if shown.unit == "percent" else ("", "")
-    label = shown.label if shown.label[:2].isupper() else shown.label.lower()
-    value = f"{number(choice['value_best'], shown.unit)}{unit} {_evidence(run, choice)}"
-    text = f"{choice['best_tap']} with {choice['method']}: mean {label} {value}"
-    if choice["regret"] is None:
-        return f"{text}; collapse alone chooses no tap that can be compared ({choice.get('reason') or 'undefined'})."
-    if choice["chosen_tap"] == choice["best_tap"]:
-        return f"{text}. Collapse alone would have chosen the same tap."
-    return (
-        f"{text}. Collapse alone would have chosen {choice['chosen_tap']} "
-        f"at {number(choice['value_chosen'], shown.unit)}{unit}, "
-        f"a regret of {number(choice['regret'], shown.unit)}{points}."
-    )
-
-
-def _evidence(run: Run, choice: Row) -> str:
-    """The interval of the very number that was chosen; where that has none, the sets behind it with theirs."""
-    wanted = {"kind": choice["task"], "tap": choice["best_tap"]}
-    wanted |= {name: choice[name] for name in ("method", "metric")}
-    rows = [row for row in run.rows if wanted.items() <= row.items() and row["value"] is not None]
-    unit = metric(choice["metric"]).unit
-    for row in rows:
-        ends = interval(row["low"], row["high"], unit)
-        if ends and abs(row["value"] - choice["value_best"]) <= 1e-9:
-            return ends
-    sets = [row for row in rows if row["dataset"] != "mean" and row["low"] is not None]
-    if not sets or len(sets) > 4:
-        return "(no interval)"
-    told = (f"{row['dataset']} {number(row['value'], unit)} {interval(row['low'], row['high'], unit)}" for row in sets)
-    return f"({', '.join(told)})"
-
-
-def id_accuracy(run: Run) -> Row | None:
-    """The row of the head's ID accuracy; where that is undefined, of the probe on the tap that the head reads."""
-    rows = [
-        row for row in run.rows if row["kind"] == "accuracy" and row["metric"] == "accuracy" and row["group"] == "id"
-    ]
-    heads = [row for row in rows if row["method"] == "head"]
-    lasts = [row for row in rows if row["tap"] == run.head_tap]
-    candidates = [*heads, *lasts]
-    return next((row for row in candidates if row["value"] is not None), next(iter(candidates), None))
 
 
 def run_time(run: Run) -> str:
@@ -85,56 +27,6 @@ def run_time(run: Run) -> str:
     total = spent["total"] if "total" in spent else sum(value for name, value in spent.items() if name != "train")
     training = f"trained in {seconds(spent['train'])}, " if "train" in spent else ""
     return f"{training}evaluated in {seconds(total)}"
-
-
-def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[Table]:
-    """The few numbers a reader looks for first, a row each, a cell a run, and their difference where there is one."""
-    accuracies = [cell(id_accuracy(run), "percent") for run in runs]
-    lines: list[Table] = [{"name": "ID accuracy", "cells": accuracies, "kind": "accuracy", "metric": "accuracy"}]
-    for kind, metric_name, name, group in (
-        ("detection", "fpr95_id_positive", "Mean FPR95 (ID positive)", "ood"),
-        ("detection", "auroc", "Mean AUROC", "ood"),
-        ("transfer", "accuracy", "Mean transfer accuracy", "transfer"),
-    ):
-        cells = []
-        for run in runs:
-            row = _headline(run, comparison, kind, metric_name, group)
-            detail = f"{row['tap']}, {row['method']}" if row else ""
-            cells.append({**cell(row, "percent"), "detail": detail})
-        if not all(found["undefined"] for found in cells):
-            lines.append({"name": name, "cells": cells, "kind": kind, "metric": metric_name})
-    for line in lines:
-        line["difference"] = _headline_difference(line, comparison)
-    return lines
-
-
-def _headline(run: Run, comparison: Mapping[str, Any] | None, kind: str, metric_name: str, group: str) -> Row | None:
-    """The mean at the tap and by the method fixed before any OOD or transfer data is read."""
-    stated: Mapping[str, Any] = next(
-        (entry for entry in (comparison or {}).get("headline") or [] if entry["run"] == run.name), {}
-    )
-    if kind == "detection":
-        tap, method = stated.get("detection_tap", run.head_tap), stated.get("detector")
-    else:
-        tap, method = (
-            stated.get("transfer_tap", "encoder" if "encoder" in run.taps else run.head_tap),
-            stated.get("probe"),
-        )
-    wanted = {"kind": kind, "metric": metric_name, "tap": tap, "group": group, "dataset": "mean"}
-    rows = {row["method"]: row for row in run.rows if wanted.items() <= row.items()}
-    return rows.get(method or default_method(rows)) if rows else None
-
-
-def _headline_difference(line: Table, comparison: Mapping[str, Any] | None) -> Table | None:
-    entries = [entry for entry in (comparison or {}).get("differences", []) if entry.get("headline")]
-    if len({(entry["a"], entry["b"]) for entry in entries}) != 1:
-        return None
-    wanted = {"accuracy": ("accuracy",), "transfer": ("transfer_error",)}.get(line["kind"], (line.get("metric"),))
-    for entry in entries:
-        overall = line["kind"] == "accuracy" or (entry["dataset"] == "mean" and entry["group"] in ("ood", "transfer"))
-        if entry["kind"] == line["kind"] and entry["metric"] in wanted and overall:
-            return dict(entry)
-    return None
 
 
 def facts(runs: Sequence[Run]) -> list[Table]:

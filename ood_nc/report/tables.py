@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ood_nc.report.documents import Row, Run
-from ood_nc.report.glossary import metric
+from ood_nc.report.glossary import default_method, metric
 from ood_nc.report.numbers import DASH, interval, number
 from ood_nc.report.payload import Index
 
@@ -140,12 +140,6 @@ def _correlation(row: Row | None, name: str, address: str) -> Table:
     return cell(
         {"value": row.get(name), **ends, "n": row.get("n"), "reason": row.get("reason")}, "correlation", address
     )
-
-
-def default_method(methods: Iterable[str]) -> str:
-    """The detector or probe a figure starts with: energy, linear, else the first."""
-    methods = list(methods)
-    return next((name for name in ("energy", "linear") if name in methods), methods[0])
 
 
 def choice_table(runs: Sequence[Run]) -> list[Table]:

@@ -132,7 +132,8 @@ def test_the_verdict_says_what_is_shown_and_what_not() -> None:
     text = compare([a, b])["verdict"]
     pattern = (
         r"controlled against baseline \(1 seed\): mean FPR95 \(ID positive\) over 2 OOD sets -\d+\.\d points "
-        r"\[-\d+\.\d, -\d+\.\d\] \(better\); mean transfer error over 1 set -0\.\d points \[-\d\.\d, [-+]\d\.\d\] "
+        r"\[-\d+\.\d, -\d+\.\d\] \(better\) by energy; mean transfer error over 1 set -0\.\d points "
+        r"\[-\d\.\d, [-+]\d\.\d\] "
         r"\(no difference shown\); ID accuracy \+0\.0 points \[\+0\.0, \+0\.0\] \(no difference shown\)\."
     )
     assert re.fullmatch(pattern, text), text
@@ -233,17 +234,35 @@ def test_a_detector_undefined_in_one_run_is_left_out() -> None:
     assert "FPR95" not in found["verdict"]
 
 
-def test_the_standing_rule_prefers_energy_and_linear_and_else_takes_the_first_named() -> None:
+def test_the_headline_is_knn_and_energy_and_else_the_first_named() -> None:
     a, b = run("a"), run("b")
+    places = {"run": "a", "detection_tap": "encoder", "transfer_tap": "encoder", "probe": "linear"}
+    for named, chosen in ((["vim", "energy", "knn"], ["knn", "energy"]), (["msp", "vim"], ["msp"])):
+        for results in (a, b):
+            results.identity |= {"detectors": named, "probes": ["linear", "knn"]}
+        assert compare([a, b], replicates=0)["headline"][0] == places | {"detectors": chosen}
+
+
+def test_each_detector_of_the_headline_is_in_the_verdict() -> None:
+    a, b = run("a"), run("b", gap=1.5, draw=2)
     for results in (a, b):
-        results.identity |= {"detectors": ["msp"], "probes": ["linear", "knn"]}
-    assert compare([a, b], replicates=0)["headline"][0] == {
-        "run": "a",
-        "detection_tap": "encoder",
-        "detector": "msp",
-        "transfer_tap": "encoder",
-        "probe": "linear",
-    }
+        names = ["knn" if name == "score/encoder/msp" else name for name in results.scores.column_names]
+        names = ["score/encoder/knn" if name == "knn" else name for name in names]
+        results.scores = results.scores.rename_columns(names)
+        results.identity["detectors"] = ["energy", "knn"]
+    found = compare([a, b], replicates=20)
+    means = [e for e in found["differences"] if e["headline"] and e["dataset"] == "mean" and e["metric"] == "auroc"]
+    assert [entry["method"] for entry in means if entry["group"] == "ood"] == ["knn", "energy"]
+    assert re.search(r"over 2 OOD sets .* by knn and .* by energy; ", found["verdict"])
+
+
+def test_an_alias_is_read_where_it_was_measured() -> None:
+    a, b = run("a"), run("b", tap="layer4", draw=2)
+    a.identity["taps"][0]["aliases"] = ["layer4"]
+    b.identity |= {"taps": [{"name": "layer4", "depth": 0}, {"name": "pool", "depth": 1}], "head_tap": "pool"}
+    found = compare([a, b], replicates=0)["differences"]
+    assert found and {entry["tap"] for entry in found} == {"encoder → layer4"}
+    assert not any(entry["headline"] for entry in found)
 
 
 def test_the_document_is_json(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ood_nc.documents import seal
+
 from .measurements import DETECTORS, OOD, TAPS, TRANSFER, RunMaker
 
 Row = dict[str, Any]
@@ -36,12 +38,17 @@ def build_run(
         "series": {"histograms": list(maker.histograms())},
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(document, allow_nan=False), encoding="utf-8")
+    write_document(directory, document)
     (directory / "config.yaml").write_text(maker.config(), encoding="utf-8")
     (directory / "environment.json").write_text(json.dumps(maker.environment()), encoding="utf-8")
     lines = [json.dumps(line) for line in maker.log(epochs)]
     (directory / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return directory
+
+
+def write_document(directory: Path, document: dict[str, Any]) -> None:
+    """Write results.json as it is, with the digest that belongs to it."""
+    (directory / "results.json").write_text(json.dumps(seal(document), allow_nan=False), encoding="utf-8")
 
 
 def build_comparison(directory: Path, **options: Any) -> tuple[list[Path], dict[str, Any]]:
@@ -73,7 +80,8 @@ def build_comparison(directory: Path, **options: Any) -> tuple[list[Path], dict[
 
 
 def _headline(run: str, tap: str) -> Row:
-    return {"run": run, "detection_tap": tap, "detector": "energy", "transfer_tap": "encoder", "probe": "linear"}
+    methods = {"detectors": ["knn", "energy"], "probe": "linear"}
+    return {"run": run, "detection_tap": tap, "transfer_tap": "encoder", **methods}
 
 
 def _differences(taps: Sequence[str], ood: dict[str, str]) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from ood_nc.errors import UserError
 from ood_nc.report import write_comparison, write_report
 from ood_nc.report.documents import read_runs, settings
 
-from .example import build_run
+from .example import build_run, write_document
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def change(run: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path = run / "results.json"
     document = json.loads(path.read_text(encoding="utf-8"))
     edit(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
+    write_document(run, document)
 
 
 def refuses(run: Path, *words: str) -> None:
@@ -63,12 +63,12 @@ def test_not_text(run: Path) -> None:
 @pytest.mark.parametrize("key", ["identity", "rows"])
 def test_part_missing(run: Path, key: str) -> None:
     change(run, lambda document: document.pop(key))
-    refuses(run, "damaged", key)
+    refuses(run, "Cannot read", key)
 
 
 def test_no_taps(run: Path) -> None:
     change(run, lambda document: document["identity"].update(taps=[]))
-    refuses(run, "damaged", "taps")
+    refuses(run, "no taps")
 
 
 def test_column_missing(run: Path) -> None:

@@ -13,7 +13,7 @@ from ood_nc.report.glossary import metric
 from ood_nc.report.page import as_script
 
 from .conftest import Written, load
-from .example import build_comparison, build_run
+from .example import build_comparison, build_run, write_document
 from .pages import Element, number, read_data, read_page
 
 GROUPS = {"All OOD": "ood", "Near OOD": "near", "Far OOD": "far", "Transfer": "transfer", "In distribution": "id"}
@@ -113,7 +113,7 @@ def test_relation_table_shows_the_documents_numbers(one: Written) -> None:
     for line in one.page.by_id("table-relations").all("tbody")[0].all("tr"):
         for cell in line.all("td"):
             kind, name, x = cell["data-k"].split(" ")
-            error, method = ("fpr95_id_positive", "energy") if kind == "detection" else ("transfer_error", "linear")
+            error, method = ("fpr95_id_positive", "knn") if kind == "detection" else ("transfer_error", "linear")
             row = relations[kind, error, method, False, x]
             if name == "n":
                 assert int(cell.text) == row["n"]
@@ -156,21 +156,25 @@ def test_verdict_of_a_comparison_is_the_documents(two: Written) -> None:
     assert two.page.by_id("verdict").text == two.comparison["verdict"]
 
 
-def test_verdict_of_one_run_is_made_from_its_choices(one: Written) -> None:
-    detection, transfer = (paragraph.text for paragraph in one.page.by_id("verdict").all("p"))
-    choices = one.documents[0]["choices"]
-    best = min((c for c in choices if c["task"] == "detection"), key=lambda c: c["value_best"])
-    assert (
-        f"best on {best['best_tap']} with {best['method']}: mean FPR95 (ID positive) {100 * best['value_best']:.1f} % ["
-        in detection
-    )
-    best = max((c for c in choices if c["task"] == "transfer"), key=lambda c: c["value_best"])
-    assert (
-        f"from {best['best_tap']} with {best['method']}: mean accuracy {100 * best['value_best']:.1f} % (other-digits"
-        in transfer
-    )
-    assert f"would have chosen {best['chosen_tap']}" in transfer
-    assert f"a regret of {100 * best['regret']:.1f} points" in transfer
+def test_verdict_of_one_run_is_the_headline_then_the_best_in_hindsight(one: Written) -> None:
+    detection, transfer, *hindsight = (paragraph.text for paragraph in one.page.by_id("verdict").all("p"))
+    document = one.documents[0]
+    means = {
+        row["method"]: row["value"]
+        for row in document["rows"]
+        if row["dataset"] == "mean"
+        and (row["group"], row["tap"], row["metric"]) == ("ood", head_tap(document), "fpr95_id_positive")
+    }
+    assert f"{100 * means['knn']:.1f} %" in detection and f"{100 * means['energy']:.1f} %" in detection
+    assert detection.startswith("OOD detection on projector, fixed before any test set was read: mean FPR95")
+    assert transfer.startswith("Transfer on encoder, fixed before any test set was read: mean transfer error")
+    for text, task, better in zip(hindsight, ("detection", "transfer"), (min, max), strict=True):
+        best = better((c for c in document["choices"] if c["task"] == task), key=lambda c: c["value_best"])
+        value = best["value_best"] if task == "detection" else 1 - best["value_best"]
+        assert text.startswith(f"Best {task} in hindsight, picked on the test sets")
+        assert f"{best['best_tap']} with {best['method']}, mean {100 * value:.1f} %" in text
+        told = "the same tap" if best["chosen_tap"] == best["best_tap"] else f"a regret of {100 * best['regret']:.1f}"
+        assert told in text
 
 
 def test_headline_is_what_stands(two: Written) -> None:
@@ -180,16 +184,28 @@ def test_headline_is_what_stands(two: Written) -> None:
         wanted = {
             "kind": "detection",
             "tap": tap,
-            "method": "energy",
+            "method": "knn",
             "metric": "auroc",
             "dataset": "mean",
             "group": "ood",
         }
         (row,) = [row for row in document["rows"] if wanted.items() <= row.items()]
-        cell = lines["Mean AUROC"][number_of_run]
+        cell = lines["Mean AUROC, knn"][number_of_run]
         assert float(cell["data-v"]) == row["value"]
-        assert f"{tap}, energy" in cell.text
+        assert f"{tap}, knn" in cell.text
     assert lines["ID accuracy"][2].text.startswith("−0.6 [−1.9, +0.8]")
+
+
+def test_a_row_of_the_headline_has_one_sign(two: Written) -> None:
+    """Transfer stood as accuracy in the cells and as error in the difference."""
+    lines = {line.all("th")[0].text: line.all("td") for line in two.page.by_id("headline").all("tbody")[0].all("tr")}
+    assert not any("transfer accuracy" in name for name in lines)
+    for cell, document in zip(lines["Mean transfer error"], two.documents, strict=False):
+        wanted = {"kind": "transfer", "tap": "encoder", "method": "linear", "metric": "accuracy", "dataset": "mean"}
+        (row,) = [row for row in document["rows"] if wanted.items() <= row.items()]
+        assert float(cell["data-v"]) == pytest.approx(1 - row["value"])
+    assert lines["Mean transfer error"][2].text.startswith("−6.2 [−9.0, −3.1]")
+    assert lines["Mean transfer error"][2].text.endswith("better")
 
 
 def test_id_accuracy_and_run_time_stand_in_every_section_of_results(two: Written) -> None:
@@ -279,7 +295,7 @@ def test_bare_results_still_make_a_report(tmp_path: Path) -> None:
     taps = document["identity"]["taps"]
     document |= {"identity": {"taps": taps}, "relations": [], "choices": [], "series": {}}
     document["rows"] = [row for row in document["rows"] if row["kind"] == "accuracy"]
-    (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    write_document(run, document)
     page = read_page(write_report(run))
     assert "no detection or transfer figures" in page.by_id("verdict").text
     present = {element["id"] for element in page.all()}
@@ -302,7 +318,7 @@ def test_names_of_users_are_escaped(tmp_path: Path) -> None:
     for run in runs:
         document = load(run)
         document["identity"] |= {"run": EVIL, "class_names": [EVIL], "notes": [EVIL], "model": EVIL}
-        (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+        write_document(run, document)
         (run / "config.yaml").write_text(f"note: '{EVIL[:-1]}'\n", encoding="utf-8")
     page = read_page(write_comparison(runs, tmp_path / "out.html", comparison))
     assert len(page.all("script")) == 3

@@ -9,7 +9,7 @@ from ood_nc.report.documents import read_runs
 from ood_nc.report.payload import LOG_POINTS, Index, build_payload, merged_taps
 
 from .conftest import Written
-from .example import build_run
+from .example import build_run, write_document
 from .pages import read_data
 
 
@@ -55,7 +55,7 @@ def test_histograms_keep_uneven_edges(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", epochs=1)
     document = json.loads((run / "results.json").read_text(encoding="utf-8"))
     document["series"]["histograms"][0] |= {"edges": [0, 1, 5], "counts": [3, 4]}
-    (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+    write_document(run, document)
     runs = read_runs([run])
     shown = build_payload(runs, Index(runs))["histograms"]
     assert shown[0][4:] == [[0, 1, 5], [3, 4]]

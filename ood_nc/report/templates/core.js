@@ -112,7 +112,7 @@ const tapOf = (choice, run) => (state[choice] === HEADS ? DATA.runs[run].head : 
 const CHOICES = {
   collapse: { options: metricPairs(has("collapse", "metrics")), first: "nc1_pinv" },
   split: { options: [...(idSplits.length > 1 ? [["each", "every split"]] : []), ...setPairs(idSplits)] },
-  detector: { options: methodPairs("detection"), first: String(DATA.methods.indexOf("energy")) },
+  detector: { options: methodPairs("detection"), first: String(DATA.methods.indexOf(DATA.detector)) },
   detection: { options: metricPairs(shownMetrics("detection")), first: "fpr95_id_positive" },
   oodset: { options: setOptions("detection") },
   error: {
