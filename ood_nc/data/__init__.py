@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
 from ood_nc.data.layout import NoImagesError
+from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
+from ood_nc.data.overlap import Overlap, find_overlaps
 from ood_nc.data.run_data import RunData, load_data
 from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
@@ -16,22 +18,27 @@ __all__ = [
     "BrokenImageError",
     "ImageDataset",
     "ImageStream",
+    "NativeSizes",
     "NoImagesError",
+    "Overlap",
     "RunData",
     "ScanReport",
     "StreamBatch",
     "align_classes",
     "duplicates_between",
     "eval_transform",
+    "find_overlaps",
     "limit_per_class",
     "limit_total",
     "list_datasets",
     "list_suites",
     "load_data",
     "load_suite",
+    "native_sizes",
     "open_dataset",
     "scan",
     "shared_class_names",
+    "size_cue",
     "stratified_split",
     "train_transform",
 ]

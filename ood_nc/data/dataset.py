@@ -129,6 +129,15 @@ class ImageDataset(Dataset[Any]):
         except OSError:
             return -1, self.ids[index].encode("utf-8", "surrogateescape")
 
+    def size(self, index: int) -> tuple[int, int] | None:
+        """Width and height of an image as it is stored; None where it cannot be read."""
+        try:
+            return self.store.size(int(self.rows[index]))
+        except MemoryError:
+            raise
+        except Exception:  # damaged bytes make the decoders raise nearly anything
+            return None
+
     def content(self, index: int) -> bytes:
         """The bytes of the image's file, or its raw pixels."""
         return self.store.read(int(self.rows[index]))
@@ -137,7 +146,7 @@ class ImageDataset(Dataset[Any]):
         """A hash that changes when the data does: 32 hexadecimal digits, the same on every machine.
 
         It covers the class names, and in order the id, the label, the size and the last 4 KiB of every file (all of it
-        for arrays and zip members). Dates and places do not count, nor does the transform.
+        for arrays). Dates and places do not count, nor does the transform.
         """
         if self._fingerprint is None:
             digest = hashlib.blake2b(repr(self.class_names).encode("utf-8", "surrogateescape"), digest_size=16)

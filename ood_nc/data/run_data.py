@@ -10,7 +10,8 @@ import numpy as np
 from ood_nc.config import DataConfig, OodSet, TransferSet
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.layout import EXPECTED, NoImagesError
-from ood_nc.data.scan import duplicates_between, scan, shared_class_names
+from ood_nc.data.overlap import Role, find_overlaps
+from ood_nc.data.scan import scan, shared_class_names
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.splits import limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore
@@ -31,7 +32,6 @@ class RunData:
         groups: near, far or covariate of each OOD set.
         class_names: the ID classes in order; their indices as text where the source has no names.
         notes: findings for the user, a line each.
-        duplicates: ids of a set that are copies of images in another, by (set, other set).
     """
 
     train: ImageDataset
@@ -42,7 +42,6 @@ class RunData:
     groups: dict[str, str]
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
-    duplicates: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
 
 def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_images: bool = True) -> RunData:
@@ -161,21 +160,10 @@ def _remarks(datasets: Sequence[ImageDataset | None]) -> list[str]:
 
 def _compare(data: RunData) -> None:
     """Note the copies and class names that the sets share: they cap what any detector can reach."""
-    id_sets: dict[str, ImageDataset] = {"ID train": data.train, "ID val": data.val}
-    if data.test is not None:
-        id_sets["ID test"] = data.test
-    pairs = [(name, dataset, "ID train") for name, dataset in id_sets.items() if name != "ID train"]
-    pairs += [(name, dataset, other) for name, dataset in data.ood.items() for other in ("ID test", "ID train")]
-    for name, dataset, other in pairs:
-        if other not in id_sets:
-            continue
-        copies = duplicates_between(id_sets[other], dataset)
-        if copies:
-            data.duplicates[name, other] = copies
-            kind = "OOD files" if name in data.ood else "files"
-            data.notes.append(
-                f"{name}: {len(copies)} of {len(dataset)} {kind} are also in {other} (first: {copies[0]})"
-            )
+    sets = {"ID train": data.train, "ID val": data.val} | ({} if data.test is None else {"ID test": data.test})
+    roles: dict[str, Role] = {"ID train": "fit", "ID val": "choose"}
+    found = find_overlaps(sets | data.ood, {name: roles.get(name, "test") for name in sets | data.ood})
+    data.notes.extend(str(overlap) for overlap in found if overlap.first in sets)
     for name, dataset in data.ood.items():
         shared = shared_class_names(data.train, dataset)
         if shared:

@@ -90,7 +90,7 @@ def duplicates_between(first: ImageDataset, second: ImageDataset) -> list[str]:
     found = []
     for index, name in enumerate(second.ids):
         candidates = known.get(second.mark(index), ())
-        if any(_same(first, candidate, second, index) for candidate in candidates):
+        if any(same_content(first, candidate, second, index) for candidate in candidates):
             found.append(name)
     return found
 
@@ -135,7 +135,7 @@ def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:
     copies = []
     for index, name in enumerate(dataset.ids):
         alike = firsts.setdefault(dataset.mark(index), [])
-        original = next((first for first in alike if _same(dataset, first, dataset, index)), None)
+        original = next((first for first in alike if same_content(dataset, first, dataset, index)), None)
         if original is None:
             alike.append(index)
         else:
@@ -143,8 +143,8 @@ def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:
     return copies
 
 
-def _same(first: ImageDataset, i: int, second: ImageDataset, j: int) -> bool:
-    """Whether two images with equal marks are equal; the mark of a small file already covers it."""
+def same_content(first: ImageDataset, i: int, second: ImageDataset, j: int) -> bool:
+    """Whether two images with equal marks (`ImageDataset.mark`) are equal; that of a small file already covers it."""
     size, _ = first.mark(i)
     return 0 <= size <= TAIL or (size > TAIL and first.content(i) == second.content(j))
 

@@ -34,6 +34,10 @@ class Store(ABC):
         """The decoded image, in whatever mode it is stored."""
         return Image.open(io.BytesIO(self.read(index)))
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height of an image as it is stored."""
+        return self.image(index).size
+
     def tail(self, index: int) -> tuple[int, bytes]:
         """The size of the content in bytes, and its end: at least its last 4 KiB."""
         content = self.read(index)
@@ -72,6 +76,11 @@ class FileStore(Store):
         """The bytes of the file."""
         with open(self.path(index), "rb", buffering=0) as file:
             return file.read()
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height, from the file's header."""
+        with Image.open(self.path(index)) as image:
+            return image.size
 
     def tail(self, index: int) -> tuple[int, bytes]:
         """Size and last 4 KiB of the file."""

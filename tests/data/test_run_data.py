@@ -51,8 +51,7 @@ def test_everything_in_its_place(root):
     assert np.bincount(train.targets).tolist() == [8, 8, 8]
     assert np.bincount(test.targets).tolist() == [2, 2, 2]
     assert not set(train.ids) & set(test.ids)
-    assert data.duplicates == {("mixed", "ID test"): ["copy0.png", "copy1.png"]}
-    assert "mixed: 2 of 10 OOD files are also in ID test (first: copy0.png)" in data.notes
+    assert "2 of 10 images of mixed are also in ID test (first: copy0.png)" in data.notes
     assert "plants: 1 of its classes shared with ID by name (dog)" in data.notes
 
 
@@ -150,6 +149,6 @@ def test_unnamed_classes_get_their_index(tmp_path):
 
 def test_bundled_suite_is_clean():
     data = load_data(DataConfig(**load_suite("bundled")), seed=0)
-    assert data.notes == [] and data.duplicates == {}
+    assert data.notes == []
     assert data.groups == {"digits-near": "near", "textures": "far"}
     assert set(data.transfer) == {"digits-transfer", "textures-transfer"}
