@@ -1,4 +1,7 @@
-"""The one door for arrays: NumPy arrays, torch tensors or sequences in, torch tensors out; the input never changes."""
+"""The one door for arrays: NumPy arrays, torch tensors or sequences in, torch tensors out; the input never changes.
+
+No value changes on the way either: what a tensor of numbers cannot hold exactly is refused.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ _IGNORED = 255
 _WITHIN_INT64 = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 ArrayLike: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor | Sequence[Any]"
 
+EXACT_IN_FLOAT32 = 2**24
+EXACT_IN_FLOAT64 = 2**53
+"""Up to here every integer is a number of its own."""
+
 
 def as_tensor(values: ArrayLike, name: str = "values") -> torch.Tensor:
     """Return ``values`` as a detached tensor of the same dtype and device; the memory may be shared, so only read it.
@@ -27,13 +34,16 @@ def as_tensor(values: ArrayLike, name: str = "values") -> torch.Tensor:
         name: what the caller calls it, for the message.
 
     Raises:
-        UserError: not numeric.
+        UserError: not real numbers (complex, objects, text, dates), masked values, a sparse tensor, rows of
+            unequal length, or a list whose integers would be rounded to floats.
     """
     if isinstance(values, torch.Tensor):
+        if values.is_complex() or values.layout != torch.strided:
+            raise UserError(f"{name} must be a dense tensor of real numbers, got {values.dtype}, {values.layout}.")
         return values.detach()
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiub":
-        raise UserError(f"{name} must be numeric, got an array of dtype {array.dtype}.")
+    array = _as_array(values, name)
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
+        raise UserError(f"{name} must be numeric (real, up to 64 bits), got an array of dtype {array.dtype}.")
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
@@ -41,17 +51,57 @@ def as_tensor(values: ArrayLike, name: str = "values") -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def as_matrix(values: ArrayLike, name: str = "features") -> torch.Tensor:
-    """Return ``values`` as a floating-point matrix (N, d), its dtype kept (integers become float32).
+def as_signed(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """``tensor``, unsigned integers of more than 8 bits as int64, which torch and NumPy calculate with exactly.
 
     Raises:
-        UserError: not two-dimensional (the message names pooling for feature maps and token sequences).
+        UserError: an integer above 2^63 - 1.
+    """
+    if tensor.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return tensor
+    signed = tensor.long()
+    if tensor.dtype == torch.uint64 and bool((signed < 0).any()):
+        raise UserError(f"{name} holds integers above 2^63 - 1.")
+    return signed
+
+
+def _as_array(values: Any, name: str) -> np.ndarray[Any, Any]:
+    parts = [values] if isinstance(values, np.ndarray) else values if isinstance(values, Sequence) else []
+    if any(isinstance(part, np.ma.MaskedArray) and np.ma.is_masked(part) for part in parts):
+        raise UserError(f"{name} has masked values: leave them out or fill them first.")
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name} must be an array of numbers: {' '.join(str(error).split())}") from None
+    if not isinstance(values, np.ndarray) and array.dtype == np.float64 and (np.abs(array) >= EXACT_IN_FLOAT64).any():
+        for number in np.asarray(values, dtype=object).flat:
+            if isinstance(number, int) and int(float(number)) != number:
+                raise UserError(
+                    f"{name} holds {number}, which float64 rounds: give integers below 2^63, and no floats."
+                )
+    return array
+
+
+def as_matrix(values: ArrayLike, name: str = "features") -> torch.Tensor:
+    """Return ``values`` as a floating-point matrix (N, d), its dtype kept.
+
+    Integers become float32, or float64 where float32 would round them.
+
+    Raises:
+        UserError: not two-dimensional (the message names pooling for feature maps and token sequences), or integers
+            that float64 would round.
     """
     tensor = as_tensor(values, name)
     if tensor.ndim != 2:
         hint = " Pool feature maps or tokens first (a tap's `pooling`)." if tensor.ndim > 2 else ""
         raise UserError(f"{name} must have shape (N, d), got {tuple(tensor.shape)}.{hint}")
-    return tensor if tensor.is_floating_point() else tensor.float()
+    if tensor.is_floating_point():
+        return tensor
+    tensor = as_signed(tensor, name)
+    largest = 0 if tensor.dtype == torch.bool or not tensor.numel() else max(abs(int(tensor.min())), int(tensor.max()))
+    if largest > EXACT_IN_FLOAT64:
+        raise UserError(f"{name} holds integers above 2^53, which floating point would round.")
+    return tensor.float() if largest <= EXACT_IN_FLOAT32 else tensor.double()
 
 
 def as_labels(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.arrays import as_labels
+from ood_nc.arrays import as_labels, as_matrix, as_tensor
 from ood_nc.collapse import ClassStatistics, ncc_accuracy
 from ood_nc.collapse.intervals import ShardedStatistics
 from ood_nc.detection import TapStatistics, create_detector, synthetic_outliers
@@ -24,7 +24,7 @@ NOT_LABELS = [
     (255, "got 255 in entry 7 .* leave out"),
     (3_000_000_000, "got 3000000000 in entry 7"),
     (1e20, r"got 1e\+20 in entry 7"),
-    (2**64 - 1, r"got 1\.84467e\+19 in entry 7"),
+    (2**64 - 1, "holds 18446744073709551615, which float64 rounds"),
     (1.5, "whole numbers .*, got 1.5 in entry 7"),
     (float("nan"), "whole numbers .*, got nan in entry 7 .* leave out"),
     (float("inf"), "whole numbers .*, got inf in entry 7"),
@@ -100,3 +100,68 @@ FUNCTIONS = {
 def test_every_function_that_takes_labels(function, value, message):
     with pytest.raises(UserError, match=message):
         FUNCTIONS[function]([0, 1, 0, 1, 0, 1, 0, value])
+
+
+BIG = 2**53
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.tensor([1 + 2j]), "dense tensor of real numbers, got torch.complex64"),
+        (np.array([1 + 2j]), "dtype complex128"),
+        ([1.0, 2j], "dtype complex128"),
+        (np.ma.masked_array([1.0, 2.0], [False, True]), "masked values"),
+        ([np.ma.masked_array([1.0, 2.0], [False, True])], "masked values"),
+        (np.array([1, None]), "dtype object"),
+        ([1.0, None], "dtype object"),
+        (["a", "b"], "dtype <U1"),
+        (np.array(["2024-01-01"], "datetime64[D]"), "dtype datetime64"),
+        (np.array([(1, 2)], "i4,i4"), "dtype"),
+        ([[1.0], [1.0, 2.0]], "array of numbers"),
+        (torch.eye(2).to_sparse(), "dense tensor"),
+        ([2**70], "dtype object"),
+        ([BIG + 1, 0.5], "holds 9007199254740993, which float64 rounds"),
+    ],
+)
+def test_what_no_tensor_holds_exactly_is_refused(values: object, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        as_tensor(values, "scores")
+    assert str(caught.value).startswith("scores ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize == 8, reason="longdouble is float64 here")
+def test_extended_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="up to 64 bits"):
+        as_tensor(np.ones(2, np.longdouble))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [BIG + 1, BIG + 2],
+        [float(BIG), 2 * BIG, 0.5],
+        [BIG, np.inf, 0.5],
+        np.array([1, 65535], np.uint16),
+        np.array([1, BIG + 1], np.uint64),
+        np.array([True, False]),
+        np.ma.masked_array([1.0, 2.0], [False, False]),
+        np.arange(6.0)[::-2],
+        np.arange(3.0).astype(">f4"),
+    ],
+)
+def test_values_pass_unchanged(values: object) -> None:
+    assert as_tensor(values).tolist() == list(np.asarray(values).tolist())
+
+
+def test_integer_features_take_the_width_that_keeps_them_apart() -> None:
+    assert as_matrix([[2**24, 1]]).dtype == torch.float32
+    wide = as_matrix(np.array([[2**24 + 1, 2**24]]))
+    assert (wide.dtype, wide.tolist()) == (torch.float64, [[2**24 + 1, 2**24]])
+    assert as_matrix(np.array([[40000, 1]], np.uint16)).tolist() == [[40000.0, 1.0]]
+    assert as_matrix(torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 3)
+    with pytest.raises(UserError, match=r"features holds integers above 2\^53"):
+        as_matrix(np.array([[BIG + 1]]))
+    assert as_matrix(np.array([[True]])).tolist() == [[1.0]]
+    with pytest.raises(UserError, match=r"features holds integers above 2\^63 - 1"):
+        as_matrix(np.array([[2**63]], np.uint64))

@@ -14,7 +14,7 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike, as_tensor
+from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import NotFittedError, UserError, nearest
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.ranking import Array
@@ -213,7 +213,7 @@ def _as_columns(values: ArrayLike, name: str) -> Array:
     tensor = as_tensor(values, name)
     if tensor.ndim != 2:
         raise UserError(f"{name} must have shape (samples, members), got {tuple(tensor.shape)}.")
-    array: Array = tensor.double().cpu().numpy()
+    array: Array = as_matrix(tensor, name).double().cpu().numpy()
     bad = np.flatnonzero(np.isnan(array).any(axis=1))
     if len(bad):
         raise NanScoreError(name, len(bad), int(bad[0]), len(array))

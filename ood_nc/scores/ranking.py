@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from ood_nc.arrays import ArrayLike, as_tensor
+from ood_nc.arrays import EXACT_IN_FLOAT64, ArrayLike, as_signed, as_tensor
 from ood_nc.errors import UserError
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 
@@ -52,18 +52,34 @@ class Block(NamedTuple):
 
 
 def as_scores(values: ArrayLike, name: str) -> Array:
-    """Return ``values`` as a NumPy vector that must only be read; half precision becomes float32, nothing else changes.
+    """Return ``values`` as a NumPy vector that must only be read; no value changes.
+
+    Floats of less than 32 bits become float32, unsigned integers of more than 8 bits int64.
 
     Raises:
-        UserError: not one-dimensional.
+        UserError: not one-dimensional, or an integer above 2^63 - 1.
     """
-    tensor = as_tensor(values, name)
+    tensor = as_signed(as_tensor(values, name), name)
     if tensor.ndim != 1:
         raise UserError(f"{name} must have shape (N,), got {tuple(tensor.shape)}.")
-    if tensor.dtype in (torch.float16, torch.bfloat16):
+    if tensor.is_floating_point() and tensor.dtype != torch.float64:
         tensor = tensor.float()
     array: Array = tensor.cpu().numpy()
     return array.astype(np.int8) if array.dtype == np.bool_ else array
+
+
+def in_one_type(**sides: Array) -> list[Array]:
+    """The vectors in the one dtype that holds them all.
+
+    Raises:
+        UserError: integers beside floats that would round them, and so make ties of different scores.
+    """
+    dtype = np.result_type(*sides.values())
+    for name, side in sides.items():
+        rounds = dtype.kind == "f" and side.dtype == np.int64 and side.size > 0
+        if rounds and max(-int(side.min()), int(side.max())) > EXACT_IN_FLOAT64:
+            raise UserError(f"{name} holds integers above 2^53, which floats beside them round: use one type for all.")
+    return [side.astype(dtype, copy=False) for side in sides.values()]
 
 
 def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
@@ -72,15 +88,15 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     Raises:
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
+        UserError: not vectors of numbers, or integers above 2^53 on one side and floats on the other.
     """
     sides = as_scores(id_scores, "id_scores"), as_scores(ood_scores, "ood_scores")
     if not all(side.size for side in sides):
         raise EmptySideError(sides[0].size, sides[1].size)
-    dtype = np.result_type(*sides)
-    ordered = _map(lambda side: np.sort(side.astype(dtype, copy=False)), sides, sides[0].size + sides[1].size)
+    ordered = _map(np.sort, in_one_type(id_scores=sides[0], ood_scores=sides[1]), sides[0].size + sides[1].size)
     for name, side, values in zip(("id_scores", "ood_scores"), sides, ordered, strict=True):
         # NaN sorts last, so one look at the end tells.
-        if dtype.kind == "f" and np.isnan(values[-1]):
+        if values.dtype.kind == "f" and np.isnan(values[-1]):
             where = np.flatnonzero(np.isnan(side))
             raise NanScoreError(name, len(where), int(where[0]), side.size)
     return SortedScores(*ordered)

@@ -9,7 +9,7 @@ import numpy as np
 from ood_nc.arrays import ArrayLike
 from ood_nc.scores.bootstrap import bootstrap_intervals
 from ood_nc.scores.metrics import detection_metrics
-from ood_nc.scores.ranking import Array, as_scores
+from ood_nc.scores.ranking import Array, as_scores, in_one_type
 
 
 class ScoreAccumulator:
@@ -64,5 +64,6 @@ class ScoreAccumulator:
     def _joined(self, side: str) -> Array:
         parts = self._parts[side]
         if len(parts) > 1:
-            self._parts[side] = parts = [np.concatenate(parts)]
+            named = {f"{side}_scores[{k}]": part for k, part in enumerate(parts)}
+            self._parts[side] = parts = [np.concatenate(in_one_type(**named))]
         return parts[0] if parts else np.empty(0)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.errors import UserError
 from ood_nc.scores.errors import EmptySideError, NanScoreError
-from ood_nc.scores.ranking import Array, as_scores
+from ood_nc.scores.ranking import Array, as_scores, in_one_type
 
 _HAIR = 1 + 1e-12
 """Where the step-up rule meets its bound exactly, rounding must not decide."""
@@ -45,7 +45,8 @@ class Threshold:
 
     def accept(self, scores: ArrayLike) -> Tensor:
         """Which samples are accepted as in-distribution, (B,) bool."""
-        return as_tensor(scores, "scores") >= self.value
+        # torch would compare integers, and a float32 score, with the threshold rounded to float32.
+        return as_tensor(scores, "scores").double() >= self.value
 
 
 def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float = 0.95) -> Threshold:
@@ -66,7 +67,8 @@ def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float =
     """
     if not (0 < tpr < 1 and 0 < confidence < 1):
         raise UserError(f"tpr and confidence must be in (0, 1), got {tpr} and {confidence}.")
-    ordered = _sorted_calibration(held_out)
+    # A threshold is a float.
+    ordered = in_one_type(held_out=_sorted_calibration(held_out), threshold=np.empty(0))[0]
     n = len(ordered)
     rejected = _allowed_rejections(1 - tpr, n)
     if rejected == 0:
@@ -130,13 +132,11 @@ def conformal_p_values(
     """
     if (classes is None) != (held_out_classes is None):
         raise UserError("Give both classes and held_out_classes, or neither.")
-    queries = as_scores(scores, "scores")
-    _refuse_nan(queries, "scores")
-    ordered = _sorted_calibration(held_out)
+    queries, ordered = _prepared(scores, held_out)
     if classes is None or held_out_classes is None:
         return torch.from_numpy(_p_values(queries, ordered))
     groups = as_labels(classes, len(queries), "classes").cpu().numpy()
-    calibration = as_scores(held_out, "held_out")
+    calibration = as_scores(held_out, "held_out").astype(ordered.dtype)
     calibration_groups = as_labels(held_out_classes, len(calibration), "held_out_classes").cpu().numpy()
     result = np.ones(len(queries))
     for c in np.unique(groups):
@@ -296,10 +296,16 @@ class DiscoveryCounter:
 
 def _levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int]:
     """1 + #{held-out <= score} of each score, and the number of held-out scores."""
+    queries, ordered = _prepared(scores, held_out)
+    return 1 + np.searchsorted(ordered, queries, "right"), len(ordered)
+
+
+def _prepared(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, Array]:
+    """Scores, and held-out scores in ascending order, in one dtype."""
     queries = as_scores(scores, "scores")
     _refuse_nan(queries, "scores")
-    ordered = _sorted_calibration(held_out)
-    return 1 + np.searchsorted(ordered, queries, "right"), len(ordered)
+    queries, ordered = in_one_type(scores=queries, held_out=_sorted_calibration(held_out))
+    return queries, ordered
 
 
 def _check_level(level: float) -> None:

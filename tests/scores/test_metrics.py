@@ -264,3 +264,26 @@ def test_counts_above_float32():
     # 2^24 + 1 and its neighbour are one number in float32 counts.
     inside = np.r_[np.zeros(2**24 + 1, np.int8), np.ones(1, np.int8)]
     assert auroc(inside, np.zeros(1, np.int8)) == pytest.approx(0.5 + 0.5 / (2**24 + 2), rel=0, abs=1e-16)
+
+
+BIG = 2**53
+
+
+def test_large_integers_keep_their_order_or_are_refused():
+    ids, oods = np.array([BIG + 1, BIG + 3]), np.array([BIG, BIG + 2])
+    assert auroc(ids, oods) == 0.75
+    assert auroc(ids.astype(np.uint64), oods) == 0.75
+    # In float64 BIG + 1 is BIG, a tie.
+    with pytest.raises(UserError, match=r"id_scores holds integers above 2\^53"):
+        auroc(ids, oods.astype(float))
+    with pytest.raises(UserError, match=r"ood_scores holds integers above 2\^53"):
+        detection_metrics(ids.astype(float), -oods)
+    assert auroc(np.array([BIG]), np.array([BIG - 1.0])) == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.tensor([1j, 2j]), np.ma.masked_array([1.0, 2.0], [False, True]), np.array([1, None]), np.array(["1"])]
+)
+def test_what_is_no_score_is_refused(bad):
+    with pytest.raises(UserError, match=r"^ood_scores "):
+        detection_metrics([0.0, 1.0], bad)

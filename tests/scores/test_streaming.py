@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ood_nc.errors import UserError
 from ood_nc.scores import EmptySideError, ScoreAccumulator, bootstrap_intervals, detection_metrics
 
 
@@ -44,3 +45,9 @@ def test_keeps_copies():
 def test_nothing_yet():
     with pytest.raises(EmptySideError):
         ScoreAccumulator().update(id_scores=[1.0]).compute()
+
+
+def test_large_integers_beside_floats_are_refused():
+    accumulator = ScoreAccumulator().update(np.array([2**53 + 1]), [0.0]).update(np.array([0.5]))
+    with pytest.raises(UserError, match=r"id_scores\[0\] holds integers above 2\^53"):
+        accumulator.compute()

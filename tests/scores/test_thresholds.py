@@ -4,12 +4,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import betabinom, binom, false_discovery_control
 
 from ood_nc.errors import UserError
 from ood_nc.scores import (
     EmptySideError,
     NanScoreError,
+    ScoreEnsemble,
     benjamini_hochberg,
     choose_class_thresholds,
     choose_threshold,
@@ -314,3 +316,22 @@ def test_no_or_bad_held_out_scores():
         with pytest.raises(NanScoreError, match="scores holds 1 NaN of 1"):
             call([float("nan")], [2.0])
         assert call([], [2.0]).shape == (0,)
+
+
+def test_integers_and_a_threshold_are_compared_exactly():
+    # 2^24 + 1 is 2^24 in float32, where torch compares integers with a float.
+    assert choose_threshold(np.arange(100) + 2**24, tpr=0.9).value == 2**24 + 9
+    accepted = choose_threshold(np.arange(100) + 2**24, tpr=0.9).accept(torch.tensor([2**24 + 8, 2**24 + 9]))
+    assert accepted.tolist() == [False, True]
+
+
+def test_integers_that_floats_would_round_are_refused():
+    large = np.array([2**53 + 1, 2**53 + 2])
+    assert conformal_p_values(large, large).tolist() == pytest.approx([2 / 3, 1])
+    for call in (lambda: conformal_p_values(large, [0.5]), lambda: conformal_discoveries([0.5], large)):
+        with pytest.raises(UserError, match=r"holds integers above 2\^53"):
+            call()
+    with pytest.raises(UserError, match=r"held_out holds integers above 2\^53"):
+        choose_threshold(np.tile(large, 50))
+    with pytest.raises(UserError, match=r"held_out_scores holds integers above 2\^53"):
+        ScoreEnsemble().fit(np.stack([large, large]))
