@@ -70,13 +70,23 @@ class ModelConfig(Section):
     projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
 
 
+class TermConfig(Section):
+    """One term of the objective."""
+
+    name: str = Field(description="a loss (`ood-nc list losses`)")
+    tap: str = Field(default="encoder", description="whose features it reads")
+    weight: float = Field(description="what its value is multiplied by")
+    kwargs: dict[str, Any] = _flag({}, "further arguments of the loss")
+
+
 class LossConfig(Section):
-    """L = task loss + sum over taps of weight * nearest-neighbour entropy term."""
+    """L = task loss + sum over terms of weight * loss of a tap; `entropy_weight` is short for entropy terms."""
 
     task: Literal["cross_entropy", "mse"] = _flag("cross_entropy", "the task loss", "--loss")
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
     entropy_weight: float | dict[str, float] = _flag(0.05, "alpha: of the encoder, or by tap name")
     entropy_scope: Literal["global", "device"] = _flag("global", "neighbours among the global or the local batch")
+    terms: list[TermConfig] = _flag([], "further terms, each a mapping of name, tap, weight and kwargs")
 
     def entropy_weights(self) -> dict[str, float]:
         """The weight of each regularised tap, zero weights left out."""

@@ -1,8 +1,10 @@
-"""Training losses: the nearest-neighbour entropy term and the objective it is part of."""
+"""Training losses: the nearest-neighbour entropy term, the objective it is part of, and the registry of its terms."""
 
 from __future__ import annotations
 
 from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.objective import Objective
+from ood_nc.losses.registry import LOSSES, Batch, Term
+from ood_nc.losses.testing import check_loss
 
-__all__ = ["Objective", "nearest_neighbor_entropy"]
+__all__ = ["LOSSES", "Batch", "Objective", "Term", "check_loss", "nearest_neighbor_entropy"]

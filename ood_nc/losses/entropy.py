@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 
-from ood_nc.arrays import ArrayLike, as_labels, as_matrix
+from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import UserError
+from ood_nc.losses.registry import LOSSES, Batch
 
 
 def nearest_neighbor_entropy(
@@ -46,7 +47,7 @@ def nearest_neighbor_entropy(
 
     Returns:
         Scalar, float64 for float64 features, else float32. 0 when no row has a neighbour, so for fewer than
-        two rows.
+        two rows. NaN for features that hold NaN or infinity, as a gradient scaler needs it.
 
     Raises:
         UserError: ``features`` is not (B, d), ``groups`` not (B,), or ``scope`` unknown.
@@ -64,7 +65,9 @@ def nearest_neighbor_entropy(
     matrix = as_matrix(features)
     # as_matrix detaches, so it only checks what already is a floating-point tensor.
     rows = features if isinstance(features, torch.Tensor) and features.is_floating_point() else matrix
-    labels = None if groups is None else as_labels(groups, len(rows), "groups").to(rows.device)
+    labels = None if groups is None else as_tensor(groups, "groups").to(rows.device)
+    if labels is not None and labels.shape != (len(rows),):
+        raise UserError(f"groups must have shape ({len(rows)},), got {tuple(labels.shape)}.")
     with torch.autocast(rows.device.type, enabled=False):
         rows = rows if rows.dtype == torch.float64 else rows.float()
         if scope == "device" or not _distributed():
@@ -126,6 +129,9 @@ def _search(
 
 
 def _normalize(rows: torch.Tensor, eps: float) -> torch.Tensor:
+    # The squares of very long rows leave the range of the dtype; a power of two changes no digit.
+    exponents = torch.frexp(torch.linalg.vector_norm(rows.detach(), torch.inf, dim=1, keepdim=True))[1]
+    rows = rows * torch.exp2(-exponents.clamp(0, 1000 if rows.dtype == torch.float64 else 120).to(rows.dtype))
     norms: torch.Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / norms.clamp(min=eps)
 
@@ -142,3 +148,11 @@ def _loss(rows: torch.Tensor, neighbors: torch.Tensor, eps: float, floor: float)
     log_distance = torch.where(gives_gradient, log_distance, log_distance.detach())
     paired = neighbors >= 0
     return -torch.where(paired, log_distance, 0.0).sum() / paired.sum().clamp(min=1)
+
+
+def _term(features: torch.Tensor, batch: Batch, *, scope: Literal["global", "device"] = "global") -> torch.Tensor:
+    """Minus the nearest-neighbour entropy on the unit sphere (Harun et al. 2025)."""
+    return nearest_neighbor_entropy(features, scope=scope, groups=batch.groups)
+
+
+LOSSES.add("entropy", _term)

@@ -1,9 +1,10 @@
-"""The training objective: a task loss on the logits and an entropy term on any set of taps."""
+"""The training objective: a task loss on the logits and any number of terms on the taps."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -11,29 +12,42 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ood_nc.arrays import ArrayLike
-from ood_nc.errors import UserError
-from ood_nc.losses.entropy import nearest_neighbor_entropy
+from ood_nc.arrays import ArrayLike, as_labels
+from ood_nc.errors import UserError, nearest
+from ood_nc.losses.registry import LOSSES, Batch, LossFunction, Term
 
 ENCODER_ONLY: Mapping[str, float] = MappingProxyType({"encoder": 0.05})
 """Which tap the ICML 2025 paper regularises, and how strongly."""
 
 
 class Objective(nn.Module):
-    r"""L = task loss + sum over taps of weight * nearest-neighbour entropy loss.
+    r"""L = task loss + sum over terms of weight * loss(features of the term's tap).
 
     Args:
         task: ``cross_entropy``, or ``mse``: the squared difference of logits and one-hot (or soft) targets,
             mean over samples and classes.
         smoothing: label smoothing of the cross-entropy, of hard and of soft targets alike (so let mixup add
             none).
-        entropy_weights: the weight of each regularised tap; a weight of 0 drops the term.
-        entropy_scope: where neighbours are sought, see `nearest_neighbor_entropy`.
+        entropy_weights: short for an ``entropy`` term on each of these taps.
+        entropy_scope: of those terms: where neighbours are sought, see `nearest_neighbor_entropy`.
+        terms: further terms. One of weight 0 is left out, as it is of ``entropy_weights``.
+
+    Attributes:
+        terms: all terms, those of ``entropy_weights`` first.
 
     Raises:
-        UserError: unknown task or scope, smoothing outside [0, 1), a weight that is not finite.
+        UserError: unknown task, scope, loss or argument of one; smoothing outside [0, 1); a weight that is not finite;
+            one loss twice on a tap.
 
     Source: Harun, Gallardo, Kanan, ICML 2025: cross-entropy with smoothing 0.1, weight 0.05 on the encoder.
+
+    Example:
+        >>> import torch
+        >>> objective = Objective(smoothing=0.0, entropy_weights={"encoder": 0.5})
+        >>> taps = {"encoder": torch.tensor([[1.0, 0.0], [-1.0, 0.0]])}
+        >>> loss, parts = objective(torch.zeros(2, 2), torch.tensor([0, 1]), taps)
+        >>> {name: round(part.item(), 3) for name, part in parts.items()}, round(loss.item(), 3)
+        ({'task': 0.693, 'entropy/encoder': -0.693}, 0.347)
     """
 
     def __init__(
@@ -43,6 +57,7 @@ class Objective(nn.Module):
         smoothing: float = 0.1,
         entropy_weights: Mapping[str, float] = ENCODER_ONLY,
         entropy_scope: Literal["global", "device"] = "global",
+        terms: Iterable[Term] = (),
     ) -> None:
         super().__init__()
         if task not in ("cross_entropy", "mse"):
@@ -51,13 +66,15 @@ class Objective(nn.Module):
             raise UserError(f"smoothing must be in [0, 1), got {smoothing}.")
         if entropy_scope not in ("global", "device"):
             raise UserError(f"entropy_scope must be 'global' or 'device', got {entropy_scope!r}.")
-        for tap, weight in entropy_weights.items():
-            if not math.isfinite(weight):
-                raise UserError(f"The entropy weight of tap {tap!r} must be finite, got {weight}.")
         self.task: Literal["cross_entropy", "mse"] = task
         self.smoothing = smoothing
-        self.entropy_weights = {tap: float(weight) for tap, weight in entropy_weights.items() if weight != 0}
-        self.entropy_scope: Literal["global", "device"] = entropy_scope
+        short = [Term("entropy", tap, weight, {"scope": entropy_scope}) for tap, weight in entropy_weights.items()]
+        self.terms = tuple(term for term in (*short, *terms) if term.weight != 0)
+        self._losses = tuple(_checked_loss(term) for term in self.terms)
+        places = [(term.name, term.tap) for term in self.terms]
+        for name, tap in places:
+            if places.count((name, tap)) > 1:
+                raise UserError(f"The loss {name!r} is there twice on the tap {tap!r}: add up the weights.")
 
     def forward(
         self,
@@ -69,33 +86,34 @@ class Objective(nn.Module):
         """Return the loss and its parts.
 
         Args:
-            logits: (B, C).
+            logits: (B, C), B at least 1.
             targets: (B,) class indices, or (B, C) class probabilities.
             taps: name to (B, d) features.
             groups: (B,) which image each row comes from, see `nearest_neighbor_entropy`.
 
         Returns:
-            The scalar loss, and its parts before weighting, detached: ``task``, and for each regularised tap
-            ``entropy/<tap>``.
+            The scalar loss, and its parts before weighting, detached: ``task``, and for each term
+            ``<loss>/<tap>``.
 
         Raises:
-            UserError: a regularised tap is missing, or the targets do not fit the logits.
+            UserError: the tap of a term is missing, the batch is empty, or the targets do not fit the logits.
         """
         task = self._task_loss(logits, targets)
         loss, parts = task, {"task": task.detach()}
-        for tap, weight in self.entropy_weights.items():
-            if tap not in taps:
+        batch = Batch(logits, targets, groups)
+        for term, function in zip(self.terms, self._losses, strict=True):
+            if term.tap not in taps:
                 there = ", ".join(taps) or "none"
-                raise UserError(f"No tap {tap!r} to regularise (entropy_weight); the model has: {there}.")
-            entropy = nearest_neighbor_entropy(taps[tap], scope=self.entropy_scope, groups=groups)
-            loss = loss + weight * entropy
-            parts[f"entropy/{tap}"] = entropy.detach()
+                raise UserError(f"No tap {term.tap!r} for the loss {term.name!r}; the model has: {there}.")
+            value = function(taps[term.tap], batch, **term.kwargs)
+            loss = loss + term.weight * value
+            parts[f"{term.name}/{term.tap}"] = value.detach()
         return loss, parts
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
-        entropy = f"entropy_weights={self.entropy_weights}, entropy_scope={self.entropy_scope}"
-        return f"task={self.task}, smoothing={self.smoothing}, {entropy}"
+        terms = [f"{term.weight:g} * {term.name}({term.tap})" for term in self.terms]
+        return " + ".join([f"{self.task}(smoothing={self.smoothing:g})", *terms])
 
     def _task_loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         soft = targets.is_floating_point()
@@ -103,9 +121,31 @@ class Objective(nn.Module):
         if logits.ndim != 2 or tuple(targets.shape) != expected:
             kind = "soft" if soft else "class index"
             raise UserError(f"{kind} targets of shape {tuple(targets.shape)} do not fit logits {tuple(logits.shape)}.")
+        if not len(logits):
+            raise UserError("The batch is empty: a loss is a mean over samples.")
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        wanted = targets.to(logits.dtype) if soft else _classes(targets, logits.shape[1])
         if self.task == "cross_entropy":
-            wanted = targets.to(logits.dtype) if soft else targets.long()
             return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing)
-        wanted = targets if soft else F.one_hot(targets.long(), logits.shape[1])
-        return F.mse_loss(logits, wanted.to(logits.dtype))
+        wanted = wanted if soft else F.one_hot(wanted, logits.shape[1]).to(logits.dtype)
+        return F.mse_loss(logits, wanted)
+
+
+def _classes(targets: torch.Tensor, classes: int) -> torch.Tensor:
+    """Class indices; torch's own answer to one out of range is silence (-100) or a stopped GPU."""
+    if torch.compiler.is_compiling():
+        return targets.long()
+    return as_labels(targets, name="targets", num_classes=classes)
+
+
+def _checked_loss(term: Term) -> LossFunction:
+    if not math.isfinite(term.weight):
+        raise UserError(f"The weight of the loss {term.name!r} on the tap {term.tap!r} must be finite: {term.weight}.")
+    loss = LOSSES[term.name]
+    parameters = list(inspect.signature(loss).parameters)[2:]
+    try:
+        inspect.signature(loss).bind(None, None, **term.kwargs)
+    except TypeError as error:
+        hint = "".join(nearest(name, parameters) for name in term.kwargs if name not in parameters)
+        raise UserError(f"The loss {term.name!r} does not take these arguments: {error}.{hint}") from None
+    return loss

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from ood_nc.config import Config
 from ood_nc.data import ImageDataset, eval_transform, load_data, train_transform
 from ood_nc.errors import UserError, nearest
-from ood_nc.losses import Objective
+from ood_nc.losses import Objective, Term
 from ood_nc.models import ControlledModel, build_model, load_initial
 from ood_nc.training.loading import EpochSampler, train_loader
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
@@ -144,14 +144,17 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
 
 
 def _objective(config: Config, model: ControlledModel) -> Objective:
-    weights = config.loss.entropy_weights()
-    missing = [tap for tap in weights if tap not in model.tap_names]
-    if missing:
-        hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
-        raise UserError(f"loss.entropy_weight names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
-    return Objective(
-        config.loss.task,
-        smoothing=config.loss.smoothing,
-        entropy_weights=weights,
-        entropy_scope=config.loss.entropy_scope,
+    settings = config.loss
+    objective = Objective(
+        settings.task,
+        smoothing=settings.smoothing,
+        entropy_weights=settings.entropy_weights(),
+        entropy_scope=settings.entropy_scope,
+        terms=[Term(**term.model_dump()) for term in settings.terms],
     )
+    missing = [term.tap for term in objective.terms if term.tap not in model.tap_names]
+    if missing:
+        key = "entropy_weight" if missing[0] in settings.entropy_weights() else "terms"
+        hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
+        raise UserError(f"loss.{key} names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
+    return objective

@@ -240,7 +240,7 @@ def test_compiles_with_the_default_backend() -> None:
     [
         ({"features": torch.zeros(4, 7, 7)}, "features must have shape.*pool"),
         ({"features": torch.zeros(4)}, "features must have shape"),
-        ({"features": torch.zeros(4, 2), "groups": [1, 2]}, "groups has 2 entries for 4"),
+        ({"features": torch.zeros(4, 2), "groups": [1, 2]}, r"groups must have shape \(4,\), got \(2,\)"),
         ({"features": torch.zeros(4, 2), "scope": "local"}, "scope must be.*'local'"),
     ],
 )
@@ -248,3 +248,21 @@ def test_mistakes_are_one_line(arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         nearest_neighbor_entropy(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e30), (torch.float32, 3e38), (torch.float64, 1e200)])
+def test_features_near_the_top_of_their_range(dtype: torch.dtype, size: float) -> None:
+    unit = torch.nn.functional.normalize(torch.randn(8, 3, generator=torch.Generator().manual_seed(3), dtype=dtype))
+    features = (unit * size).requires_grad_()
+    loss = nearest_neighbor_entropy(features)
+    assert loss.item() == pytest.approx(nearest_neighbor_entropy(unit).item(), rel=1e-5)
+    loss.backward()
+    assert features.grad is not None and bool(features.grad.isfinite().all())
+
+
+def test_groups_are_any_numbers() -> None:
+    features = torch.randn(4, 3, generator=torch.Generator().manual_seed(3))
+    expected = nearest_neighbor_entropy(features, groups=[0, 0, 1, 1])
+    assert nearest_neighbor_entropy(features, groups=[-1, -1, 3 * 10**9, 3 * 10**9]) == expected
+    with pytest.raises(UserError, match=r"groups must have shape \(4,\), got \(3,\)"):
+        nearest_neighbor_entropy(features, groups=[0, 0, 1])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ood_nc.errors import UserError
-from ood_nc.losses import Objective, nearest_neighbor_entropy
+from ood_nc.losses import LOSSES, Objective, Term, nearest_neighbor_entropy
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(6, 4, generator=GENERATOR, dtype=torch.float64)
@@ -56,11 +56,8 @@ def test_entropy_terms_are_added_with_their_weights() -> None:
 
 def test_defaults_are_the_papers() -> None:
     objective = Objective()
-    assert (objective.task, objective.smoothing, objective.entropy_weights) == (
-        "cross_entropy",
-        0.1,
-        {"encoder": 0.05},
-    )
+    assert (objective.task, objective.smoothing) == ("cross_entropy", 0.1)
+    assert objective.terms == (Term("entropy", "encoder", 0.05, {"scope": "global"}),)
     assert "encoder" in repr(objective)
 
 
@@ -111,6 +108,64 @@ def test_missing_tap_names_those_there_are() -> None:
 def test_wrong_settings(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Objective(**options)
+
+
+def length(features, batch, *, power=1.0):
+    """Mean length of the rows, to a power."""
+    return features.norm(dim=1).pow(power).mean()
+
+
+@pytest.fixture
+def with_length(monkeypatch):
+    monkeypatch.setattr(LOSSES, "_entries", {"entropy": LOSSES["entropy"], "length": length})
+
+
+def test_any_number_of_terms(with_length) -> None:
+    taps = {"encoder": FEATURES, "stage": FEATURES + 3}
+    terms = [Term("length", "stage", 0.5), Term("entropy", "stage", 2.0), Term("length", "encoder", 0.25, {"power": 2})]
+    loss, parts = Objective(terms=[*terms, Term("length", "encoder", 0.0)])(LOGITS, HARD, taps)
+    assert list(parts) == ["task", "entropy/encoder", "length/stage", "entropy/stage", "length/encoder"]
+    lengths = {tap: np.sqrt((rows.numpy() ** 2).sum(1)) for tap, rows in taps.items()}
+    assert parts["length/stage"].item() == pytest.approx(lengths["stage"].mean(), rel=1e-12)
+    assert parts["length/encoder"].item() == pytest.approx((lengths["encoder"] ** 2).mean(), rel=1e-12)
+    weights = (1, 0.05, 0.5, 2.0, 0.25)
+    expected = sum(weight * part.item() for weight, part in zip(weights, parts.values(), strict=True))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_short_form_is_the_same_terms() -> None:
+    taps = {"encoder": FEATURES}
+    short = Objective(entropy_weights={"encoder": 0.3}, entropy_scope="device")
+    long = Objective(entropy_weights={}, terms=[Term("entropy", "encoder", 0.3, {"scope": "device"})])
+    assert short.terms == long.terms
+    assert short(LOGITS, HARD, taps, groups=HARD)[0] == long(LOGITS, HARD, taps, groups=HARD)[0]
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([Term("lenth", "encoder", 1.0)], r"Unknown loss 'lenth'\. Did you mean 'length'\? Known: entropy, length"),
+        ([Term("length", "encoder", 1.0, {"powr": 2})], r"'powr'\. Did you mean 'power'"),
+        ([Term("length", "encoder", math.inf)], "weight of the loss 'length' on the tap 'encoder' must be finite"),
+        ([Term("entropy", "encoder", 1.0)], "'entropy' is there twice on the tap 'encoder'"),
+    ],
+)
+def test_wrong_terms(with_length, terms: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Objective(terms=terms)
+
+
+@pytest.mark.parametrize("task", ["cross_entropy", "mse"])
+@pytest.mark.parametrize("wrong", [-1, -100, 4, 255])
+def test_labels_that_are_no_classes(task: str, wrong: int) -> None:
+    targets = torch.tensor([0, 1, wrong, 3, 1, 0])
+    with pytest.raises(UserError, match=f"^targets.*{wrong}"):
+        Objective(task, entropy_weights={})(LOGITS, targets, {})
+
+
+def test_an_empty_batch() -> None:
+    with pytest.raises(UserError, match="The batch is empty"):
+        Objective(entropy_weights={})(LOGITS[:0], HARD[:0], {})
 
 
 @pytest.mark.parametrize("targets", [HARD[:3], SOFT[:, :2], HARD[:, None]])

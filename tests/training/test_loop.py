@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(small
 
     def poisoned(self, *arguments):
         loss, parts = forward(self, *arguments)
-        calls["n"] += self.training and bool(self.entropy_weights)
+        calls["n"] += self.training and bool(self.terms)
         return (loss * math.nan if calls["n"] == 3 else loss), parts
 
     monkeypatch.setattr(Objective, "forward", poisoned)

@@ -1,0 +1,105 @@
+"""What every loss must hold to: ``check_loss(my_loss)`` in the tests of a package that adds one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+
+from ood_nc.conformance import require
+from ood_nc.losses.registry import LOSSES, Batch, LossFunction
+
+_ROWS, _DIM, _CLASSES = 24, 6, 3
+
+
+def check_loss(loss: LossFunction | str) -> None:
+    """Check a loss, or the registered one of that name: values, gradients, extremes, precision, order, state.
+
+    Raises:
+        CheckError: it breaks the protocol; the message says how.
+        UserError: no loss of that name.
+
+    Example:
+        >>> check_loss("entropy")
+    """
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
+    function, what = LOSSES[loss] if isinstance(loss, str) else loss, f"Loss {name!r}"
+    require(bool(inspect.getdoc(function)), what, "has no docstring")
+    for check in (_check_value, _check_state, _check_order, _check_precision, _check_extremes):
+        check(function, what)
+
+
+def _batch(dtype: torch.dtype = torch.float64, *, soft: bool = False) -> tuple[torch.Tensor, Batch]:
+    rng = torch.Generator().manual_seed(0)
+    features = torch.randn(_ROWS, _DIM, generator=rng, dtype=torch.float64).to(dtype)
+    logits = torch.randn(_ROWS, _CLASSES, generator=rng, dtype=torch.float64).to(dtype)
+    labels = torch.arange(_ROWS) % _CLASSES
+    targets = torch.nn.functional.one_hot(labels).mul(0.7).add(0.1).to(dtype) if soft else labels
+    return features, Batch(logits, targets)
+
+
+def _value(function: LossFunction, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The value, and its gradient with respect to the features."""
+    leaf = features.clone().requires_grad_()
+    value = function(leaf, batch)
+    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if value.requires_grad else (None,)
+    return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _check_value(function: LossFunction, what: str) -> None:
+    for soft in (False, True):
+        features, batch = _batch(soft=soft)
+        before = features.clone(), batch.logits.clone(), batch.targets.clone()
+        value, gradient = _value(function, features, batch)
+        kind = "soft targets" if soft else "class indices"
+        require(value.shape == () and value.is_floating_point(), what, f"gives no scalar for {kind}")
+        require(bool(value.isfinite()), what, f"gives {float(value)} for {kind}")
+        require(
+            bool(gradient.isfinite().all() and gradient.any()), what, f"has no finite, non-zero gradient for {kind}"
+        )
+        after = features, batch.logits, batch.targets
+        require(all(map(torch.equal, before, after)), what, "changes its inputs")
+
+
+def _check_order(function: LossFunction, what: str) -> None:
+    features, batch = _batch()
+    order = torch.randperm(_ROWS, generator=torch.Generator().manual_seed(1))
+    value, gradient = _value(function, features, batch)
+    shuffled, moved = _value(function, features[order], Batch(batch.logits[order], batch.targets[order]))
+    same = torch.allclose(value, shuffled) and torch.allclose(gradient[order], moved)
+    require(same, what, "depends on the order of the rows")
+
+
+def _check_state(function: LossFunction, what: str) -> None:
+    features, batch = _batch()
+    state = torch.get_rng_state()
+    first, second = (_value(function, features, batch)[0] for _ in range(2))
+    require(bool(first == second), what, f"gives {float(first)} and then {float(second)} for one batch")
+    require(torch.equal(state, torch.get_rng_state()), what, "draws from the global random state")
+
+
+def _check_precision(function: LossFunction, what: str) -> None:
+    exact = float(_value(function, *_batch())[0])
+    for dtype in (torch.float16, torch.bfloat16):
+        features, batch = _batch(dtype)
+        with torch.autocast("cpu", dtype=dtype):
+            value, _ = _value(function, features, batch)
+        close = abs(float(value) - exact) <= 0.05 * max(1.0, abs(exact))
+        require(close, what, f"gives {float(value)} in {dtype} under autocast, {exact} in float64")
+
+
+def _check_extremes(function: LossFunction, what: str) -> None:
+    features, batch = _batch(torch.float32)
+    extremes: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "rows that are all alike": lambda rows: rows[:1].expand_as(rows).clone(),
+        "rows that are all 0": torch.zeros_like,
+        "features of 1e-30": lambda rows: rows * 1e-30,
+        "features of 1e30": lambda rows: rows * 1e30,
+    }
+    for case, change in extremes.items():
+        value, gradient = _value(function, change(features), batch)
+        finite = bool(value.isfinite() and gradient.isfinite().all())
+        require(finite, what, f"or its gradient is not finite for {case}")
+    value, gradient = _value(function, features[:1], Batch(batch.logits[:1], batch.targets[:1]))
+    require(bool(value.isfinite() and gradient.isfinite().all()), what, "is not finite for a batch of one")
