@@ -37,8 +37,8 @@ Names = Annotated[list[str], BeforeValidator(_as_list)]
 class ProjectorConfig(Section):
     """The frozen map between encoder and head."""
 
-    kind: Literal["simplex_etf", "plastic", "none"] = _flag(
-        "simplex_etf", "simplex_etf (frozen), plastic (trainable, for ablation) or none", "--projector"
+    kind: Literal["simplex_etf", "random", "plastic", "none"] = _flag(
+        "simplex_etf", "simplex_etf (frozen); for ablation random (frozen) or plastic (trainable); none", "--projector"
     )
     construction: Literal["paper", "orthonormal"] = _flag("paper", "how the frozen weights are built")
     depth: int = Field(default=2, ge=1, le=8, description="linear maps, a ReLU between each two")

@@ -34,7 +34,7 @@ class ControlledModel(nn.Module):
     Args:
         backbone: a timm name, a timm model (its classifier is taken over), or any module whose output is (B, d).
         num_classes: C.
-        projector: ``simplex_etf`` (frozen), ``plastic``, a `Projector`, or None (or ``none``).
+        projector: ``simplex_etf`` or ``random`` (both frozen), ``plastic``, a `Projector`, or None (or ``none``).
         taps: names and globs of modules, ``stages``, ``blocks``, ``encoder``, ``projector`` (see `resolve_taps`).
             ``projector`` is passed over where there is none.
         pooling: ``auto``, ``avg``, ``max``, ``token``, ``flatten`` or ``avg2x2``, for all or by tap name, glob or word.

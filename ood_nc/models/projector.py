@@ -1,4 +1,4 @@
-"""The map between encoder and head: frozen simplex-ETF weights, or trainable ones for the ablation."""
+"""The map between encoder and head: frozen simplex-ETF weights; for the ablation random or trainable ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ood_nc.errors import UserError, nearest
 from ood_nc.models.etf import check_construction, orthonormal_weight, paper_weight
 
-KINDS = ("simplex_etf", "plastic")
+KINDS = ("simplex_etf", "random", "plastic")
 
 
 class FrozenLinear(nn.Module):
@@ -47,14 +47,15 @@ class Projector(nn.Module):
 
     Args:
         in_dim: d, the encoder's width.
-        kind: ``simplex_etf`` (frozen, bias-free) or ``plastic`` (trainable, with biases).
+        kind: ``simplex_etf`` (frozen, bias-free), ``random`` (frozen, bias-free, Gaussian weights of variance
+            1 / columns: what depth does without a frame) or ``plastic`` (trainable, with biases).
         construction: of the frozen weights, ``paper`` or ``orthonormal`` (see `etf`).
         depth: number of linear maps.
         width: hidden width in multiples of d.
         dim: c, the output width; d when not given.
         normalize: L2-normalise the output.
         eps: the norm is clamped from below by it, so that a zero row stays zero.
-        seed: of the orthonormal construction.
+        seed: of the orthonormal construction and of the random weights.
 
     Raises:
         UserError: an unknown kind or construction, a width or depth below 1, no simplex of that width.
@@ -75,7 +76,9 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in KINDS:
-            raise UserError(f"Unknown projector {kind!r}: use simplex_etf, plastic or none.{nearest(kind, KINDS)}")
+            raise UserError(
+                f"Unknown projector {kind!r}: use simplex_etf, random, plastic or none.{nearest(kind, KINDS)}"
+            )
         check_construction(construction)
         hidden, out_dim = round(width * in_dim), in_dim if dim is None else dim
         if depth < 1 or hidden < 1 or out_dim < 1:
@@ -90,7 +93,9 @@ class Projector(nn.Module):
     def _layer(self, columns: int, rows: int, generator: torch.Generator) -> nn.Module:
         if self.kind == "plastic":
             return nn.Linear(columns, rows)
-        if self.construction == "paper":
+        if self.kind == "random":
+            weight = torch.randn(rows, columns, dtype=torch.float64, generator=generator) / columns**0.5
+        elif self.construction == "paper":
             weight = paper_weight(rows, columns, self.out_dim)
         else:
             weight = orthonormal_weight(rows, columns, generator)

@@ -133,3 +133,17 @@ def test_options_rebuild_it() -> None:
     assert torch.equal(projector(features), again(features))
     assert "frozen" in repr(projector)
     assert "simplex_etf" in repr(projector)
+
+
+def test_random_weights_are_frozen_gaussian_and_no_frame() -> None:
+    projector = Projector(64, "random", seed=3)
+    assert list(projector.parameters()) == []
+    first, second = (layer.weight for layer in projector.layers)
+    assert (first.shape, second.shape) == ((256, 64), (64, 256))
+    assert first.var().item() * 64 == pytest.approx(1, abs=0.05)
+    assert second.var().item() * 256 == pytest.approx(1, abs=0.05)
+    cosines = torch.nn.functional.normalize(first.T) @ torch.nn.functional.normalize(first.T).T
+    off_diagonal = cosines[~torch.eye(64, dtype=torch.bool)]
+    assert off_diagonal.std().item() == pytest.approx(256**-0.5, rel=0.1), "a simplex has one cosine only"
+    assert torch.equal(Projector(64, "random", seed=3).layers[0].weight, first)
+    assert not torch.equal(Projector(64, "random", seed=4).layers[0].weight, first)

@@ -1,0 +1,111 @@
+"""A plain convolutional network for 32-pixel images, registered with timm as `convnet6`: six 3x3 convolutions in a row.
+
+It has no shortcut, so that depth is one line: what a layer keeps is what every later one can use. Small enough to be
+trained to the end of its training error on one thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
+
+LAYERS = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
+"""Channels and stride of each convolution."""
+
+
+class ConvBlock(nn.Module):
+    """A 3x3 convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Return (B, channels, H/stride, W/stride)."""
+        return self.act(self.norm(self.conv(maps)))
+
+
+class ConvNet(nn.Module):
+    """`LAYERS` in a row, average pooling and a linear classifier, with timm's model protocol.
+
+    Args:
+        num_classes: 0 for none.
+        in_chans: input channels.
+        drop_rate: dropout in front of the classifier.
+    """
+
+    def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.num_classes, self.drop_rate = num_classes, drop_rate
+        self.num_features = self.head_hidden_size = LAYERS[-1][0]
+        self.feature_info = []
+        channels, reduction = in_chans, 1
+        for index, (width, stride) in enumerate(LAYERS, start=1):
+            self.add_module(f"block{index}", ConvBlock(channels, width, stride))
+            channels, reduction = width, reduction * stride
+            self.feature_info.append({"module": f"block{index}", "num_chs": width, "reduction": reduction})
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Return timm's patterns of parameter groups."""
+        return {"stem": r"^block1\.", "blocks": r"^block(\d+)"}
+
+    def get_classifier(self) -> nn.Module:
+        """Return the linear classifier."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier, keeping device and dtype; ``global_pool`` other than avg does not exist here."""
+        reference = next(self.parameters())
+        self.num_classes, self.fc = num_classes, nn.Identity()
+        if num_classes > 0:
+            self.fc = nn.Linear(self.num_features, num_classes, device=reference.device, dtype=reference.dtype)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the last feature map (B, 128, H/8, W/8)."""
+        maps = images
+        for index in range(1, len(LAYERS) + 1):
+            maps = self.get_submodule(f"block{index}")(maps)
+        return maps
+
+    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Return the logits, or the pooled features (B, 128)."""
+        features = self.head_drop(self.flatten(self.global_pool(maps)))
+        return features if pre_logits else self.fc(features)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        return self.forward_head(self.forward_features(images))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "convnet6.untrained": {
+            "input_size": (3, 32, 32),
+            "num_classes": 10,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "first_conv": "block1.conv",
+            "classifier": "fc",
+        }
+    }
+)
+
+
+@register_model
+def convnet6(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Six convolutions for 32-pixel images, d = 128, 0.29 M parameters."""
+    return build_model_with_cfg(ConvNet, "convnet6", pretrained, **kwargs)
