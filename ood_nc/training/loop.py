@@ -19,7 +19,7 @@ from ood_nc.files import write_lock
 from ood_nc.progress import progress
 from ood_nc.tracking import LocalLog, Tracker, WandbLog
 from ood_nc.training.checkpoints import read_last, settle
-from ood_nc.training.launch import accelerator_for, termination_interrupts
+from ood_nc.training.launch import accelerator_for, ignored_variables, termination_interrupts
 from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
 from ood_nc.training.run_directory import RunDirectory, check_start, record_start
 from ood_nc.training.seeds import seed_everything
@@ -53,7 +53,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its argument says how to go on.
     """
-    directory = RunDirectory(config.run_directory)
+    directory, ignored = RunDirectory(config.run_directory), ignored_variables()
     with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
         _on_main(accelerator, lambda: _open(directory, config, lock, resume=resume))
         last = read_last(directory.checkpoints) if resume else None
@@ -63,7 +63,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             return directory.path
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
         standing = Standing() if last is None else restore(setup, *last)
-        _on_main(accelerator, lambda: record_start(directory, config, accelerator))
+        _on_main(accelerator, lambda: record_start(directory, config, accelerator, ignored))
         trackers = _open_trackers(directory, config, standing) if accelerator.is_main_process else []
         try:
             while standing.epoch < config.train.epochs:

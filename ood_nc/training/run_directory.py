@@ -19,6 +19,7 @@ import ood_nc
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
+from ood_nc.training.launch import recorded_variables
 
 PACKAGES = (
     "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-learn",
@@ -109,13 +110,23 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def record_start(directory: RunDirectory, config: Config, accelerator: Accelerator) -> None:
-    """Write config.yaml and environment.json; a resumed run adds itself to the latter."""
+def record_start(directory: RunDirectory, config: Config, accelerator: Accelerator, ignored: list[str]) -> None:
+    """Write config.yaml and environment.json; a resumed run adds itself to the latter.
+
+    Args:
+        directory: the run's.
+        config: the run's.
+        accelerator: device and processes.
+        ignored: variables that were set and that the run does not look at.
+    """
     session = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": _device_name(accelerator.device),
         "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "variables": recorded_variables(),
+        "ignored_variables": ignored,
         "versions": versions(),
         "git": git_state(Path.cwd()),
     }

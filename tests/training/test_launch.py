@@ -13,7 +13,13 @@ from accelerate.state import AcceleratorState, PartialState
 
 from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
-from ood_nc.training.launch import accelerator_for, choose_device, is_main_process, termination_interrupts
+from ood_nc.training.launch import (
+    accelerator_for,
+    choose_device,
+    ignored_variables,
+    is_main_process,
+    termination_interrupts,
+)
 
 
 def test_devices(monkeypatch):
@@ -67,7 +73,32 @@ def test_the_first_process_is_the_main_one(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     assert is_main_process()
     monkeypatch.setenv("RANK", "1")
+    assert is_main_process()  # left over from elsewhere
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_main_process()
+
+
+def test_variables_that_change_a_recipe_are_hidden_and_come_back(monkeypatch):
+    given = {"ACCELERATE_MIXED_PRECISION": "bf16", "FSDP_VERSION": "2", "LOCAL_RANK": "3", "WANDB_MODE": "offline"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    assert {"ACCELERATE_MIXED_PRECISION", "FSDP_VERSION", "LOCAL_RANK"} <= set(ignored_variables())
+    with pytest.raises(ZeroDivisionError), accelerator_for(TrainConfig(device="cpu")) as accelerator:
+        assert not ignored_variables()
+        assert os.environ["WANDB_MODE"] == "offline"
+        assert accelerator.mixed_precision == "no"
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+        raise ZeroDivisionError
+    assert dict(os.environ) == before
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "LOCAL_RANK" not in ignored_variables()  # with it the processes find each other
+
+
+def test_code_that_timm_would_exchange_is_refused(monkeypatch):
+    monkeypatch.setenv("TIMM_USE_NAFLEXVIT", "1")
+    with pytest.raises(UserError, match=r"TIMM_USE_NAFLEXVIT=1 .*unset it"), accelerator_for(TrainConfig(device="cpu")):
+        pass
 
 
 def test_sigterm_is_an_interrupt_inside_and_what_it_was_outside():

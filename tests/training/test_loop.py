@@ -461,3 +461,41 @@ def test_one_process_trains_in_a_directory_at_a_time(small, interrupt_at):
     assert len(refusals) == 2
     assert equal(weights(directory), weights(straight)) and numbers(directory) == numbers(straight)
     assert sorted(path.name for path in directory.parent.iterdir()) == ["run", "straight"]
+
+
+LEFT_OVER = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "ACCELERATE_MIXED_PRECISION": "bf16",
+    "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR",
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+    "ACCELERATE_USE_DEEPSPEED": "true",
+    "ACCELERATE_GRADIENT_CLIPPING": "0.001",
+    "ACCELERATE_USE_MEGATRON_LM": "true",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+    "PARALLELISM_CONFIG_DP_SHARD_SIZE": "2",
+    "ACCELERATE_TORCH_DEVICE": "meta",
+    "LOCAL_RANK": "1",
+    "RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "4",
+}
+
+
+def test_the_configuration_decides_whatever_the_environment_holds(small, monkeypatch):
+    plain = train(small("plain"))
+    for name, value in LEFT_OVER.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    surrounded = train(small("surrounded"))
+    assert equal(weights(plain), weights(surrounded)) and numbers(plain) == numbers(surrounded)
+    environment = json.loads((surrounded / "environment.json").read_text())
+    assert set(LEFT_OVER) <= set(environment["ignored_variables"])
+    assert environment["variables"]["OMP_NUM_THREADS"] == "1" and environment["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_OVER))
+@pytest.mark.slow
+def test_each_variable_alone_changes_no_bit(small, monkeypatch, name):
+    plain = train(small("plain", **{"train.epochs": 1}))
+    monkeypatch.setenv(name, LEFT_OVER[name])
+    assert equal(weights(plain), weights(train(small("surrounded", **{"train.epochs": 1}))))
