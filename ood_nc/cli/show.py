@@ -36,32 +36,26 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def show_results(results: Results) -> None:
-    """Print collapse, detection and transfer of every tap, as means over the sets."""
+    """Print collapse, detection and transfer of every tap, as means over the sets, by the methods of the headline."""
+    from ood_nc.headline import headline
+
+    chosen = headline(results.identity)
     taps = {row["tap"]: row["depth"] for row in results.rows if row["tap"] and row["depth"] is not None}
-    body = [
-        [
-            tap,
-            _one(results, tap=tap, kind="collapse", dataset="id_train", metric="nc1_pinv"),
-            _best(results, tap, "auroc", largest=True),
-            _best(results, tap, "fpr95_id_positive", largest=False),
-            _one(results, tap=tap, kind="transfer", dataset="mean", metric="accuracy", method="linear"),
+    body = []
+    for tap in sorted(taps, key=lambda tap: int(taps[tap])):
+        detection = {"tap": tap, "kind": "detection", "dataset": "mean", "group": "ood", "metric": "fpr95_id_positive"}
+        transfer = {"tap": tap, "kind": "transfer", "dataset": "mean", "metric": "accuracy", "method": chosen.probe}
+        cells = [_one(results, tap=tap, kind="collapse", dataset="id_train", metric="nc1_pinv")]
+        cells += [
+            _one(results, **detection, method=name) + (" *" if tap == chosen.detection_tap else "")
+            for name in chosen.detectors
         ]
-        for tap in sorted(taps, key=lambda tap: int(taps[tap]))
-    ]
-    columns = ["tap", "NC1", "mean AUROC (best detector)", "mean FPR95, ID positive (best)", "transfer accuracy"]
-    table(f"{results.identity.get('run', 'run')}: every layer", columns, body)
+        cells.append(_one(results, as_error=True, **transfer) + (" *" if tap == chosen.transfer_tap else ""))
+        body.append([tap, *cells])
+    columns = ["tap", "NC1", *(f"mean FPR95 (ID positive), {name}" for name in chosen.detectors), "mean transfer error"]
+    table(f"{results.identity.get('run', 'run')}: every layer (* the headline, fixed beforehand)", columns, body)
 
 
-def _one(results: Results, **equals: Any) -> str:
+def _one(results: Results, *, as_error: bool = False, **equals: Any) -> str:
     values = [row["value"] for row in results.select(**equals) if row["value"] is not None]
-    return f"{values[0]:.3f}" if values else "-"
-
-
-def _best(results: Results, tap: str, metric: str, *, largest: bool) -> str:
-    """The best detector's mean over all OOD sets, with its name."""
-    rows = results.select(tap=tap, kind="detection", dataset="mean", group="ood", metric=metric)
-    means = {row["method"]: row["value"] for row in rows if row["value"] is not None}
-    if not means:
-        return "-"
-    method = (max if largest else min)(means, key=lambda name: float(means[name]))
-    return f"{means[method]:.3f} {method}"
+    return f"{1 - values[0] if as_error else values[0]:.3f}" if values else "-"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ood_nc.data import ImageDataset, align_classes, duplicates_between, eval_transform, stratified_split
+from ood_nc.data import ImageDataset, duplicates_between, eval_transform, stratified_split
 from ood_nc.deployment.detector import Detector
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import (
@@ -18,16 +18,22 @@ from ood_nc.detection import (
     InputDetector,
     Network,
     TapQueries,
-    TapStatistics,
     create_detector,
     create_feature_detector,
-    select,
-    synthetic_outliers,
 )
 from ood_nc.errors import UserError, nearest
-from ood_nc.evaluation.taps import TapData, labelled, open_tap
-from ood_nc.features import BankStore, FeatureBank, ImageBatches, extract
-from ood_nc.models import ControlledModel, weights_hash
+from ood_nc.evaluation.fitting import (
+    SYNTHETIC,
+    VALIDATION_OOD,
+    Extractor,
+    Tuning,
+    bank_extractor,
+    number_classes,
+    statistics_of,
+)
+from ood_nc.evaluation.taps import TapData, open_tap
+from ood_nc.features import FeatureBank, ImageBatches
+from ood_nc.models import ControlledModel
 from ood_nc.scores import ScoreEnsemble
 
 
@@ -95,21 +101,28 @@ def fit_detector(
     if validation_ood is not None and not choose:
         raise UserError("validation_ood serves to choose hyper-parameters: set choose too.")
     prototypes = [create_detector(name, **(parameters or {})) for name in detectors]
-    train, held_out, head_fits = _numbered(model, train, held_out)
+    if len(held_out) == 0:
+        raise UserError(f"The held-out ID set {held_out.name} has no images: a threshold needs some.")
+    train, (held_out,), head_fits, _ = number_classes(model, train, [held_out])
+    transform = eval_transform(model.preprocessing)
+    train, held_out = train.with_transform(transform), held_out.with_transform(transform)
     several = len(detectors) * len(names) > 1
     splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
-    get = _extractor(model, cache, batch_size=batch_size, workers=workers, device=device)
+    get = bank_extractor(model, cache, batch_size=batch_size, workers=workers, device=device)
     data = _data(get, model, train, held_out, validation_ood, splits, seed)
+    tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
     members: list[Member] = []
     chosen: dict[str, Any] = {}
     for name in names:
         tap = _open_tap(model, name, data, head_fits, seed)
-        statistics = _statistics(tap, "id_train", None if data.tuning is None else _statistics(tap, "tuning"))
+        statistics = statistics_of(tap)
         for prototype in prototypes:
             if isinstance(prototype, FeatureDetector):
                 fitted = create_feature_detector(prototype.name, **prototype.get_params())
-                if choose:
-                    chosen[f"{prototype.name} on {name}"] = _choose(fitted, tap, statistics, seed)
+                selection = tuning.choose(fitted, tap, statistics) if choose else None
+                if selection is not None:
+                    record = {"parameters": selection.parameters, "auroc": selection.value}
+                    chosen[f"{prototype.name} on {name}"] = record | {"selected_on": selection.selected_on}
                 members.append(Member(name, fitted.fit(statistics)))
     for prototype in prototypes:
         if isinstance(prototype, InputDetector):
@@ -172,21 +185,8 @@ def _scores(
     return torch.stack(columns, dim=1), bank.logits.argmax(dim=1)
 
 
-def _choose(detector: FeatureDetector, tap: TapData, statistics: TapStatistics, seed: int) -> dict[str, Any]:
-    """Set a detector's hyper-parameters; returns the record of how they were chosen."""
-    if "outliers" in tap.features:
-        outliers, selected_on = _queries(tap, "outliers"), "held-out ID and the validation OOD set"
-    else:
-        made = synthetic_outliers(tap.features["tuning"], tap.labels["tuning"], seed=seed)
-        outliers, selected_on = TapQueries(made, head=tap.head), "held-out ID and synthetic outliers"
-    held_out = _queries(tap, "tuning")
-    found = select(detector.name, statistics, held_out, outliers, selected_on=selected_on, seed=seed)
-    detector.set_params(**found.parameters)
-    return {"parameters": found.parameters, "auroc": found.value, "selected_on": found.selected_on}
-
-
 def _data(
-    get: Any,
+    get: Extractor,
     model: ControlledModel,
     train: ImageDataset,
     held_out: ImageDataset,
@@ -215,17 +215,9 @@ def _data(
 
 def _open_tap(model: ControlledModel, name: str, data: _Data, head_fits: bool, seed: int) -> TapData:
     banks = {"id_train": data.train, "id_test": data.calibration}
-    banks |= {key: bank for key, bank in (("tuning", data.tuning), ("outliers", data.outliers)) if bank is not None}
+    more = {"id_val": data.tuning, VALIDATION_OOD: data.outliers}
+    banks |= {key: bank for key, bank in more.items() if bank is not None}
     return open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
-
-
-def _statistics(tap: TapData, key: str, held_out: TapStatistics | None = None) -> TapStatistics:
-    labels = tap.labels[key] if labelled(tap.labels[key]) else None
-    return TapStatistics(tap.features[key], labels, logits=tap.own_logits.get(key), head=tap.head, held_out=held_out)
-
-
-def _queries(tap: TapData, key: str) -> TapQueries:
-    return TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head)
 
 
 def _known_taps(model: ControlledModel, taps: Sequence[str] | None) -> list[str]:
@@ -236,24 +228,3 @@ def _known_taps(model: ControlledModel, taps: Sequence[str] | None) -> list[str]
                 f"The model has no tap {name!r}.{nearest(name, model.tap_names)} It has: {', '.join(model.tap_names)}."
             )
     return names
-
-
-def _numbered(
-    model: ControlledModel, train: ImageDataset, held_out: ImageDataset
-) -> tuple[ImageDataset, ImageDataset, bool]:
-    """The sets with their classes numbered as the model does, preprocessed, and whether its head fits them."""
-    if len(held_out) == 0:
-        raise UserError(f"The held-out ID set {held_out.name} has no images: a threshold needs some.")
-    transform = eval_transform(model.preprocessing)
-    names = model.class_names or train.class_names
-    if names is not None:
-        train, held_out = align_classes(train, names), align_classes(held_out, names)
-    head_fits = model.class_names is not None or (train.num_classes == model.num_classes and not model.head_is_fresh)
-    return train.with_transform(transform), held_out.with_transform(transform), head_fits
-
-
-def _extractor(model: ControlledModel, cache: str | Path | None, **options: Any) -> Any:
-    if cache is None:
-        return lambda dataset: extract(model, dataset, **options)
-    store, weights = BankStore(cache), weights_hash(model)
-    return lambda dataset: store.get(model, dataset, weights=weights, **options)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ood_nc.data import ImageDataset
-from ood_nc.evaluation.inputs import VALIDATION_OOD, Inputs
+from ood_nc.evaluation.fitting import VALIDATION_OOD, Extractor
+from ood_nc.evaluation.inputs import Inputs
 from ood_nc.features import FeatureBank, UnreadableError
-
-Extractor = Callable[[ImageDataset], FeatureBank]
 
 
 def extract_banks(inputs: Inputs, extractor: Extractor) -> dict[str, FeatureBank]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ood_nc.detection import FeatureDetector, TapQueries, create_feature_detector
+from ood_nc.detection import FeatureDetector, TapQueries, TapStatistics, create_feature_detector
 from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
-from ood_nc.evaluation.hyperparameters import Tuning, statistics_of
+from ood_nc.evaluation.fitting import Tuning, queries_of, statistics_of
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
 from ood_nc.evaluation.resampling import interval
@@ -54,6 +55,14 @@ class Measured:
         return {key: scores for key, scores in self.scores.items() if key != "id_val"}
 
 
+class Scored(NamedTuple):
+    """What a detector that ran gave: scores by set key, why sets have none, and what it was chosen on."""
+
+    scores: dict[str, Scores]
+    failures: Mapping[str, str] = MappingProxyType({})
+    selected_on: str | None = None
+
+
 def measure_detectors(
     tap: TapData,
     inputs: Inputs,
@@ -80,44 +89,72 @@ def measure_detectors(
     """
     train = statistics_of(tap)
     keys = [key for key in ("id_test", "id_val", *map(ood_key, inputs.ood)) if key in tap.features]
-    queries = {key: TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head) for key in keys}
-    measured = {}
-    for name in detectors:
-        start = time.perf_counter()
-        chosen_on = None
+    queries = {key: queries_of(tap, key) for key in keys}
+    return {
+        name: measure_one(
+            name, functools.partial(_at_tap, name, tap, train, queries, tuning), inputs, ids, resamples, make
+        )
+        for name in detectors
+    }
+
+
+def _at_tap(
+    name: str, tap: TapData, train: TapStatistics, queries: Mapping[str, TapQueries], tuning: Tuning | None
+) -> Scored:
+    detector = create_feature_detector(name)
+    chosen = None if tuning is None else tuning.choose(detector, tap, train)
+    detector.fit(train)
+    scores, failures = {"id_test": _score(detector, queries["id_test"])}, {}
+    for key in [key for key in queries if key != "id_test"]:
         try:
-            detector = create_feature_detector(name)
-            if tuning is not None:
-                chosen_on = tuning.choose(detector, tap, train)
-            detector.fit(train)
-            scores = {"id_test": _score(detector, queries["id_test"])}
+            scores[key] = _score(detector, queries[key])
         except Exception as error:
-            # One detector must not cost the others; the reason stands in its rows.
-            measured[name] = Measured(
-                null_rows(inputs.groups, reason_of(error), functools.partial(make, method=name)), {}
-            )
-            continue
-        failures: dict[str, str] = {}
-        for key in keys[1:]:
-            try:
-                scores[key] = _score(detector, queries[key])
-            except Exception as error:
-                # Nor one set the others.
-                failures[key] = reason_of(error)
-        seconds = time.perf_counter() - start
-        n = sum(map(len, scores.values()))
-        rows = [make(dataset="id_test", group="id", method=name, metric="seconds", value=seconds, n=n)]
-        uses_probe = bool(detector.requires & {"logits", "head"})
-        selected_on = [where for where in (chosen_on, tap.selected_on if uses_probe else None) if where]
-        make_one = functools.partial(make, method=name, selected_on="; ".join(selected_on) or None)
-        rows += detection_rows(scores, failures, inputs, ids, resamples, make_one)
-        measured[name] = Measured(rows, scores)
-    return measured
+            # One set must not cost the others.
+            failures[key] = reason_of(error)
+    selected_on = [] if chosen is None else [f"{chosen.selected_on} ({_listed(chosen.parameters)})"]
+    if tap.selected_on and detector.requires & {"logits", "head"}:
+        selected_on.append(tap.selected_on)
+    return Scored(scores, failures, "; ".join(selected_on) or None)
+
+
+def _listed(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def _score(detector: FeatureDetector, queries: TapQueries) -> Scores:
     scores: Scores = detector.score(queries).cpu().numpy()
     return scores
+
+
+def measure_one(
+    name: str,
+    run: Callable[[], Scored],
+    inputs: Inputs,
+    ids: Mapping[str, Sequence[str]],
+    resamples: Resamples,
+    make: MakeRow,
+) -> Measured:
+    """The rows and scores of one detector; where it fails, null rows with the reason: it must not cost the others.
+
+    Args:
+        name: of the detector.
+        run: fits it and scores every set.
+        inputs: the sets and their groups.
+        ids: by set key, the ids of the rows.
+        resamples: for the intervals.
+        make: makes a row of the tap.
+    """
+    make = functools.partial(make, method=name)
+    start = time.perf_counter()
+    try:
+        found = run()
+    except Exception as error:
+        return Measured(null_rows(inputs.groups, reason_of(error), make), {})
+    n, seconds = sum(map(len, found.scores.values())), time.perf_counter() - start
+    rows = [make(dataset="id_test", group="id", metric="seconds", value=seconds, n=n)]
+    make = functools.partial(make, selected_on=found.selected_on)
+    rows += detection_rows(found.scores, found.failures, inputs, ids, resamples, make)
+    return Measured(rows, found.scores)
 
 
 def null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ood_nc.evaluation.detection import Measured, Resamples, Scores
-from ood_nc.evaluation.hyperparameters import Tuning
+from ood_nc.evaluation.fitting import Tuning
 from ood_nc.evaluation.inputs import Inputs
 from ood_nc.evaluation.results import MakeRow, Row, make_row
 from ood_nc.evaluation.scores_table import Columns, score_column

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,9 +11,9 @@ import torch
 
 from ood_nc.data import ImageDataset
 from ood_nc.detection import InputDetector, Network, create_detector
-from ood_nc.evaluation.detection import Measured, Resamples, Scores, detection_rows, null_rows
+from ood_nc.evaluation.detection import Measured, Resamples, Scored, Scores, measure_one
 from ood_nc.evaluation.inputs import Inputs, ood_key
-from ood_nc.evaluation.results import MakeRow, reason_of
+from ood_nc.evaluation.results import MakeRow
 from ood_nc.features import ImageBatches
 
 
@@ -47,21 +46,17 @@ def measure_input_detectors(
     batches = functools.partial(ImageBatches, batch_size=batch_size, workers=workers)
     sets = {"id_test": inputs.id_test}
     sets |= {ood_key(name): dataset for name, dataset in inputs.ood.items() if dataset is not None}
-    measured = {}
-    for name in detectors:
-        start = time.perf_counter()
-        make_one = functools.partial(make, method=name)
-        try:
-            detector = cast(InputDetector, create_detector(name)).fit(network, batches(inputs.id_train))
-            scores = {key: _score(detector, batches(_readable(sets[key], ids[key]))) for key in sets if key in ids}
-        except Exception as error:
-            # One detector must not cost the others; the reason stands in its rows.
-            measured[name] = Measured(null_rows(inputs.groups, reason_of(error), make_one), {})
-            continue
-        seconds, n = time.perf_counter() - start, sum(map(len, scores.values()))
-        rows = [make_one(dataset="id_test", group="id", metric="seconds", value=seconds, n=n)]
-        measured[name] = Measured(rows + detection_rows(scores, {}, inputs, ids, resamples, make_one), scores)
-    return measured
+    tested = {key: batches(_readable(dataset, ids[key])) for key, dataset in sets.items() if key in ids}
+    train = batches(inputs.id_train)
+    return {
+        name: measure_one(name, functools.partial(_through, name, network, train, tested), inputs, ids, resamples, make)
+        for name in detectors
+    }
+
+
+def _through(name: str, network: Network, train: ImageBatches, tested: Mapping[str, ImageBatches]) -> Scored:
+    detector = cast(InputDetector, create_detector(name)).fit(network, train)
+    return Scored({key: _score(detector, images) for key, images in tested.items()})
 
 
 def _readable(dataset: ImageDataset, ids: Sequence[str]) -> ImageDataset:

@@ -19,6 +19,7 @@ from ood_nc.data import (
     stratified_split,
 )
 from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.fitting import VALIDATION_OOD, number_classes
 
 Source: TypeAlias = "ImageDataset | str"
 TransferSource: TypeAlias = "Source | tuple[Source, Source]"
@@ -26,8 +27,6 @@ TransferSource: TypeAlias = "Source | tuple[Source, Source]"
 HELD_OUT_TRANSFER = 0.2
 HELD_OUT_ID = 0.5
 HELD_OUT_TRAIN = 0.1
-VALIDATION_OOD = "validation_ood"
-"""The key of the OOD set that chooses hyper-parameters."""
 _LISTED = 100
 
 
@@ -144,9 +143,9 @@ def prepare(
     else:
         train = _open(id_train)
     train, val = _validation(train, id_val, notes) if holds_out else (train, None)
-    train, test, head_fits = _numbered(model, train, test, notes)
-    if val is not None and train.class_names is not None:
-        val = align_classes(val, train.class_names)
+    train, others, head_fits, note = number_classes(model, train, [test] if val is None else [test, val])
+    test, val = others[0], None if val is None else others[1]
+    notes += [note] if note else []
     sets = {name: _open_or_none(source) for name, source in ood.items()}
     chosen_on = None
     if choose_on is not None:
@@ -229,28 +228,6 @@ def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDat
     if train.class_names is not None and test.class_names is not None:
         test = align_classes(test, train.class_names)
     return train, test
-
-
-def _numbered(
-    model: Any, train: ImageDataset, test: ImageDataset, notes: list[str]
-) -> tuple[ImageDataset, ImageDataset, bool]:
-    """ID sets with their classes numbered alike, and whether the head was made for these classes."""
-    names = model.class_names
-    if names is not None:
-        return align_classes(train, names), align_classes(test, names), True
-    if train.class_names is not None:
-        test = align_classes(test, train.class_names)
-    classes = train.num_classes
-    if classes == model.num_classes and getattr(model, "head_is_fresh", False):
-        notes.append("the head is untrained: an ID probe stands in for it on every tap")
-        return train, test, False
-    if classes == model.num_classes:
-        notes.append(f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order")
-        return train, test, True
-    notes.append(
-        f"the head has {model.num_classes} outputs for {classes} ID classes: an ID probe stands in for it on every tap"
-    )
-    return train, test, False
 
 
 def _describe(inputs: Inputs) -> None:

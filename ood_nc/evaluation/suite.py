@@ -14,14 +14,14 @@ import torch
 from ood_nc.config import EvaluationConfig
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.errors import UserError, nearest
-from ood_nc.evaluation.banks import Extractor, extract_banks
+from ood_nc.evaluation.banks import extract_banks
 from ood_nc.evaluation.collapse import collapse_rows
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
 from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
 from ood_nc.evaluation.histograms import histograms
-from ood_nc.evaluation.hyperparameters import NONE, SYNTHETIC, Tuning
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import Source, TransferSource, ood_key, prepare, transfer_keys
 from ood_nc.evaluation.results import MakeRow, Results, make_row
@@ -30,7 +30,6 @@ from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
 from ood_nc.evaluation.tap_choice import choose_taps
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
-from ood_nc.features import BankStore, extract
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 from ood_nc.scores import ScoreEnsemble
@@ -128,7 +127,7 @@ def evaluate(
     weights = weights_hash(model)
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
-        banks = extract_banks(inputs, _extractor(model, cache, weights, options))
+        banks = extract_banks(inputs, bank_extractor(model, cache, weights=weights, **options))
     plan = Plan(
         model=model,
         inputs=inputs,
@@ -191,13 +190,6 @@ def _detectors(patterns: Sequence[str]) -> list[str]:
             )
         names += [name for name in matching if name not in names]
     return names
-
-
-def _extractor(model: Any, cache: str | Path | None, weights: str, options: Mapping[str, Any]) -> Extractor:
-    if cache is None:
-        return lambda dataset: extract(model, dataset, **options)
-    store = BankStore(cache)
-    return lambda dataset: store.get(model, dataset, weights=weights, **options)
 
 
 def _measure_taps(plan: Plan, clock: dict[str, float]) -> Found:

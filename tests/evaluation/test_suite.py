@@ -264,7 +264,7 @@ def test_a_set_that_cannot_be_scored_costs_only_its_own_rows(
             found.taps["encoder"][3] = torch.inf
         return found
 
-    monkeypatch.setattr("ood_nc.evaluation.suite.extract", overflowing)
+    monkeypatch.setattr("ood_nc.evaluation.fitting.extract", overflowing)
     found = evaluate(tiny(), **{**arguments(), "detectors": ["knn"], "probes": [], "bootstrap": 0})
     where = {"kind": "detection", "metric": "auroc", "method": "knn"}
     (row,) = found.select(**where, tap="encoder", dataset="textures")
@@ -378,7 +378,7 @@ def test_id_images_without_labels_leave_what_needs_none(tiny: Callable[..., Cont
 def test_mistakes_are_refused_in_one_line_before_any_forward_pass(
     model: ControlledModel, change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ood_nc.evaluation.suite.extract", None)
+    monkeypatch.setattr("ood_nc.evaluation.fitting.extract", None)
     with pytest.raises(UserError, match=message) as caught:
         evaluate(model, **{**arguments(), **change})
     assert "\n" not in str(caught.value)

@@ -1,0 +1,125 @@
+"""What fitting a detector takes, for a measurement and for deployment alike: banks, numbered classes, held-out ID.
+
+Everything that is settled before the test is settled on ID images held out of the fit (``id_val``), never on a set
+that is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ood_nc.data import ImageDataset, align_classes
+from ood_nc.detection import FeatureDetector, Selection, TapQueries, TapStatistics, select, synthetic_outliers
+from ood_nc.evaluation.taps import TapData, labelled
+from ood_nc.features import BankStore, FeatureBank, extract
+from ood_nc.models import weights_hash
+
+NONE, SYNTHETIC = "none", "synthetic"
+VALIDATION_OOD = "validation_ood"
+"""The key of the OOD set that chooses hyper-parameters."""
+_SYNTHETIC_OUTLIERS = "held-out ID and synthetic outliers"
+
+Extractor = Callable[[ImageDataset], FeatureBank]
+
+
+def bank_extractor(model: Any, cache: str | Path | None, *, weights: str | None = None, **options: Any) -> Extractor:
+    """What makes the feature bank of a data set, kept in the folder ``cache`` where one is given.
+
+    Args:
+        model: as for `ood_nc.features.extract`.
+        cache: folder of banks, or None.
+        weights: the model's `weights_hash`, where the caller already has it.
+        **options: passed on to `extract`.
+    """
+    if cache is None:
+        return lambda dataset: extract(model, dataset, **options)
+    store, weights = BankStore(cache), weights or weights_hash(model)
+    return lambda dataset: store.get(model, dataset, weights=weights, **options)
+
+
+class NumberedClasses(NamedTuple):
+    """ID sets with their classes numbered alike.
+
+    Attributes:
+        train: what is fitted on.
+        others: the other ID sets.
+        head_fits: whether the head's outputs are these classes.
+        note: what there is to say about that, or empty.
+    """
+
+    train: ImageDataset
+    others: list[ImageDataset]
+    head_fits: bool
+    note: str
+
+
+def number_classes(model: Any, train: ImageDataset, others: Sequence[ImageDataset]) -> NumberedClasses:
+    """Number the classes of ID sets by name: as the model stores them, else as the train set does.
+
+    Raises:
+        UserError: a set holds a class that is not known.
+    """
+    names = model.class_names or train.class_names
+    if names is not None:
+        train, others = align_classes(train, names), [align_classes(one, names) for one in others]
+    others, classes = list(others), train.num_classes
+    if model.class_names is not None:
+        return NumberedClasses(train, others, True, "")
+    if classes != model.num_classes:
+        note = f"the head has {model.num_classes} outputs for {classes} ID classes"
+        return NumberedClasses(train, others, False, f"{note}: an ID probe stands in for it on every tap")
+    if getattr(model, "head_is_fresh", False):
+        note = "the head is untrained: an ID probe stands in for it on every tap"
+        return NumberedClasses(train, others, False, note)
+    note = f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order"
+    return NumberedClasses(train, others, True, note)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How hyper-parameters are chosen: those that best tell held-out ID from outliers.
+
+    Attributes:
+        outliers: ``synthetic`` (made from the features of held-out ID alone), or what the OOD set under the key
+            `VALIDATION_OOD` is called.
+        seed: of the synthetic outliers and of the search.
+    """
+
+    outliers: str
+    seed: int
+
+    def choose(self, detector: FeatureDetector, tap: TapData, train: TapStatistics) -> Selection | None:
+        """Set a detector's hyper-parameters; returns how they were chosen, None where there is nothing to choose.
+
+        Raises:
+            UserError: no combination of them can be fitted here.
+        """
+        if not detector.hyperparameters():
+            return None
+        if self.outliers == SYNTHETIC:
+            made = synthetic_outliers(tap.features["id_val"], tap.labels["id_val"], seed=self.seed)
+            outliers, where = TapQueries(made, head=tap.head), _SYNTHETIC_OUTLIERS
+        else:
+            outliers, where = queries_of(tap, VALIDATION_OOD), f"held-out ID and {self.outliers}"
+        found = select(detector.name, train, queries_of(tap, "id_val"), outliers, selected_on=where, seed=self.seed)
+        detector.set_params(**found.parameters)
+        return found
+
+
+def statistics_of(tap: TapData) -> TapStatistics:
+    """What detectors are fitted on at a tap: ID train, and held-out ID where there is some."""
+    held_out = _statistics(tap, "id_val", None) if "id_val" in tap.features else None
+    return _statistics(tap, "id_train", held_out)
+
+
+def queries_of(tap: TapData, key: str) -> TapQueries:
+    """What detectors score of a set at a tap."""
+    return TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head)
+
+
+def _statistics(tap: TapData, key: str, held_out: TapStatistics | None) -> TapStatistics:
+    labels = tap.labels[key] if labelled(tap.labels[key]) else None
+    return TapStatistics(tap.features[key], labels, logits=tap.own_logits.get(key), head=tap.head, held_out=held_out)
