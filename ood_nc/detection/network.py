@@ -1,7 +1,8 @@
 """A thin adapter around an image classifier: its logits, the outputs of named layers, gradients of the images.
 
 The module is only borrowed. It runs in eval mode and gets its training flags back, hooks are removed after every pass,
-also after one that raised, and neither parameters, nor buffers, nor their ``.grad`` ever change.
+also after one that raised, neither parameters, nor buffers, nor their ``.grad`` ever change, and
+any number of threads may use it at once.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.detection._stages import Visit, stages_of, visiting_hook
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.errors import UserError, nearest
+from ood_nc.passes import evaluating, hook
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -87,13 +89,8 @@ class Network:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Eval mode inside; every submodule's own training flag afterwards."""
-        training = [layer for layer in self.module.modules() if layer.training]
-        self.module.eval()
-        try:
+        with evaluating(self.module):
             yield
-        finally:
-            for layer in training:
-                layer.training = True
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C), with gradients where they are enabled."""
@@ -129,8 +126,8 @@ class Network:
             if with_features or replace_features is not None:
                 stack.enter_context(self._reading_head(images, done, replace_features))
             for name in dict.fromkeys((*edits, *read)):
-                hook = _output_hook(name, edits.get(name), done.outputs if name in read else None)
-                stack.callback(self.layer(name).register_forward_hook(hook).remove)
+                edited = _output_hook(name, edits.get(name), done.outputs if name in read else None)
+                stack.callback(hook(self.layer(name), edited))
             done.logits = self._checked_output(self.module(images), len(images))
         missing = [name for name in read if name not in done.outputs]
         if missing:
@@ -215,7 +212,7 @@ class Network:
         with ExitStack() as stack, torch.no_grad():
             stack.enter_context(self.evaluating())
             for name, layer in self._layers.items():
-                stack.callback(layer.register_forward_hook(visiting_hook(name, visits, outputs)).remove)
+                stack.callback(hook(layer, visiting_hook(name, visits, outputs)))
             logits = self._checked_output(self.module(image), len(image))
         return tuple(
             visit._replace(is_head=_is_linear(self._layers[visit.name]) and torch.equal(output, logits))
@@ -224,16 +221,16 @@ class Network:
 
     @contextmanager
     def _reading_head(self, images: Tensor, done: Pass, edit: Edit | None) -> Iterator[None]:
-        def hook(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        def reading(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
             features = arguments[0] if edit is None else edit(arguments[0])
             done.features = features
             return (features, *arguments[1:])
 
-        handle = self.head(images).register_forward_pre_hook(hook)
+        remove = hook(self.head(images), reading, before=True)
         try:
             yield
         finally:
-            handle.remove()
+            remove()
 
     def _checked_output(self, output: Any, count: int) -> Tensor:
         if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != count:
@@ -262,7 +259,7 @@ def _is_linear(layer: nn.Module) -> bool:
 
 
 def _output_hook(name: str, edit: Edit | None, kept: dict[str, Tensor] | None) -> Callable[..., Tensor]:
-    def hook(layer: nn.Module, arguments: Any, output: Any) -> Tensor:
+    def edited(layer: nn.Module, arguments: Any, output: Any) -> Tensor:
         if not isinstance(output, torch.Tensor):
             raise UserError(f"Layer {name!r} returns {type(output).__name__}, not one tensor: name another.")
         result = output if edit is None else edit(output)
@@ -270,4 +267,4 @@ def _output_hook(name: str, edit: Edit | None, kept: dict[str, Tensor] | None) -
             kept[name] = result
         return result
 
-    return hook
+    return edited

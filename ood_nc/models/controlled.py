@@ -138,10 +138,7 @@ class ControlledModel(nn.Module):
         if not taps:
             features = self.backbone(images)
             return self.head(features if self.projector is None else self.projector(features))
-        if torch.compiler.is_compiling() and not self._recorder.attached:
-            self._recorder.attach_for_good(self.backbone)
-        with self._recorder.hooked(self.backbone):
-            values = self._recorder.start()
+        with self._recorder.recording() as values:
             features = self.backbone(images)
         projected = None if self.projector is None else self.projector(features)
         every = {**values, "encoder": features, "projector": projected}
@@ -200,7 +197,7 @@ class ControlledModel(nn.Module):
         self, patterns: Sequence[str], pooling: str | Mapping[str, str], encoder: Encoder
     ) -> dict[str, TapInfo]:
         modules = resolve_taps(patterns, pooling, self.backbone, encoder.seen, self.backbone_name)
-        self._recorder = Recorder(modules)
+        self._recorder = Recorder(modules, self.backbone)
         rows: list[tuple[str, str, int, bool | None]]
         rows = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
         if "encoder" in patterns:

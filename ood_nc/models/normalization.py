@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ood_nc.errors import UserError
-from ood_nc.models.probing import evaluating, single_tensor, trace
+from ood_nc.models.probing import single_tensor, trace
 from ood_nc.models.taps import block_names
+from ood_nc.passes import evaluating
 
 MAX_GROUPS = 32
 _SHORTCUTS = {"downsample", "shortcut", "skip", "identity", "proj_shortcut", "conv_skip"}

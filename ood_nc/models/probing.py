@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from ood_nc.models.pooling import Layout
+from ood_nc.passes import evaluating, exclusive
 
 BATCH = 2
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
@@ -50,7 +49,7 @@ def trace(module: nn.Module, image_shape: tuple[int, int, int]) -> Trace:
     afterwards; no weight, buffer or random state changes.
     """
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
-    with evaluating(module), torch.no_grad():
+    with exclusive, evaluating(module), torch.no_grad():
         try:
             state = {k: v.to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
             images = torch.zeros(BATCH, *image_shape, device="meta", dtype=reference.dtype)
@@ -58,18 +57,6 @@ def trace(module: nn.Module, image_shape: tuple[int, int, int]) -> Trace:
         except Exception:  # a module may do on meta tensors what they cannot; the real pass then says what is wrong
             images = torch.zeros(BATCH, *image_shape, device=reference.device, dtype=reference.dtype)
             return _record(module, lambda: module(images), image_shape)
-
-
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put every submodule into evaluation mode, and back into the mode that each had."""
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
 
 
 def single_tensor(output: Any) -> torch.Tensor | None:

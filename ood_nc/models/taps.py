@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,45 +48,46 @@ class ModuleTap:
 
 
 class Recorder:
-    """Collects the pooled outputs of the tapped modules during one forward pass.
+    """Collects the pooled outputs of the tapped modules, for each forward pass its own.
+
+    Hooks are set once, and do nothing unless the pass that runs them records. What it records into belongs to the
+    context (the thread) that it runs in.
 
     Args:
         taps: the tapped modules by name, in depth order.
+        backbone: what they are in.
     """
 
-    def __init__(self, taps: Mapping[str, ModuleTap]) -> None:
-        self.taps = dict(taps)
-        self.values: dict[str, torch.Tensor] | None = None
-        self.attached = False
-
-    def attach(self, backbone: nn.Module) -> list[Any]:
-        """Hook the tapped modules and return the handles of the hooks."""
-        return [
+    def __init__(self, taps: Mapping[str, ModuleTap], backbone: nn.Module) -> None:
+        self.traced: dict[str, torch.Tensor] | None = None
+        for name, tap in taps.items():
             backbone.get_submodule(name).register_forward_hook(_Hook(self, name, tap.pooling))
-            for name, tap in self.taps.items()
-        ]
-
-    @torch.compiler.disable
-    def attach_for_good(self, backbone: nn.Module) -> None:
-        """Hook the tapped modules for good: a compiled graph only knows hooks that were there when it was traced."""
-        self.attach(backbone)
-        self.attached = True
-
-    def start(self) -> dict[str, torch.Tensor]:
-        """Begin to record, and return the dict that fills as the modules run."""
-        self.values = {}
-        return self.values
 
     @contextlib.contextmanager
-    def hooked(self, backbone: nn.Module) -> Iterator[None]:
-        """Hook the tapped modules for the length of the block, so that other passes pay nothing."""
-        handles = [] if self.attached else self.attach(backbone)
+    def recording(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Record inside the block, into the dict that it gives."""
+        values: dict[str, torch.Tensor] = {}
+        if torch.compiler.is_compiling():  # the compiler knows attributes, not context variables
+            self.traced = values
+            try:
+                yield values
+            finally:
+                self.traced = None
+            return
+        token = _recording.set({**_recording.get(), id(self): values})
         try:
-            yield
+            yield values
         finally:
-            for handle in handles:
-                handle.remove()
-            self.values = None
+            _recording.reset(token)
+
+    def values(self) -> dict[str, torch.Tensor] | None:
+        """What the pass that runs now records into, None where it does not record."""
+        if torch.compiler.is_compiling():
+            return self.traced
+        return _recording.get().get(id(self), self.traced)
+
+
+_recording: ContextVar[dict[int, dict[str, torch.Tensor]]] = ContextVar("recording", default={})  # noqa: B039  never changed
 
 
 class _Hook:
@@ -95,10 +97,15 @@ class _Hook:
         self.recorder, self.name, self.pooling = recorder, name, pooling
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.recorder.values is not None:
+        values = self.recorder.values()
+        # Gradient checkpointing runs a module again in the backward pass, which does not record, and there it must do
+        # all that it did before: so wherever there are gradients, the output is pooled.
+        if values is not None or torch.is_grad_enabled():
             tensor = output if isinstance(output, torch.Tensor) else single_tensor(output)
             assert tensor is not None, self.name
-            self.recorder.values[self.name] = self.pooling(tensor)
+            pooled = self.pooling(tensor)
+            if values is not None:
+                values[self.name] = pooled
 
 
 def resolve_taps(

@@ -210,14 +210,53 @@ def test_taps_have_memory_of_their_own_and_keep_no_feature_map() -> None:
     assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in taps.values())
 
 
-def test_no_hook_is_left_behind() -> None:
+def test_hooks_are_set_once_and_record_only_for_a_pass_that_asks() -> None:
     model = _taps("layer*", "encoder")
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    assert sum(hooks) == 4
     model(torch.randn(2, 3, 32, 32))
     model.forward_taps(torch.randn(2, 3, 32, 32))
     with pytest.raises(RuntimeError):
         model.forward_taps(torch.randn(2, 5, 32, 32))
-    assert all(not module._forward_hooks for module in model.modules())
-    assert model._recorder.values is None
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    assert model._recorder.values() is None
+
+
+class Nested(nn.Module):
+    """A backbone that reads the taps of a controlled model inside."""
+
+    def __init__(self, inner: ControlledModel) -> None:
+        super().__init__()
+        self.inner = inner
+        self.outer = nn.Linear(3, 6)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.outer(self.inner.forward_taps(images)[0])
+
+
+def test_a_pass_inside_a_pass_records_for_itself() -> None:
+    inner = _taps("layer*", "encoder").eval()
+    outer = ControlledModel(Nested(inner), 3, projector=None, taps=("outer", "inner.backbone.layer1"), img_size=32)
+    images = torch.randn(2, 3, 32, 32)
+    expected, at_layer1 = inner.forward_taps(images)[0], inner.forward_taps(images)[1]["layer1"]
+    _, taps = outer.eval().forward_taps(images)
+    torch.testing.assert_close(taps["outer"], outer.backbone.outer(expected))
+    torch.testing.assert_close(taps["inner.backbone.layer1"], at_layer1)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_taps_of_a_checkpointed_backbone_have_the_same_gradients(pooling: str) -> None:
+    plain = ControlledModel("resnet10t", 4, projector=None, taps=("layer*.*", "encoder"), pooling=pooling, img_size=32)
+    saving = copy.deepcopy(plain)
+    saving.backbone.set_grad_checkpointing(True)
+    images = torch.randn(4, 3, 32, 32)
+    gradients = []
+    for model in (plain, saving):
+        logits, taps = model.train().forward_taps(images)
+        (logits.square().sum() + sum(tap.square().sum() for tap in taps.values())).backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)
 
 
 def test_gradients_flow_from_every_tap() -> None:
@@ -230,7 +269,6 @@ def test_gradients_flow_from_every_tap() -> None:
 
 def test_a_deep_copy_records_into_itself() -> None:
     model = _taps("layer*", "encoder").eval()
-    model._recorder.attach_for_good(model.backbone)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.backbone.conv1[0].weight.zero_()

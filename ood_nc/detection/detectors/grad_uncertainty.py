@@ -12,6 +12,7 @@ from ood_nc.detection.kit.validation import check_layers
 from ood_nc.detection.network import Network
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
+from ood_nc.passes import exclusive
 
 
 @register_detector
@@ -52,7 +53,8 @@ class GradUncertainty(InputDetector):
             return torch.stack([self._squared_norm(network, leaves, image[None].clone()) for image in images])
 
     def _squared_norm(self, network: Network, leaves: dict[str, Tensor], image: Tensor) -> Tensor:
-        logits: Tensor = functional_call(network.module, leaves, (image,))
+        with exclusive:
+            logits: Tensor = functional_call(network.module, leaves, (image,))
         loss = -logits.log_softmax(dim=1).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         norms = [_wide_norm(gradient) for gradient in gradients if gradient is not None]

@@ -1,0 +1,79 @@
+"""Forward passes through a module that is only borrowed, and that other threads may be running at the same time.
+
+Training flags and hooks belong to the module, so all threads share them: here the flags come back when the last of
+several overlapping passes is over, and a hook acts in the thread that set it alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+exclusive = threading.RLock()
+"""Held by what changes a module for the length of a pass (`torch.func.functional_call` swaps its parameters)."""
+
+_lock = threading.RLock()
+
+
+@dataclass
+class _Held:
+    """A module in evaluation mode for now: the flag it had, and how many blocks hold it."""
+
+    training: bool
+    blocks: int = 0
+
+
+_held: dict[int, _Held] = {}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, for every submodule; the flag that each had afterwards, also after an error.
+
+    The flags are set one by one: a ``train`` of the module's own, which may do more, is not called.
+    """
+    layers = list(module.modules())
+    with _lock:
+        for layer in layers:
+            _held.setdefault(id(layer), _Held(layer.training)).blocks += 1
+            layer.training = False
+    try:
+        yield
+    finally:
+        with _lock:
+            for layer in layers:
+                held = _held[id(layer)]
+                held.blocks -= 1
+                if held.blocks == 0:
+                    layer.training = held.training
+                    del _held[id(layer)]
+
+
+def hook(layer: nn.Module, function: Callable[..., Any], *, before: bool = False) -> Callable[[], None]:
+    """Set a forward hook that acts in this thread alone, and return what takes it off again.
+
+    Args:
+        layer: the module.
+        function: as for `torch.nn.Module.register_forward_hook`.
+        before: as for `torch.nn.Module.register_forward_pre_hook`.
+    """
+    mine = threading.get_ident()
+
+    def acting_here(*arguments: Any) -> Any:
+        return function(*arguments) if threading.get_ident() == mine else None
+
+    register = layer.register_forward_pre_hook if before else layer.register_forward_hook
+    # torch numbers hooks by a plain counter: two threads at once would get one number, and one hook would be lost.
+    with _lock:
+        handle = register(acting_here)
+
+    def remove() -> None:
+        with _lock:
+            handle.remove()
+
+    return remove

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from ood_nc.passes import evaluating, hook
+
+
+def network() -> nn.Sequential:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(), nn.Linear(2, 1)))
+    layers.train()
+    layers[1].eval()
+    layers[2][0].eval()
+    return layers
+
+
+def flags(module: nn.Module) -> list[bool]:
+    return [layer.training for layer in module.modules()]
+
+
+def test_every_flag_comes_back_also_after_an_error() -> None:
+    module = network()
+    before = flags(module)
+    assert True in before and False in before
+    with pytest.raises(KeyError), evaluating(module):
+        assert flags(module) == [False] * 6
+        raise KeyError
+    assert flags(module) == before
+
+
+def test_flags_wait_for_the_last_of_overlapping_blocks() -> None:
+    module = network()
+    before = flags(module)
+    first, second = evaluating(module), evaluating(module[2])
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert flags(module[2]) == [False] * 3 and flags(module)[:3] == before[:3], "the second one still runs"
+    second.__exit__(None, None, None)
+    assert flags(module) == before
+
+
+def test_a_train_method_that_does_more_is_not_called() -> None:
+    class Merging(nn.Linear):
+        def train(self, mode: bool = True) -> Merging:
+            raise AssertionError("weights would be merged here")
+
+    with evaluating(Merging(1, 1)):
+        pass
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_hook_acts_in_its_own_thread_alone(before: bool) -> None:
+    layer = nn.Identity()
+    remove = hook(layer, lambda module, arguments, *output: torch.zeros(1), before=before)
+    others: list[float] = []
+    thread = threading.Thread(target=lambda: others.append(layer(torch.ones(1)).item()))
+    thread.start()
+    thread.join()
+    assert others == [1.0] and layer(torch.ones(1)).item() == 0.0
+    remove()
+    assert layer(torch.ones(1)).item() == 1.0
+    assert not layer._forward_hooks and not layer._forward_pre_hooks
