@@ -208,8 +208,9 @@ class EvaluationConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Weights & Biases. Off by default; offline without a key."""
+    """Where a run's numbers go beside its own log. Weights & Biases is off by default, and offline without a key."""
 
+    trackers: Names = _flag([], "trackers by name (`ood-nc list trackers`)")
     log_wandb: bool = _flag(False, "log to Weights & Biases too")
     wandb_project: str = _flag("ood_nc", "its project")
     wandb_entity: str | None = _flag(None, "its entity; your account's default when not given")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
+from ood_nc.tracking.registry import TRACKERS
 
 
 class LocalLog:
@@ -61,3 +62,11 @@ def _to_json(values: Mapping[str, Any]) -> str:
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
     }
     return json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _open(directory: Path, config: Mapping[str, Any], last_step: int) -> LocalLog:
+    """The run's own log, metrics.jsonl; always on."""
+    return LocalLog(directory / "metrics.jsonl", last_step=last_step)
+
+
+TRACKERS.add("local", _open)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.files import write_text
+from ood_nc.tracking.registry import TRACKERS
 
 logger = logging.getLogger(__name__)
 
@@ -106,3 +107,18 @@ def _has_key(wandb: Any) -> bool:
         return bool(wandb.login(prompt=False, verify=False))
     except TypeError:  # versions whose login always asks
         return bool(wandb.api.api_key)
+
+
+def _open(directory: Path, config: Mapping[str, Any], last_step: int) -> WandbLog:
+    """Weights & Biases, offline without a key (short: tracking.log_wandb)."""
+    settings = config["tracking"]
+    return WandbLog(
+        directory,
+        project=settings["wandb_project"],
+        entity=settings["wandb_entity"],
+        tags=settings["wandb_tags"],
+        config=config,
+    )
+
+
+TRACKERS.add("wandb", _open)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +17,7 @@ from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.progress import progress
-from ood_nc.tracking import LocalLog, Tracker, WandbLog
+from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.launch import accelerator_for, ignored_variables, termination_interrupts
 from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
@@ -32,7 +32,7 @@ Log: TypeAlias = Callable[[str, int, Mapping[str, float | None]], None]
 """Takes the split, the step and the numbers of one line."""
 
 
-def train(config: Config, *, resume: bool = False) -> Path:
+def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] = ()) -> Path:
     """Train one model into its run directory.
 
     After every epoch the validation split is measured and a checkpoint written, so an interrupted run loses the epoch
@@ -43,6 +43,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
     Args:
         config: the whole configuration.
         resume: go on with the run that ``config.run_directory`` holds. A finished run is left as it is.
+        trackers: further receivers of the run's numbers, beside those that the configuration names.
 
     Returns:
         The run directory.
@@ -53,7 +54,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its argument says how to go on.
     """
-    directory, ignored = RunDirectory(config.run_directory), ignored_variables()
+    directory, names, ignored = RunDirectory(config.run_directory), _tracker_names(config), ignored_variables()
     with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
         _on_main(accelerator, lambda: _open(directory, config, lock, resume=resume))
         last = read_last(directory.checkpoints) if resume else None
@@ -64,17 +65,20 @@ def train(config: Config, *, resume: bool = False) -> Path:
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
         standing = Standing() if last is None else restore(setup, *last)
         _on_main(accelerator, lambda: record_start(directory, config, accelerator, ignored))
-        trackers = _open_trackers(directory, config, standing) if accelerator.is_main_process else []
+        opened: list[Tracker] = []
+        if accelerator.is_main_process:
+            settings = config.model_dump(mode="json")
+            opened = open_trackers([*names, *trackers], directory.path, settings, last_step=standing.step)
         try:
             while standing.epoch < config.train.epochs:
-                standing = _epoch(setup, standing, directory, trackers)
+                standing = _epoch(setup, standing, directory, opened)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{standing.epoch} of {config.train.epochs} epochs are finished and kept in {directory.path}: "
                 "go on with --resume."
             ) from None
         finally:
-            for tracker in trackers:
+            for tracker in opened:
                 tracker.finish({"best_accuracy": standing.best_accuracy, "best_epoch": standing.best_epoch})
     return directory.path
 
@@ -149,19 +153,11 @@ def _collapse_tracker(setup: Setup) -> CollapseTracker | None:
     return CollapseTracker(setup.model.num_classes, interval=interval, window=max(1, interval // 10))
 
 
-def _open_trackers(directory: RunDirectory, config: Config, standing: Standing) -> list[Tracker]:
-    trackers: list[Tracker] = [LocalLog(directory.metrics, last_step=standing.step)]
-    if config.tracking.log_wandb:
-        trackers.append(
-            WandbLog(
-                directory.path,
-                project=config.tracking.wandb_project,
-                entity=config.tracking.wandb_entity,
-                tags=config.tracking.wandb_tags,
-                config=config.model_dump(mode="json"),
-            )
-        )
-    return trackers
+def _tracker_names(config: Config) -> list[str]:
+    names = ["local", *(["wandb"] if config.tracking.log_wandb else []), *config.tracking.trackers]
+    for name in names:
+        TRACKERS[name]  # an unknown one is refused before anything is built
+    return names
 
 
 def _on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:

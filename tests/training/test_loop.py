@@ -16,7 +16,7 @@ from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.config import load
 from ood_nc.errors import UserError
 from ood_nc.losses import Objective
-from ood_nc.tracking import read_log
+from ood_nc.tracking import read_log, wandb_log
 from ood_nc.training import load_run, train
 from ood_nc.training import loop as loop_module
 from ood_nc.training import setup as setup_of
@@ -399,10 +399,12 @@ def test_trackers_get_the_lines_of_the_log_and_the_configuration_nested(small, m
         def finish(self, summary):
             self.summary = summary
 
-    monkeypatch.setattr(loop_module, "WandbLog", Recorder)
+    monkeypatch.setattr(wandb_log, "WandbLog", Recorder)
     config = small(**{"tracking.log_wandb": True, "tracking.wandb_tags": ["a"], "train.epochs": 1})
-    directory = train(config)
-    (tracker,) = made
+    given = Recorder("")
+    directory = train(config, trackers=[given])
+    tracker = made[-1]
+    assert (tracker is not given, tracker.lines, tracker.summary) == (True, given.lines, given.summary)
     assert tracker.lines == read_log(directory / "metrics.jsonl")
     assert tracker.settings["config"] == config.model_dump(mode="json")
     assert tracker.settings["entity"] is None and tracker.settings["tags"] == ["a"]
