@@ -6,25 +6,30 @@ from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
+from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import RunData, load_data
 from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stream import ImageStream, StreamBatch
 from ood_nc.data.suites import list_suites, load_suite
+from ood_nc.data.testing import check_source
 from ood_nc.data.transforms import eval_transform, train_transform
 
 __all__ = [
+    "SOURCES",
     "BrokenImageError",
     "ImageDataset",
     "ImageStream",
     "NativeSizes",
     "NoImagesError",
+    "OpenSource",
     "Overlap",
     "RunData",
     "ScanReport",
     "StreamBatch",
     "align_classes",
+    "check_source",
     "duplicates_between",
     "eval_transform",
     "find_overlaps",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ood_nc.data.archives import is_archive, open_archive
-from ood_nc.data.bundled import BUNDLED, open_bundled
+from ood_nc.data.bundled import BUNDLED
 from ood_nc.data.dataset import ImageDataset
-from ood_nc.data.hub import open_timm, open_torchvision
 from ood_nc.data.imglists import open_imglist
 from ood_nc.data.layout import EXPECTED, read_layout, walk
 from ood_nc.data.numpy_files import open_numpy
+from ood_nc.data.registry import SOURCES
 from ood_nc.data.splits import limit_per_class, stratified_split
 from ood_nc.data.stores import FileStore
 from ood_nc.errors import UserError, nearest
@@ -29,7 +29,6 @@ _FORMS = {
 }
 _HELD_OUT, _HELD_OUT_SEED = 0.2, 0
 _LISTS = (".txt", ".lst")
-_REMOTE = ("hfds", "wds", "tfds")
 
 
 def open_dataset(
@@ -57,7 +56,7 @@ def open_dataset(
 
 def locate(source: str, root: str | Path) -> str:
     """``source`` with its path made relative to ``root`` instead of the working folder; other sources as they are."""
-    if source.partition("/")[0] in ("bundled", "torchvision", *_REMOTE):
+    if source.partition("/")[0] in SOURCES:
         return source
     place, separator, inner = source.partition("::")
     located = str(Path(root) / place)
@@ -68,7 +67,9 @@ def locate(source: str, root: str | Path) -> str:
 
 def list_datasets() -> dict[str, str]:
     """Every form of source and every bundled set, with what it is."""
-    return {**_FORMS, **{f"bundled/{name}": text for name, text in BUNDLED.items()}}
+    known = {form.partition("/")[0] for form in (*_FORMS, "bundled/")}
+    others = {f"{kind}/NAME::SPLIT": "of another package (`ood-nc list sources`)" for kind in SOURCES.keys() - known}
+    return {**_FORMS, **others, **{f"bundled/{name}": text for name, text in BUNDLED.items()}}
 
 
 def _parse(source: str) -> tuple[str, str, str]:
@@ -82,12 +83,8 @@ def _parse(source: str) -> tuple[str, str, str]:
 
 def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
     kind, _, rest = place.partition("/")
-    if kind == "bundled":
-        return open_bundled(rest, inner)
-    if kind == "torchvision":
-        return open_torchvision(rest, root or Path(), inner)
-    if kind in _REMOTE:
-        return open_timm(place, root, inner)
+    if kind in SOURCES:
+        return SOURCES[kind](rest, inner, root)
     path = (root or Path()) / Path(place).expanduser()
     name = f"{place}::{inner}" if inner else place
     if path.is_dir():

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ood_nc.data.archives import Archive, is_archive, open_archive
 from ood_nc.data.dataset import reason
 from ood_nc.data.layout import IMAGE_SUFFIXES
+from ood_nc.data.registry import SOURCES
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.stores import FileStore, Store, decode
 from ood_nc.errors import UserError, nearest
@@ -173,7 +174,7 @@ def _open(source: str) -> Callable[[], Iterator[_Entry]]:
     if path.is_dir():
         return _Folder(str(path))
     if not path.is_file():
-        if "::" in source or source.partition("/")[0] in ("bundled", "torchvision", "hfds", "wds", "tfds"):
+        if "::" in source or source.partition("/")[0] in SOURCES:
             return _data_set(source)
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, beside) or " Give image files, folders, archives or lists."
