@@ -58,7 +58,7 @@ def _execute(arguments: argparse.Namespace) -> int:
         return 0
     from ood_nc.data import eval_transform, load_data, open_dataset
     from ood_nc.deployment import fit_detector
-    from ood_nc.evaluation import choose_device
+    from ood_nc.devices import choose_device
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     for note in data.notes:

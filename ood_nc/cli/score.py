@@ -39,7 +39,7 @@ def _score(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1 or arguments.workers < 0:
         raise UserError("--batch-size must be at least 1 and --workers at least 0.")
     from ood_nc.deployment import Detector, score_images
-    from ood_nc.evaluation import choose_device
+    from ood_nc.devices import choose_device
 
     detector = Detector.load(arguments.file, backbone=arguments.backbone).to(choose_device(arguments.device))
     summary = score_images(

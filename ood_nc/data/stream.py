@@ -95,7 +95,9 @@ class ImageStream(IterableDataset[StreamBatch]):
 
     def loader(self, workers: int = 0) -> DataLoader[Any]:
         """The batches in order, read ahead by so many processes."""
-        return DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None)
+        generator = torch.Generator()  # the global one is the caller's
+        prefetch = 2 if workers else None
+        return DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=prefetch, generator=generator)
 
     def _entries(self) -> Iterator[_Entry]:
         for source in self.sources:

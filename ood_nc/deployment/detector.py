@@ -18,6 +18,7 @@ from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import InputDetector, Network, TapQueries
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
+from ood_nc.passes import evaluating
 from ood_nc.scores import ScoreEnsemble
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -58,7 +59,7 @@ class Detector:
     fresh ID image with probability ``calibration.tpr``; ``p_values`` say the same by degrees.
 
     Args:
-        model: the network, in evaluation mode.
+        model: the network.
         members: the fitted scores; several need an ensemble.
         ensemble: combines them, or None for one.
         calibration: scores of held-out ID images.
@@ -73,7 +74,7 @@ class Detector:
         calibration: Calibration,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.model = model.eval()
+        self.model = model
         self.members = tuple(members)
         self.ensemble = ensemble
         self.calibration = calibration
@@ -144,7 +145,7 @@ class Detector:
     def member_scores(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The score of every member (B, m) and the predicted classes (B,), on the CPU."""
         batch = batch.to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(self.model):
             logits, taps = self.model.forward_taps(batch)
         queries: dict[str, TapQueries] = {}
         columns = []

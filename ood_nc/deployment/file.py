@@ -127,7 +127,7 @@ def _model(
     elif entry["spec"] is None:
         raise UserError(f"{path} was fitted on a module of your own: pass that model as backbone.")
     else:
-        model = ControlledModel.from_spec(entry["spec"])
+        model = ControlledModel.from_spec(entry["spec"]).eval()
         if given is not None:
             place = Path(given)
             whose = str(place / "checkpoints" / "best.safetensors" if place.is_dir() else place)
@@ -144,7 +144,7 @@ def _model(
             f"{path} was fitted on a backbone with hash {entry['hash'][:_SHOWN]}, {whose} has {found[:_SHOWN]}: its "
             "scores would mean nothing. Give the weights it was fitted on."
         )
-    return model.eval()
+    return model
 
 
 def _detector(state: dict[str, Any]) -> Any:

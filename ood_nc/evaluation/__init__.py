@@ -7,14 +7,13 @@ from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.compare import Comparison, compare, save_comparison
 from ood_nc.evaluation.openood import to_openood_csv
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.suite import choose_device, evaluate
+from ood_nc.evaluation.suite import evaluate
 from ood_nc.evaluation.tap_choice import choose_taps
 
 __all__ = [
     "COLUMNS",
     "Comparison",
     "Results",
-    "choose_device",
     "choose_taps",
     "compare",
     "evaluate",

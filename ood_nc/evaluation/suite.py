@@ -13,6 +13,7 @@ import torch
 
 from ood_nc.config import EvaluationConfig
 from ood_nc.detection import detector_class, list_detectors
+from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import extract_banks
 from ood_nc.evaluation.collapse import collapse_rows
@@ -168,15 +169,6 @@ def evaluate(
         series={"histograms": found.histograms},
         scores=scores_table(_sets(plan, found)),
     )
-
-
-def choose_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``auto`` takes a GPU where there is one."""
-    if str(name) != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _detectors(patterns: Sequence[str]) -> list[str]:

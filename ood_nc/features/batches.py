@@ -56,7 +56,11 @@ class ImageBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         labels = torch.as_tensor(self.dataset.targets, dtype=torch.long)
         loader: DataLoader[Any] = DataLoader(
-            Reader(self.dataset), batch_size=self.batch_size, num_workers=self.workers, collate_fn=collate
+            Reader(self.dataset),
+            batch_size=self.batch_size,
+            num_workers=self.workers,
+            collate_fn=collate,
+            generator=torch.Generator(),  # the global one is the caller's
         )
         for rows, images, _ in loader:
             if images is not None:

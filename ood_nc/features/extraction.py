@@ -10,9 +10,11 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
+from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import Reader, collate
+from ood_nc.passes import evaluating
 from ood_nc.progress import progress
 
 _SYNC_ELEMENTS = 1 << 24
@@ -55,15 +57,11 @@ def extract(
     start = time.perf_counter()
     if accelerator is not None:
         model, device = accelerator.unwrap_model(model), accelerator.device
-    device = torch.device(device)
+    device = choose_device(device)
     taps, logits = _allocate(model, len(dataset))
-    was_training = model.training
-    model.to(device).eval()
     autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
-    try:
+    with evaluating(model.to(device)):
         broken = _fill(model, dataset, taps, logits, batch_size, workers, device, autocast)
-    finally:
-        model.train(was_training)
     broken = _synchronise([*taps.values(), logits], broken)
     if broken and len(broken) == len(dataset):
         raise UnreadableError(
@@ -95,6 +93,7 @@ def _fill(
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the global one is the caller's
     )
     broken: list[tuple[int, str]] = []
     total = sum(len(batch) for batch in batches)

@@ -134,7 +134,15 @@ class ControlledModel(nn.Module):
         """Return the logits (B, C); with ``taps`` the pair that `forward_taps` returns.
 
         The switch is here because wrappers (DistributedDataParallel, `torch.compile`) only wrap `forward`.
+
+        Args:
+            images: (B, C, H, W) floating-point, preprocessed; they take the model's dtype.
+            taps: also return the taps.
+
+        Raises:
+            UserError: no image.
         """
+        images = self._prepared(images)
         if not taps:
             features = self.backbone(images)
             return self.head(features if self.projector is None else self.projector(features))
@@ -181,6 +189,12 @@ class ControlledModel(nn.Module):
         model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()}
         model.class_names = None if class_names is None else tuple(class_names)
         return model
+
+    def _prepared(self, images: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and len(images) == 0:
+            raise UserError(f"The batch holds no image: its shape is {tuple(images.shape)}.")
+        reference = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return images if reference is None or not images.is_floating_point() else images.to(reference.dtype)
 
     def _make_head(self, kind: str, encoder: Encoder) -> nn.Module:
         width = encoder.dim if self.projector is None else self.projector.out_dim

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ood_nc.config import TrainConfig
+from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 
 _STATES = (PartialState, AcceleratorState, GradientState)
@@ -72,25 +73,6 @@ def _configuration_decides() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that ``name`` means: ``auto`` is CUDA where there is one, else MPS, else the CPU.
-
-    Raises:
-        UserError: not a device, or not one of this machine.
-    """
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"train.device is {name!r}: use auto, cpu, cuda, cuda:N or mps.") from None
-    if (device.index or 0) >= available.get(device.type, 0):
-        there = ", ".join(kind for kind, count in available.items() if count)
-        raise UserError(f"train.device is {name!r}, which this machine does not have (it has: {there}); try auto.")
-    return device
 
 
 @contextmanager

@@ -143,4 +143,7 @@ def eval_loader(
 ) -> DataLoader:
     """A loader over every ``world``-th sample: together the processes see each sample once, none twice."""
     part = Subset(dataset, range(rank, len(dataset), world))  # type: ignore[arg-type]
-    return DataLoader(part, batch_size=batch_size, num_workers=workers, pin_memory=pin_memory)
+    # A generator of its own: how often a run is measured must not change what it draws.
+    return DataLoader(
+        part, batch_size=batch_size, num_workers=workers, pin_memory=pin_memory, generator=torch.Generator()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from ood_nc.deployment import fit_detector
 from ood_nc.deployment.file import describe
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
-from tests.deployment.conftest import digits, halves, make_model, near
+from tests.deployment.conftest import digits, halves, image_tensor, make_model, near
 
 SCORE = """
 import sys
@@ -162,3 +163,15 @@ def test_kinds_of_images(fitted: Detector, tmp_path: Path) -> None:
         fitted(torch.zeros(3, 16, 16))
     with pytest.raises(UserError, match="No image"):
         fitted([])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_types_are_judged_through(dtype: torch.dtype, model: ControlledModel) -> None:
+    other = copy.deepcopy(model).to(dtype)
+    held_out, _ = halves(digits("test"))
+    detector = fit_detector(other, digits("train"), held_out, detectors=["mahalanobis", "msp"], taps=["encoder"])
+    images = torch.stack([image_tensor(model, digits("test"), index) for index in range(4)])
+    verdict = detector(images)
+    assert verdict.scores.dtype == torch.float64 and bool(verdict.scores.isfinite().all())
+    with pytest.raises(UserError, match="no image"):
+        detector(images[:0])

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ood_nc.features import UnreadableError, extract
+from ood_nc.models import ControlledModel
 
 from .fakes import TinyData, TinyModel
 
@@ -129,3 +130,20 @@ def test_case_46_the_number_of_processes_changes_nothing(n: int, worlds: tuple[i
             assert all(torch.equal(taps[name], alone.taps[name]) for name in alone.taps)
             forwarded += images
         assert forwarded == n - 1, "no sample is padded or repeated"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_of_other_types_give_float32_banks(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = ControlledModel("cifar_resnet20", 3, taps=("layer1", "encoder"), img_size=16)
+    plain = extract(model, Pictures())
+    bank = extract(model.to(dtype), Pictures())
+    assert {tensor.dtype for tensor in (bank.logits, *bank.taps.values())} == {torch.float32}
+    tolerance = 1e-5 if dtype == torch.float64 else 0.1
+    torch.testing.assert_close(bank.taps["encoder"], plain.taps["encoder"], rtol=tolerance, atol=tolerance)
+
+
+class Pictures(TinyData):
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -235,3 +235,20 @@ def test_on_a_gpu(images: torch.Tensor) -> None:
         logits, taps = model.forward_taps(images.cuda())
     assert logits.device.type == "cuda"
     torch.testing.assert_close(taps["projector"].norm(dim=1), torch.ones(4, device="cuda"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_take_the_models_dtype(trained: ControlledModel, images: torch.Tensor, dtype: torch.dtype) -> None:
+    model = copy.deepcopy(trained).to(dtype)
+    logits, taps = model.forward_taps(images)
+    assert {tensor.dtype for tensor in (logits, *taps.values())} == {dtype}
+    expected, _ = trained.forward_taps(images)
+    torch.testing.assert_close(
+        logits.float(), expected, **({} if dtype == torch.float64 else {"rtol": 0.1, "atol": 0.1})
+    )
+
+
+def test_a_batch_without_an_image_is_one_line(trained: ControlledModel, images: torch.Tensor) -> None:
+    for call in (trained, trained.forward_taps):
+        with pytest.raises(UserError, match="holds no image"):
+            call(images[:0])

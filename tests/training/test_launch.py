@@ -15,28 +15,10 @@ from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
 from ood_nc.training.launch import (
     accelerator_for,
-    choose_device,
     ignored_variables,
     is_main_process,
     termination_interrupts,
 )
-
-
-def test_devices(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert choose_device("auto") == torch.device("cuda")
-    assert choose_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(UserError, match=r"'cuda:2', which this machine does not have \(it has: cpu, cuda"):
-        choose_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device("auto") == torch.device("mps")
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert choose_device("auto") == torch.device("cpu")
-    for name in ("cuda", "mps", "meta", "gpu"):
-        with pytest.raises(UserError, match=r"train\.device") as error:
-            choose_device(name)
-        assert "\n" not in str(error.value)
 
 
 def test_runs_of_different_precision_share_a_process_and_leave_no_trace():
