@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import typing
+import itertools
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ood_nc.config import known_keys
+from ood_nc.config import kinds_of, known_keys, parse_yaml
 from ood_nc.errors import UserError
 
 _TRUTH = {"true", "false", "yes", "no", "on", "off", "1", "0"}
@@ -42,23 +41,57 @@ def split(argv: list[str], reserved: set[str]) -> tuple[dict[str, Any], list[str
             rest.append(word)
             continue
         field = keys.get(key)
-        if field is not None and _is_mapping(field.annotation):
-            pairs = [value] if equals else []
-            while not equals and words and "=" in words[0] and not words[0].startswith("-"):
-                pairs.append(words.pop(0))
-            if not equals and not pairs and words and not words[0].startswith("-"):
-                pairs.append(words.pop(0))
-            overrides.update(_mapping_values(name, key, pairs))
-        elif equals:
-            overrides[key] = _parse(value, field)
-        elif field is not None and field.annotation is bool:
-            explicit = words and words[0].lower() in _TRUTH
-            overrides[key] = _parse(words.pop(0), field) if explicit else True
-        elif not words:
-            raise UserError(f"{name} needs a value, e.g. {name}=VALUE.")
+        kinds = set() if field is None else kinds_of(field.annotation)
+        if bool in kinds:
+            overrides[key] = _switch(name, key, table, value if equals else _next_truth(words))
+        elif not equals and (not words or _is_flag(words[0])):
+            raise UserError(f"{name} needs a value, e.g. {name} {_EXAMPLES.get(key, 'VALUE')}.")
+        elif kinds == {dict}:
+            overrides.update(_mapping_values(name, key, [value] if equals else _take(words)))
+        elif kinds & {list, tuple}:
+            overrides[key] = _listed([value] if equals else _take(words), kinds)
         else:
-            overrides[key] = _parse(words.pop(0), field)
+            overrides[key] = _parse(value if equals else words.pop(0), kinds)
     return overrides, rest
+
+
+_EXAMPLES = {"data.ood": "textures=/data/textures", "data.transfer": "flowers=/data/flowers"}
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word[1:2] not in tuple("0123456789.")
+
+
+def _take(words: list[str]) -> list[str]:
+    """The words up to the next flag, or up to a run directory, which is a command's own argument; one at least."""
+
+    def ends(word: str) -> bool:
+        return _is_flag(word) or (Path(word) / "config.yaml").is_file()
+
+    taken = [words[0], *itertools.takewhile(lambda word: not ends(word), words[1:])]
+    del words[: len(taken)]
+    return taken
+
+
+def _listed(taken: list[str], kinds: set[Any]) -> Any:
+    """A list given as words, with commas between, or as YAML."""
+    if len(taken) == 1 and ("," not in taken[0] or taken[0].startswith(("[", "{"))):
+        return _parse(taken[0], kinds)
+    return [_parse(part.strip(), kinds) for word in taken for part in word.split(",") if part.strip()]
+
+
+def _next_truth(words: list[str]) -> str | None:
+    return words.pop(0) if words and words[0].lower() in _TRUTH else None
+
+
+def _switch(name: str, key: str, table: dict[str, str], value: str | None) -> Any:
+    """A switch is on when it is named, off when its name has ``no-`` in front; or it is given its value."""
+    off = _positive(name, table) is not None
+    if value is None:
+        return not off
+    if off:
+        raise UserError(f"{name} takes no value: it sets {key} to false.")
+    return _parse(value, {bool})
 
 
 def names() -> list[str]:
@@ -102,46 +135,60 @@ def _table() -> dict[str, str]:
 
 
 def _key_of(name: str, table: dict[str, str]) -> str | None:
-    if name in table:
-        return table[name]
+    name = _positive(name, table) or name
+    key = _spelled(name, table)
+    if key is not None:
+        return key
     bare = name.lstrip("-")
-    for spelling in (f"--{bare.replace('_', '-')}", f"--{bare.replace('-', '_')}"):
-        if spelling in table:
-            return table[spelling]
     for key, field in known_keys().items():
-        if bare.startswith(f"{key}.") and _is_mapping(field.annotation):
+        if bare.startswith(f"{key}.") and dict in kinds_of(field.annotation):
             return bare
     sections = {key.partition(".")[0] for key in known_keys() if "." in key}
     return bare if name.startswith("--") and "." in bare and bare.partition(".")[0] in sections else None
 
 
-def _is_mapping(kind: Any) -> bool:
-    return kind is dict or typing.get_origin(kind) is dict
+def _spelled(name: str, table: dict[str, str]) -> str | None:
+    bare = name.lstrip("-")
+    spellings = (name, f"--{bare.replace('_', '-')}", f"--{bare.replace('-', '_')}")
+    return next((table[spelling] for spelling in spellings if spelling in table), None)
+
+
+def _positive(name: str, table: dict[str, str]) -> str | None:
+    """The switch that ``--no-NAME`` turns off; None where this is no such flag."""
+    if not name.startswith("--no-") or _spelled(name, table) is not None:
+        return None
+    positive = "--" + name.removeprefix("--no-")
+    key = _spelled(positive, table)
+    return positive if key is not None and bool in kinds_of(known_keys()[key].annotation) else None
 
 
 def _mapping_values(flag: str, key: str, pairs: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
+        if not equals and key in _EXAMPLES:  # a source may go by its own name
+            name, value = _name_of(pair), pair
+        if not name or not value:
             raise UserError(f"{flag} takes NAME=VALUE, got {pair!r}.")
-        values[f"{key}.{name}"] = value if key in ("data.ood", "data.transfer") else yaml.safe_load(value)
-    if not values:
-        raise UserError(f"{flag} takes NAME=VALUE, e.g. {flag} textures=/data/textures.")
+        if f"{key}.{name}" in values:
+            raise UserError(f"{flag}: two sets are called {name!r}: name them, e.g. {flag} first={value}.")
+        values[f"{key}.{name}"] = value if key in _EXAMPLES else _parse(value, set())
     return values
 
 
-def _parse(text: str, field: Any) -> Any:
-    if field is not None and _takes_text(field.annotation) and not text.startswith(("{", "[")):
+def _name_of(source: str) -> str:
+    """What a data source is called without a name: its folder's, or its file's without the suffix."""
+    return Path(source.partition("::")[0]).name.partition(".")[0]
+
+
+def _parse(text: str, kinds: set[Any]) -> Any:
+    """A flag's value; None is also taken as sweep agents and Python write it."""
+    if str in kinds and not text.startswith(("{", "[")):
         return None if text.lower() in ("null", "~") else text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except UserError:
         return text
-
-
-def _takes_text(kind: Any) -> bool:
-    return kind is str or str in typing.get_args(kind)
 
 
 def _short(value: Any) -> str:

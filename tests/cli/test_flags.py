@@ -58,7 +58,7 @@ def test_what_a_command_reserves_is_left_alone() -> None:
     assert flags.split(["--output", "x", "--lr", "1"], {"--output"}) == ({"optim.lr": 1}, ["--output", "x"])
 
 
-@pytest.mark.parametrize("line", ["--lr", "--ood textures", "--ood"])
+@pytest.mark.parametrize("line", ["--lr", "--lr --epochs 3", "--ood", "--ood /", "--kwargs a", "--no-amp=true"])
 def test_a_flag_without_its_value(line: str) -> None:
     with pytest.raises(UserError):
         overrides(line)
@@ -74,3 +74,49 @@ def test_the_help_names_every_key() -> None:
     assert "--optim.lr" in text
     assert "--data.ood" in text
     assert "(--lr)" in text
+
+
+def test_lists_are_words_commas_or_yaml() -> None:
+    three = {"evaluation.detectors": ["msp", "knn", "energy"]}
+    for line in ("--detectors msp knn energy", "--detectors msp,knn,energy", "--detectors msp, knn energy"):
+        assert load(None, overrides(line)).evaluation.detectors == three["evaluation.detectors"], line
+    assert overrides("--detectors=[msp,knn,energy]") == three
+    assert load(None, overrides("--detectors knn")).evaluation.detectors == ["knn"]
+    assert overrides("--decay-milestones 3 6 --scale 0.5 1 --lr -1") == {
+        "optim.decay_milestones": [3, 6], "augment.scale": [0.5, 1], "optim.lr": -1,
+    }  # fmt: skip
+
+
+def test_a_run_directory_is_no_value_of_the_list_before_it(tmp_path) -> None:
+    (tmp_path / "config.yaml").touch()
+    assert flags.split(["--detectors", "msp", "knn", str(tmp_path)], set()) == (
+        {"evaluation.detectors": ["msp", "knn"]}, [str(tmp_path)],
+    )  # fmt: skip
+
+
+def test_a_source_may_go_by_its_own_name() -> None:
+    config = load(None, overrides("--ood /data/textures/ dtd.tar.xz::test bundled/noise x=/y --transfer /t/birds"))
+    assert {name: ood.source for name, ood in config.data.ood.items()} == {
+        "textures": "/data/textures/", "dtd": "dtd.tar.xz::test", "noise": "bundled/noise", "x": "/y",
+    }  # fmt: skip
+    assert config.data.transfer["birds"].train == "/t/birds"
+    with pytest.raises(UserError, match="two sets are called 'a'"):
+        overrides("--ood /x/a /y/a")
+
+
+@pytest.mark.parametrize("none", ["None", "null", "~"])
+def test_none_as_sweep_agents_write_it(none: str) -> None:
+    line = f"--clip-grad={none} --lr-base-size={none} --experiment={none} --data.test={none} --color-jitter={none}"
+    config = load(None, overrides(line))
+    assert config.train.clip_grad is config.optim.lr_base_size is config.experiment is config.data.test is None
+    with pytest.raises(UserError, match=r"optim\.lr: "):
+        load(None, overrides(f"--lr={none}"))
+
+
+def test_switches_turn_off() -> None:
+    line = "--no-amp --no-model.projector.normalize --no-weight-decay-exclude-1d --no-log_wandb --no-aug"
+    assert overrides(line) == {
+        "train.amp": False, "model.projector.normalize": False, "optim.weight_decay_exclude_1d": False,
+        "tracking.log_wandb": False, "augment.no_aug": True,
+    }  # fmt: skip
+    assert flags.split(["--no-lr", "--no-such"], set()) == ({}, ["--no-lr", "--no-such"])
