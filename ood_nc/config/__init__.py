@@ -1,0 +1,42 @@
+"""The configuration: one schema for files, flags and Python, with timm's names where timm has a flag for a thing."""
+
+from __future__ import annotations
+
+from ood_nc.config.loading import known_keys, load, parse_yaml
+from ood_nc.config.schema import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LossConfig,
+    ModelConfig,
+    OodSet,
+    OptimConfig,
+    ProjectorConfig,
+    TermConfig,
+    TrackingConfig,
+    TrainConfig,
+    TransferSet,
+)
+from ood_nc.config.values import Section, kinds_of
+
+__all__ = [
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OodSet",
+    "OptimConfig",
+    "ProjectorConfig",
+    "Section",
+    "TermConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "TransferSet",
+    "kinds_of",
+    "known_keys",
+    "load",
+    "parse_yaml",
+]

@@ -1,0 +1,254 @@
+"""The schema of a run: every section and key with its default, bounds and meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ood_nc.config.values import Factor, Name, Names, Section, SetName, Share, Text, flag, in_order
+
+
+class ProjectorConfig(Section):
+    """The frozen map between encoder and head."""
+
+    kind: Literal["simplex_etf", "random", "plastic", "none"] = flag(
+        "simplex_etf", "simplex_etf (frozen); for ablation random (frozen) or plastic (trainable); none", "--projector"
+    )
+    construction: Literal["paper", "orthonormal"] = flag("paper", "how the frozen weights are built")
+    depth: int = Field(default=2, ge=1, le=8, description="linear maps, a ReLU between each two")
+    width: float = Field(default=4.0, gt=0, le=64, description="hidden width in multiples of the encoder's")
+    dim: int | None = Field(default=None, ge=2, le=2**20, description="output width; the encoder's when not given")
+    normalize: bool = flag(True, "L2-normalise the output")
+
+
+class ModelConfig(Section):
+    """The backbone, its taps and its head."""
+
+    name: Text = flag("resnet18", "any timm model", "--model")
+    pretrained: bool = flag(False, "start from timm's pretrained weights")
+    checkpoint: Text | None = flag(None, "start from the weights in this file", "--initial-checkpoint")
+    new_head: bool = flag(False, "drop the head of those weights (its class count may differ)")
+    by_order: bool = flag(False, "match those weights by order and shape, where only the names differ")
+    num_classes: int | None = Field(default=None, ge=2, le=2**20, description="from the data when not given")
+    img_size: int | None = Field(default=None, ge=8, le=2**14, description="input size; the model's own when not given")
+    in_chans: int = Field(default=3, ge=1, le=1024, description="input channels")
+    drop: float = Field(default=0.0, ge=0, lt=1, description="dropout rate")
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth rate")
+    normalization: Literal["native", "group_ws"] = flag(
+        "native", "native, or group norm with weight-standardised convolutions"
+    )
+    taps: Annotated[Names, Field(min_length=1)] = flag(
+        ["stages", "encoder", "projector"], "where features are read: names and globs"
+    )
+    pooling: Text | dict[Text, Text] = flag("auto", "how a tap is pooled, for all or by tap name")
+    head: Literal["linear", "etf"] = flag("linear", "trainable linear head, or the fixed ETF classifier")
+    kwargs: dict[str, Any] = flag({}, "further arguments of the timm model")
+    projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
+
+
+class TermConfig(Section):
+    """One term of the objective."""
+
+    name: str = Field(description="a loss (`ood-nc list losses`)")
+    tap: str = Field(default="encoder", description="whose features it reads")
+    weight: float = Field(description="what its value is multiplied by")
+    kwargs: dict[str, Any] = flag({}, "further arguments of the loss")
+
+
+class LossConfig(Section):
+    """L = task loss + sum over terms of weight * loss of a tap; `entropy_weight` is short for entropy terms."""
+
+    task: Literal["cross_entropy", "mse"] = flag("cross_entropy", "the task loss", "--loss")
+    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    entropy_weight: float | dict[Text, float] = flag(0.05, "alpha: of the encoder, or by tap name")
+    entropy_scope: Literal["global", "device"] = flag("global", "neighbours among the global or the local batch")
+    terms: list[TermConfig] = flag([], "further terms, each a mapping of name, tap, weight and kwargs")
+
+    def entropy_weights(self) -> dict[str, float]:
+        """The weight of each regularised tap, zero weights left out."""
+        weights = self.entropy_weight
+        by_tap = weights if isinstance(weights, dict) else {"encoder": weights}
+        return {tap: weight for tap, weight in by_tap.items() if weight != 0}
+
+
+class OptimConfig(Section):
+    """timm's optimiser and schedule, under timm's names."""
+
+    opt: Text = flag("adamw", "timm optimiser")
+    lr: float = Field(default=1e-3, gt=0, le=1e3, description="learning rate")
+    lr_base_size: int | None = Field(
+        default=None, ge=1, le=2**24, description="scale lr by (global batch / this) when given"
+    )
+    weight_decay: float = Field(default=0.05, ge=0, le=1e3, description="weight decay")
+    weight_decay_exclude_1d: bool = flag(True, "no weight decay on biases and norms")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
+    opt_kwargs: dict[str, Any] = flag({}, "further arguments of the optimiser")
+    sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = flag("cosine", "timm schedule")
+    sched_on_updates: bool = flag(False, "move the schedule at every step, not at every epoch")
+    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
+    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the start of the warm-up")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
+    decay_epochs: float = Field(default=30, gt=0, description="step schedule: epochs between two decays")
+    decay_milestones: list[Annotated[int, Field(ge=1)]] = flag(
+        [90, 180, 270], "multistep schedule: epochs at which it decays"
+    )
+    decay_rate: Factor = Field(default=0.1, description="step, multistep and poly schedules: the decay")
+
+
+class AugmentConfig(Section):
+    """timm's training transform, under timm's names."""
+
+    no_aug: bool = flag(False, "resize and centre crop only")
+    scale: Annotated[tuple[Share, Share], AfterValidator(in_order)] = flag(
+        (0.08, 1.0), "random resized crop: range of areas"
+    )
+    ratio: Annotated[tuple[Factor, Factor], AfterValidator(in_order)] = flag(
+        (0.75, 4 / 3), "random resized crop: range of aspect ratios"
+    )
+    hflip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(default=0.0, ge=0, le=1, description="probability of a vertical flip")
+    color_jitter: float | None = Field(default=None, ge=0, le=100, description="strength of colour jitter")
+    aa: Text | None = flag(None, "auto-augment policy")
+    reprob: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
+    aug_repeats: int = Field(default=0, ge=0, le=1000, description="repeated augmentation: copies of an image a batch")
+    mixup: float = Field(default=0.0, ge=0, le=1e3, description="mixup alpha")
+    cutmix: float = Field(default=0.0, ge=0, le=1e3, description="cutmix alpha")
+
+
+class OodSet(Section):
+    """One OOD set: where it is and what kind it is."""
+
+    source: Text = Field(description="a data source (`ood-nc list datasets`)")
+    group: Literal["near", "far", "covariate"] = flag("far", "near, far or covariate-shifted OOD")
+
+
+class TransferSet(Section):
+    """One transfer task. With `train` alone, a fifth of it (stratified, seed 0) is the test split."""
+
+    train: Text = Field(description="the source that the probe is fitted on")
+    test: Text | None = flag(None, "the source on which the probe is read once")
+
+
+def _as_ood(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+def _as_transfer(value: Any) -> Any:
+    return {"train": value} if isinstance(value, str) else value
+
+
+class DataConfig(Section):
+    """The ID data and what it is compared with. Sources are relative to `root`."""
+
+    root: Text | None = flag(None, "folder that relative sources are looked up in", "--data-dir")
+    train: Text = flag("bundled/digits-id::train", "ID training data")
+    val: Text | None = flag(None, "ID validation data; a share of `train` when not given")
+    val_fraction: float = Field(
+        default=0.1, gt=0, lt=1, description="that share, stratified and seeded; it is never trained on"
+    )
+    test: Text | None = flag("bundled/digits-id::test", "held-out ID data, read once")
+    suite: Text | None = flag(None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)")
+    ood: dict[SetName, Annotated[OodSet, BeforeValidator(_as_ood)]] = flag({}, "OOD sets by name")
+    transfer: dict[SetName, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = flag({}, "transfer tasks by name")
+    limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
+    eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
+    skip_broken: bool = flag(False, "leave out training images that cannot be read, instead of stopping")
+
+
+class TrainConfig(Section):
+    """The training loop."""
+
+    epochs: int = Field(default=100, ge=1, le=2**24, description="epochs")
+    batch_size: Annotated[int, Field(ge=1, le=2**24)] = flag(128, "images a device a step", "-b", "--batch-size")
+    grad_accum_steps: int = Field(
+        default=1, ge=1, le=2**16, description="batches whose gradients are added up for a step"
+    )
+    clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = flag(0, "seed of everything random", "--seed")
+    workers: Annotated[int, Field(ge=0, le=1024)] = flag(2, "processes that load images", "-j")
+    device: Text = flag("auto", "auto, cpu, cuda, cuda:1, mps")
+    amp: bool = flag(False, "automatic mixed precision")
+    amp_dtype: Literal["float16", "bfloat16"] = flag("float16", "its type")
+    torchcompile: bool = flag(False, "compile the model")
+    channels_last: bool = flag(False, "channels-last memory layout")
+    log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
+    collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
+    track_interval: int = Field(
+        default=100, ge=0, description="batches between two points of the collapse curve of every tap, 0 for none"
+    )
+    checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
+
+
+class EvaluationConfig(Section):
+    """What is measured on every tap."""
+
+    detectors: Names = flag(
+        ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"],
+        "detectors, names and globs; input detectors by their full name",
+    )
+    ensembles: Names = flag([], "also combine scores over taps and over detectors: rank, zscore, fisher, brown")
+    choose: Text = flag("none", "hyper-parameters of detectors: none (defaults), synthetic, or an OOD set's name")
+    probes: Names = flag(["linear", "knn", "nearest_mean"], "transfer probes")
+    batch_size: int = Field(default=128, ge=1, le=2**24, description="images a forward pass")
+    bootstrap: int = Field(default=500, ge=0, le=10**6, description="bootstrap replicates of each interval, 0 for none")
+
+
+class TrackingConfig(Section):
+    """Where a run's numbers go beside its own log. Weights & Biases is off by default, and offline without a key."""
+
+    trackers: Names = flag([], "trackers by name (`ood-nc list trackers`)")
+    log_wandb: bool = flag(False, "log to Weights & Biases too")
+    wandb_project: Annotated[Name, Field(max_length=128)] = flag("ood_nc", "its project")
+    wandb_entity: Name | None = flag(None, "its entity; your account's default when not given")
+    wandb_tags: Names = flag([], "its tags")
+
+
+class Config(Section):
+    """A whole run: what is trained, on what, how, and what is measured."""
+
+    output: Text = flag("runs", "folder of run directories")
+    experiment: Name | None = flag(None, "name of the run directory; made from the settings when not given")
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @model_validator(mode="after")
+    def _values_fit_each_other(self) -> Config:
+        optim = self.optim
+        if "projector" in self.loss.entropy_weights() and self.model.projector.kind == "none":
+            raise ValueError("loss.entropy_weight names the projector, but model.projector.kind is none")
+        if optim.sched != "none" and optim.warmup_epochs > self.train.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs is {optim.warmup_epochs}, more than train.epochs, which is {self.train.epochs}: "
+                "lower --warmup-epochs"
+            )
+        bounds = {"min_lr": optim.sched != "none", "warmup_lr": optim.sched != "none" and optim.warmup_epochs > 0}
+        for name in [name for name, used in bounds.items() if used]:
+            if getattr(optim, name) > optim.lr:
+                raise ValueError(f"optim.{name} is {getattr(optim, name)}, more than optim.lr, which is {optim.lr}")
+        choices = ("none", "synthetic", *self.data.ood)
+        if self.data.suite is None and self.evaluation.choose not in choices:
+            raise ValueError(
+                f"evaluation.choose is {self.evaluation.choose!r}, which is no OOD set: it can be {', '.join(choices)}"
+            )
+        return self
+
+    @property
+    def run_directory(self) -> Path:
+        """Where the run is kept: output/experiment."""
+        name = (
+            self.experiment or f"{self.model.name.replace('/', '_')}-{self.model.projector.kind}-seed{self.train.seed}"
+        )
+        return Path(self.output) / name
+
+    def to_yaml(self) -> str:
+        """The whole configuration, defaults included, as a file that `load` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
