@@ -11,23 +11,19 @@ import torch
 from numpy.typing import NDArray
 
 from ood_nc.documents import MEAN, is_one_set
-from ood_nc.errors import UserError, nearest
+from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, transfer_keys
 from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.transfer import (
+    PROBES,
     ProbeResult,
     id_ood_alignment,
-    knn_probe,
     layer_correlation,
-    linear_probe,
-    nearest_mean_probe,
     retained_accuracy,
+    wilson_interval,
 )
-from ood_nc.transfer.result import wilson_interval
-
-PROBES = ("linear", "knn", "nearest_mean")
 
 Correct = NDArray[np.bool_]
 
@@ -39,8 +35,7 @@ def check_probes(names: Sequence[str]) -> None:
         UserError: with the closest known name.
     """
     for name in names:
-        if name not in PROBES:
-            raise UserError(f"Unknown probe {name!r}: choose among {', '.join(PROBES)}.{nearest(name, PROBES)}")
+        PROBES[name]
 
 
 def measure_probes(
@@ -191,6 +186,4 @@ def _run(probe: str, tap: TapData, keys: tuple[str, str], seed: int) -> ProbeRes
         if not labelled(tap.labels[key]):
             raise UserError("the set has images without labels")
         arguments += [tap.features[key], tap.labels[key]]
-    if probe == "linear":
-        return linear_probe(*arguments, seed=seed)
-    return knn_probe(*arguments) if probe == "knn" else nearest_mean_probe(*arguments)
+    return PROBES[probe](*arguments, seed=seed)

@@ -13,6 +13,7 @@ from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.errors import UserError
 from ood_nc.transfer._softmax_regression import Samples, Setting, evaluate, standardise, train
 from ood_nc.transfer._stratify import hold_out
+from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_split, check_task, read_test
 
 EPOCHS = 30
@@ -94,6 +95,9 @@ def linear_probe(
         weight=probe.weight,
         bias=probe.bias,
     )
+
+
+PROBES.add("linear", linear_probe)
 
 
 def fit_linear_probe(

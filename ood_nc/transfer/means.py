@@ -7,11 +7,17 @@ import time
 import torch
 
 from ood_nc.arrays import ArrayLike
+from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
 
 def nearest_mean_probe(
-    train_features: ArrayLike, train_labels: ArrayLike, test_features: ArrayLike, test_labels: ArrayLike
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    test_features: ArrayLike,
+    test_labels: ArrayLike,
+    *,
+    seed: int = 0,
 ) -> ProbeResult:
     """Classify each test sample by the nearest mean of a training class, in Euclidean distance. Nothing is chosen.
 
@@ -20,6 +26,7 @@ def nearest_mean_probe(
         train_labels: (N,) class indices.
         test_features: (M, d).
         test_labels: (M,).
+        seed: without effect; every probe takes one.
 
     Raises:
         UserError: the splits do not fit.
@@ -28,6 +35,9 @@ def nearest_mean_probe(
     task = check_task(train_features, train_labels, test_features, test_labels)
     predictions = predict_by_means(task.train_features, task.train_labels, task.test_features)
     return read_test(task, predictions, start)
+
+
+PROBES.add("nearest_mean", nearest_mean_probe)
 
 
 def predict_by_means(features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:

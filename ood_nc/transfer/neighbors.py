@@ -8,6 +8,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
+from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
 SIMILARITIES_AT_ONCE = 2**25
@@ -21,6 +22,7 @@ def knn_probe(
     *,
     k: int = 20,
     temperature: float = 0.07,
+    seed: int = 0,
 ) -> ProbeResult:
     """Classify each test sample by its ``k`` most similar training samples, each voting exp(cosine / temperature).
 
@@ -34,6 +36,7 @@ def knn_probe(
         test_labels: (M,).
         k: number of neighbours.
         temperature: the smaller, the more the closest decide.
+        seed: without effect; every probe takes one.
 
     Raises:
         UserError: ``k`` is not between 1 and N, ``temperature`` not positive, or the splits do not fit.
@@ -49,6 +52,9 @@ def knn_probe(
         raise UserError(f"temperature must be positive, got {temperature}.")
     predictions = _vote(task.train_features, task.train_labels, task.test_features, k, temperature)
     return read_test(task, predictions, start, selected={"k": k, "temperature": temperature})
+
+
+PROBES.add("knn", knn_probe)
 
 
 def _vote(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int, temperature: float) -> torch.Tensor:

@@ -13,6 +13,8 @@ import torch
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix
 from ood_nc.errors import UserError
 
+LARGEST = 1e30
+"""Beyond it float32 has no room for differences of features."""
 ROWS_AT_ONCE = 4096
 """Rows that are converted or compared at once, so that no probe holds a second copy of large features."""
 
@@ -91,11 +93,12 @@ def check_split(features: ArrayLike, labels: ArrayLike, split: str) -> tuple[tor
     classes = as_labels(labels, len(rows), f"{split}_labels").to(rows.device)
     if len(rows) == 0 or rows.shape[1] == 0:
         raise UserError(f"{split}_features is empty, of shape {tuple(rows.shape)}: a probe needs samples.")
-    if int(classes.min()) < 0:
-        raise UserError(f"{split}_labels holds {int(classes.min())}: leave samples without a class out.")
-    bad = sum(int((~part.isfinite()).any(dim=1).sum()) for part in rows.split(ROWS_AT_ONCE))
+    bad = sum(int((~(part.abs() <= LARGEST)).any(dim=1).sum()) for part in rows.split(ROWS_AT_ONCE))
     if bad:
-        raise UserError(f"{split}_features has NaN or infinity in {bad} of {len(rows)} rows: leave those out.")
+        raise UserError(
+            f"{split}_features has NaN, infinity or numbers beyond {LARGEST:g} in {bad} of {len(rows)} rows: leave "
+            "those out, or scale the features."
+        )
     return rows, classes
 
 
