@@ -16,6 +16,7 @@ from torch import nn
 from ood_nc.errors import UserError, nearest
 from ood_nc.models import cifar_resnet, convnet, vit_gap  # noqa: F401  registers their models with timm
 from ood_nc.models.normalization import MAX_GROUPS, to_group_norm
+from ood_nc.models.pretrained import from_cache_without_network
 from ood_nc.models.probing import Trace, single_tensor, trace
 from ood_nc.models.taps import TapInfo, resolve_taps, tappable
 
@@ -210,13 +211,21 @@ def _create(name: str, pretrained: bool, num_classes: int, arguments: dict[str, 
     if ":" not in name and not timm.is_model(architecture):
         hint = nearest(architecture, timm.list_models())
         raise UserError(f"Unknown model {name!r}.{hint} `ood-nc list backbones 'resnet*'` shows what there is.")
+    if not pretrained:
+        return _built(name, "timm refuses", "", num_classes=num_classes, **arguments)
+    with from_cache_without_network() as reachable:
+        why = "its pretrained weights cannot be had" if reachable else "there is no network for its pretrained weights"
+        advice = " A local file of weights can be given: --checkpoint FILE."
+        return _built(name, why, advice, pretrained=True, num_classes=num_classes, **arguments)
+
+
+def _built(name: str, why: str, advice: str, **arguments: Any) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **arguments)
+        return timm.create_model(name, **arguments)
     except TypeError:
         raise
     except Exception as error:
-        what = "its pretrained weights cannot be had" if pretrained else "timm refuses"
-        raise UserError(f"Cannot build {name}: {what} ({type(error).__name__}: {_line(error)}).") from error
+        raise UserError(f"Cannot build {name}: {why} ({type(error).__name__}: {_line(error)}).{advice}") from error
 
 
 def _is_timm(model: Any) -> bool:

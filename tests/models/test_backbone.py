@@ -222,7 +222,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
         raise OSError("no route to host\nmany more lines")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(UserError, match=r"its pretrained weights cannot be had \(OSError: no route to host\)\.$"):
+    with pytest.raises(UserError, match=r"pretrained weights.*\(OSError: no route to host\)\. A local file.*FILE\.$"):
         ControlledModel("resnet10t", 3, pretrained=True)
 
 
