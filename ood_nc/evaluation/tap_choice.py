@@ -54,7 +54,7 @@ def _above_floor(rows: list[Row], collapse: Mapping[str, float]) -> list[str]:
     accuracy = {
         row["tap"]: row["value"]
         for row in rows
-        if row["kind"] == "accuracy" and row["method"] == "linear" and row["tap"] in collapse
+        if (row["kind"], row["method"], row["metric"]) == ("accuracy", "linear", "accuracy") and row["tap"] in collapse
     }
     floor = ACCURACY_FLOOR * max(accuracy.values(), default=0.0)
     return [tap for tap, value in accuracy.items() if value >= floor]

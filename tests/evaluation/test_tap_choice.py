@@ -35,6 +35,15 @@ def test_hand_computed_choice_and_regret() -> None:
     assert "nc1_pinv" in transfer["rule"] and "90%" in transfer["rule"]
 
 
+def test_run_times_are_no_accuracies() -> None:
+    fpr, accuracy = {"encoder": (0.4,)}, {"stem": 0.8, "layer1": 0.7, "encoder": 0.75, "projector": 0.5}
+    rows = table(fpr, accuracy)
+    rows += [
+        {**accuracy_row(tap, seconds), "metric": "seconds"} for tap, seconds in zip(NC1, (9, 1, 1, 1), strict=True)
+    ]
+    assert by_task(rows)["transfer"]["chosen_tap"] == "layer1"
+
+
 def test_the_best_tap_has_no_regret() -> None:
     found = by_task(table({"encoder": (0.4,), "projector": (0.2,)}, {"layer1": 0.9, "encoder": 0.2}))
     assert found["detection"]["regret"] == 0 and found["transfer"]["regret"] == 0
