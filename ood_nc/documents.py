@@ -133,6 +133,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def one_protocol(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[Any], list[str]]:
+    """The rows of the strict protocol (else of the first), so that numbers of two protocols never share a line."""
+    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
+    if len(protocols) < 2:
+        return rows, []
+    kept = "strict" if "strict" in protocols else protocols[0]
+    return [row for row in rows if row["protocol"] == kept], [name for name in protocols if name != kept]
+
+
 def _check_rows(rows: Sequence[Any], path: Path) -> None:
     for number, row in enumerate(rows):
         missing = [name for name in COLUMNS if name not in row] if isinstance(row, dict) else list(COLUMNS)

@@ -75,6 +75,7 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,
+        protocols=settings.protocols,
         detectors=settings.detectors,
         ensembles=settings.ensembles,
         choose=settings.choose,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -40,6 +41,7 @@ def show_results(results: Results) -> None:
     from ood_nc.headline import headline
 
     chosen = headline(results.identity)
+    results = replace(results, rows=results.main_rows)
     taps = {row["tap"]: row["depth"] for row in results.rows if row["tap"] and row["depth"] is not None}
     body = []
     for tap in sorted(taps, key=lambda tap: int(taps[tap])):

@@ -185,6 +185,7 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on every tap."""
 
+    protocols: Names = flag(["strict"], "strict, and paper (what the ICML 2025 code measures)")
     detectors: Names = flag(
         ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"],
         "detectors, names and globs; input detectors by their full name",

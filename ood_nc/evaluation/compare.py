@@ -226,4 +226,4 @@ def _points(entry: Mapping[str, Any], better: int) -> str:
 
 
 def _joined_rows(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, Any]]:
-    return [{**row, "run": name} for result, name in zip(results, names, strict=True) for row in result.rows]
+    return [{**row, "run": name} for result, name in zip(results, names, strict=True) for row in result.main_rows]

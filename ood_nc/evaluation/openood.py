@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -36,6 +37,7 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
     Raises:
         UserError: the results hold no detection on that tap by that detector.
     """
+    results = replace(results, rows=results.main_rows)
     chosen = headline(results.identity)
     tap, method = tap or chosen.detection_tap, method or chosen.detectors[0]
     rows = [row for row in results.select(kind="detection", tap=tap, method=method) if is_one_set(row)]

@@ -11,11 +11,14 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ood_nc.documents import COLUMNS, PARTS, plain, read_results, write_results
+from ood_nc.documents import COLUMNS, PARTS, one_protocol, plain, read_results, write_results
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path
 
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+
+STRICT, PAPER = "strict", "paper"
+"""The evaluation protocols."""
 
 Row = dict[str, Any]
 MakeRow: TypeAlias = Callable[..., Row]
@@ -48,6 +51,11 @@ class Results:
     def table(self) -> pa.Table:
         """The long table as Arrow."""
         return pa.Table.from_pylist(self.rows, schema=SCHEMA)
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """The rows of the strict protocol, where it was measured: what compares rows never mixes two."""
+        return list(one_protocol(self.rows)[0])
 
     def select(self, **equals: Any) -> list[Row]:
         """The rows whose columns equal the given values.

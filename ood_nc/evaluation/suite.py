@@ -25,7 +25,8 @@ from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import Source, TransferSource, ood_key, prepare, transfer_keys
-from ood_nc.evaluation.results import MakeRow, Results, make_row
+from ood_nc.evaluation.paper import PaperTaps, paper_rows
+from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
 from ood_nc.evaluation.tap_choice import choose_taps
@@ -35,7 +36,7 @@ from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 from ood_nc.scores import ScoreEnsemble
 
-PROTOCOLS = ("strict",)
+PROTOCOLS = (STRICT, PAPER)
 
 
 def evaluate(
@@ -59,7 +60,7 @@ def evaluate(
     amp: bool = False,
     cache: str | Path | None = None,
     run: str = "run",
-    protocol: str = "strict",
+    protocols: Sequence[str] = (STRICT,),
 ) -> Results:
     """Measure every tap of a model: collapse, OOD detection, transfer, ID accuracy, and their relation.
 
@@ -96,15 +97,16 @@ def evaluate(
         amp: extract under autocast.
         cache: folder of feature banks; nothing is kept when not given.
         run: name of the run in the results.
-        protocol: ``strict``.
+        protocols: of strict and paper; each row says which. Both come from one forward pass.
 
     Raises:
         UserError: a source cannot be opened, or a detector, probe, group or protocol is unknown.
     """
     start = time.perf_counter()
     device = choose_device(device)
-    if protocol not in PROTOCOLS:
-        raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.")
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
     defaults = EvaluationConfig()
     names = _detectors(defaults.detectors if detectors is None else detectors)
     probes = list(defaults.probes if probes is None else probes)
@@ -128,7 +130,8 @@ def evaluate(
     weights = weights_hash(model)
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
-        banks = extract_banks(inputs, bank_extractor(model, cache, weights=weights, **options))
+        tapped = PaperTaps(model) if PAPER in protocols else model
+        banks = extract_banks(inputs, bank_extractor(tapped, cache, weights=weights, **options))
     plan = Plan(
         model=model,
         inputs=inputs,
@@ -141,34 +144,39 @@ def evaluate(
         resamples=Resamples(bootstrap, seed),
         seed=seed,
         device=device,
-        base={"run": run, "seed": seed, "protocol": protocol},
+        base={"run": run, "seed": seed, "protocol": STRICT},
         loading={"batch_size": batch_size, "workers": workers, "device": device},
     )
-    found = _measure_taps(plan, clock)
-    with _timed(clock, "detection"):
-        _measure_network(plan, found)
-    with _timed(clock, "relations"):
-        relations, choices = relate(found.rows, replicates=bootstrap, seed=seed), choose_taps(found.rows)
+    found = Found()
+    if STRICT in protocols:
+        _measure_taps(plan, found, clock)
+        with _timed(clock, "detection"):
+            _measure_network(plan, found)
+    if PAPER in protocols:
+        with _timed(clock, "paper"):
+            found.rows += paper_rows(plan, tapped)
     identity = identify(
         model,
         inputs,
         weights_hash=weights,
-        **plan.base,
+        **{**plan.base, "protocol": ", ".join(protocols)},
         detectors=names,
         ensembles=list(ensembles),
         choose=choose,
         probes=probes,
         bootstrap=bootstrap,
     )
-    identity["seconds"] = {**clock, "total": time.perf_counter() - start}
-    return Results(
+    results = Results(
         rows=found.rows,
         identity=identity,
-        relations=relations,
-        choices=choices,
         series={"histograms": found.histograms},
         scores=scores_table(_sets(plan, found)),
     )
+    with _timed(clock, "relations"):
+        results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
+        results.choices = choose_taps(results.main_rows)
+    identity["seconds"] = {**clock, "total": time.perf_counter() - start}
+    return results
 
 
 def _detectors(patterns: Sequence[str]) -> list[str]:
@@ -184,8 +192,7 @@ def _detectors(patterns: Sequence[str]) -> list[str]:
     return names
 
 
-def _measure_taps(plan: Plan, clock: dict[str, float]) -> Found:
-    found = Found()
+def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
     taps = [(name, plan.model.tap_info[name].depth) for name in plan.model.tap_names]
     shown = {plan.model.head_tap, "encoder"}
     with progress("measuring taps", total=len(taps), unit="taps") as advance:
@@ -197,7 +204,6 @@ def _measure_taps(plan: Plan, clock: dict[str, float]) -> Found:
             _measure_tap(plan, tap, found, clock, with_histograms=name in shown)
             advance(1, note=name)
     found.rows += tunnel_rows(found.rows, plan.inputs, taps, functools.partial(make_row, plan.base, kind="transfer"))
-    return found
 
 
 def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float], *, with_histograms: bool) -> None:

@@ -70,7 +70,7 @@ def measure_probes(
             rows += accuracy_rows(result, make, **where)
             correct[name, probe] = result.correct.cpu().numpy()
         if results:
-            rows.append(_mean_row(results, replicates, seed, make, probe))
+            rows.append(mean_row(results, replicates, seed, functools.partial(make, group="transfer", method=probe)))
     return rows, correct
 
 
@@ -159,7 +159,7 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
     return found
 
 
-def _mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: MakeRow, probe: str) -> Row:
+def mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: MakeRow) -> Row:
     """The mean accuracy over sets; a resampled number of right answers is binomial."""
     generator = np.random.default_rng(seed)
     resampled = [generator.binomial(result.n, result.accuracy, replicates) / result.n for result in results]
@@ -167,8 +167,6 @@ def _mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: 
     chosen = {result.selected_on for result in results}
     return make(
         dataset=MEAN,
-        group="transfer",
-        method=probe,
         metric="accuracy",
         value=float(np.mean([result.accuracy for result in results])),
         low=low,

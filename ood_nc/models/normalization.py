@@ -17,7 +17,8 @@ from ood_nc.models.taps import block_names
 from ood_nc.passes import evaluating
 
 MAX_GROUPS = 32
-_SHORTCUTS = {"downsample", "shortcut", "skip", "identity", "proj_shortcut", "conv_skip"}
+SHORTCUTS = {"downsample", "shortcut", "skip", "identity", "proj_shortcut", "conv_skip"}
+"""What the parts of a residual block beside its main path are called in timm."""
 
 
 def group_count(channels: int, max_groups: int = MAX_GROUPS) -> int:
@@ -132,7 +133,7 @@ def _zero_last_norms(model: nn.Module, image_shape: tuple[int, int, int]) -> Non
     for block in block_names(model, [name for name in seen.outputs if name]):
         inside = [name for name in seen.outputs if name.startswith(f"{block}.")]
         norms = [name for name in inside if isinstance(modules[name], nn.GroupNorm)]
-        on_main_path = [name for name in norms if not _SHORTCUTS & set(name.removeprefix(block).split("."))]
+        on_main_path = [name for name in norms if not SHORTCUTS & set(name.removeprefix(block).split("."))]
         if on_main_path:
             handles.append(modules[block].register_forward_hook(_ZeroIfResidual(modules[on_main_path[-1]].weight)))
     reference = next(model.parameters())

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ood_nc.documents import read_results
+from ood_nc.documents import one_protocol, read_results
 from ood_nc.errors import UserError
 from ood_nc.tracking import read_log
 
@@ -74,7 +74,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
     if not document["identity"].get("taps"):
         raise UserError(f"The results in {directory} name no taps: evaluate the run again.")
     name = str(document["identity"].get("run") or directory.name)
-    rows, other_protocols = _one_protocol(document["rows"])
+    rows, other_protocols = one_protocol(document["rows"])
     log, environment = directory / "metrics.jsonl", directory / "environment.json"
     return Run(
         name=_distinct(name, taken),
@@ -95,15 +95,6 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
 def _distinct(name: str, taken: Sequence[str]) -> str:
     like = [other for other in taken if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
     return f"{name} ({len(like) + 1})" if like else name
-
-
-def _one_protocol(rows: Sequence[Row]) -> tuple[Sequence[Row], list[str]]:
-    """The rows of the strict protocol (else of the first), so that numbers of two protocols never share a line."""
-    protocols = list(dict.fromkeys(row["protocol"] for row in rows))
-    if len(protocols) < 2:
-        return rows, []
-    kept = "strict" if "strict" in protocols else protocols[0]
-    return [row for row in rows if row["protocol"] == kept], [name for name in protocols if name != kept]
 
 
 def _read_text(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from ood_nc.models import ControlledModel
 def tiny_model(classes: int = 5, **options: Any) -> ControlledModel:
     torch.manual_seed(0)
     options = {"taps": ("layer2", "encoder", "projector"), "img_size": 32, **options}
-    model = ControlledModel("test_resnet.r160_in1k", num_classes=classes, **options)
+    model = ControlledModel(options.pop("backbone", "test_resnet.r160_in1k"), num_classes=classes, **options)
     model.class_names = tuple(str(digit) for digit in range(classes))
     return model
 

@@ -366,7 +366,7 @@ def test_id_images_without_labels_leave_what_needs_none(tiny: Callable[..., Cont
     [
         ({"detectors": ["enrgy"]}, "enrgy.*Did you mean 'energy'"),
         ({"probes": ["liner"]}, "liner.*Did you mean 'linear'"),
-        ({"protocol": "paper"}, "paper"),
+        ({"protocols": ["papr"]}, "paper"),
         ({"groups": {"digits": "middle"}}, "digits has group 'middle'"),
         ({"groups": {"digit": "near"}}, "group for 'digit'.*Did you mean 'digits'"),
         ({"ood": {"x": "no/such/folder"}, "groups": {}}, "No data at"),
