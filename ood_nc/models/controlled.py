@@ -14,6 +14,7 @@ from ood_nc.errors import UserError, nearest
 from ood_nc.models.backbone import Encoder, build_encoder
 from ood_nc.models.etf import ETFClassifier
 from ood_nc.models.projector import Projector
+from ood_nc.models.specification import check_specification, without_weights
 from ood_nc.models.taps import Recorder, TapInfo, resolve_taps
 
 HEADS = ("linear", "etf")
@@ -113,6 +114,7 @@ class ControlledModel(nn.Module):
             "pooling": pooling if isinstance(pooling, str) else dict(pooling),
             "head": head,
             **settings,
+            "backbone_options": without_weights(settings["backbone_options"]),
         }
 
     @property
@@ -170,7 +172,8 @@ class ControlledModel(nn.Module):
         """Return what `from_spec` needs to build this model again, as plain JSON values.
 
         Raises:
-            UserError: the backbone was given as a module, whose code the specification cannot hold.
+            UserError: the backbone was given as a module, whose code the specification cannot hold; or an option is of
+                a kind that `from_spec` would refuse.
         """
         if self._spec["backbone"] is None:
             raise UserError(
@@ -178,12 +181,18 @@ class ControlledModel(nn.Module):
                 "load its state dict."
             )
         spec = {**self._spec, "preprocessing": self.preprocessing, "class_names": self.class_names}
-        return json.loads(json.dumps(spec))
+        return check_specification(json.loads(json.dumps(spec)))
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> ControlledModel:
-        """Build the model that `spec` described, with fresh weights: nothing is downloaded."""
-        arguments = dict(spec)
+        """Build the model that `spec` described, with fresh weights.
+
+        The specification may come from a file that is not trusted: no other file is opened and nothing downloaded.
+
+        Raises:
+            UserError: it holds anything that `spec` would not have written, or the model cannot be built.
+        """
+        arguments = check_specification(spec)
         preprocessing, class_names = arguments.pop("preprocessing"), arguments.pop("class_names")
         model = cls(arguments.pop("backbone"), arguments.pop("num_classes"), **arguments)
         model.preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocessing.items()}
@@ -227,7 +236,7 @@ def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:
     """Return the model that a configuration describes; `config.checkpoint` is not read (see `load_weights`)."""
     projector = config.projector.model_dump()
     kind = projector.pop("kind")
-    return ControlledModel(
+    model = ControlledModel(
         config.name,
         num_classes,
         projector=kind,
@@ -243,6 +252,8 @@ def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:
         projector_options=projector,
         backbone_options=config.kwargs,
     )
+    model.spec()  # what no checkpoint could hold is refused now, not after an epoch
+    return model
 
 
 def _make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:

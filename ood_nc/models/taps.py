@@ -219,7 +219,10 @@ def _glob(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"(\*|\?|\[[^\]]*\])", pattern)
     translated = {"*": "[^.]*", "?": "[^.]"}
     kept = [translated.get(part, part if part.startswith("[") else re.escape(part)) for part in parts]
-    return re.compile("".join(kept).replace("[!", "[^"))
+    try:
+        return re.compile("".join(kept).replace("[!", "[^"))
+    except re.error as error:
+        raise UserError(f"The tap {pattern!r} is no pattern: {error}.") from None
 
 
 def _pooling_for(name: str, pattern: str, pooling: str | Mapping[str, str]) -> str:
