@@ -54,7 +54,8 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         config: the data section of the configuration; the sets of its suite are added.
         seed: of the validation split.
         workers: threads that check the training images.
-        check_images: decode all training images first (the others are checked as they are read).
+        check_images: decode all training images first (the others are checked as they are read), and note what the
+            sets share; an evaluation looks for that itself.
 
     Raises:
         UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
@@ -90,7 +91,8 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     notes += _remarks([test, *ood.values(), *(part for pair in transfer.values() for part in pair)])
     groups: dict[str, str] = {name: entry.group for name, entry in ood_sets.items()}
     data = RunData(train, val, test, ood, transfer, groups, names, notes)
-    _compare(data)
+    if check_images:
+        _compare(data)
     return data
 
 

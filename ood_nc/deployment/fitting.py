@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ood_nc.data import ImageDataset, duplicates_between, eval_transform, stratified_split
+from ood_nc.data import ImageDataset, eval_transform, find_overlaps, stratified_split
+from ood_nc.data.overlap import Role
 from ood_nc.deployment.detector import Detector
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import (
@@ -194,12 +195,11 @@ def _data(
     splits: bool,
     seed: int,
 ) -> _Data:
-    copies = duplicates_between(train, held_out)
-    if copies:
-        raise UserError(
-            f"{len(copies)} of {len(held_out)} held-out images are also in ID train (first: {copies[0]}): a threshold "
-            "from them would promise too much. Hold other images out."
-        )
+    roles: dict[str, Role] = {"ID train": "fit", "the held-out ID set": "calibrate", "the validation OOD set": "choose"}
+    given = dict(zip(roles, (train, held_out, validation_ood), strict=True))
+    sets = {name: dataset for name, dataset in given.items() if dataset is not None}
+    for found in find_overlaps(sets, roles):
+        raise UserError(f"{found}: the detector would promise too much. Use other images.")
     whole = get(held_out)
     tuning, calibration = None, whole
     if splits:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
-
-import numpy as np
 
 from ood_nc.data import (
     ImageDataset,
+    NoImagesError,
     align_classes,
-    duplicates_between,
     eval_transform,
     open_dataset,
-    shared_class_names,
     stratified_split,
 )
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import VALIDATION_OOD, number_classes
+from ood_nc.evaluation.shared_images import note_shared_images
 
 Source: TypeAlias = "ImageDataset | str"
 TransferSource: TypeAlias = "Source | tuple[Source, Source]"
@@ -42,6 +39,7 @@ class Inputs:
         ood: OOD sets by name; None for one without images.
         transfer: train and test of each transfer task; None for one without images.
         groups: near, far or covariate of each OOD set.
+        chosen_on: what that set is called.
         head_fits: whether the head's outputs are the classes of the ID data.
         datasets: what is known of each set, for the results' identity.
         overlap: ids of each OOD set that are copies of ID images or show a class that is also an ID class.
@@ -55,6 +53,7 @@ class Inputs:
     groups: dict[str, str]
     id_val: ImageDataset | None = None
     validation_ood: ImageDataset | None = None
+    chosen_on: str | None = None
     head_fits: bool = True
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
     overlap: dict[str, set[str]] = field(default_factory=dict)
@@ -74,6 +73,15 @@ class Inputs:
             if pair is not None:
                 found |= dict(zip(transfer_keys(name), pair, strict=True))
         return found
+
+    def apply(self, transform: Callable[[Any], Any]) -> None:
+        """Give every set this transform."""
+        self.id_train, self.id_test = self.id_train.with_transform(transform), self.id_test.with_transform(transform)
+        self.id_val = self.id_val and self.id_val.with_transform(transform)
+        self.validation_ood = self.validation_ood and self.validation_ood.with_transform(transform)
+        self.ood = {name: one and one.with_transform(transform) for name, one in self.ood.items()}
+        for name, pair in self.transfer.items():
+            self.transfer[name] = pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
 
     def note_broken(self, key: str, broken: list[tuple[str, str]]) -> None:
         """Record images of a set that could not be read: they are in no measurement."""
@@ -147,15 +155,16 @@ def prepare(
     test, val = others[0], None if val is None else others[1]
     notes += [note] if note else []
     sets = {name: _open_or_none(source) for name, source in ood.items()}
-    chosen_on = None
+    validation_ood = None
     if choose_on is not None:
-        chosen_on = _named(sets, choose_on, notes)
+        validation_ood = _named(sets, choose_on, notes)
         groups = {name: group for name, group in groups.items() if name != choose_on}
     inputs = Inputs(
         id_train=train,
         id_test=test,
         id_val=val,
-        validation_ood=chosen_on,
+        validation_ood=validation_ood,
+        chosen_on=choose_on,
         ood=sets,
         transfer={name: _transfer(name, source) for name, source in transfer.items()},
         groups={name: groups.get(name, "far") for name in sets},
@@ -163,14 +172,9 @@ def prepare(
         notes=notes,
     )
     _describe(inputs)
+    note_shared_images(inputs)
     transform = eval_transform(model.preprocessing)
-    inputs.id_train, inputs.id_test = train.with_transform(transform), test.with_transform(transform)
-    inputs.id_val = val and val.with_transform(transform)
-    inputs.validation_ood = chosen_on and chosen_on.with_transform(transform)
-    for name, dataset in inputs.ood.items():
-        inputs.ood[name] = None if dataset is None else dataset.with_transform(transform)
-    for name, pair in inputs.transfer.items():
-        inputs.transfer[name] = pair and (pair[0].with_transform(transform), pair[1].with_transform(transform))
+    inputs.apply(transform)
     return inputs
 
 
@@ -204,15 +208,11 @@ def _open(source: Source) -> ImageDataset:
 
 def _open_or_none(source: Source) -> ImageDataset | None:
     """The set, or None for one that is there but holds no images."""
-    if isinstance(source, str):
-        if _is_empty_folder(Path(source.replace("::", "/")).expanduser()):
-            return None
-        source = open_dataset(source)
-    return source if len(source) else None
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(entry.is_file() and not entry.name.startswith(".") for entry in path.rglob("*"))
+    try:
+        dataset = open_dataset(source) if isinstance(source, str) else source
+    except NoImagesError:
+        return None
+    return dataset if len(dataset) else None
 
 
 def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDataset] | None:
@@ -231,7 +231,7 @@ def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDat
 
 
 def _describe(inputs: Inputs) -> None:
-    """Fill in what is known of each set, and the copies and classes OOD sets share with ID."""
+    """Fill in what is known of each set."""
     for key, present in inputs.all().items():
         known = {"source": present.name, "n": len(present), "fingerprint": present.fingerprint()}
         inputs.datasets[_public(key)] = known
@@ -239,10 +239,6 @@ def _describe(inputs: Inputs) -> None:
         if key in inputs.datasets:
             inputs.datasets[key]["group"] = "id"
     n_id = len(inputs.id_test)
-    shared = duplicates_between(inputs.id_train, inputs.id_test)
-    if shared:
-        inputs.notes.append(f"{len(shared)} of {n_id} ID test files are also in ID train")
-        inputs.datasets["id_test"]["duplicates"] = {"id_train": _counted(shared)}
     for name in inputs.transfer:
         for part in ("train", "test"):
             inputs.datasets.setdefault(f"{name}/{part}", {"n": 0})["group"] = "transfer"
@@ -251,28 +247,3 @@ def _describe(inputs: Inputs) -> None:
         entry |= {"group": inputs.groups[name], "n_id": n_id, "base_rate": entry["n"] / (entry["n"] + n_id)}
         if dataset is None:
             inputs.notes.append(f"{name} holds no images: it is undefined and in no mean")
-        elif inputs.groups[name] != "covariate":
-            _overlap(inputs, name, dataset, entry)
-
-
-def _overlap(inputs: Inputs, name: str, dataset: ImageDataset, entry: dict[str, Any]) -> None:
-    overlap: set[str] = set()
-    entry["duplicates"] = {}
-    for label, reference in (("ID test", inputs.id_test), ("ID train", inputs.id_train)):
-        copies = duplicates_between(reference, dataset)
-        entry["duplicates"][label.lower().replace(" ", "_")] = _counted(copies)
-        overlap.update(copies)
-        if copies:
-            inputs.notes.append(f"{name}: {len(copies)} of {len(dataset)} OOD files are also in {label}")
-    classes = shared_class_names(inputs.id_train, dataset)
-    entry["shared_classes"] = classes
-    if classes:
-        inputs.notes.append(f"{name}: classes {', '.join(classes)} are also ID classes")
-        indices = [(dataset.class_names or ()).index(found) for found in classes]
-        rows = np.flatnonzero(np.isin(dataset.targets, indices))
-        overlap.update(dataset.ids[row] for row in rows)
-    inputs.overlap[name] = overlap
-
-
-def _counted(ids: list[str]) -> dict[str, Any]:
-    return {"count": len(ids), "ids": ids[:_LISTED]}

@@ -141,7 +141,7 @@ def test_mistakes_are_one_line(model: ControlledModel) -> None:
     train, held_out = digits("train"), digits("test")
     with pytest.raises(UserError, match=r"no tap 'encodr'\. Did you mean 'encoder'\?"):
         fit_detector(model, train, held_out, taps=["encodr"])
-    with pytest.raises(UserError, match="300 of 300 held-out images are also in ID train"):
+    with pytest.raises(UserError, match="300 of 300 images of the held-out ID set are also in ID train"):
         fit_detector(model, held_out, held_out)
     with pytest.raises(UserError, match="to one detector only"):
         fit_detector(model, train, held_out, detectors=["knn", "energy"], parameters={"k": 3})
