@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
 from ood_nc.data import ImageDataset
 from ood_nc.evaluation.fitting import VALIDATION_OOD, Extractor
 from ood_nc.evaluation.inputs import Inputs
@@ -51,3 +55,25 @@ def _holds(whole: ImageDataset, part: ImageDataset) -> bool:
     if len(position) < len(whole) or not all(name in position for name in part.ids):
         return False
     return all(whole.mark(position[name]) == part.mark(index) for index, name in enumerate(part.ids))
+
+
+def same_taps(
+    names: Iterable[str], banks: Mapping[str, FeatureBank], *, preferred: Sequence[str]
+) -> dict[str, list[str]]:
+    """The taps to measure, in depth order, each with its aliases: taps that hold the same tensor on every set.
+
+    Args:
+        names: of all taps.
+        banks: by set key.
+        preferred: the taps under whose names the others are measured, where it comes to that.
+    """
+    names = list(names)
+    found: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda name: name not in preferred):
+        twins = (one for one in found if all(torch.equal(bank.taps[one], bank.taps[name]) for bank in banks.values()))
+        twin = next(twins, None)
+        if twin is None:
+            found[name] = []
+        else:
+            found[twin].append(name)
+    return {name: found[name] for name in names if name in found}

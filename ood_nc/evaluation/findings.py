@@ -22,6 +22,7 @@ class Plan:
     """What every tap is measured with."""
 
     model: Any
+    taps: list[str]
     inputs: Inputs
     banks: dict[str, FeatureBank]
     detectors: list[str]

@@ -72,7 +72,7 @@ def number_classes(model: Any, train: ImageDataset, others: Sequence[ImageDatase
         note = f"the head has {model.num_classes} outputs for {classes} ID classes"
         return NumberedClasses(train, others, False, f"{note}: an ID probe stands in for it on every tap")
     if getattr(model, "head_is_fresh", False):
-        note = "the head is untrained: an ID probe stands in for it on every tap"
+        note = "there is no trained head: an ID probe stands in for it on every tap"
         return NumberedClasses(train, others, False, note)
     note = f"the model stores no class names; its {classes} outputs are taken to be the ID classes in order"
     return NumberedClasses(train, others, True, note)

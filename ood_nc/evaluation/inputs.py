@@ -16,6 +16,7 @@ from ood_nc.data import (
 )
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import VALIDATION_OOD, number_classes
+from ood_nc.evaluation.open_model import open_model
 from ood_nc.evaluation.shared_images import note_shared_images
 
 Source: TypeAlias = "ImageDataset | str"
@@ -121,8 +122,8 @@ def prepare(
     id_val: Source | None = None,
     holds_out: bool = False,
     choose_on: str | None = None,
-) -> Inputs:
-    """Open every set and give all of them the model's own preprocessing.
+) -> tuple[Any, Inputs]:
+    """Open the model (`open_model`) and every set, and give all of them the model's own preprocessing.
 
     Without ``id_train`` half of ``id`` (stratified, seed 0) is what is fitted on and the other half what is tested.
     Where a set is to be held out (``holds_out``) and ``id_val`` is not given, a tenth of the ID train set is; else
@@ -151,6 +152,7 @@ def prepare(
     else:
         train = _open(id_train)
     train, val = _validation(train, id_val, notes) if holds_out else (train, None)
+    model = open_model(model, train.num_classes)
     train, others, head_fits, note = number_classes(model, train, [test] if val is None else [test, val])
     test, val = others[0], None if val is None else others[1]
     notes += [note] if note else []
@@ -173,9 +175,9 @@ def prepare(
     )
     _describe(inputs)
     note_shared_images(inputs)
-    transform = eval_transform(model.preprocessing)
-    inputs.apply(transform)
-    return inputs
+    if model.preprocessing:
+        inputs.apply(eval_transform(model.preprocessing))
+    return model, inputs
 
 
 def _validation(train: ImageDataset, given: Source | None, notes: list[str]) -> tuple[ImageDataset, ImageDataset]:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ood_nc.documents import COLUMNS, PARTS, one_protocol, plain, read_results, write_results
+from ood_nc.documents import COLUMNS, PARTS, measured_taps, one_protocol, plain, read_results, write_results
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path
 
@@ -58,7 +58,7 @@ class Results:
         return list(one_protocol(self.rows)[0])
 
     def select(self, **equals: Any) -> list[Row]:
-        """The rows whose columns equal the given values.
+        """The rows whose columns equal the given values; a tap that was measured as another goes by both names.
 
         Raises:
             UserError: no such column.
@@ -66,6 +66,8 @@ class Results:
         unknown = set(equals) - set(COLUMNS)
         if unknown:
             raise UserError(f"No column {sorted(unknown)[0]!r} in the results; there are {', '.join(COLUMNS)}.")
+        if "tap" in equals and self.identity.get("taps"):
+            equals["tap"] = measured_taps(self.identity).get(equals["tap"], equals["tap"])
         return [row for row in self.rows if all(row[key] == value for key, value in equals.items())]
 
     def save(self, directory: str | Path) -> None:

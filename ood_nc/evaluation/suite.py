@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 
+from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
-from ood_nc.evaluation.banks import extract_banks
+from ood_nc.evaluation.banks import extract_banks, same_taps
 from ood_nc.evaluation.collapse import collapse_rows
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
+from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, Plan
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
 from ood_nc.evaluation.histograms import histograms
@@ -40,13 +42,14 @@ PROTOCOLS = (STRICT, PAPER)
 
 
 def evaluate(
-    model: Any,
+    model: Any = None,
     *,
-    id: Source,
+    id: Source | None = None,
     id_train: Source | None = None,
     id_val: Source | None = None,
     ood: Mapping[str, Source] | None = None,
     transfer: Mapping[str, TransferSource] | None = None,
+    features: str | Path | Mapping[str, ArrayLike] | None = None,
     groups: Mapping[str, str] | None = None,
     detectors: Sequence[str] | None = None,
     ensembles: Sequence[str] = (),
@@ -74,13 +77,16 @@ def evaluate(
     ID, and as dataset ``mean`` by group (its n counts sets); ``transfer`` likewise; ``accuracy`` on ID.
 
     Args:
-        model: a `ControlledModel`.
-        id: held-out ID images, a data set or a source (`ood_nc.data.open_dataset`).
+        model: a `ControlledModel`, a timm model, or any module that maps images to (B, d) (`open_model`).
+        id: held-out ID images: a source (`ood_nc.data.open_dataset`), a data set, a torch ``Dataset`` or
+            ``DataLoader`` of (image, label); the other sets likewise.
         id_train: ID training images; without them half of ``id`` is fitted on.
         id_val: ID images that were not trained on, for what is settled before the test (ensembles, choices, detectors
             that fit on held-out ID); where needed and not given, a tenth of ``id_train``.
         ood: OOD sets by name.
         transfer: transfer tasks by name: (train, test), or one set, of which a fifth is the test part.
+        features: features from elsewhere instead of a model and images: a file, a folder or arrays by name, laid out as
+            `ood_nc.evaluation.feature_sets` says.
         groups: near, far (when not given) or covariate of each OOD set.
         detectors: names and globs; the configuration's default when not given. Input detectors (those that need the
             network itself) must be named in full.
@@ -115,28 +121,39 @@ def evaluate(
     kinds = {name: detector_class(name).kind for name in names}
     featured = [name for name in names if kinds[name] == "feature"]
     holds_out = bool(ensembles) or choose != NONE or any(detector_class(name).fits_on_held_out for name in featured)
-    inputs = prepare(
-        model,
-        id=id,
-        id_train=id_train,
-        id_val=id_val,
-        ood=ood or {},
-        transfer=transfer or {},
-        groups=groups or {},
-        holds_out=holds_out,
-        choose_on=None if choose in (NONE, SYNTHETIC) else choose,
-    )
+    sets: dict[str, Any] = {
+        "id": id,
+        "id_train": id_train,
+        "id_val": id_val,
+        "ood": ood or {},
+        "transfer": transfer or {},
+    }
+    if features is not None:
+        if model is not None or any(sets.values()):
+            raise UserError("Features bring all sets with them: give features, or a model with id, not both.")
+        if len(featured) < len(names):
+            raise UserError(f"Detector {(set(names) - set(featured)).pop()!r} needs the network, not features alone.")
+        model, sets = open_features(features)
+    elif model is None or id is None:
+        raise UserError("evaluate needs a model and id, its held-out ID images; or features.")
+    sets["groups"] = groups or sets.get("groups") or {}
+    choose_on = None if choose in (NONE, SYNTHETIC) else choose
+    model, inputs = prepare(model, **sets, holds_out=holds_out, choose_on=choose_on)
     clock = {"preparation": time.perf_counter() - start}
-    weights = weights_hash(model)
+    weights = weights_hash(model) if features is None else None
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
         tapped = PaperTaps(model) if PAPER in protocols else model
-        banks = extract_banks(inputs, bank_extractor(tapped, cache, weights=weights, **options))
+        extractor = feature_bank if features is not None else bank_extractor(tapped, cache, weights=weights, **options)
+        banks = extract_banks(inputs, extractor)
+    aliases = same_taps(model.tap_names, banks, preferred=(model.head_tap, "encoder"))
+    inputs.notes += [f"{name} is the same tensor as {tap}: measured once" for tap in aliases for name in aliases[tap]]
     plan = Plan(
         model=model,
         inputs=inputs,
         banks=banks,
         detectors=featured,
+        taps=list(aliases),
         input_detectors=[name for name in names if kinds[name] == "input"],
         ensembles=list(ensembles),
         tuning=None if choose == NONE else Tuning(choose, seed),
@@ -158,6 +175,7 @@ def evaluate(
     identity = identify(
         model,
         inputs,
+        aliases,
         weights_hash=weights,
         **{**plan.base, "protocol": ", ".join(protocols)},
         detectors=names,
@@ -193,7 +211,7 @@ def _detectors(patterns: Sequence[str]) -> list[str]:
 
 
 def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
-    taps = [(name, plan.model.tap_info[name].depth) for name in plan.model.tap_names]
+    taps = [(name, plan.model.tap_info[name].depth) for name in plan.taps]
     shown = {plan.model.head_tap, "encoder"}
     with progress("measuring taps", total=len(taps), unit="taps") as advance:
         for name, _ in taps:

@@ -63,12 +63,17 @@ def open_tap(
         head, selected_on, probe = _id_probe(features, labels, seed)
     logits: dict[str, torch.Tensor] = {}
     if own:
-        bias = model.head_bias
-        head = model.head_weight.detach().float().to(device), None if bias is None else bias.detach().float().to(device)
+        weight, bias = model.head_weight, model.head_bias
+        # Features from elsewhere may come with logits alone.
+        head = None if weight is None else (_on(weight, device), None if bias is None else _on(bias, device))
         logits = {key: bank.logits.to(device) for key, bank in banks.items()}
         selected_on = None
     depth = model.tap_info[name].depth
     return TapData(name, depth, features, labels, head, HEAD if own else ID_PROBE, logits, probe, selected_on)
+
+
+def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.detach().float().to(device)
 
 
 def _id_probe(

@@ -10,9 +10,9 @@ from PIL import Image
 
 from ood_nc.data import eval_transform, open_dataset, stratified_split
 from ood_nc.evaluation import evaluate
-from ood_nc.evaluation.banks import extract_banks
+from ood_nc.evaluation.banks import extract_banks, same_taps
 from ood_nc.evaluation.inputs import prepare
-from ood_nc.features import UnreadableError, extract
+from ood_nc.features import FeatureBank, UnreadableError, extract
 from ood_nc.models import ControlledModel
 
 from .conftest import Counting, arguments, part
@@ -38,7 +38,7 @@ def test_an_image_in_several_sets_is_forwarded_once(tiny: Callable[..., Controll
     found = evaluate(model, **{**given, "detectors": ["energy"], "probes": ["nearest_mean"], "bootstrap": 0})
     assert counter.images == len(given["id"]) + len(given["id_train"]) + len(whole)
 
-    inputs = prepare(model, id=given["id"], id_train=None, ood=given["ood"], transfer={"same": halves}, groups={})
+    _, inputs = prepare(model, id=given["id"], id_train=None, ood=given["ood"], transfer={"same": halves}, groups={})
     banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
     transform = eval_transform(model.preprocessing)
     for key, dataset in (("transfer/same/train", halves[0]), ("transfer/same/test", halves[1])):
@@ -51,7 +51,7 @@ def test_an_image_in_several_sets_is_forwarded_once(tiny: Callable[..., Controll
 def test_equal_ids_of_other_images_are_other_images(tmp_path: Path, model: ControlledModel) -> None:
     sources = {"a": write(tmp_path / "a", 6, 0), "b": write(tmp_path / "b", 4, 1)}
     id_set = part("bundled/digits-id::test", 20)
-    inputs = prepare(model, id=id_set, id_train=None, ood=sources, transfer={}, groups={})
+    _, inputs = prepare(model, id=id_set, id_train=None, ood=sources, transfer={}, groups={})
     forwarded = []
 
     def extractor(dataset: object) -> object:
@@ -67,7 +67,7 @@ def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: Cont
     whole = open_dataset(write(tmp_path / "a", 6, 0, broken=(4, 5)))
     rows = [index for index, name in enumerate(whole.ids) if name in ("4.png", "5.png")]
     given = {"id": part("bundled/digits-id::test", 20), "id_train": None, "transfer": {}, "groups": {}}
-    inputs = prepare(model, **given, ood={"whole": whole, "broken": whole.subset(rows, name="broken")})
+    _, inputs = prepare(model, **given, ood={"whole": whole, "broken": whole.subset(rows, name="broken")})
     banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
     assert "ood/broken" not in banks and len(banks["ood/whole"]) == 4
     assert any("None of the 2 images of broken" in note for note in inputs.notes)
@@ -75,6 +75,29 @@ def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: Cont
 
 def test_an_id_set_without_a_readable_image_ends_it(tmp_path: Path, model: ControlledModel) -> None:
     source = write(tmp_path / "id", 4, 0, broken=(0, 1, 2, 3))
-    inputs = prepare(model, id=source, id_train=None, ood={}, transfer={}, groups={})
+    _, inputs = prepare(model, id=source, id_train=None, ood={}, transfer={}, groups={})
     with pytest.raises(UnreadableError, match="None of the 2 images"):
         extract_banks(inputs, lambda dataset: extract(model, dataset))
+
+
+def test_taps_that_are_one_tensor_are_measured_once(tiny: Callable[..., ControlledModel]) -> None:
+    model = tiny(taps=("layer3", "layer4", "encoder", "projector"))
+    given = {**arguments(), "detectors": ["knn"], "probes": ["nearest_mean"], "bootstrap": 0}
+    found = evaluate(model, **given)
+    assert {row["tap"] for row in found.rows} == {"layer3", "encoder", "projector"}
+    assert next(tap for tap in found.identity["taps"] if tap["name"] == "encoder")["aliases"] == ["layer4"]
+    assert "layer4 is the same tensor as encoder: measured once" in found.identity["notes"]
+    assert found.select(tap="layer4", metric="auroc") == found.select(tap="encoder", metric="auroc") != []
+    # Three taps enter the relations, not four: those of the tap measured twice were counted twice.
+    assert {entry["taps"] for entry in found.relations if entry["pearson"] is not None} == {3}
+    alone = evaluate(tiny(taps=("layer3", "encoder", "projector")), **given)
+    ours, theirs = ([(e["x"], e["y"], e["method"], e["pearson"]) for e in r.relations] for r in (found, alone))
+    assert ours == theirs
+
+
+def test_taps_that_differ_in_one_number_of_one_set_are_two() -> None:
+    a, b = torch.ones(3, 2), torch.ones(3, 2)
+    b[2, 1] = 2
+    banks = {key: FeatureBank({"x": a, "y": other}, a, a[:, 0].long(), ()) for key, other in (("t", a), ("o", b))}
+    assert same_taps(["x", "y"], {"t": banks["t"]}, preferred=("y",)) == {"y": ["x"]}
+    assert same_taps(["x", "y"], banks, preferred=("y",)) == {"x": [], "y": []}

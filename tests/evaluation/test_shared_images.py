@@ -45,9 +45,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(folders: Path, **options: Any) -> Inputs:
-    model = SimpleNamespace(class_names=("0", "1"), num_classes=2, preprocessing=tiny_model().preprocessing)
+    known = {"class_names": ("0", "1"), "num_classes": 2, "tap_info": {}}
+    model = SimpleNamespace(**known, preprocessing=tiny_model().preprocessing)
     given = {"id": str(folders / "test"), "id_train": str(folders / "train"), "transfer": {}, "groups": {}, "ood": {}}
-    return prepare(model, **{**given, **options})
+    return prepare(model, **{**given, **options})[1]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,7 @@ def test_choosing_on_what_is_tested_is_refused_whatever_its_name(
     ood = {"chosen": str(tmp_path / "chosen"), "reported": str(folders / "stl")}
     if tested == "the same files":
         ood["chosen"] = ood["reported"]
-    with pytest.raises(
-        UserError, match=r"cannot be chosen on 'chosen': .* images of (reported|ID test) are also in it"
-    ):
+    with pytest.raises(UserError, match=r"cannot be chosen on 'chosen': .* images of (reported|ID test) are also in"):
         prepared(folders, ood=ood, choose_on="chosen", holds_out=True)
 
 

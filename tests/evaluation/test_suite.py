@@ -277,7 +277,7 @@ def test_an_untrained_head_is_not_used(tiny: Callable[..., ControlledModel]) -> 
     model = tiny()
     model.class_names = None
     given = {**arguments(), "transfer": {}, "ood": {}, "groups": {}, "detectors": ["energy"], "bootstrap": 0}
-    assert any("untrained" in note for note in evaluate(model, **given).identity["notes"])
+    assert any("no trained head" in note for note in evaluate(model, **given).identity["notes"])
     model.head_is_fresh = False
     found = evaluate(model, **given)
     assert any("in order" in note for note in found.identity["notes"])

@@ -1,0 +1,250 @@
+"""Features that were extracted elsewhere, evaluated as images would be: no model and no image is needed.
+
+The layout is the same for one file, for a folder and for arrays: every array has a name of parts joined by ``/``.
+
+    id_train/TAP, id_test/TAP      features (N, d) of the ID images, fitted on and tested; id_val/TAP where there is one
+    ood/NAME/TAP                   of an OOD set; near/NAME, far/NAME, covariate/NAME say its group (ood is far)
+    transfer/NAME/train/TAP        of the train and the test part of a transfer task (and transfer/NAME/test/TAP)
+    SET/labels                     class indices (N,); needed for id_train, id_test and transfer sets, else optional
+    SET/logits                     (N, C), optional: what the head gave
+    head/weight, head/bias         (C, d) and (C,), optional: the head; it reads the deepest tap of its width
+
+Where a set has one tap only, its name may be left out. In an ``.npz`` or ``.safetensors`` file the names are its keys.
+In a folder they are the paths, each file's own keys added: ``ood/textures.npz`` with the key ``encoder`` and
+``ood/textures/encoder.npy`` are the same. Taps are in depth order as they come, ``encoder`` and ``projector`` last.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.data import ImageDataset
+from ood_nc.data.stores import Store
+from ood_nc.errors import UserError
+from ood_nc.features import FeatureBank
+from ood_nc.models import TapInfo
+
+FEATURE_FILES = (".npy", ".npz", ".safetensors")
+ONE_TAP = "features"
+"""The name of a tap that has none."""
+
+_LENGTHS = {"id_train": 1, "id_val": 1, "id_test": 1, "ood": 2, "near": 2, "far": 2, "covariate": 2, "transfer": 3}
+_LAYOUT = "id_train/TAP, id_test/TAP, ood/NAME/TAP, transfer/NAME/train/TAP, SET/labels, SET/logits, head/weight"
+
+
+class FeatureStore(Store):
+    """Features in the place of images: the content of a sample is its features at every tap."""
+
+    def __init__(self, taps: dict[str, torch.Tensor], logits: torch.Tensor) -> None:
+        super().__init__()
+        self.taps, self.logits = taps, logits
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def read(self, index: int) -> bytes:
+        """The features of a sample."""
+        return b"".join(features[index].numpy().tobytes() for features in self.taps.values())
+
+    def image(self, index: int) -> Image.Image:
+        """There is none."""
+        raise OSError("features have no image")
+
+
+@dataclass(frozen=True)
+class FeatureModel:
+    """What an evaluation asks of a model, where only features are known.
+
+    Attributes:
+        tap_info: a `TapInfo` by name, in depth order.
+        head_tap: what the head reads; without a head the projector, else the encoder, else the deepest tap.
+        num_classes: C.
+        head_weight: (C, d), or None.
+        head_bias: (C,), or None.
+        head_is_fresh: whether there is neither a head nor logits.
+    """
+
+    tap_info: dict[str, TapInfo]
+    head_tap: str
+    num_classes: int
+    head_weight: torch.Tensor | None
+    head_bias: torch.Tensor | None
+    head_is_fresh: bool
+    backbone_name: str = "features"
+    class_names: tuple[str, ...] | None = None
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """The taps in depth order."""
+        return tuple(self.tap_info)
+
+    def spec(self) -> None:
+        """There is no network to describe."""
+
+
+def open_features(source: str | Path | Mapping[str, ArrayLike]) -> tuple[FeatureModel, dict[str, Any]]:
+    """Open features that were extracted elsewhere.
+
+    Args:
+        source: an ``.npz`` or ``.safetensors`` file, a folder, or arrays by name; the layout is this module's.
+
+    Returns:
+        What stands for the model, and the sets as arguments of `evaluate`.
+
+    Raises:
+        UserError: no such file, a damaged one, a name outside the layout, or arrays that do not fit each other.
+    """
+    arrays = dict(source) if isinstance(source, Mapping) else _read(Path(source).expanduser())
+    sets: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        key, part = _parse(name)
+        sets.setdefault(key, {})[part] = array
+    head = sets.pop("head", {})
+    for needed in ("id_train", "id_test"):
+        if needed not in sets:
+            raise UserError(f"The features hold no {needed}: name arrays {_LAYOUT}.")
+    taps = _order([name for name in sets["id_train"] if name not in ("labels", "logits", "ids")])
+    with_logits = all("logits" in parts for parts in sets.values())
+    weight = None if "weight" not in head else as_matrix(head["weight"], "head/weight").float()
+    bias = None if "bias" not in head else as_tensor(head["bias"], "head/bias").float()
+    head_tap = _head_tap(taps, sets["id_train"], weight)
+    opened = {}
+    for key, parts in sets.items():
+        opened[key] = _open(key, parts, taps, head_tap, weight, bias, with_logits)
+    num_classes = opened["id_train"].num_classes if weight is None else len(weight)
+    dims = {tap: opened["id_train"].store.taps[tap].shape[1] for tap in taps}  # type: ignore[attr-defined]
+    info = {tap: TapInfo(tap, depth, "none", dims[tap], None) for depth, tap in enumerate(taps)}
+    fresh = weight is None and not with_logits
+    return FeatureModel(info, head_tap, num_classes, weight, bias, fresh), _arguments(opened)
+
+
+def feature_bank(dataset: ImageDataset) -> FeatureBank:
+    """The bank of a set (or a part of one) that `open_features` opened."""
+    store, rows = dataset.store, torch.as_tensor(dataset.rows)
+    assert isinstance(store, FeatureStore)
+    taps = {name: features[rows] for name, features in store.taps.items()}
+    return FeatureBank(taps, store.logits[rows], torch.as_tensor(dataset.targets), dataset.ids)
+
+
+def _arguments(opened: Mapping[str, ImageDataset]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "id": opened["id_test"],
+        "id_train": opened["id_train"],
+        "id_val": opened.get("id_val"),
+    }
+    arguments |= {"ood": {}, "groups": {}, "transfer": {}}
+    for key, dataset in opened.items():
+        kind, *rest = key.split("/")
+        if kind == "transfer":
+            other = opened.get(f"transfer/{rest[0]}/{'test' if rest[1] == 'train' else 'train'}")
+            if other is None:
+                raise UserError(f"The features hold {key}, but not its other part: a task has train and test.")
+            if rest[1] == "train":
+                arguments["transfer"][rest[0]] = (dataset, other)
+        elif kind not in ("id_train", "id_val", "id_test"):
+            if rest[0] in arguments["ood"]:
+                raise UserError(f"The features hold two OOD sets named {rest[0]}: give each a name of its own.")
+            arguments["ood"][rest[0]] = dataset
+            arguments["groups"][rest[0]] = "far" if kind == "ood" else kind
+    return arguments
+
+
+def _open(
+    key: str,
+    parts: Mapping[str, Any],
+    taps: list[str],
+    head_tap: str,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    with_logits: bool,
+) -> ImageDataset:
+    missing = [tap for tap in taps if tap not in parts]
+    unknown = [part for part in parts if part not in (*taps, "labels", "logits", "ids")]
+    if missing or unknown:
+        what = f"no tap {missing[0]!r}" if missing else f"a tap {unknown[0]!r} that id_train lacks"
+        raise UserError(f"{key} has {what}: every set needs the same taps, {', '.join(taps)}.")
+    features = {tap: as_matrix(parts[tap], f"{key}/{tap}").float().cpu() for tap in taps}
+    n = len(features[taps[0]])
+    wrong = next((tap for tap in taps if len(features[tap]) != n), None)
+    if wrong is not None:
+        raise UserError(f"{key}: {taps[0]} has {n} rows, {wrong} has {len(features[wrong])}; there must be as many.")
+    labels = torch.full((n,), -1) if "labels" not in parts else as_labels(parts["labels"], n, f"{key}/labels")
+    if with_logits:
+        logits = as_matrix(parts["logits"], f"{key}/logits").float().cpu()
+        if len(logits) != n:
+            raise UserError(f"{key}: logits have {len(logits)} rows for {n} samples.")
+    elif weight is not None:
+        logits = torch.nn.functional.linear(features[head_tap], weight.cpu(), None if bias is None else bias.cpu())
+    else:
+        logits = torch.zeros(n, 0)
+    ids = [str(name) for name in parts["ids"]] if "ids" in parts else [f"{index:06d}" for index in range(n)]
+    return ImageDataset(FeatureStore(features, logits), name=key, ids=ids, targets=labels.cpu().numpy())
+
+
+def _head_tap(taps: list[str], train: Mapping[str, Any], weight: torch.Tensor | None) -> str:
+    if weight is None:
+        return taps[-1]
+    widths = {tap: np.shape(train[tap])[-1] for tap in taps}
+    fitting = [tap for tap in taps if widths[tap] == weight.shape[1]]
+    if not fitting:
+        listed = ", ".join(f"{tap} {width}" for tap, width in widths.items())
+        raise UserError(f"head/weight has {weight.shape[1]} columns, and no tap has that width ({listed}).")
+    return fitting[-1]
+
+
+def _order(taps: list[str]) -> list[str]:
+    if not taps:
+        raise UserError(f"The features hold no tap of id_train: name arrays {_LAYOUT}.")
+    last = [name for name in ("encoder", "projector") if name in taps]
+    return [tap for tap in taps if tap not in last] + last
+
+
+def _parse(name: str) -> tuple[str, str]:
+    """The set and the tap (or labels, logits, ids) that a name means."""
+    parts = name.strip("/").split("/")
+    if parts[0] == "head" and len(parts) == 2 and parts[1] in ("weight", "bias"):
+        return "head", parts[1]
+    length = _LENGTHS.get(parts[0], 0)
+    fits = length and len(parts) in (length, length + 1) and all(parts)
+    if not fits or (parts[0] == "transfer" and parts[2] not in ("train", "test")):
+        raise UserError(f"The features hold an array named {name!r}: name arrays {_LAYOUT}.")
+    return "/".join(parts[:length]), parts[length] if len(parts) > length else ONE_TAP
+
+
+def _read(path: Path) -> dict[str, ArrayLike]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in FEATURE_FILES and file.is_file())
+        if not files:
+            raise UserError(f"No {', '.join(FEATURE_FILES)} files in {path}: name them {_LAYOUT}.")
+        found: dict[str, ArrayLike] = {}
+        for file in files:
+            place = file.relative_to(path).with_suffix("").as_posix()
+            for key, array in _read_file(file).items():
+                found["/".join(part for part in (place, key) if part)] = array
+        return found
+    if path.suffix not in FEATURE_FILES or not path.is_file():
+        raise UserError(f"No features at {path}: expected an .npz or .safetensors file, or a folder of such and .npy.")
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, ArrayLike]:
+    """The arrays of a file by key; that of an .npy file under the empty key."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        loaded = np.load(path, allow_pickle=False)
+        return {"": loaded} if path.suffix == ".npy" else dict(loaded.items())
+    except (OSError, ValueError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
+        raise UserError(f"Cannot read {path} ({' '.join(str(error).split())[:150]}).") from None

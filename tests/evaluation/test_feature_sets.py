@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation import Results, evaluate
+from ood_nc.evaluation.feature_sets import open_features
+from ood_nc.features import FeatureBank, extract
+from ood_nc.models import ControlledModel
+
+from .conftest import arguments
+
+FEW = {"detectors": ["energy", "knn", "mahalanobis"], "probes": ["linear"], "bootstrap": 0}
+
+
+@pytest.fixture(scope="module")
+def from_images(model: ControlledModel) -> Results:
+    return evaluate(model, **{**arguments(), **FEW})
+
+
+@pytest.fixture(scope="module")
+def arrays(model: ControlledModel) -> dict[str, torch.Tensor]:
+    """The features of the very same sets, by name."""
+    from ood_nc.data import eval_transform
+
+    given = arguments()
+    train, test = given["transfer"]["more digits"]
+    sets = {"id_train": given["id_train"], "id_test": given["id"], "near/digits": given["ood"]["digits"]}
+    sets |= {"far/textures": given["ood"]["textures"]}
+    sets |= {"transfer/more digits/train": train, "transfer/more digits/test": test}
+    found: dict[str, torch.Tensor] = {"head/weight": model.head_weight.detach(), "head/bias": model.head_bias.detach()}
+    for name, dataset in sets.items():
+        bank: FeatureBank = extract(model, dataset.with_transform(eval_transform(model.preprocessing)))
+        found |= {f"{name}/{tap}": features for tap, features in bank.taps.items()}
+        found |= {f"{name}/labels": bank.labels, f"{name}/logits": bank.logits}
+    return {name: array for name, array in found.items() if not (name.endswith("labels") and (array < 0).any())}
+
+
+def numbers(results: Results) -> dict[tuple[Any, ...], float | None]:
+    key = ("tap", "kind", "dataset", "group", "method", "metric", "selected_on")
+    return {tuple(row[k] for k in key): row["value"] for row in results.rows if row["metric"] != "seconds"}
+
+
+def write(folder: Path, layout: str, arrays: dict[str, torch.Tensor]) -> Path:
+    if layout == "safetensors":
+        save_file({name: array.contiguous() for name, array in arrays.items()}, folder / "all.safetensors")
+        return folder / "all.safetensors"
+    if layout == "npz":
+        np.savez(folder / "all.npz", **{name: array.numpy() for name, array in arrays.items()})
+        return folder / "all.npz"
+    sets: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        place, _, key = name.rpartition("/")
+        sets.setdefault(place, {})[key] = array.numpy()
+    for place, keys in sets.items():
+        if place.startswith("far"):
+            (folder / place).mkdir(parents=True)
+            for key, array in keys.items():
+                np.save(folder / place / f"{key}.npy", array)
+        else:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            np.savez(folder / f"{place}.npz", **keys)
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "npz", "folder", "arrays"])
+def test_features_give_the_numbers_of_their_images(
+    layout: str, from_images: Results, arrays: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    source = arrays if layout == "arrays" else write(tmp_path, layout, arrays)
+    found = numbers(evaluate(features=source, **FEW))
+    wanted = numbers(from_images)
+    # The order of taps in a file is that of its keys; with it stand the tunnel effect's rows, alike otherwise.
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert found[key] == (value if value is None else pytest.approx(value, rel=1e-5, abs=1e-6)), key
+
+
+def test_logits_follow_from_the_head_where_none_are_given(
+    from_images: Results, arrays: dict[str, torch.Tensor]
+) -> None:
+    without = {name: array for name, array in arrays.items() if not name.endswith("logits")}
+    found, wanted = numbers(evaluate(features=without, **FEW)), numbers(from_images)
+    energy = [key for key in wanted if key[4] == "energy" and key[0] == "projector"]
+    assert energy and all(found[key] == pytest.approx(wanted[key], abs=1e-5) for key in energy)
+
+
+def test_one_tap_needs_no_name_and_no_head(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 20)
+    for name in ("id_train", "id_test"):
+        np.save(tmp_path / f"{name}.npy", np.eye(3)[labels] + 0.1 * generator.normal(size=(60, 3)))
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "labels.npy", labels)
+    (tmp_path / "ood").mkdir()
+    np.save(tmp_path / "ood" / "noise.npy", generator.normal(size=(40, 3)).astype(np.float16))
+    found = evaluate(features=tmp_path, detectors=["knn", "energy"], bootstrap=0)
+    (row,) = found.select(kind="detection", method="knn", metric="auroc", dataset="noise")
+    assert row["tap"] == "features" and row["group"] == "far" and row["value"] > 0.9
+    assert found.select(method="energy", metric="auroc", dataset="noise")[0]["selected_on"] == "held out of train"
+    assert any("no trained head" in note for note in found.identity["notes"])
+
+
+def small() -> dict[str, Any]:
+    labels = np.repeat([0, 1], 5)
+    sets = {f"{name}/encoder": np.random.default_rng(0).normal(size=(10, 4)) for name in ("id_train", "id_test")}
+    return {**sets, "id_train/labels": labels, "id_test/labels": labels, "ood/x/encoder": np.zeros((3, 4))}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id_train/encoder": None}, "no tap of id_train|no id_train"),
+        ({"id_tset/encoder": np.zeros((3, 4))}, "named 'id_tset/encoder'"),
+        ({"ood/x/layer": np.zeros((3, 4))}, "a tap 'layer' that id_train lacks"),
+        ({"id_train/layer": np.zeros((10, 4))}, "id_test has no tap 'layer'"),
+        ({"id_train/labels": np.zeros(9)}, "9 entries for 10 samples"),
+        ({"id_train/labels": np.full(10, 0.5)}, "id_train/labels"),
+        ({"head/weight": np.zeros((2, 5))}, "head/weight has 5 columns"),
+        ({"ood/x/encoder": np.zeros((3, 2, 2))}, "must have shape"),
+        ({"near/x/encoder": np.zeros((3, 4))}, "two OOD sets named x"),
+        ({"transfer/t/train/encoder": np.zeros((3, 4))}, "not its other part"),
+        ({"transfer/t/encoder": np.zeros((3, 4))}, "named 'transfer/t/encoder'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> None:
+    given = {name: array for name, array in {**small(), **change}.items() if array is not None}
+    with pytest.raises(UserError, match=message) as caught:
+        open_features(given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x.txt", "nothing"])
+def test_damaged_files_are_one_line(tmp_path: Path, name: str) -> None:
+    if name != "nothing":
+        (tmp_path / name).write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(UserError, match=name) as caught:
+        open_features(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_and_a_model_or_its_detectors_do_not_go_together(model: ControlledModel) -> None:
+    with pytest.raises(UserError, match="not both"):
+        evaluate(model, features=small())
+    with pytest.raises(UserError, match="'odin' needs the network"):
+        evaluate(features=small(), detectors=["odin"])
+    with pytest.raises(UserError, match="needs a model and id"):
+        evaluate(model)
