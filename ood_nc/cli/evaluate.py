@@ -44,6 +44,17 @@ def evaluate_model(config: Config) -> tuple[Results, Path]:
         return _evaluate(model, config, directory), directory
 
 
+def evaluate_features(source: Path, config: Config) -> tuple[Results, Path]:
+    """Evaluate features that were extracted elsewhere, into a run directory of its own."""
+    from ood_nc.evaluation import evaluate
+
+    directory = config.run_directory
+    with write_lock(directory / "results.json"):
+        results = evaluate(features=source, **_settings(config, directory))
+        results.save(directory)
+    return results, directory
+
+
 def foreign_model(config: Config) -> ControlledModel:
     """A model that this project did not train, with its weights."""
     from ood_nc.models import build_model, default_num_classes, load_initial
@@ -66,7 +77,6 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         logger.info("%s", note)
     if data.test is None:
         raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
-    settings = config.evaluation
     results = evaluate(
         model,
         id=data.test,
@@ -75,23 +85,20 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,
-        protocols=settings.protocols,
-        detectors=settings.detectors,
-        ensembles=settings.ensembles,
-        choose=settings.choose,
-        probes=settings.probes,
-        bootstrap=settings.bootstrap,
-        seed=config.train.seed,
-        batch_size=settings.batch_size,
         workers=config.train.workers,
-        device=config.train.device,
         cache=directory / "features",
-        run=directory.name,
+        **_settings(config, directory),
     )
     results.save(directory)
     if config.tracking.log_wandb:
         _track(results, config, directory)
     return results
+
+
+def _settings(config: Config, directory: Path) -> dict[str, Any]:
+    """What an evaluation takes from the configuration, whatever it reads."""
+    own = {"seed": config.train.seed, "device": config.train.device, "run": directory.name}
+    return {**config.evaluation.model_dump(), **own}
 
 
 def _track(results: Results, config: Config, directory: Path) -> None:
@@ -122,6 +129,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--id", metavar="SOURCE", help="ID images, when there is no RUN: four fifths are fitted on, a fifth is tested"
     )
     parser.add_argument(
+        "--features",
+        metavar="FILE|DIR",
+        type=Path,
+        help="features instead of a model and images: .npz, .safetensors or a folder of such and .npy, with arrays "
+        "named id_train/TAP, id_test/TAP, ood/NAME/TAP, SET/labels, and if known SET/logits, head/weight, head/bias",
+    )
+    parser.add_argument(
         "--format", choices=("openood",), help="also write the results in this format: openood, its csv"
     )
 
@@ -129,12 +143,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> int:
     overrides = arguments.overrides
     if arguments.run is not None:
-        if arguments.config or arguments.id or "model.name" in overrides:
-            raise UserError("evaluate takes either RUN, or --model with --id: give one of the two.")
+        if arguments.config or arguments.id or arguments.features or "model.name" in overrides:
+            raise UserError("evaluate takes either RUN, or --model with --id, or --features: give one of them.")
         if arguments.print_config:
             print(load(arguments.run / "config.yaml", overrides).to_yaml(), end="")
             return 0
         results, directory = evaluate_run(arguments.run, overrides), arguments.run
+    elif arguments.features is not None:
+        if arguments.id or "model.name" in overrides:
+            raise UserError("--features brings its sets with it and needs no model: leave --model and --id out.")
+        overrides.setdefault("experiment", f"evaluate-{arguments.features.stem}")
+        results, directory = evaluate_features(arguments.features, read_config(arguments.config, overrides))
     else:
         config = foreign_config(arguments, overrides)
         if arguments.print_config:
@@ -182,7 +201,8 @@ COMMAND = Command(
     examples="""  ood-nc evaluate runs/trial
   ood-nc evaluate runs/trial --suite openood-cifar10 --data-dir /data --format openood
   ood-nc evaluate --model resnet50 --pretrained --id /data/flowers --ood textures=/data/dtd
-  ood-nc evaluate --model resnet18 --checkpoint w.pth --num-classes 10 --id cifar.tar.xz::test --ood svhn=/data/svhn""",
+  ood-nc evaluate --model resnet18 --checkpoint w.pth --num-classes 10 --id cifar.tar.xz::test --ood svhn=/data/svhn
+  ood-nc evaluate --features features.npz""",
     add_arguments=_add_arguments,
     execute=_execute,
     takes_config=True,
