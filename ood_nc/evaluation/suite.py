@@ -131,6 +131,8 @@ def evaluate(
     if features is not None:
         if model is not None or any(sets.values()):
             raise UserError("Features bring all sets with them: give features, or a model with id, not both.")
+        if PAPER in protocols:
+            raise UserError("The paper protocol reads tensors of its own, which features from elsewhere do not hold.")
         if len(featured) < len(names):
             raise UserError(f"Detector {(set(names) - set(featured)).pop()!r} needs the network, not features alone.")
         model, sets = open_features(features)
