@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ood_nc.detection.errors import check_finite
 from ood_nc.errors import UserError, nearest
 
 Self = TypeVar("Self", bound="BaseDetector")
 _FORMAT = 1
+_TOO_LARGE = "its input, or the network's output, is too large to compute with: scale it, or leave those samples out"
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,41 @@ class BaseDetector(ABC):
         return {}
 
     def _check_parameters(self) -> None:
-        """Raise :class:`UserError` where a hyper-parameter is out of range."""
+        """Raise :class:`UserError` where a hyper-parameter is out of range; their values are plain."""
         return
+
+    # What both kinds do before fit and score, and after.
+
+    def _settle_parameters(self) -> None:
+        """Turn NumPy scalars among the hyper-parameters into plain values, and check them all."""
+        for name, value in self.get_params().items():
+            plain = _plain(value)
+            if plain is not value:
+                setattr(self, name, plain)
+        self._check_parameters()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """No gradients inside; a decomposition that fails there becomes a :class:`UserError`."""
+        try:
+            with torch.no_grad():
+                yield
+        except torch.linalg.LinAlgError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"Detector {self.name!r} cannot decompose a matrix: {_TOO_LARGE} ({reason}).") from error
+
+    def _check_learnt(self) -> None:
+        """Raise :class:`NonFiniteError` where what was learnt holds NaN or infinity."""
+        for name, value in self._fitted().items():
+            for part in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(part, (torch.Tensor, float)):
+                    rows = torch.atleast_1d(torch.as_tensor(part))
+                    check_finite(rows, f"{name} that detector {self.name!r} learnt", _TOO_LARGE)
+
+    def _checked_scores(self, scores: Tensor) -> Tensor:
+        """The scores; :class:`NonFiniteError` where one of them is NaN or infinite."""
+        check_finite(scores, f"scores of detector {self.name!r}", _TOO_LARGE)
+        return scores
 
     # Hyper-parameters: the protocol of scikit-learn.
 
@@ -113,7 +150,7 @@ class BaseDetector(ABC):
             if name not in known:
                 raise UserError(f"Detector {self.name!r} has no hyper-parameter {name!r}.{nearest(name, known)}")
             setattr(self, name, value)
-        self._check_parameters()
+        self._settle_parameters()
         return self
 
     def __repr__(self) -> str:
@@ -127,7 +164,7 @@ class BaseDetector(ABC):
         return {
             "detector": self.name,
             "format": _FORMAT,
-            "parameters": self.get_params(),
+            "parameters": {name: _plain(value) for name, value in self.get_params().items()},
             **self._further_state(),
             "fitted": self._fitted(),
         }
@@ -164,6 +201,15 @@ class BaseDetector(ABC):
         kept = self.parameter_names()
         for name in [name for name in vars(self) if name not in kept]:
             delattr(self, name)
+
+
+def _plain(value: Any) -> Any:
+    """The value with NumPy's scalars, also those in a tuple or list, as Python's; itself where it has none."""
+    if isinstance(value, (tuple, list)):
+        parts = [_plain(part) for part in value]
+        return value if all(part is old for part, old in zip(parts, value, strict=True)) else type(value)(parts)
+    is_scalar = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
+    return value.item() if is_scalar else value
 
 
 def _moved(value: Any, device: torch.device) -> Any:

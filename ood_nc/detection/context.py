@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike, as_labels, as_matrix
-from ood_nc.detection.errors import NonFiniteError
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix, on_float64_device
+from ood_nc.detection.errors import check_finite
 from ood_nc.detection.head import Head, as_head
 from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
@@ -34,8 +34,8 @@ class _Inputs:
     knows: frozenset[str]
 
     def __init__(self, features: ArrayLike | None, logits: ArrayLike | None, head: Head | None) -> None:
-        self._features = None if features is None else _on_float64_device(as_matrix(features, "features"))
-        self._given_logits = None if logits is None else _on_float64_device(as_matrix(logits, "logits"))
+        self._features = None if features is None else on_float64_device(as_matrix(features, "features"))
+        self._given_logits = None if logits is None else on_float64_device(as_matrix(logits, "logits"))
         self._head = head
         if self._features is None and self._given_logits is None:
             raise UserError("Neither features nor logits were given.")
@@ -84,6 +84,11 @@ class _Inputs:
         return self.features.shape[1]
 
     @property
+    def num_logits(self) -> int:
+        """Width of the logits."""
+        return len(self.head.bias) if self._given_logits is None else self._given_logits.shape[1]
+
+    @property
     def device(self) -> torch.device:
         """Where the computation runs."""
         return (self._features if self._features is not None else self.logits).device
@@ -126,12 +131,14 @@ class _Inputs:
 
     @cached_property
     def _features_finite(self) -> None:
-        _check_finite(self.features, "features")
+        check_finite(self.features, "features")
 
     @cached_property
     def _logits_finite(self) -> None:
         if self._given_logits is not None:
-            _check_finite(self._given_logits, "logits")
+            check_finite(self._given_logits, "logits")
+        else:
+            check_finite(self.logits, "logits of the head", "scale those samples or leave them out")
 
     @cached_property
     def _lowest(self) -> float:
@@ -183,7 +190,7 @@ class TapStatistics(_Inputs):
         super().__init__(features, logits, as_head(head, dim))
         if len(self) == 0:
             raise UserError("There are no train samples to fit on.")
-        num_classes = self._width("logits") if "logits" in self.available else None
+        num_classes = self.num_logits if "logits" in self.available else None
         if labels is not None:
             self._labels = as_labels(labels, len(self), num_classes=num_classes).to(self.device)
         self._held_out = held_out
@@ -194,16 +201,12 @@ class TapStatistics(_Inputs):
         lacking = (self.available & {"features", "labels", "logits"}) - held_out.available
         if lacking:
             raise UserError(f"held_out lacks {', '.join(sorted(lacking))}, which the train data have.")
-        for name in ("features", "logits"):
-            if name in self.available:
-                widths = [part._width(name) for part in (self, held_out)]
-                if widths[0] != widths[1]:
-                    raise UserError(f"held_out has {widths[1]} {name} per sample, the train data have {widths[0]}.")
-
-    def _width(self, name: str) -> int:
-        if name == "features":
-            return self.dim
-        return len(self.head.bias) if self._given_logits is None else self._given_logits.shape[1]
+        for name, width in (("features", "dim"), ("logits", "num_logits")):
+            if name in self.available and getattr(held_out, width) != getattr(self, width):
+                raise UserError(
+                    f"held_out has {getattr(held_out, width)} {name} per sample, the train data have "
+                    f"{getattr(self, width)}."
+                )
 
     def check(self, names: frozenset[str]) -> None:
         """Raise :class:`NonFiniteError` where the named inputs, held-out ones too, hold NaN or infinity."""
@@ -337,18 +340,3 @@ class TapQueries(_Inputs):
     def deliver(self, scores: Tensor) -> Tensor:
         """Scores as the caller gets them: on the device of the inputs."""
         return scores.to(self._origin, torch.float32 if self._origin.type == "mps" else torch.float64)
-
-
-def _on_float64_device(tensor: Tensor) -> Tensor:
-    # Apple's GPUs have no float64, so such inputs are computed on the CPU.
-    return tensor.cpu() if tensor.device.type == "mps" else tensor
-
-
-def _check_finite(rows: Tensor, name: str) -> None:
-    # A finite sum proves finite rows at the price of one pass; only otherwise is every row looked at.
-    if bool(torch.isfinite(rows.sum())):
-        return
-    bad = ~torch.isfinite(rows).all(dim=1)
-    count = int(bad.sum())
-    if count:
-        raise NonFiniteError(name, count, int(bad.nonzero()[0]), len(rows))

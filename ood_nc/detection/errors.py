@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+from torch import Tensor
+
 from ood_nc.errors import UserError
 
 
 class NonFiniteError(UserError):
-    """Features or logits hold NaN or infinity."""
+    """Features, logits, images, or the scores computed from them hold NaN or infinity.
 
-    def __init__(self, name: str, count: int, first: int, total: int) -> None:
+    Args:
+        name: of what holds them.
+        count: number of such rows.
+        first: index of the first.
+        total: number of rows.
+        advice: what to do.
+    """
+
+    def __init__(self, name: str, count: int, first: int, total: int, advice: str = "leave those samples out") -> None:
         self.count = count
         self.first = first
-        super().__init__(
-            f"{name}: {count} of {total} rows hold NaN or infinity, the first is row {first}: leave those samples out."
-        )
+        super().__init__(f"{name}: {count} of {total} rows hold NaN or infinity, the first is row {first}: {advice}.")
+
+
+def check_finite(rows: Tensor, name: str, advice: str = "leave those samples out", first_row: int = 0) -> None:
+    """Raise :class:`NonFiniteError` where a row of (N, ...) holds NaN or infinity; count rows from ``first_row``."""
+    # A finite sum proves finite rows at the price of one pass; only otherwise is every row looked at.
+    if bool(torch.isfinite(rows.sum())):
+        return
+    bad = ~torch.isfinite(rows.flatten(1) if rows.ndim > 1 else rows[:, None]).all(dim=1)
+    count = int(bad.sum())
+    if count:
+        raise NonFiniteError(name, count, first_row + int(bad.nonzero()[0]), first_row + len(rows), advice)
 
 
 class MissingInputError(UserError):

@@ -62,24 +62,28 @@ class FeatureDetector(BaseDetector):
 
         Raises:
             MissingInputError: something in ``requires`` is missing.
-            UserError: shapes disagree, a value is not finite, or a hyper-parameter is out of range.
+            UserError: shapes disagree, a value is not finite, a hyper-parameter is out of range, or the numbers are too
+                large to compute with.
         """
         if isinstance(features, TapStatistics):
             train = features
         else:
             train = TapStatistics(features, labels, logits=logits, head=head)
-        self._check_parameters()
+        self._settle_parameters()
         self._check_inputs(train, "fit")
         self._forget()
         self._head = train.head if train.has_head else None
         try:
-            with torch.no_grad():
+            with self._computing():
                 self._fit(train)
+            self._check_learnt()
         except BaseException:
             self._forget()
             raise
         if "features" in self.requires:
             self.num_features_ = train.dim
+        if "logits" in self.requires & train.available:
+            self.num_logits_ = train.num_logits
         return self
 
     def score(self, features: ArrayLike | TapQueries | None, *, logits: ArrayLike | None = None) -> Tensor:
@@ -96,16 +100,17 @@ class FeatureDetector(BaseDetector):
         Raises:
             NotFittedError: ``fit`` was not called.
             MissingInputError: something in ``requires`` is missing.
-            UserError: shapes disagree, or a value is not finite.
+            NonFiniteError: an input is not finite, or a score would not be.
+            UserError: shapes disagree, among themselves or with those of ``fit``.
         """
         if self.needs_fit and not self.is_fitted:
             raise NotFittedError(self.name)
-        self._check_parameters()
+        self._settle_parameters()
         queries = features if isinstance(features, TapQueries) else TapQueries(features, logits=logits)
         queries = queries.with_head(self._head)
         self._check_inputs(queries, "score")
-        with torch.no_grad():
-            return queries.deliver(self.to(queries.device)._score(queries))
+        with self._computing():
+            return queries.deliver(self._checked_scores(self.to(queries.device)._score(queries)))
 
     def trace(self, features: Tensor | None, logits: Tensor | None = None) -> Tensor:
         """The scores as tensor operations alone, for ``torch.export``: nothing is checked, moved or converted.
@@ -151,12 +156,19 @@ class FeatureDetector(BaseDetector):
         missing = wanted - given.available
         if missing:
             raise MissingInputError(self.name, missing, self.requires, where)
+        if where == "score":
+            self._check_widths(given, wanted)
         given.check(wanted)
-        expected = getattr(self, "num_features_", None)
-        if where == "score" and expected is not None and "features" in wanted and given.dim != expected:
-            raise UserError(f"Detector {self.name!r} was fitted on {expected} features per sample, got {given.dim}.")
         if "nonnegative" in self.requires:
             given.check_nonnegative(self.name)
+
+    def _check_widths(self, given: TapStatistics | TapQueries, wanted: frozenset[str]) -> None:
+        for name, width in (("features", "dim"), ("logits", "num_logits")):
+            fitted = getattr(self, f"num_{name}_", None)
+            if name in wanted and fitted not in (None, getattr(given, width)):
+                raise UserError(
+                    f"Detector {self.name!r} was fitted on {fitted} {name} per sample, got {getattr(given, width)}."
+                )
 
     def _further_state(self) -> dict[str, Any]:
         head = None if self._head is None else {"weight": self._head.weight, "bias": self._head.bias}

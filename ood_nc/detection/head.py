@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
+from ood_nc.detection.errors import check_finite
 from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
+
+_DIVERGED = "the training has diverged; take an earlier checkpoint"
 
 
 class Head(NamedTuple):
@@ -34,6 +37,7 @@ def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) ->
 
     Raises:
         UserError: shapes disagree.
+        NonFiniteError: weight or bias holds NaN or infinity.
     """
     if head is None:
         return None
@@ -47,9 +51,11 @@ def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) ->
 def _checked_copy(weight: ArrayLike, bias: ArrayLike | None) -> Head:
     # A copy: the detector keeps it, and the caller's may go on training.
     weights = as_matrix(weight, "head weight").to(torch.float64, copy=True)
+    check_finite(weights, "head weight", _DIVERGED)
     if bias is None:
         return Head(weights, weights.new_zeros(len(weights)))
     biases = as_tensor(bias, "head bias").to(weights.device, torch.float64, copy=True)
     if biases.shape != weights.shape[:1]:
         raise UserError(f"head bias must have shape ({len(weights)},), got {tuple(biases.shape)}.")
+    check_finite(biases, "head bias", _DIVERGED)
     return Head(weights, biases)

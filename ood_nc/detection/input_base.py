@@ -110,15 +110,16 @@ class InputDetector(BaseDetector):
             UserError: batches that can be read only once, labels that do not fit, images that are not finite, an
                 unknown layer, or a hyper-parameter out of range.
         """
-        self._check_parameters()
+        self._settle_parameters()
         if self.needs_fit and batches is None:
             raise MissingInputError(self.name, {"batches"}, self.requires | {"batches"}, "fit")
         self._forget()
         try:
             self.attach(network)
             if self.needs_fit and batches is not None:
-                with torch.no_grad():
+                with self._computing():
                     self._fit(self.network, Batches(self.network, batches, self.name, "labels" in self.requires))
+                self._check_learnt()
         except BaseException:
             self._forget()
             raise
@@ -149,12 +150,12 @@ class InputDetector(BaseDetector):
         Raises:
             NotFittedError: ``fit`` was not called.
             MissingInputError: no network is attached.
-            NonFiniteError: an image holds NaN or infinity.
+            NonFiniteError: an image holds NaN or infinity, or a score would.
             UserError: images or network do not fit.
         """
         if self.needs_fit and not self.is_fitted:
             raise NotFittedError(self.name)
-        self._check_parameters()
+        self._settle_parameters()
         network = self.network
         origin = as_tensor(images, "images").device
         prepared = network.prepare(images)
@@ -163,8 +164,8 @@ class InputDetector(BaseDetector):
             return torch.empty(0, dtype=dtype, device=origin)
         if network.device.type != "mps":
             self.to(network.device)
-        with torch.no_grad():
-            return self._score(network, prepared).detach().to(origin, dtype)
+        with self._computing():
+            return self._checked_scores(self._score(network, prepared).detach()).to(origin, dtype)
 
     @property
     def network(self) -> Network:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ood_nc.arrays import ArrayLike, as_tensor
+from ood_nc.arrays import ArrayLike, as_tensor, on_float64_device
 from ood_nc.detection._stages import Visit, stages_of, visiting_hook
-from ood_nc.detection.errors import NonFiniteError
+from ood_nc.detection.errors import check_finite
 from ood_nc.errors import UserError, nearest
 from ood_nc.passes import evaluating, hook
 
@@ -80,10 +80,7 @@ class Network:
                 f"images must be a floating-point batch (B, ...), preprocessed as the network expects, got "
                 f"{tensor.dtype} of shape {tuple(tensor.shape)}."
             )
-        finite = torch.isfinite(tensor.flatten(1)).all(dim=1)
-        if not bool(finite.all()):
-            bad = (~finite).nonzero()
-            raise NonFiniteError("images", len(bad), first_row + int(bad[0]), first_row + len(tensor))
+        check_finite(tensor, "images", first_row=first_row)
         return tensor.to(self.device, self.dtype)
 
     @contextmanager
@@ -250,7 +247,7 @@ def as_network(network: Network | nn.Module) -> Network:
 
 def wide(tensor: Tensor) -> Tensor:
     """In float64; on the CPU where the device has no float64 (Apple's GPUs)."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+    return on_float64_device(tensor).double()
 
 
 def _is_linear(layer: nn.Module) -> bool:

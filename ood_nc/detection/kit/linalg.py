@@ -69,10 +69,13 @@ def products(rows: Tensor, weight: Tensor) -> Tensor:
     """``rows weight'`` (B, C) as float64, multiplied in the precision of the rows (B, d), at least float32.
 
     That is how the network's own head computes its logits; float64 would double the time for digits the features do
-    not have. Not for what is left after large terms cancel.
+    not have; it is taken where float32 overflows. Not for what is left after large terms cancel.
     """
     rows = at_least_float32(rows)
-    return torch.mm(rows, weight.to(rows.dtype).T).double()
+    narrow = torch.mm(rows, weight.to(rows.dtype).T).double()
+    if torch.compiler.is_compiling() or bool(torch.isfinite(narrow.sum())):
+        return narrow
+    return torch.mm(rows.double(), weight.double().T)
 
 
 def safe_normalize(rows: Tensor) -> Tensor:
@@ -228,7 +231,8 @@ def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
 def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
     """Norm of each row minus ``origin``, projected on the columns of ``basis`` (d, r): (B,) float64.
 
-    Of float32 rows the product is in float32, except where so little is left of a row that its rounding would show.
+    Of float32 rows the product is in float32, except where it overflows, or where so little is left of a row that its
+    rounding would show.
     """
     if torch.compiler.is_compiling() or rows.dtype == torch.float64:
         return by_chunks(lambda part: ((part.double() - origin) @ basis).norm(dim=1), rows)
@@ -238,7 +242,7 @@ def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
         centered = part - origin
         projected: Tensor = (centered.float() @ narrow).norm(dim=1).double()
         rounding = torch.finfo(torch.float32).eps * centered.norm(dim=1)
-        doubtful = torch.nonzero(rounding > _TRUSTED * projected)[:, 0]
+        doubtful = torch.nonzero((rounding > _TRUSTED * projected) | ~torch.isfinite(projected))[:, 0]
         if len(doubtful):
             projected[doubtful] = (centered[doubtful] @ basis).norm(dim=1)
         return projected

@@ -6,6 +6,7 @@ import io
 from dataclasses import fields
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,13 @@ def saved_and_loaded(detector: AnyDetector) -> AnyDetector:
     return type(detector)().load_state_dict(torch.load(file, weights_only=True))
 
 
+def _as_numpy(value: Any) -> Any:
+    """Numbers and flags, also those in a tuple, as NumPy scalars."""
+    if isinstance(value, tuple):
+        return tuple(map(_as_numpy, value))
+    return np.asarray(value)[()] if isinstance(value, (bool, int, float)) else value
+
+
 def _check_declaration(cls: type[BaseDetector]) -> None:
     """Info, requirements and docstring are there."""
     require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
@@ -63,6 +71,11 @@ def _check_parameters(cls: type[BaseDetector]) -> None:
         require(name in defaults, cls, f"search space names {name!r}, which is no hyper-parameter.")
         for value in values:
             cls().set_params(**{name: value})
+    numpy_values = {name: _as_numpy(value) for name, value in defaults.items()}
+    for made in (cls().set_params(**numpy_values), cls(**numpy_values)):
+        given = made.state_dict()["parameters"]
+        same = given == defaults and all(type(given[name]) is type(value) for name, value in defaults.items())
+        require(same, cls, "the state of a detector made with NumPy scalars does not hold plain values.")
     try:
         detector.set_params(no_such_parameter=1)
     except UserError:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.errors import MissingInputError, NonFiniteError
+from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.feature_base import FeatureDetector
-from ood_nc.detection.testing import common, input_checks
+from ood_nc.detection.testing import common, input_checks, numeric_checks
 from ood_nc.detection.testing.common import DetectorCheckError, close, read_only, require, saved_and_loaded
-from ood_nc.detection.testing.problem import Problem, make_problem
+from ood_nc.detection.testing.problem import Problem, fit_on, problem_for, score_on
 from ood_nc.errors import NotFittedError, UserError
 from ood_nc.scores.metrics import auroc
-
-__all__ = ["DetectorCheckError", "check_detector", "detector_checks", "fit_on", "score_on"]
 
 Check = Callable[[type[Any]], None]
 
@@ -38,28 +34,14 @@ def check_detector(cls: type[BaseDetector]) -> None:
 
 def detector_checks(kind: str = "feature") -> Iterator[tuple[str, Check]]:
     """Name and function of every check of a kind of detector, to parametrise a test with."""
-    found = {**vars(common), **(vars(input_checks) if kind == "input" else globals())}
+    found = {**vars(common), **(vars(input_checks) if kind == "input" else {**vars(numeric_checks), **globals()})}
     for name, value in sorted(found.items()):
         if name.startswith("_check_"):
             yield name.removeprefix("_check_"), value
 
 
-def fit_on(detector: FeatureDetector, problem: Problem) -> FeatureDetector:
-    """Fit with everything the problem has."""
-    return detector.fit(problem.features, problem.labels, logits=problem.logits(problem.features), head=problem.head)
-
-
-def score_on(detector: FeatureDetector, problem: Problem, features: Tensor) -> Tensor:
-    """Score features of the problem, with their logits."""
-    return detector.score(features, logits=problem.logits(features))
-
-
-def _problem(cls: type[FeatureDetector], **sizes: Any) -> Problem:
-    return make_problem(nonnegative="nonnegative" in cls.requires, **sizes)
-
-
 def _check_scores(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     detector = cls()
     require(fit_on(detector, problem) is detector, cls, "fit must return the detector.")
     inside, outside = (score_on(detector, problem, rows) for rows in (problem.queries, problem.ood))
@@ -68,34 +50,20 @@ def _check_scores(cls: type[FeatureDetector]) -> None:
     require(bool(torch.isfinite(torch.cat([inside, outside])).all()), cls, "scores are not finite.")
     area = auroc(inside, outside)
     require(area > 0.7, cls, f"AUROC {area:.3f} on an easy problem: is the sign larger = more in-distribution?")
-    require(score_on(detector, problem, problem.queries[:0]).shape == (0,), cls, "an empty batch must give no scores.")
-
-
-def _check_batch_invariance(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
-    detector = fit_on(cls(), problem)
-    rows = torch.cat([problem.queries, problem.ood])
-    # The logits are the caller's, and a product of matrices is itself not the same to the last bit for each batch.
-    logits = problem.logits(rows)
-    together = detector.score(rows, logits=logits)
-    parts = zip(rows.split(1), logits.split(1), strict=True)
-    alone = torch.cat([detector.score(row, logits=row_logits) for row, row_logits in parts])
-    require(close(together, alone), cls, "a sample's score depends on what else is in the batch.")
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(1))
-    shuffled = detector.score(rows[order], logits=logits[order])
-    require(close(together[order], shuffled), cls, "scores do not follow their rows.")
+    for empty in (score_on(detector, problem, problem.queries[:0]), detector.score(problem.queries[:0])):
+        require(empty.shape == (0,), cls, "an empty batch must give no scores.")
 
 
 def _check_determinism(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     first, second = (score_on(fit_on(cls(), problem), problem, problem.queries) for _ in range(2))
     require(torch.equal(first, second), cls, "two fits on the same data give different scores.")
-    again = fit_on(fit_on(cls(), _problem(cls, seed=5)), problem)
+    again = fit_on(fit_on(cls(), problem_for(cls, seed=5)), problem)
     require(torch.equal(first, score_on(again, problem, problem.queries)), cls, "a second fit remembers the first.")
 
 
 def _check_inputs_unchanged(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     before = copy.deepcopy(problem)
     detector = fit_on(cls(), problem)
     score_on(detector, problem, problem.queries)
@@ -111,7 +79,7 @@ def _check_inputs_unchanged(cls: type[FeatureDetector]) -> None:
 
 
 def _check_layouts(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     expected = score_on(fit_on(cls(), problem), problem, problem.queries)
     labels = problem.labels.numpy()
     train, queries = problem.features.numpy(), problem.queries.numpy()
@@ -130,25 +98,8 @@ def _check_layouts(cls: type[FeatureDetector]) -> None:
         require(close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
 
 
-def _check_half_precision(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
-    for dtype in (torch.float16, torch.bfloat16):
-        narrow, query_logits = problem.features.to(dtype), problem.logits(problem.queries).to(dtype)
-        logits = problem.logits(problem.features).to(dtype)
-        scores = [
-            cls()
-            .fit(train, problem.labels, logits=train_logits, head=problem.head)
-            .score(queries, logits=wanted_logits)
-            for train, train_logits, queries, wanted_logits in (
-                (narrow, logits, problem.queries.to(dtype), query_logits),
-                (narrow.float(), logits.float(), problem.queries.to(dtype).float(), query_logits.float()),
-            )
-        ]
-        require(close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
-
-
 def _check_state(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     detector = fit_on(cls(), problem)
     expected = score_on(detector, problem, problem.queries)
     loaded = saved_and_loaded(detector)
@@ -158,7 +109,7 @@ def _check_state(cls: type[FeatureDetector]) -> None:
 
 
 def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     if cls.needs_fit:
         try:
             score_on(cls(), problem, problem.queries)
@@ -176,56 +127,10 @@ def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
             raise DetectorCheckError(f"Detector {cls.name!r}: fit without {name} must raise MissingInputError.")
 
 
-def _check_non_finite(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
-    detector = fit_on(cls(), problem)
-    for value in (float("nan"), float("inf")):
-        rows = problem.queries.clone()
-        rows[3, 2] = value
-        logits = problem.logits(rows)
-        try:
-            detector.score(rows, logits=logits)
-        except NonFiniteError as error:
-            require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: {value} in the input must raise NonFiniteError.")
-
-
-def _check_degenerate_fits(cls: type[FeatureDetector]) -> None:
-    """Constant, single-class, dead, duplicated, too few, too wide: finite scores, or an error of one line."""
-    base = _problem(cls)
-    dead, doubled = base.features.clone(), base.features.clone()
-    dead[:, 1] = 0
-    doubled[:, 1] = doubled[:, 0]
-    wide = _problem(cls, n=24, dim=64)
-    cases = {
-        "constant features": (base, torch.ones_like(base.features), base.labels),
-        "all-zero features": (base, torch.zeros_like(base.features), base.labels),
-        "a single class": (base, base.features, torch.zeros_like(base.labels)),
-        "a dead feature": (base, dead, base.labels),
-        "a duplicated feature": (base, doubled, base.labels),
-        "a single sample": (base, base.features[:1], base.labels[:1]),
-        "an absent class": (base, base.features[base.labels != 1], base.labels[base.labels != 1]),
-        "more features than samples": (wide, wide.features, wide.labels),
-    }
-    for name, (problem, features, labels) in cases.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                detector = cls().fit(features, labels, logits=problem.logits(features), head=problem.head)
-                scores = [
-                    score_on(detector, problem, rows) for rows in (problem.queries, torch.zeros(2, features.shape[1]))
-                ]
-            except UserError as error:
-                require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
-                continue
-        require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
-
-
 def _check_wrong_width(cls: type[FeatureDetector]) -> None:
     if "features" not in cls.requires:
         return
-    problem = _problem(cls)
+    problem = problem_for(cls)
     detector = fit_on(cls(), problem)
     for rows, what in ((problem.queries[:, :-1], "fewer features"), (problem.queries[:, :, None], "feature maps")):
         try:
@@ -235,8 +140,24 @@ def _check_wrong_width(cls: type[FeatureDetector]) -> None:
         raise DetectorCheckError(f"Detector {cls.name!r}: {what} than it was fitted on must raise UserError.")
 
 
+def _check_other_logits(cls: type[FeatureDetector]) -> None:
+    problem = problem_for(cls)
+    if "logits" not in cls.requires:
+        return
+    detector, logits = fit_on(cls(), problem), problem.logits(problem.queries)
+    for given in (logits[:, :-1], torch.cat([logits, logits], dim=1)):
+        try:
+            detector.score(problem.queries, logits=given)
+        except UserError as error:
+            require("logits per sample" in str(error), cls, "the error for another number of logits does not say so.")
+        else:
+            raise DetectorCheckError(
+                f"Detector {cls.name!r}: another number of logits than in fit must raise UserError."
+            )
+
+
 def _check_shared_context(cls: type[FeatureDetector]) -> None:
-    problem = _problem(cls)
+    problem = problem_for(cls)
     expected = score_on(fit_on(cls(), problem), problem, problem.queries)
     logits = problem.logits(problem.features)
     train = TapStatistics(problem.features, problem.labels, logits=logits, head=problem.head)
@@ -249,7 +170,7 @@ def _check_shared_context(cls: type[FeatureDetector]) -> None:
 def _check_devices(cls: type[FeatureDetector]) -> None:
     if not torch.cuda.is_available():
         return
-    problem = _problem(cls)
+    problem = problem_for(cls)
     detector = fit_on(cls(), problem)
     expected = score_on(detector, problem, problem.queries)
     moved = Problem(

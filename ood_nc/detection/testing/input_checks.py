@@ -212,6 +212,24 @@ def _check_non_finite(cls: type[InputDetector]) -> None:
                 raise DetectorCheckError(f"Detector {cls.name!r}: {value} in an image must raise NonFiniteError.")
 
 
+def _check_extremes(cls: type[InputDetector]) -> None:
+    """A network with NaN in its head is refused in one line; at the top of float32, scores are finite or refused."""
+    for what, network_is_broken in (("a head with NaN", True), ("images at the top of float32", False)):
+        problem = make_image_problem()
+        problem.network.float()
+        rows = problem.queries.float()
+        if network_is_broken:
+            problem.network.head.weight.data[1, 2] = float("nan")
+        else:
+            rows = rows / rows.abs().max() * torch.finfo(torch.float32).max
+        try:
+            scores = fit_on(cls(), problem).score(rows)
+        except UserError as error:
+            require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
+        else:
+            require(bool(torch.isfinite(scores).all()), cls, f"{what}: scores are not finite.")
+
+
 def _check_degenerate_fits(cls: type[InputDetector]) -> None:
     """Constant images, one class, one image, an absent class: finite scores, or an error of one line."""
     problem = make_image_problem()
@@ -227,6 +245,8 @@ def _check_degenerate_fits(cls: type[InputDetector]) -> None:
         try:
             detector = cls().fit(problem.network, [(train, classes)])
             scores = [detector.score(rows) for rows in (problem.queries, torch.zeros_like(images[:2]))]
+        except NonFiniteError as error:
+            raise DetectorCheckError(f"Detector {cls.name!r}: fitted on {name}, {error}") from error
         except UserError as error:
             require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
             continue

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ood_nc.detection.feature_base import FeatureDetector
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,26 @@ class Problem:
         return features @ self.head[0].T + self.head[1]
 
 
-def make_problem(n: int = 240, dim: int = 12, classes: int = 4, seed: int = 0, nonnegative: bool = False) -> Problem:
-    """A seeded :class:`Problem` in float32; ``nonnegative`` gives post-ReLU features."""
+def make_problem(
+    n: int = 240, dim: int = 12, classes: int = 4, seed: int = 0, nonnegative: bool = False, spread: float = 0.5
+) -> Problem:
+    """A seeded :class:`Problem` in float32.
+
+    Args:
+        n: train samples.
+        dim: width of the features.
+        classes: number of classes.
+        seed: equal seeds give equal problems.
+        nonnegative: post-ReLU features.
+        spread: standard deviation within a class; class means have norm 6.
+    """
     rng = torch.Generator().manual_seed(seed)
     means = torch.zeros(classes, dim)
     means[torch.arange(classes), torch.arange(classes) % dim] = 6.0
     labels = torch.arange(n) % classes
 
     def samples(chosen: Tensor) -> Tensor:
-        return means[chosen] + 0.5 * torch.randn(len(chosen), dim, generator=rng)
+        return means[chosen] + spread * torch.randn(len(chosen), dim, generator=rng)
 
     features, queries = samples(labels), samples(labels[: n // 4])
     ood = means.mean(dim=0) + 1.5 * torch.randn(n // 4, dim, generator=rng)
@@ -44,3 +58,18 @@ def make_problem(n: int = 240, dim: int = 12, classes: int = 4, seed: int = 0, n
     ood *= 0.2 if nonnegative else 0.5
     weight = means - means.mean(dim=0)
     return Problem(features, labels, (weight, -(weight * means).sum(dim=1) / 2), queries, ood)
+
+
+def problem_for(cls: type[FeatureDetector], **sizes: Any) -> Problem:
+    """A problem whose features are what the detector asks for; ``sizes`` are arguments of :func:`make_problem`."""
+    return make_problem(nonnegative="nonnegative" in cls.requires, **sizes)
+
+
+def fit_on(detector: FeatureDetector, problem: Problem) -> FeatureDetector:
+    """Fit with everything the problem has."""
+    return detector.fit(problem.features, problem.labels, logits=problem.logits(problem.features), head=problem.head)
+
+
+def score_on(detector: FeatureDetector, problem: Problem, features: Tensor) -> Tensor:
+    """Score features of the problem, with their logits."""
+    return detector.score(features, logits=problem.logits(features))

@@ -92,6 +92,14 @@ def _no_width(self, queries):
     return -queries.features.double().sum(dim=1).abs()
 
 
+def _overflows(self, queries):
+    return -((queries.features.float()[:, None] - self.means_).square().sum(dim=2)).double().amin(dim=1)
+
+
+def _any_logits(self, queries):
+    return queries.logits.amax(dim=1)
+
+
 MUTANTS = {
     "scores": broken(_score=lambda self, queries: -Sound._score(self, queries)),
     "batch_invariance": broken(_score=_whole_batch),
@@ -100,9 +108,14 @@ MUTANTS = {
     "declaration": broken(requires=frozenset({"pixels"})),
     "parameters": broken(_search_space=lambda self: {"exponent": (1.0,)}),
     "missing_inputs": broken(_check_inputs=lambda self, given, where: None, _fit=_takes_anything),
-    "non_finite": broken(_check_inputs=lambda self, given, where: None),
+    "non_finite": broken(_check_inputs=lambda self, given, where: None, _checked_scores=lambda self, scores: scores),
     "degenerate_fits": broken(_score=lambda self, q: Sound._score(self, q) / self.means_.std(dim=0).amin()),
     "state": broken(_fit=_hides, _score=_uses_hidden),
+    "collapsed_features": broken(_score=lambda self, q: Sound._score(self, q) * (1 + 1e-4 * len(q))),
+    "extremes": broken(_score=_overflows, _checked_scores=lambda self, scores: scores),
+    "other_logits": broken(
+        requires=frozenset({"logits"}), _check_widths=lambda self, given, wanted: None, _score=_any_logits
+    ),
     "half_precision": broken(_score=lambda self, q: Sound._score(self, q) + (q.features.dtype == torch.float16)),
     "layouts": broken(_score=lambda self, q: Sound._score(self, q) + q.features.is_contiguous()),
     "shared_context": broken(_score=lambda self, q: q.shared("n", lambda: torch.rand(len(q)).double())),

@@ -151,6 +151,7 @@ MUTANTS = {
     "missing_inputs": broken(needs_fit=False),
     "missing_layers": broken(_fit=_any_layer, attach=_attach_unchecked),
     "non_finite": broken(score=_takes_anything),
+    "extremes": broken(_checked_scores=lambda self, scores: scores),
     "degenerate_fits": broken(_score=lambda self, n, x: Sound._score(self, n, x) / self.means_.std(dim=0).amin()),
 }
 
