@@ -27,7 +27,7 @@ class FastDecisionBoundary(FeatureDetector):
 
     name = "fdbd"
     info = DetectorInfo(
-        title="Fast Decision Boundary based Out-of-Distribution FeatureDetector",
+        title="Fast Decision Boundary based Out-of-Distribution Detector",
         venue="ICML 2024",
         url="https://arxiv.org/abs/2312.11536",
         needs="features, logits and the linear head",

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries
-from ood_nc.detection.detectors import _shaping
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.shaping import PruningDetector, largest_sum, sum_ratio
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class LogitScaling(_shaping.PruningDetector):
+class LogitScaling(PruningDetector):
     """Energy of the logits times (s1 / s2)^2 (LTS; Djurisic et al., Machine Vision and Applications, 2025).
 
     s1 is the sum of the row's activations and s2 that of its largest; their ratio is 1 for a row of zeros.
@@ -38,8 +38,8 @@ class LogitScaling(_shaping.PruningDetector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         def energy(features: Tensor, logits: Tensor) -> Tensor:
-            kept = _shaping.largest_sum(features, self._kept(features))
-            ratio = _shaping.sum_ratio(features, kept)
+            kept = largest_sum(features, self._kept(features))
+            ratio = sum_ratio(features, kept)
             return (logits * ratio.square()).logsumexp(dim=1)
 
         return linalg.by_chunks(energy, queries.features, queries.logits)

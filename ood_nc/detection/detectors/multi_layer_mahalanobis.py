@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapStatistics
-from ood_nc.detection.detectors._perturbation import step_against
 from ood_nc.detection.input_base import Batches, InputDetector
 from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.perturbation import step_against
 from ood_nc.detection.kit.validation import check_channel_std, check_layers, check_nonnegative_number, check_weights
 from ood_nc.detection.network import Network, wide
 from ood_nc.detection.registry import register_detector

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.detectors._perturbation import step_against
 from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection.kit.perturbation import step_against
 from ood_nc.detection.kit.validation import check_channel_std, check_nonnegative_number, check_positive
 from ood_nc.detection.network import Network, Pass, wide
 from ood_nc.detection.registry import register_detector

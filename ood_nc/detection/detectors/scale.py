@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries
-from ood_nc.detection.detectors import _shaping
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.shaping import PruningDetector, largest_sum, scaling, sum_ratio
 from ood_nc.detection.registry import register_detector
 
 
 @register_detector
-class Scale(_shaping.PruningDetector):
+class Scale(PruningDetector):
     """Energy of the head's logits on scaled features (SCALE; Xu et al., ICLR 2024).
 
     The features are multiplied by exp(s1 / s2), s1 the sum of the row and s2 that of its largest activations; none is
@@ -41,8 +41,8 @@ class Scale(_shaping.PruningDetector):
         bias = self.head.bias
 
         def energy(features: Tensor, logits: Tensor) -> Tensor:
-            kept = _shaping.largest_sum(features, self._kept(features))
-            factor = _shaping.scaling(_shaping.sum_ratio(features, kept))
+            kept = largest_sum(features, self._kept(features))
+            factor = scaling(sum_ratio(features, kept))
             return ((logits - bias) * factor + bias).logsumexp(dim=1)
 
         return linalg.by_chunks(energy, queries.features, queries.logits)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
-from ood_nc.detection.detectors._shaping import ShapedEnergy
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import percentile
+from ood_nc.detection.kit.shaping import ShapedEnergy
 from ood_nc.detection.kit.validation import check_choice, check_percent
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError

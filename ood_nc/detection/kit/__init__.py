@@ -1,10 +1,14 @@
-"""The toolkit that every detector is written with, ours or another package's.
+"""The toolkit that detectors are written with, this package's and those of others alike.
 
-- :mod:`~ood_nc.detection.kit.linalg`: means, scatter matrices, whitening, in chunks and at a stated precision;
-- :mod:`~ood_nc.detection.kit.subspace`: principal subspaces and what lies outside them;
-- :mod:`~ood_nc.detection.kit.densities`: classes, banks and their sampling for density scores;
-- :mod:`~ood_nc.detection.kit.softmax`: log-probabilities and scores made of them;
-- :mod:`~ood_nc.detection.kit.percentile`: percentiles of large arrays;
+Detectors here import nothing private: what stands below is what a new one has.
+
+- :mod:`~ood_nc.detection.kit.linalg`: means, scatter matrices, whitening, distances, cosines, at a stated precision;
+- :mod:`~ood_nc.detection.kit.subspace`: what lies outside the principal subspace;
+- :mod:`~ood_nc.detection.kit.densities`: whitening by class, seeded subsets, banks in blocks, class means by logit;
+- :mod:`~ood_nc.detection.kit.softmax`: log-probabilities and log-odds that keep their digits near 1;
+- :mod:`~ood_nc.detection.kit.shaping`: pruned, scaled and clipped activations, and the energy of the logits they give;
+- :mod:`~ood_nc.detection.kit.perturbation`: the step against a gradient in the space of images;
+- :mod:`~ood_nc.detection.kit.percentile`: exact percentiles of large matrices;
 - :mod:`~ood_nc.detection.kit.neighbors`, :mod:`~ood_nc.detection.kit.approximate`,
   :mod:`~ood_nc.detection.kit.faiss_backend`: exact and approximate nearest neighbours;
 - :mod:`~ood_nc.detection.kit.validation`: checks of hyper-parameters, a line each.

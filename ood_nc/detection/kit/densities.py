@@ -1,4 +1,11 @@
-"""What density and bank detectors share: moments of transformed rows, seeded subsets, a bank in blocks, class means."""
+"""For density and bank detectors: moments of transformed rows, whitening by class, seeded subsets, a bank in blocks.
+
+Example:
+    >>> import torch
+    >>> rows = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    >>> moments_of(rows, lambda part: part.double() / part.norm(dim=1, keepdim=True))[0]
+    tensor([0.3000, 0.9000], dtype=torch.float64)
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,19 @@ from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.kit import linalg
+
+__all__ = [
+    "BLOCK",
+    "Transform",
+    "blocks",
+    "class_means_by_logit",
+    "moments_of",
+    "random_subset",
+    "second_moment_of",
+    "square_whitening",
+    "triangular_whitening",
+    "whitened_distances",
+]
 
 BLOCK = 4096
 """Rows of a bank that meet a chunk of queries at once."""
@@ -29,7 +49,12 @@ def moments_of(rows: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
 
 
 def random_subset(count: int, size: int, seed: int) -> Tensor:
-    """Ascending indices of ``size`` rows of ``count``, drawn without replacement; all where there are no more."""
+    """Ascending indices of ``size`` rows of ``count``, drawn without replacement; all where there are no more.
+
+    Example:
+        >>> random_subset(3, 5, seed=0)
+        tensor([0, 1, 2])
+    """
     if size >= count:
         return torch.arange(count)
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size]
@@ -54,7 +79,11 @@ def square_whitening(covariance: Tensor) -> Tensor:
 
 
 def triangular_whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """W (d, d), zeros above the diagonal, with W W' the inverse of a regular covariance, and the log determinant."""
+    """W (d, d), zeros above the diagonal, with W W' the inverse of a regular covariance, and its log determinant.
+
+    Raises:
+        torch.linalg.LinAlgError: the covariance is singular.
+    """
     # The factor of the matrix in reversed order, reversed again, is the upper triangular U of U U' = covariance.
     upper = torch.linalg.cholesky(covariance.flip(0, 1)).flip(0, 1)
     identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
@@ -63,7 +92,13 @@ def triangular_whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitened_distances(rows: Tensor, means: Tensor, whitenings: Tensor) -> Tensor:
-    """Squared distance of each row (B, d) to each mean (K, d) under that mean's own whitening (K, d, d): (B, K)."""
+    """Squared distance of each row (B, d) to each mean (K, d) under that mean's own whitening (K, d, d): (B, K).
+
+    Example:
+        >>> whitenings = torch.stack([torch.eye(2), torch.eye(2) / 3])
+        >>> whitened_distances(torch.tensor([[3.0, 0.0]]), torch.zeros(2, 2), whitenings)
+        tensor([[9., 1.]])
+    """
     distances = []
     for mean, whitening in zip(means, whitenings, strict=True):
         whitened = linalg.whiten(rows - mean, whitening)

@@ -1,4 +1,21 @@
-"""Linear algebra the detectors share: chunked, in float64, with one stated cut-off for what counts as rank."""
+"""Linear algebra for detectors: in chunks, in float64, with one stated cut-off for what counts as rank.
+
+Rows are samples: features (N, d) of any floating dtype, on any device that has float64. Nothing is changed in place,
+and nothing is checked: detectors get their input checked.
+
+Example:
+    The Mahalanobis distance of a sample to the nearer of two class means:
+
+    >>> import torch
+    >>> from ood_nc.detection.kit import linalg
+    >>> rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, -1.0]])
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> means = linalg.class_sums(rows, labels, 2) / 2
+    >>> whitening = linalg.whitening(linalg.eigen(linalg.centered_scatter(rows, means, labels) / len(rows)))
+    >>> whitened = linalg.whiten(torch.tensor([[1.0, 3.0]], dtype=torch.float64), whitening)
+    >>> linalg.nearest_squared_distance(whitened, means @ whitening)
+    tensor([18.0000], dtype=torch.float64)
+"""
 
 from __future__ import annotations
 
@@ -7,6 +24,32 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+__all__ = [
+    "CHUNK",
+    "NORM_FLOOR",
+    "RELATIVE_CUTOFF",
+    "Eigen",
+    "at_least_float32",
+    "by_chunks",
+    "centered_scatter",
+    "chunks",
+    "class_sums",
+    "cutoff",
+    "eigen",
+    "explaining",
+    "head_origin",
+    "largest_cosine",
+    "nearest_squared_distance",
+    "products",
+    "projection_norm",
+    "row_mean",
+    "safe_normalize",
+    "squared_distances",
+    "sum_of_grams",
+    "whiten",
+    "whitening",
+]
 
 CHUNK = 2048
 """Rows per step: a float64 copy of that many stays in the cache."""
@@ -44,6 +87,10 @@ def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Apply ``compute`` to aligned row chunks of the tensors and join its results (chunk, ...) to (B, ...).
 
     Where a graph is traced, the rows stay in one piece: their number is not known there.
+
+    Example:
+        >>> by_chunks(lambda part: part.double().norm(dim=1), torch.tensor([[3.0, 4.0]]))
+        tensor([5.], dtype=torch.float64)
     """
     if torch.compiler.is_compiling() or len(tensors[0]) <= CHUNK:
         whole: Tensor = compute(*tensors)
@@ -79,7 +126,13 @@ def products(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def safe_normalize(rows: Tensor) -> Tensor:
-    """Rows over their Euclidean norms, in float64; a zero row stays zero, and no norm over- or underflows."""
+    """Rows over their Euclidean norms (B, d), in float64; a zero row stays zero, and no norm over- or underflows.
+
+    Example:
+        >>> safe_normalize(torch.tensor([[3e30, 4e30], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]], dtype=torch.float64)
+    """
     wide = rows.to(torch.float64, copy=True)
     if torch.compiler.is_compiling():
         scale = wide.abs().amax(dim=1, keepdim=True)
@@ -147,13 +200,23 @@ def _strips(dim: int) -> list[slice]:
 
 
 def eigen(symmetric: Tensor) -> Eigen:
-    """Eigen-decomposition of a positive semi-definite matrix, largest first; rounding below zero is clipped."""
+    """Eigen-decomposition of a positive semi-definite matrix (d, d), largest first; rounding below zero is clipped.
+
+    Example:
+        >>> eigen(torch.diag(torch.tensor([1.0, 4.0], dtype=torch.float64))).values
+        tensor([4., 1.], dtype=torch.float64)
+    """
     values, vectors = torch.linalg.eigh(symmetric)
     return Eigen(values.flip(0).clamp_min(0), vectors.flip(1))
 
 
 def explaining(decomposition: Eigen, share: float) -> int:
-    """The smallest number of leading eigenvectors, at least 1, that explains a share of the total."""
+    """The smallest number of leading eigenvectors, at least 1, that explains a share, in (0, 1], of the total variance.
+
+    Example:
+        >>> explaining(eigen(torch.diag(torch.tensor([1.0, 4.0, 5.0], dtype=torch.float64))), 0.9)
+        2
+    """
     explained = decomposition.values.cumsum(0) / decomposition.values.sum()
     return min(int((explained < share).sum()) + 1, len(explained))
 
@@ -193,6 +256,10 @@ def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
 
     One product gives all distances. Where the nearest is so close that the product has lost its digits, it is
     recomputed as a difference.
+
+    Example:
+        >>> nearest_squared_distance(torch.tensor([[0.0, 3.0]]), torch.tensor([[0.0, 1.0], [9.0, 9.0]]))
+        tensor([4.])
     """
     lengths = torch.linalg.vecdot(centers, centers)[:, None]
     # Centers by rows, not rows by centers: as fast in either layout of the rows.
@@ -221,7 +288,12 @@ def squared_distances(rows: Tensor, centers: Tensor) -> Tensor:
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
-    """The point u = -W^+ b (d,) at which the head gives zero logits (least squares); 0 for a zero bias."""
+    """The point u = -W^+ b (d,) at which the head, W (C, d) and b (C,), gives zero logits (least squares).
+
+    Example:
+        >>> head_origin(torch.eye(2), torch.tensor([1.0, -2.0]))
+        tensor([-1.,  2.])
+    """
     if not bool(bias.any()):
         return weight.new_zeros(weight.shape[1])
     origin: Tensor = -torch.linalg.pinv(weight) @ bias

@@ -29,6 +29,8 @@ from torch import Tensor
 
 from ood_nc.detection.kit import faiss_backend, linalg
 
+__all__ = ["MARGIN", "TRUSTED", "ExactNeighbors", "kth_distance"]
+
 _BATCH = 4096
 MARGIN = 32
 TRUSTED = 1e-5
@@ -70,6 +72,11 @@ class ExactNeighbors:
 
     Raises:
         MissingPackageError: faiss is not installed.
+
+    Example:
+        >>> bank = ExactNeighbors(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), normalize=False)
+        >>> bank.kth_distance(torch.tensor([[0.0, 0.0]]), k=2)
+        tensor([5.], dtype=torch.float64)
     """
 
     kind = "flat"

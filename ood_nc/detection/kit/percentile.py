@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ood_nc.detection.kit.linalg import chunks
 
+__all__ = ["as_numpy", "percentile"]
+
 _SAMPLE = 2**16
 
 
@@ -26,6 +28,10 @@ def percentile(values: Tensor, percent: float) -> float:
 
     Exact, at the price of a few passes: only the entries near the wanted rank are copied and sorted. A selection over
     all of them takes as long at its best, and five times that where half of them are one and the same zero.
+
+    Example:
+        >>> percentile(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), 50.0)
+        1.5
     """
     last = values.numel() - 1
     position = percent / 100 * last

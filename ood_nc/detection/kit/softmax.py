@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["log_odds", "log_probabilities"]
+
 _NO_CLASS = -1e30
 
 
@@ -13,6 +15,10 @@ def log_probabilities(logits: Tensor) -> tuple[Tensor, Tensor]:
 
     Both keep their digits where the largest p is within rounding of 1, because 1 - p of that class is summed from the
     others. With a single class, log(1 - p) is -inf.
+
+    Example:
+        >>> log_probabilities(torch.tensor([[0.0, -50.0]], dtype=torch.float64))[1][0, 0]
+        tensor(-50., dtype=torch.float64)
     """
     top, others, is_top = _top_and_others(logits)
     total = torch.logaddexp(top, others)
@@ -24,6 +30,10 @@ def log_odds(logits: Tensor) -> Tensor:
     """log(p / (1 - p)) of the largest softmax probability p of float64 logits (B, C): (B,), of any size.
 
     Finite with a single class too, though p is 1 there.
+
+    Example:
+        >>> log_odds(torch.tensor([[400.0, 0.0, -5000.0]], dtype=torch.float64))
+        tensor([400.], dtype=torch.float64)
     """
     top, others, _ = _top_and_others(logits)
     return (top - others.clamp_min(_NO_CLASS))[:, 0]

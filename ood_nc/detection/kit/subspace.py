@@ -1,4 +1,4 @@
-"""What ViM and the residual share: the complement of the principal subspace of the ID train features."""
+"""A base for detectors that measure what lies outside the principal subspace of the ID train features."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.validation import check_share, check_whole
 from ood_nc.errors import UserError
 
+__all__ = ["ResidualDetector"]
+
 
 class ResidualDetector(FeatureDetector):
-    """Base of detectors that measure h - u outside the principal subspace, u = -W^+ b the origin of the head."""
+    """Base of detectors that measure h - u outside the principal subspace, u = -W^+ b the origin of the head.
+
+    A detector needs "features" and "head", and scores by ``_residual``, as :class:`ViM
+    <ood_nc.detection.detectors.vim.VirtualLogitMatching>` does.
+
+    Args:
+        dim: dimensions of the principal subspace; None: 1000 where d >= 2048, 512 where d >= 768, else d // 2.
+        explained_variance: choose ``dim`` as the smallest that explains this share of the second moment around u.
+    """
 
     origin_: Tensor
     basis_: Tensor

@@ -1,7 +1,17 @@
-"""Checks of hyper-parameters; each message names detector, hyper-parameter and value."""
+"""Checks of hyper-parameters for ``_check_parameters``; the message names detector, hyper-parameter and value.
+
+All raise :class:`~ood_nc.errors.UserError`. NumPy scalars have become plain values before.
+
+Example:
+    >>> from ood_nc.detection import create_detector
+    >>> create_detector("knn", k=0)
+    Traceback (most recent call last):
+    ood_nc.errors.UserError: Detector 'knn': k must be a whole number of at least 1 or None, got 0.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ood_nc.errors import UserError
@@ -9,106 +19,119 @@ from ood_nc.errors import UserError
 if TYPE_CHECKING:
     from ood_nc.detection.base import BaseDetector
 
+__all__ = [
+    "check_channel_std",
+    "check_choice",
+    "check_flag",
+    "check_layers",
+    "check_nonnegative_number",
+    "check_percent",
+    "check_percentiles",
+    "check_positive",
+    "check_powers",
+    "check_share",
+    "check_weights",
+    "check_whole",
+]
+
 
 def check_positive(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a number above 0."""
-    value = getattr(detector, parameter)
-    if not (_is_number(value) and value > 0):
-        raise _error(detector, parameter, value, "a number above 0")
+    _require(detector, parameter, lambda value: _is_number(value) and value > 0, "a number above 0")
 
 
 def check_nonnegative_number(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a number of at least 0."""
-    value = getattr(detector, parameter)
-    if not (_is_number(value) and value >= 0):
-        raise _error(detector, parameter, value, "a number of at least 0")
+    _require(detector, parameter, lambda value: _is_number(value) and value >= 0, "a number of at least 0")
 
 
 def check_whole(detector: BaseDetector, parameter: str, least: int, *, none_allowed: bool = False) -> None:
     """The hyper-parameter is a whole number of at least ``least`` (or None)."""
-    value = getattr(detector, parameter)
-    if value is None and none_allowed:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise _error(detector, parameter, value, f"a whole number of at least {least}" + " or None" * none_allowed)
+    wanted = f"a whole number of at least {least}"
+    _require(detector, parameter, lambda value: _is_whole(value) and value >= least, wanted, none_allowed)
 
 
 def check_share(detector: BaseDetector, parameter: str, *, none_allowed: bool = False) -> None:
     """The hyper-parameter is a number strictly between 0 and 1 (or None)."""
-    value = getattr(detector, parameter)
-    if value is None and none_allowed:
-        return
-    if not (_is_number(value) and 0 < value < 1):
-        raise _error(detector, parameter, value, "a number strictly between 0 and 1" + " or None" * none_allowed)
+    wanted = "a number strictly between 0 and 1"
+    _require(detector, parameter, lambda value: _is_number(value) and 0 < value < 1, wanted, none_allowed)
 
 
 def check_percent(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a number of at least 0 and below 100."""
-    value = getattr(detector, parameter)
-    if not (_is_number(value) and 0 <= value < 100):
-        raise _error(detector, parameter, value, "a number of at least 0 and below 100")
+    wanted = "a number of at least 0 and below 100"
+    _require(detector, parameter, lambda value: _is_number(value) and 0 <= value < 100, wanted)
 
 
 def check_flag(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is True or False."""
-    value = getattr(detector, parameter)
-    if not isinstance(value, bool):
-        raise _error(detector, parameter, value, "True or False")
+    _require(detector, parameter, lambda value: isinstance(value, bool), "True or False")
 
 
 def check_choice(detector: BaseDetector, parameter: str, choices: tuple[str, ...]) -> None:
     """The hyper-parameter is one of ``choices``."""
-    value = getattr(detector, parameter)
-    if value not in choices:
-        raise _error(detector, parameter, value, "one of " + ", ".join(map(repr, choices)))
+    _require(detector, parameter, lambda value: value in choices, "one of " + ", ".join(map(repr, choices)))
 
 
 def check_channel_std(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a number above 0, one such number a channel, or None."""
-    value = getattr(detector, parameter)
-    if value is None:
-        return
-    numbers = value if isinstance(value, (tuple, list)) else (value,)
-    if not numbers or not all(_is_number(number) and number > 0 for number in numbers):
-        raise _error(detector, parameter, value, "a number above 0, one for each channel, or None")
+
+    def holds(value: Any) -> bool:
+        numbers = value if isinstance(value, (tuple, list)) else (value,)
+        return bool(numbers) and all(_is_number(number) and number > 0 for number in numbers)
+
+    _require(detector, parameter, holds, "a number above 0, one for each channel,", none_allowed=True)
 
 
 def check_percentiles(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is two percentages, strictly between 0 and 100, in ascending order."""
-    value = getattr(detector, parameter)
-    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
-    if not (pair and 0 < value[0] <= value[1] < 100):
-        raise _error(detector, parameter, value, "two percentages between 0 and 100, the lower first")
+
+    def holds(value: Any) -> bool:
+        return _is_tuple(value, _is_number) and len(value) == 2 and 0 < value[0] <= value[1] < 100
+
+    _require(detector, parameter, holds, "two percentages between 0 and 100, the lower first")
 
 
 def check_powers(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a tuple of different whole numbers of at least 1."""
-    value = getattr(detector, parameter)
-    whole = isinstance(value, (tuple, list)) and all(type(power) is int and power >= 1 for power in value)
-    if not whole or not value or len(set(value)) < len(value):
-        raise _error(detector, parameter, value, "a tuple of different whole numbers of at least 1")
+
+    def holds(value: Any) -> bool:
+        return _is_tuple(value, lambda power: _is_whole(power) and power >= 1) and len(set(value)) == len(value)
+
+    _require(detector, parameter, holds, "a tuple of different whole numbers of at least 1")
 
 
 def check_weights(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a tuple of numbers, or None."""
-    value = getattr(detector, parameter)
-    if value is not None and not (isinstance(value, (tuple, list)) and value and all(map(_is_number, value))):
-        raise _error(detector, parameter, value, "a tuple of numbers, or None")
+    _require(detector, parameter, lambda value: _is_tuple(value, _is_number), "a tuple of numbers", none_allowed=True)
 
 
 def check_layers(detector: BaseDetector, parameter: str = "layers") -> None:
     """The hyper-parameter is None or names layers, each once."""
+
+    def holds(value: Any) -> bool:
+        return _is_tuple(value, lambda name: isinstance(name, str)) and len(set(value)) == len(value)
+
+    _require(detector, parameter, holds, "a tuple of layer names, each once,", none_allowed=True)
+
+
+def _require(
+    detector: BaseDetector, parameter: str, holds: Callable[[Any], bool], wanted: str, none_allowed: bool = False
+) -> None:
     value = getattr(detector, parameter)
-    if value is None:
-        return
-    named = isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value)
-    if not named or not value or len(set(value)) < len(value):
-        raise _error(detector, parameter, value, "a tuple of layer names, each once, or None")
+    if not ((value is None and none_allowed) or holds(value)):
+        wanted += " or None" * none_allowed
+        raise UserError(f"Detector {detector.name!r}: {parameter} must be {wanted}, got {value!r}.")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
 
 
-def _error(detector: BaseDetector, parameter: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"Detector {detector.name!r}: {parameter} must be {wanted}, got {value!r}.")
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_tuple(value: Any, of: Callable[[Any], bool]) -> bool:
+    """Whether it is a tuple or list, not empty, of such things."""
+    return isinstance(value, (tuple, list)) and len(value) > 0 and all(map(of, value))

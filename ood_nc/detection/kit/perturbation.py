@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ood_nc.errors import UserError
 
+__all__ = ["step_against"]
+
 
 def step_against(
     images: Tensor, gradient: Tensor, epsilon: float, std: float | tuple[float, ...] | None = None
@@ -21,6 +23,10 @@ def step_against(
 
     Raises:
         UserError: ``std`` has another number of channels.
+
+    Example:
+        >>> step_against(torch.tensor([[0.5, 0.5]]), torch.tensor([[-3.0, 0.0]]), 0.1)
+        tensor([[0.6000, 0.5000]])
     """
     step = epsilon * gradient.sign()
     if std is not None:

@@ -1,4 +1,8 @@
-"""Activation shaping: change the features before the head reads them, then take the energy of its logits."""
+"""Activation shaping: change the features before the head reads them, then take the energy of its logits.
+
+A detector of the kind is :class:`ShapedEnergy` with one method, ``_shape``; one that prunes is a
+:class:`PruningDetector` too, as those of ``detectors/ash.py`` are.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,18 @@ from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg, percentile
 from ood_nc.detection.kit.validation import check_percent
+
+__all__ = [
+    "MAX_EXPONENT",
+    "PERCENTILES",
+    "PruningDetector",
+    "ShapedEnergy",
+    "largest",
+    "largest_sum",
+    "pruned",
+    "scaling",
+    "sum_ratio",
+]
 
 PERCENTILES = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 """The search space of the papers and of OpenOOD."""
@@ -77,6 +93,10 @@ def pruned(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         What is kept (B, d) in the features' dtype, and the share (B, d) of each entry that was kept, in [0, 1]; 0 for
         zeros, which there is nothing to keep of.
+
+    Example:
+        >>> pruned(torch.tensor([[3.0, 1.0, 1.0, 0.0]]), 2)[0]
+        tensor([[3.0000, 0.5000, 0.5000, 0.0000]])
     """
     top = largest(features, k)
     smallest = top[:, :1]
@@ -95,6 +115,11 @@ def sum_ratio(features: Tensor, kept: Tensor) -> Tensor:
     """Sum of all entries of each row over the sum of those kept (B, 1) float64, for rows without negative entries.
 
     At least 1, and at most d / k where the k largest are kept; 1 for a row of zeros, from which nothing was pruned.
+
+    Example:
+        >>> features = torch.tensor([[3.0, 1.0]])
+        >>> sum_ratio(features, largest_sum(features, 1))
+        tensor([[1.3333]], dtype=torch.float64)
     """
     total = features.sum(dim=1, keepdim=True, dtype=torch.float64)
     empty = kept == 0
