@@ -9,7 +9,6 @@ from ood_nc.collapse import ClassStatistics, ncc_accuracy
 from ood_nc.collapse.intervals import ShardedStatistics
 from ood_nc.detection import TapStatistics, create_detector, synthetic_outliers
 from ood_nc.errors import UserError
-from ood_nc.losses import nearest_neighbor_entropy
 from ood_nc.scores.thresholds import choose_class_thresholds, conformal_p_values
 from ood_nc.transfer import knn_probe, linear_probe, nearest_mean_probe
 
@@ -91,7 +90,6 @@ FUNCTIONS = {
     "linear probe": lambda labels: linear_probe(**_sides(labels)),
     "k-NN probe": lambda labels: knn_probe(**_sides(labels)),
     "nearest-mean probe": lambda labels: nearest_mean_probe(**_sides(labels)),
-    "entropy within groups": lambda labels: nearest_neighbor_entropy(torch.from_numpy(ROWS), groups=labels),
 }
 
 
