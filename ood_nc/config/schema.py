@@ -140,6 +140,19 @@ def _as_transfer(value: Any) -> Any:
     return {"train": value} if isinstance(value, str) else value
 
 
+class PixelConfig(Section):
+    """How stored values become 8-bit pixels (`ood_nc.data.pixels` has the rules); part of a model's preprocessing."""
+
+    value_range: Annotated[tuple[float, float], AfterValidator(in_order)] | None = flag(
+        None, "values that are black and white, for images of more than 8 bits; by their type when not given"
+    )
+    background: Literal["white", "black", "ignore"] = flag(
+        "white", "what shows through transparent pixels; ignore takes what is stored beneath"
+    )
+    orientation: bool = flag(True, "turn photographs as their EXIF data says")
+    max_pixels: int = Field(default=178_956_970, ge=1, le=2**40, description="largest image that is decoded")
+
+
 class DataConfig(Section):
     """The ID data and what it is compared with. Sources are relative to `root`."""
 
@@ -155,6 +168,7 @@ class DataConfig(Section):
     transfer: dict[SetName, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = flag({}, "transfer tasks by name")
     limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
     eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
+    pixels: PixelConfig = Field(default_factory=PixelConfig)
     skip_broken: bool = flag(False, "leave out training images that cannot be read, instead of stopping")
 
 

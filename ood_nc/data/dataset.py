@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch.utils.data import Dataset
 
+from ood_nc.arrays import as_labels
+from ood_nc.config import PixelConfig
+from ood_nc.data.names import printables
+from ood_nc.data.pixels import DEFAULT, Pixels
 from ood_nc.data.stores import Store, decode
 from ood_nc.errors import UserError, nearest
 
@@ -29,11 +32,14 @@ class ImageDataset(Dataset[Any]):
 
     Attributes:
         name: what it is called in notes and errors.
-        ids: a stable, path-like id of each sample.
+        ids: a stable, path-like id of each sample, as printable text (`ood_nc.data.names.printable`).
         targets: class index of each sample (N,), int64; -1 where there is no label.
         class_names: name of each class, or None where labels are bare indices or absent.
-        transform: from the RGB image to what an item holds; None leaves the image.
+        transform: from the image to what an item holds; None leaves the image.
+        pixels: how stored values become 8-bit pixels; those of ``transform`` where it is a model's.
+        channels: of the model that the images are for: see `ood_nc.data.pixels.to_channels`.
         hidden: hidden entries of the source that were ignored.
+        passed_over: visible files of the source that are no images.
         notes: remarks of the reader, a line each.
     """
 
@@ -46,6 +52,7 @@ class ImageDataset(Dataset[Any]):
         targets: np.ndarray,
         class_names: Sequence[str] | None = None,
         hidden: Sequence[str] = (),
+        passed_over: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
         if not len(store) == len(ids) == len(targets):
@@ -53,12 +60,15 @@ class ImageDataset(Dataset[Any]):
             raise UserError(f"{name}: {counts}; there must be as many of each.")
         self.store = store
         self.name = name
-        self.ids = tuple(ids)
-        self.targets = np.asarray(targets, dtype=np.int64)
+        self.ids = printables(ids)
+        self.targets = _class_indices(targets, name)
         self.class_names = None if class_names is None else tuple(class_names)
-        self.hidden = tuple(hidden)
+        self.hidden = printables(hidden)
+        self.passed_over = printables(passed_over)
         self.notes = tuple(notes)
-        self.transform: Callable[[Image.Image], Any] | None = None
+        self.transform: Callable[[Any], Any] | None = None
+        self.pixels = DEFAULT
+        self.channels = 3
         self.rows = np.arange(len(store))
         self._with_index = False
         self._fingerprint: str | None = None
@@ -84,31 +94,37 @@ class ImageDataset(Dataset[Any]):
             return len(self.class_names)
         return int(self.targets.max(initial=-1)) + 1
 
-    def load(self, index: int) -> Image.Image:
-        """The decoded RGB image, before any transform.
+    def load(self, index: int) -> Pixels:
+        """The decoded image before any transform: RGB, or uint8 (H, W, ``channels``) for other than 1 or 3.
 
         Raises:
             BrokenImageError: it cannot be read or decoded.
         """
         try:
-            return decode(self.store, int(self.rows[index]))
+            return decode(self.store, int(self.rows[index]), self.pixels, self.channels)
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
             raise BrokenImageError(f"{self.name}: cannot read {self.ids[index]} ({reason(error)}).") from error
 
-    def with_transform(
-        self, transform: Callable[[Image.Image], Any] | None, *, with_index: bool = False
-    ) -> ImageDataset:
+    def with_transform(self, transform: Callable[[Any], Any] | None, *, with_index: bool = False) -> ImageDataset:
         """A view with this transform.
 
         Args:
-            transform: applied to the RGB image.
+            transform: applied to the image; a model's own brings its pixel rules and channels along.
             with_index: items carry their position too, so that copies of an image in a batch can be told.
         """
         view = copy.copy(self)
         view.transform = transform
+        view.pixels = getattr(transform, "pixels", self.pixels)
+        view.channels = getattr(transform, "channels", self.channels)
         view._with_index = with_index
+        return view
+
+    def with_pixels(self, pixels: PixelConfig) -> ImageDataset:
+        """A view read by these pixel rules."""
+        view = copy.copy(self)
+        view.pixels = pixels
         return view
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> ImageDataset:
@@ -127,7 +143,7 @@ class ImageDataset(Dataset[Any]):
         try:
             return self.store.mark(int(self.rows[index]))
         except OSError:
-            return -1, self.ids[index].encode("utf-8", "surrogateescape")
+            return -1, self.ids[index].encode()
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Width and height of an image as it is stored; None where it cannot be read."""
@@ -149,10 +165,10 @@ class ImageDataset(Dataset[Any]):
         for arrays). Dates and places do not count, nor does the transform.
         """
         if self._fingerprint is None:
-            digest = hashlib.blake2b(repr(self.class_names).encode("utf-8", "surrogateescape"), digest_size=16)
+            digest = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)
             for index, name in enumerate(self.ids):
                 size, end = self.mark(index)
-                line = f"\n{name}\t{self.targets[index]}\t{size}\t".encode("utf-8", "surrogateescape")
+                line = f"\n{name}\t{self.targets[index]}\t{size}\t".encode()
                 digest.update(line + end)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -165,7 +181,14 @@ def reason(error: Exception) -> str:
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or its beginning is damaged"
     text = " ".join(str(error).split()) or type(error).__name__
-    return text[:120]
+    return text if isinstance(error, UserError) else text[:120]
+
+
+def _class_indices(targets: Any, name: str) -> np.ndarray:
+    """Labels through the package's one door; -1 says that there is none."""
+    labels = np.asarray(targets)
+    none = labels == -1
+    return np.where(none, -1, as_labels(np.where(none, 0, labels), name=f"labels of {name}").cpu().numpy())
 
 
 def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDataset:

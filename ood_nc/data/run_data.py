@@ -61,14 +61,14 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
     """
     notes: list[str] = []
-    train = open_dataset(config.train, root=config.root, limit=config.limit)
+    train = open_dataset(config.train, root=config.root, limit=config.limit).with_pixels(config.pixels)
     _require_labels(train, config.train, "data.train")
     names = train.class_names or tuple(str(index) for index in range(train.num_classes))
     train = align_classes(train, names)
     train = _checked(train, workers, check_images, config.skip_broken, notes)
 
     def evaluated(source: str) -> ImageDataset:
-        dataset = open_dataset(source, root=config.root)
+        dataset = open_dataset(source, root=config.root).with_pixels(config.pixels)
         return dataset if config.eval_limit is None else limit_total(dataset, config.eval_limit)
 
     def evaluated_id(source: str, key: str) -> ImageDataset:
@@ -129,8 +129,11 @@ def _transfer(
 
 
 def _require_labels(dataset: ImageDataset, source: str, key: str) -> None:
-    if len(dataset) == 0 or (dataset.targets < 0).any():
+    without = int((dataset.targets < 0).sum())
+    if len(dataset) == 0 or without == len(dataset):
         raise UserError(f"{key}: {source} has images without labels; expected {EXPECTED.split(',')[0]}.")
+    if without:
+        raise UserError(f"{key}: {without} of {len(dataset)} images of {source} have no label (-1): leave them out.")
 
 
 def _checked(

@@ -14,6 +14,7 @@ from ood_nc.data.stores import TAIL, verify
 from ood_nc.progress import progress
 
 _CHUNK = 256
+_DARK = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ScanReport:
         n: number of images.
         classes: images of each class by name (or index); empty where there are no labels.
         hidden: hidden entries that were ignored.
+        passed_over: files that are no images.
         empty_classes: classes without an image.
         broken: id and reason of each image that cannot be decoded.
         duplicates: id of each image whose content came before, and the id of that first one.
@@ -35,6 +37,7 @@ class ScanReport:
     n: int
     classes: dict[str, int]
     hidden: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
     broken: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -67,15 +70,17 @@ def scan(dataset: ImageDataset, *, workers: int = 0, decode: bool = True) -> Sca
         names = dataset.class_names or [str(index) for index in range(dataset.num_classes)]
         counts = np.bincount(dataset.targets[dataset.targets >= 0], minlength=len(names))
         classes = dict(zip(names, counts.tolist(), strict=True))
+    broken, notes = _decoded(dataset, workers) if decode else ([], [])
     return ScanReport(
         name=dataset.name,
         n=len(dataset),
         classes=classes,
         hidden=dataset.hidden,
+        passed_over=dataset.passed_over,
         empty_classes=tuple(name for name, count in classes.items() if count == 0),
-        broken=_broken(dataset, workers) if decode else [],
+        broken=broken,
         duplicates=_copies(dataset),
-        notes=dataset.notes,
+        notes=(*dataset.notes, *notes),
     )
 
 
@@ -104,30 +109,40 @@ def shared_class_names(first: ImageDataset, second: ImageDataset) -> list[str]:
     return [name for name in _present(second) if _plain(name) in known]
 
 
-def _broken(dataset: ImageDataset, workers: int) -> list[tuple[str, str]]:
-    def check(chunk: Sequence[int]) -> list[tuple[str, str]]:
-        return [(dataset.ids[index], why) for index in chunk if (why := _fault(dataset, index))]
-
+def _decoded(dataset: ImageDataset, workers: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """The images that cannot be decoded, and notes on the others."""
     chunks = [range(start, min(start + _CHUNK, len(dataset))) for start in range(0, len(dataset), _CHUNK)]
-    broken = []
+
+    def check(chunk: Sequence[int]) -> list[str | float | None]:
+        return [_verified(dataset, index) for index in chunk]
+
+    broken: list[tuple[str, str]] = []
+    brightest: list[float] = []
     with (
         progress(f"checking {dataset.name}", total=len(dataset)) as advance,
         ThreadPoolExecutor(max_workers=max(1, workers)) as pool,
     ):
         for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
-            broken += found
+            for index, outcome in zip(chunk, found, strict=True):
+                if isinstance(outcome, str):
+                    broken.append((dataset.ids[index], outcome))
+                elif outcome is not None:
+                    brightest.append(outcome)
             advance(len(chunk))
-    return broken
+    if not brightest or max(brightest) >= _DARK or dataset.pixels.value_range is not None:
+        return broken, []
+    used = f"{len(brightest)} images have 16 bits and use {max(brightest):.1%} of them at most"
+    return broken, [f"{used}: state the range, e.g. --data.pixels.value_range 0,4095, or they are nearly black"]
 
 
-def _fault(dataset: ImageDataset, index: int) -> str | None:
+def _verified(dataset: ImageDataset, index: int) -> str | float | None:
+    """What is wrong with an image, else what `verify` says of it."""
     try:
-        verify(dataset.store, int(dataset.rows[index]))
+        return verify(dataset.store, int(dataset.rows[index]), dataset.pixels)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes make the decoders raise nearly anything
         return reason(error)
-    return None
 
 
 def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from ood_nc.data.archives import is_archive, open_archive
 from ood_nc.data.bundled import BUNDLED
 from ood_nc.data.dataset import ImageDataset
-from ood_nc.data.imglists import open_imglist
-from ood_nc.data.layout import EXPECTED, read_layout, walk
+from ood_nc.data.imglists import LIST_SUFFIXES, open_imglist
+from ood_nc.data.layout import EXPECTED, Layout, read_folder, read_layout
 from ood_nc.data.numpy_files import open_numpy
 from ood_nc.data.registry import SOURCES
 from ood_nc.data.splits import limit_per_class, stratified_split
-from ood_nc.data.stores import FileStore
+from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
 
 _FORMS = {
@@ -28,7 +28,6 @@ _FORMS = {
     "SOURCE::@train, SOURCE::@test": "four fifths and one fifth (stratified, seed 0) of a set that has no split",
 }
 _HELD_OUT, _HELD_OUT_SEED = 0.2, 0
-_LISTS = (".txt", ".lst")
 
 
 def open_dataset(
@@ -60,7 +59,7 @@ def locate(source: str, root: str | Path) -> str:
         return source
     place, separator, inner = source.partition("::")
     located = str(Path(root) / place)
-    if inner and Path(place).suffix in _LISTS and not inner.startswith("@"):
+    if inner and Path(place).suffix in LIST_SUFFIXES and not inner.startswith("@"):
         inner = str(Path(root) / inner)
     return located + separator + inner
 
@@ -95,36 +94,32 @@ def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
         return _open_archive(path, inner, name)
     if path.suffix.lower() in (".npz", ".npy"):
         return open_numpy(path, inner, name)
-    if path.suffix.lower() in _LISTS:
+    if path.suffix.lower() in LIST_SUFFIXES:
         images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
         return open_imglist(path, images, name)
     raise UserError(f"{path} is neither a folder nor an archive, .npz file or image list (`ood-nc list datasets`).")
 
 
 def _open_folder(path: Path, inner: str, name: str) -> ImageDataset:
-    layout = read_layout(*walk(path), where=f"{path}::{inner}" if inner else str(path), inner=inner)
-    return ImageDataset(
-        FileStore(path, layout.names),
-        name=name,
-        ids=layout.names,
-        targets=layout.targets,
-        class_names=layout.class_names,
-        hidden=layout.hidden,
-        notes=layout.notes,
-    )
+    layout = read_folder(path, f"{path}::{inner}" if inner else str(path), inner)
+    return _of_layout(FileStore(path, layout.names), name, layout)
 
 
 def _open_archive(path: Path, inner: str, name: str) -> ImageDataset:
     archive = open_archive(path)
-    where = f"{path}::{inner}" if inner else str(path)
-    layout = read_layout(archive.members, archive.folders, where=where, inner=inner)
+    layout = read_layout(archive.members, archive.folders, f"{path}::{inner}" if inner else str(path), inner)
+    return _of_layout(archive.store(layout.names), name, layout)
+
+
+def _of_layout(store: Store, name: str, layout: Layout) -> ImageDataset:
     return ImageDataset(
-        archive.store(layout.names),
+        store,
         name=name,
         ids=layout.names,
         targets=layout.targets,
         class_names=layout.class_names,
         hidden=layout.hidden,
+        passed_over=layout.passed_over,
         notes=layout.notes,
     )
 

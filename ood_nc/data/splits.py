@@ -70,10 +70,7 @@ def limit_total(dataset: ImageDataset, limit: int, seed: int = 0) -> ImageDatase
 
 def _ranks(dataset: ImageDataset, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Each sample's rank inside its class under the seeded hash, and its rank among all."""
-    keys = [
-        hashlib.blake2b(f"{seed}\t{name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        for name in dataset.ids
-    ]
+    keys = [hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest() for name in dataset.ids]
     order = np.empty(len(keys), dtype=np.int64)
     order[np.argsort(np.array(keys, dtype="S8"), kind="stable")] = np.arange(len(keys))
     ranks = np.empty(len(keys), dtype=np.int64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+
+from ood_nc.config import PixelConfig
+from ood_nc.data.pixels import DEFAULT, PixelError, Pixels, eight_bits, is_wide, open_image, to_channels
 
 TAIL = 4096
 
@@ -30,13 +33,14 @@ class Store(ABC):
     def read(self, index: int) -> bytes:
         """The whole content of an image: the bytes of its file, or its raw pixels."""
 
-    def image(self, index: int) -> Image.Image:
-        """The decoded image, in whatever mode it is stored."""
-        return Image.open(io.BytesIO(self.read(index)))
+    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+        """The image as it is stored: opened lazily in its own mode, or an array."""
+        return open_image(self.read(index), pixels)
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of an image as it is stored."""
-        return self.image(index).size
+        image = self.image(index)
+        return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
     def tail(self, index: int) -> tuple[int, bytes]:
         """The size of the content in bytes, and its end: at least its last 4 KiB."""
@@ -79,7 +83,7 @@ class FileStore(Store):
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height, from the file's header."""
-        with Image.open(self.path(index)) as image:
+        with open_image(self.path(index)) as image:
             return image.size
 
     def tail(self, index: int) -> tuple[int, bytes]:
@@ -91,7 +95,7 @@ class FileStore(Store):
 
 
 class ArrayStore(Store):
-    """Images of one array: (N, H, W) grey or (N, H, W, 3) colour, uint8."""
+    """Images of one array, (N, H, W) or (N, H, W, C)."""
 
     def __init__(self, images: np.ndarray) -> None:
         super().__init__()
@@ -104,13 +108,13 @@ class ArrayStore(Store):
         """The raw pixels."""
         return self.images[index].tobytes()
 
-    def image(self, index: int) -> Image.Image:
-        """The image, grey or RGB."""
-        return Image.fromarray(np.ascontiguousarray(self.images[index]))
+    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+        """The values of the image."""
+        return self.images[index]
 
 
 class WrappedStore(Store):
-    """Another library's map-style data set, whose items begin with a PIL image."""
+    """A map-style data set whose items begin with an image: PIL, an array, or a tensor (C, H, W) or (H, W)."""
 
     def __init__(self, items: Any) -> None:
         super().__init__()
@@ -123,33 +127,37 @@ class WrappedStore(Store):
         """The decoded pixels; how the other library stores them is its own."""
         return self.image(index).tobytes()
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
         """The item's image."""
-        return self.items[index][0]
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return ``image`` as 8-bit RGB: grey repeated over the channels, 16 bits scaled to 8, transparency dropped."""
-    if image.mode == "RGB":
-        image.load()
+        image = self.items[index][0]
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
+        if not isinstance(image, (Image.Image, np.ndarray)):
+            raise PixelError(f"its items begin with {type(image).__name__}, not with an image")
         return image
-    if image.mode.startswith("I"):
-        # Pillow clips wide integers to 255 instead of scaling them, which turns a 16-bit image white.
-        values = np.asarray(image)
-        wide = image.mode.startswith("I;16") or values.max(initial=0) > 255
-        image = Image.fromarray(((values >> 8) if wide else values).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
-def decode(store: Store, index: int) -> Image.Image:
-    """Return an image of ``store`` as RGB. Whatever a damaged file makes the decoders raise comes through."""
-    return to_rgb(store.image(index))
+def decode(store: Store, index: int, pixels: PixelConfig = DEFAULT, channels: int = 3) -> Pixels:
+    """Return an image of ``store`` as `to_channels` has it. Whatever a damaged file makes the decoders raise comes
+    through."""
+    return to_channels(store.image(index, pixels), channels, pixels)
 
 
-def verify(store: Store, index: int) -> None:
-    """Decode an image far enough to know that it can be; JPEG at an eighth of the size, which reads every byte."""
-    image = store.image(index)
-    image.draft("RGB", (1, 1))
-    image.load()
+def verify(store: Store, index: int, pixels: PixelConfig = DEFAULT) -> float | None:
+    """Decode an image far enough to know that it can be; JPEG at an eighth of the size, which reads every byte.
+
+    Returns:
+        Of integers with more than 8 bits, the largest one as a share of the range that their type has; else None.
+
+    Raises:
+        PixelError: no rule covers its values.
+    """
+    image = store.image(index, pixels)
+    if isinstance(image, Image.Image):
+        image.draft("RGB", (1, 1))
+        image.load()
+    if not is_wide(image):
+        return None
+    values = eight_bits(image, pixels)
+    return values.max(initial=0) / 255 if np.asarray(image).dtype.kind in "iu" else None

@@ -10,19 +10,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ood_nc.config import PixelConfig
 from ood_nc.data.archives import Archive, is_archive, open_archive
 from ood_nc.data.dataset import reason
-from ood_nc.data.layout import IMAGE_SUFFIXES
+from ood_nc.data.folders import is_hidden, walk
+from ood_nc.data.imglists import LIST_SUFFIXES, read_list
+from ood_nc.data.layout import suffix_of
+from ood_nc.data.names import printable, printables
+from ood_nc.data.pixels import DEFAULT, Pixels, image_suffixes
 from ood_nc.data.registry import SOURCES
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.stores import FileStore, Store, decode
 from ood_nc.errors import UserError, nearest
 
-Transform = Callable[[Image.Image], torch.Tensor]
-_LISTS = (".txt", ".lst")
+Transform = Callable[[Any], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,15 @@ class _Entry(NamedTuple):
 class ImageStream(IterableDataset[StreamBatch]):
     """The images of files, folders, archives, lists and every other source, in a fixed order.
 
-    A folder is walked as it is read, folder by folder in the order of the names (links back to a folder above are not
-    followed, hidden entries and other files passed over). An archive is indexed and read in place. A list has a path a
-    line, a class index behind it is ignored; relative paths start at the list's folder. What ends in no image suffix
-    is opened as `open_dataset` does. An image that cannot be read is reported in its batch and costs no other.
+    A folder is walked as it is read, folder by folder in the order of the names, by the reader that data sets have
+    (`ood_nc.data.folders`); so is a list (`ood_nc.data.imglists`), whose class indices are ignored and whose relative
+    paths start at its folder. An archive is indexed and read in place. What ends in no image suffix is opened as
+    `open_dataset` does. An image that cannot be read, and any other visible file, is reported in its batch with the
+    reason and costs no other.
 
     Args:
         sources: paths and names of data sets.
-        transform: from an RGB image to a tensor (C, H, W).
+        transform: from an image to a tensor (C, H, W); a model's own brings its pixel rules along, else RGB is given.
         batch_size: images a batch.
         skip: images to pass over at the start, without reading them.
 
@@ -72,6 +76,8 @@ class ImageStream(IterableDataset[StreamBatch]):
     def __init__(self, sources: Sequence[str], transform: Transform, *, batch_size: int = 64, skip: int = 0) -> None:
         self.sources = [str(source) for source in sources]
         self.transform = transform
+        self.pixels = getattr(transform, "pixels", DEFAULT)
+        self.channels = getattr(transform, "channels", 3)
         self.batch_size = batch_size
         self.skip = skip
         # Opened once, here: workers share the index, and a wrong path is known before any work is done.
@@ -91,7 +97,7 @@ class ImageStream(IterableDataset[StreamBatch]):
     def id_at(self, position: int) -> str | None:
         """The id of an image by its position, without reading images; None where there are fewer."""
         entry = next(itertools.islice(self._entries(), position, None), None)
-        return None if entry is None else entry.id
+        return None if entry is None else printable(entry.id)
 
     def loader(self, workers: int = 0) -> DataLoader[Any]:
         """The batches in order, read ahead by so many processes."""
@@ -107,12 +113,14 @@ class ImageStream(IterableDataset[StreamBatch]):
         images, errors = [], []
         for position, entry in enumerate(batch):
             try:
-                images.append(self.transform(decode(entry.store, entry.position)))
+                images.append(self.transform(decode(entry.store, entry.position, self.pixels, self.channels)))
             except MemoryError:
                 raise
             except Exception as error:  # damaged bytes make the decoders raise nearly anything
                 errors.append((position, reason(error)))
-        return StreamBatch([entry.id for entry in batch], torch.stack(images) if images else None, errors)
+        return StreamBatch(
+            list(printables(entry.id for entry in batch)), torch.stack(images) if images else None, errors
+        )
 
 
 @dataclass(frozen=True)
@@ -120,26 +128,13 @@ class _Folder:
     path: str
 
     def __call__(self) -> Iterator[_Entry]:
-        yield from self._walk(self.path, ())
-
-    def _walk(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[_Entry]:
-        try:
-            status = Path(folder).stat()
-            here = status.st_dev, status.st_ino
-            if here in above:
-                return
-            with os.scandir(folder) as found:
-                entries = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
-        except OSError:
-            # Read like an image, it gives the reason and costs no other.
-            yield _file(folder)
-            return
-        for name, is_folder in entries:
-            path = f"{folder.rstrip('/')}/{name}"
-            if is_folder:
-                yield from self._walk(path, (*above, here))
-            elif Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield _file(path)
+        root = self.path.rstrip("/") or "/"
+        for path, is_folder, _, error in walk(root):
+            whole = os.path.join(root, path) if path else root  # noqa: PTH118 (once an image)
+            if error is not None:
+                yield _Entry(whole, _Unreadable(f"the folder cannot be read: {error.strerror}"), 0)
+            elif not is_folder and not is_hidden(path.rpartition("/")[2]):
+                yield _file(whole) if suffix_of(path) in image_suffixes() else _passed_over(whole)
 
 
 @dataclass(frozen=True)
@@ -148,27 +143,27 @@ class _List:
 
     def __call__(self) -> Iterator[_Entry]:
         folder = Path(self.path).parent
-        with open(self.path, encoding="utf-8-sig", errors="surrogateescape") as lines:
-            for line in lines:
-                text = line.strip()
-                name, _, label = text.rpartition(" ")
-                if name and label.removeprefix("-").isdigit():
-                    text = name.strip()
-                if text:
-                    yield _Entry(text, FileStore(folder, (text,)), 0)
+        try:
+            for line in read_list(self.path, folder):
+                yield _Entry(line.name, FileStore(folder, (line.name,)), 0)
+        except UserError as error:
+            yield _Entry(self.path, _Unreadable(str(error)), 0)
 
 
 @dataclass(frozen=True)
 class _Members:
-    """Images of an archive, or of any other source that is opened as a whole."""
+    """Images of an archive, or of any other source that is opened as a whole, then what it holds besides."""
 
     source: str
     names: Sequence[str]
     store: Store
+    passed_over: Sequence[str] = ()
 
     def __call__(self) -> Iterator[_Entry]:
         for index, name in enumerate(self.names):
             yield _Entry(f"{self.source}::{name}", self.store, index)
+        for name in self.passed_over:
+            yield _passed_over(f"{self.source}::{name}")
 
 
 def _open(source: str) -> Callable[[], Iterator[_Entry]]:
@@ -183,7 +178,7 @@ def _open(source: str) -> Callable[[], Iterator[_Entry]]:
         raise UserError(f"No image, folder or archive at {source}.{hint}")
     if is_archive(path):
         return _archive(source, open_archive(path))
-    if path.suffix.lower() in _LISTS:
+    if path.suffix.lower() in LIST_SUFFIXES:
         return _List(str(path))
     if path.suffix.lower() in (".npz", ".npy"):
         return _data_set(source)
@@ -202,14 +197,35 @@ def _file(path: str) -> _Entry:
     return _Entry(path, FileStore("", (path,)), 0)
 
 
+def _passed_over(name: str) -> _Entry:
+    return _Entry(name, _Unreadable(f"passed over: not an image ({suffix_of(name) or 'no suffix'})"), 0)
+
+
 def _archive(source: str, archive: Archive) -> _Members:
-    names = [name for name in archive.members if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return _Members(source, names, archive.store(tuple(names)))
+    visible = [name for name in archive.members if not any(map(is_hidden, name.split("/")))]
+    names = [name for name in visible if suffix_of(name) in image_suffixes()]
+    others = [name for name in visible if suffix_of(name) not in image_suffixes()]
+    return _Members(source, names, archive.store(tuple(names)), others)
 
 
 def _data_set(source: str) -> _Members:
     dataset = open_dataset(source)
-    return _Members(source, dataset.ids, _Rows(dataset.store, dataset.rows))
+    return _Members(source, dataset.ids, _Rows(dataset.store, dataset.rows), dataset.passed_over)
+
+
+class _Unreadable(Store):
+    """What stands in a source but is no image: reading it gives the reason."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self.why = why
+
+    def __len__(self) -> int:
+        return 1
+
+    def read(self, index: int) -> bytes:
+        """Raises the reason."""
+        raise UserError(self.why)
 
 
 class _Rows(Store):
@@ -226,6 +242,6 @@ class _Rows(Store):
         """The content of the image."""
         return self.store.read(int(self.rows[index]))
 
-    def image(self, index: int) -> Image.Image:
-        """The decoded image."""
-        return self.store.image(int(self.rows[index]))
+    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+        """The image as it is stored."""
+        return self.store.image(int(self.rows[index]), pixels)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from ood_nc.data import eval_transform
-from ood_nc.data.stores import to_rgb
+from ood_nc.data.pixels import PixelError, open_image
+from ood_nc.data.transforms import ModelTransform
 from ood_nc.deployment import file
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import InputDetector, Network, TapQueries
@@ -126,15 +127,13 @@ class Detector:
         """Judge images, each independently of the others.
 
         Args:
-            images: a path, a PIL image, an array (H, W), (H, W, 3) uint8, or a list of these; or a tensor (B, C, H, W)
+            images: a path, a PIL image, an array (H, W) or (H, W, C), or a list of these; or a tensor (B, C, H, W)
                 that is preprocessed already (``self.transform``).
 
         Raises:
             UserError: an image cannot be read, or is of another kind.
         """
-        batch = (
-            images if isinstance(images, torch.Tensor) else torch.stack([self.transform(i) for i in _opened(images)])
-        )
+        batch = images if isinstance(images, torch.Tensor) else _prepared(images, self.transform)
         if batch.ndim != 4:
             raise UserError(f"A tensor of images must have shape (B, C, H, W), got {tuple(batch.shape)}.")
         scores, predictions = self.member_scores(batch)
@@ -179,22 +178,18 @@ class Detector:
         return scores >= torch.tensor(limits, dtype=torch.float64)
 
 
-def _opened(images: ImageLike | Sequence[ImageLike]) -> list[Image.Image]:
+def _prepared(images: ImageLike | Sequence[ImageLike], transform: ModelTransform) -> torch.Tensor:
     listed = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
     if not listed:
         raise UserError("No image was given.")
-    return [_as_image(image) for image in listed]
+    return torch.stack([_as_tensor(image, transform) for image in listed])
 
 
-def _as_image(image: ImageLike) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3):
-            raise UserError(f"An image array must be (H, W) or (H, W, 3) uint8, got {image.dtype} {image.shape}.")
-        return to_rgb(Image.fromarray(image))
+def _as_tensor(image: ImageLike, transform: ModelTransform) -> torch.Tensor:
+    if isinstance(image, (Image.Image, np.ndarray)):
+        return transform(image)
     try:
-        with Image.open(image) as opened:
-            return to_rgb(opened)
-    except OSError as error:
+        with open_image(image, transform.pixels) as opened:
+            return transform(opened)
+    except (OSError, PixelError) as error:
         raise UserError(f"Cannot read the image {image} ({' '.join(str(error).split())}).") from error

@@ -133,7 +133,7 @@ def _rows(detector: Detector, batch: StreamBatch) -> pa.Table:
     reasons = dict(batch.errors)
     readable = [position for position in range(len(batch)) if position not in reasons]
     columns: dict[str, list[Any]] = {name: [None] * len(batch) for name in SCHEMA.names}
-    columns["id"] = [_text(name) for name in batch.ids]
+    columns["id"] = list(batch.ids)
     for position, why in reasons.items():
         columns["error"][position] = why
     if batch.images is not None:
@@ -148,11 +148,6 @@ def _rows(detector: Detector, batch: StreamBatch) -> pa.Table:
             for position, value in zip(readable, column, strict=True):
                 columns[name][position] = value
     return pa.table(columns, schema=SCHEMA)
-
-
-def _text(name: str) -> str:
-    # File names are bytes; what is no UTF-8 among them cannot be written as text.
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _count(table: pa.Table, counts: dict[str, int]) -> None:
@@ -207,7 +202,7 @@ class _Parts:
             ids = pq.read_table(path, columns=["id"])["id"]
             rows, last = rows + len(ids), ids[-1].as_py()
         there = stream.id_at(rows - 1) if rows else None
-        if rows and (there is None or _text(there) != last):
+        if rows and (there is None or there != last):
             raise UserError(
                 f"The images changed since {self.folder} was written (image {rows} was {last}): remove the folder."
             )

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import io
 import pickle
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
@@ -140,29 +137,3 @@ class TestBroken:
         monkeypatch.setattr("ood_nc.data.dataset.decode", exhausted)
         with pytest.raises(MemoryError):
             dataset[0]
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
-def test_every_mode_becomes_rgb(mode, folder):
-    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) * 4)
-    if mode == "I;16":
-        image = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024)
-    elif mode != "L":
-        image = image.convert(mode)
-    content = io.BytesIO()
-    image.save(content, "tiff")
-    loaded = open_dataset(str(folder({"x.tif": content.getvalue()}))).load(0)
-    assert loaded.mode == "RGB"
-    grey = torch.from_numpy(np.array(loaded.convert("L"))).float()
-    if mode == "1":
-        assert set(grey.unique().tolist()) <= {0.0, 255.0}
-    else:
-        assert abs(grey.mean() - 126) < 6, "brightness is kept: 16 bits are scaled, not clipped"
-
-
-def test_palette_with_transparency_is_read_without_a_warning(folder, recwarn):
-    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).convert("P")
-    content = io.BytesIO()
-    image.save(content, "png", transparency=bytes(range(64)))
-    assert open_dataset(str(folder({"x.png": content.getvalue()}))).load(0).mode == "RGB"
-    assert not [entry for entry in recwarn if "Palette" in str(entry.message)]

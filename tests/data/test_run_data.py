@@ -119,6 +119,18 @@ def test_mistakes_are_one_line(root, changes, message):
         load_data(config(root, **changes))
 
 
+def test_some_images_without_a_label_are_counted(root):
+    (root / "some.txt").write_text("".join(f"id/train/cat/{index}.png {index % 3 - 1}\n" for index in range(9)))
+    with pytest.raises(UserError, match=r"data.train: 3 of 9 images of some.txt have no label \(-1\): leave them out"):
+        load_data(config(root, train="some.txt"))
+
+
+def test_every_set_is_read_by_the_pixel_rules_of_the_run(root):
+    data = load_data(config(root, pixels={"value_range": [0, 4095]}))
+    sets = [data.train, data.val, data.test, *data.ood.values(), *data.transfer["plants"]]
+    assert {dataset.pixels.value_range for dataset in sets} == {(0.0, 4095.0)}
+
+
 def test_given_transfer_splits_share_their_classes(root):
     put(root, {"t/train/a/1.png": encoded(1), "t/train/b/1.png": encoded(2), "t/test/b/1.png": encoded(3)})
     data = load_data(config(root, transfer={"t": {"train": "t::train", "test": "t::test"}}))

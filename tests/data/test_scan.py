@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ood_nc.config import PixelConfig
 from ood_nc.data import duplicates_between, open_dataset, scan, shared_class_names
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.stores import ArrayStore
@@ -92,3 +93,14 @@ def test_shared_class_names():
     assert shared_class_names(cifar, stl) == ["airplane", "bird", "Cat", "sea lion"]
     assert shared_class_names(cifar, named("bird", "cat", targets=[0, 0])) == ["bird"]
     assert shared_class_names(cifar, make(class_names=None)) == []
+
+
+@pytest.mark.parametrize(("most", "is_dark"), [(4095, True), (60_000, False)])
+def test_twelve_bits_in_files_of_sixteen_are_noted(most, is_dark):
+    values = np.linspace(0, most, 64).astype(np.uint16).reshape(1, 8, 8)
+    dataset = ImageDataset(ArrayStore(values), name="x", ids=["0"], targets=np.zeros(1))
+    note = (
+        "x: 1 images have 16 bits and use 6.3% of them at most: state the range, e.g. --data.pixels.value_range 0,4095"
+    )
+    assert [line.startswith(note) for line in scan(dataset).lines()] == [True] * is_dark
+    assert scan(dataset.with_pixels(PixelConfig(value_range=(0, 4095)))).lines() == []

@@ -47,7 +47,7 @@ def ids_and_values(stream: ImageStream, workers: int = 0) -> tuple[list[str], li
 
 def test_a_folder_is_walked_in_the_order_of_names(folder: Path) -> None:
     ids, values = ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=3))
-    assert ids == [f"{folder}/{name}" for name in ("0.png", "a/1.png", "a/z/3.png", "b/2.png")]
+    assert ids == [f"{folder}/{name}" for name in ("0.png", "a/1.png", "a/z/3.png", "b/2.png", "notes.md")]
     assert values == [30, 10, 20, 0]
 
 
@@ -61,7 +61,7 @@ def test_skipped_images_are_those_that_came_before(folder: Path) -> None:
     ids, values = ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2))
     assert ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2, skip=3)) == (ids[3:], values[3:])
     assert ImageStream([str(folder)], as_tensor).id_at(3) == ids[3]
-    assert ImageStream([str(folder)], as_tensor).id_at(4) is None
+    assert ImageStream([str(folder)], as_tensor).id_at(5) is None
 
 
 def test_archives_lists_files_and_data_sets_follow_each_other(folder: Path, tmp_path: Path) -> None:
@@ -76,8 +76,9 @@ def test_archives_lists_files_and_data_sets_follow_each_other(folder: Path, tmp_
     np.savez(tmp_path / "set.npz", x=np.full((2, 4, 4), 99, dtype=np.uint8), y=np.array([0, 1]))
     sources = [str(path) for path in (tar, zipped, listing, folder / "0.png", tmp_path / "set.npz")]
     ids, values = ids_and_values(ImageStream(sources, as_tensor, batch_size=4), workers=2)
-    assert ids[:5] == [f"{tar}::inner/0.png", f"{zipped}::1.png", "images/b/2.png", "images/a/z/3.png", sources[3]]
-    assert len(ids) == 7
+    first = [f"{tar}::inner/0.png", f"{zipped}::1.png", f"{zipped}::readme.txt"]
+    assert ids[:6] == [*first, "images/b/2.png", "images/a/z/3.png", sources[3]]
+    assert len(ids) == 8
     assert values == [30, 10, 0, 20, 30, 99, 99]
 
 
@@ -85,11 +86,21 @@ def test_broken_images_cost_no_other(folder: Path) -> None:
     (folder / "a" / "2.png").write_bytes(b"not a picture")
     (folder / "a" / "4.png").write_bytes((folder / "0.png").read_bytes()[:40])
     (batch,) = ImageStream([str(folder)], as_tensor)
-    assert [position for position, _ in batch.errors] == [2, 3]
+    assert [position for position, _ in batch.errors] == [2, 3, 6]
     assert "not an image" in batch.errors[0][1]
     assert batch.images is not None
-    assert len(batch) == 6
+    assert len(batch) == 7
     assert len(batch.images) == 4
+
+
+def test_a_file_that_is_no_image_has_a_row_with_the_reason(folder: Path) -> None:
+    (folder / "b" / "README").write_text("no image")
+    (batch,) = ImageStream([str(folder)], as_tensor)
+    found = {batch.ids[position].removeprefix(f"{folder}/"): why for position, why in batch.errors}
+    assert found == {
+        "notes.md": "passed over: not an image (.md)",
+        "b/README": "passed over: not an image (no suffix)",
+    }
 
 
 def test_a_folder_that_cannot_be_read_is_an_error_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,16 +111,17 @@ def test_a_folder_that_cannot_be_read_is_an_error_row(folder: Path, monkeypatch:
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr("ood_nc.data.stream.os.scandir", refusing)
+    monkeypatch.setattr("ood_nc.data.folders.os.scandir", refusing)
     (batch,) = ImageStream([str(folder)], as_tensor)
-    assert [batch.ids[position] for position, _ in batch.errors] == [f"{folder}/a"]
-    assert len(batch) == 3
+    assert [batch.ids[position] for position, _ in batch.errors] == [f"{folder}/a", f"{folder}/notes.md"]
+    assert batch.errors[0][1] == "the folder cannot be read: Permission denied"
+    assert len(batch) == 4
 
 
 def test_a_link_to_a_folder_above_ends(folder: Path) -> None:
     (folder / "a" / "again").symlink_to(folder)
     ids, _ = ids_and_values(ImageStream([str(folder)], as_tensor))
-    assert len(ids) == 4
+    assert len(ids) == 5
 
 
 def test_a_wrong_path_is_known_before_any_work(folder: Path) -> None:

@@ -74,9 +74,39 @@ def test_small_images_are_enlarged():
     assert eval_transform(PREPROCESSING)(IMAGE.resize((8, 8))).shape == (3, 32, 32)
 
 
-def test_other_channel_counts_are_refused():
-    with pytest.raises(UserError, match="takes 4"):
-        eval_transform({**PREPROCESSING, "input_size": (4, 32, 32)})
+FOUR = {**PREPROCESSING, "input_size": (4, 32, 32), "mean": (0.5, 0.4, 0.3, 0.2), "std": (0.2, 0.25, 0.3, 0.5)}
+
+
+def test_each_of_many_channels_is_treated_as_a_grey_image():
+    values = np.random.default_rng(1).integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    found = eval_transform(FOUR)(values)
+    for channel in range(4):
+        grey = {**GREY, "mean": FOUR["mean"][channel : channel + 1], "std": FOUR["std"][channel : channel + 1]}
+        expected = eval_transform(grey)(Image.fromarray(values[..., channel]))
+        assert torch.allclose(found[channel], expected[0], atol=1e-6)
+
+
+def test_random_choices_are_the_same_in_all_channels():
+    plane = np.random.default_rng(1).integers(0, 256, (40, 60, 1), dtype=np.uint8)
+    preprocessing = {**FOUR, "mean": (0.5,), "std": (0.25,)}
+    transform = train_transform(preprocessing, AugmentConfig(reprob=0.5))
+    images = [transform(np.repeat(plane, 4, axis=2)) for _ in range(3)]
+    assert all(torch.equal(image[0], plane) for image in images for plane in image)
+    assert not torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("image", [IMAGE, np.zeros((8, 8), np.uint8), np.zeros((8, 8, 5), np.uint8)])
+def test_images_of_other_channel_counts_are_refused(image):
+    with pytest.raises(UserError, match=r"it has [135] channels, the model takes 4 \(model.in_chans\)"):
+        eval_transform(FOUR)(image)
+
+
+def test_a_model_reads_images_by_its_own_rules():
+    wide = Image.fromarray(np.full((32, 32), 2048, dtype=np.uint16))
+    size = {**PREPROCESSING, "crop_pct": 1.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    ruled = {**size, "pixels": {"value_range": [0, 4096]}}
+    assert torch.allclose(eval_transform(ruled)(wide), torch.full((3, 32, 32), 128 / 255), atol=1e-6)
+    assert torch.allclose(eval_transform(size)(wide), torch.full((3, 32, 32), 8 / 255), atol=1e-6)
 
 
 def test_transforms_travel_to_workers():

@@ -157,8 +157,8 @@ def test_kinds_of_images(fitted: Detector, tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"Cannot read the image .*broken\.png"):
         fitted(tmp_path / "broken.png")
-    with pytest.raises(UserError, match="uint8"):
-        fitted(np.zeros((4, 4)))
+    with pytest.raises(UserError, match="its values go from 7 to 7, not 0 to 1"):
+        fitted(np.full((4, 4), 7.0))
     with pytest.raises(UserError, match=r"\(B, C, H, W\)"):
         fitted(torch.zeros(3, 16, 16))
     with pytest.raises(UserError, match="No image"):
