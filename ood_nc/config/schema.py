@@ -140,10 +140,16 @@ def _as_transfer(value: Any) -> Any:
     return {"train": value} if isinstance(value, str) else value
 
 
+def _apart(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] >= value[1]:
+        raise ValueError("what is black must be smaller than what is white")
+    return value
+
+
 class PixelConfig(Section):
     """How stored values become 8-bit pixels (`ood_nc.data.pixels` has the rules); part of a model's preprocessing."""
 
-    value_range: Annotated[tuple[float, float], AfterValidator(in_order)] | None = flag(
+    value_range: Annotated[tuple[float, float], AfterValidator(_apart)] | None = flag(
         None, "values that are black and white, for images of more than 8 bits; by their type when not given"
     )
     background: Literal["white", "black", "ignore"] = flag(

@@ -20,7 +20,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +68,45 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def open_image(source: str | Path | bytes, pixels: PixelConfig = DEFAULT) -> Image.Image:
-    """Open an image lazily, its size checked.
-
-    Args:
-        source: path, or the bytes of a file.
-        pixels: its ``max_pixels`` is the limit. One above Pillow's own raises that for the whole process.
+def recognise(source: str | Path | bytes) -> Image.Image:
+    """Open a path, or the bytes of a file, lazily: format, mode and size are known, nothing is decoded.
 
     Raises:
-        PixelError: larger than the limit.
         OSError: not there, or no image.
+    """
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=image_formats())
+
+
+def within_limit(opener: Callable[[], Pixels], pixels: PixelConfig = DEFAULT) -> Pixels:
+    """What ``opener`` opens lazily, if it is no larger than ``max_pixels``.
+
+    A limit above Pillow's own raises that for the whole process.
+
+    Raises:
+        PixelError: it is larger.
     """
     if Image.MAX_IMAGE_PIXELS is not None and pixels.max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = math.ceil(pixels.max_pixels / 2)
     try:
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=image_formats())
+        image = opener()
     except Image.DecompressionBombError as error:
         raise _too_large(int((re.findall(r"\d+", str(error)) or [0])[0]), pixels.max_pixels) from None
-    if image.width * image.height > pixels.max_pixels:
-        raise _too_large(image.width * image.height, pixels.max_pixels)
+    size = image.width * image.height if isinstance(image, Image.Image) else math.prod(image.shape[:2])
+    if size > pixels.max_pixels:
+        raise _too_large(size, pixels.max_pixels)
     return image
+
+
+def read_image(source: str | Path | bytes | Pixels, channels: int = 3, pixels: PixelConfig = DEFAULT) -> Pixels:
+    """Any one image as a model of so many channels is given it: `within_limit`, then `to_channels`.
+
+    Raises:
+        PixelError: no rule covers it, or it is too large.
+        OSError: not there, damaged, or no image.
+    """
+    if isinstance(source, (Image.Image, np.ndarray)):
+        return to_channels(within_limit(lambda: source, pixels), channels, pixels)
+    return to_channels(within_limit(lambda: recognise(source), pixels), channels, pixels)
 
 
 def to_channels(image: Pixels, channels: int = 3, pixels: PixelConfig = DEFAULT) -> Pixels:
@@ -206,7 +225,8 @@ def _upright(image: Image.Image, stored: Image.Image, pixels: PixelConfig) -> Im
     if turn is None:
         return image
     turned = image.transpose(turn)
-    turned.info = dict(image.info)
+    # Without the remark, or whoever looks at the image again would turn it again.
+    turned.info = {key: value for key, value in image.info.items() if key == "transparency"}
     return turned
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ood_nc.config import PixelConfig
-from ood_nc.data.pixels import DEFAULT, PixelError, Pixels, eight_bits, is_wide, open_image, to_channels
+from ood_nc.data.pixels import DEFAULT, PixelError, Pixels, eight_bits, is_wide, recognise, to_channels, within_limit
 
 TAIL = 4096
 
@@ -33,9 +33,9 @@ class Store(ABC):
     def read(self, index: int) -> bytes:
         """The whole content of an image: the bytes of its file, or its raw pixels."""
 
-    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+    def image(self, index: int) -> Pixels:
         """The image as it is stored: opened lazily in its own mode, or an array."""
-        return open_image(self.read(index), pixels)
+        return recognise(self.read(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of an image as it is stored."""
@@ -83,7 +83,7 @@ class FileStore(Store):
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height, from the file's header."""
-        with open_image(self.path(index)) as image:
+        with recognise(self.path(index)) as image:
             return image.size
 
     def tail(self, index: int) -> tuple[int, bytes]:
@@ -108,7 +108,7 @@ class ArrayStore(Store):
         """The raw pixels."""
         return self.images[index].tobytes()
 
-    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+    def image(self, index: int) -> Pixels:
         """The values of the image."""
         return self.images[index]
 
@@ -127,7 +127,7 @@ class WrappedStore(Store):
         """The decoded pixels; how the other library stores them is its own."""
         return self.image(index).tobytes()
 
-    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+    def image(self, index: int) -> Pixels:
         """The item's image."""
         image = self.items[index][0]
         if isinstance(image, torch.Tensor):
@@ -141,7 +141,7 @@ class WrappedStore(Store):
 def decode(store: Store, index: int, pixels: PixelConfig = DEFAULT, channels: int = 3) -> Pixels:
     """Return an image of ``store`` as `to_channels` has it. Whatever a damaged file makes the decoders raise comes
     through."""
-    return to_channels(store.image(index, pixels), channels, pixels)
+    return to_channels(within_limit(lambda: store.image(index), pixels), channels, pixels)
 
 
 def verify(store: Store, index: int, pixels: PixelConfig = DEFAULT) -> float | None:
@@ -153,7 +153,7 @@ def verify(store: Store, index: int, pixels: PixelConfig = DEFAULT) -> float | N
     Raises:
         PixelError: no rule covers its values.
     """
-    image = store.image(index, pixels)
+    image = within_limit(lambda: store.image(index), pixels)
     if isinstance(image, Image.Image):
         image.draft("RGB", (1, 1))
         image.load()

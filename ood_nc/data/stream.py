@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ood_nc.config import PixelConfig
 from ood_nc.data.archives import Archive, is_archive, open_archive
 from ood_nc.data.dataset import reason
 from ood_nc.data.folders import is_hidden, walk
@@ -242,6 +241,6 @@ class _Rows(Store):
         """The content of the image."""
         return self.store.read(int(self.rows[index]))
 
-    def image(self, index: int, pixels: PixelConfig = DEFAULT) -> Pixels:
+    def image(self, index: int) -> Pixels:
         """The image as it is stored."""
-        return self.store.image(int(self.rows[index]), pixels)
+        return self.store.image(int(self.rows[index]))

@@ -57,7 +57,6 @@ def _check_ids(dataset: ImageDataset, what: str) -> None:
 
 def _check_labels(dataset: ImageDataset, what: str) -> None:
     targets, names = dataset.targets, dataset.class_names
-    require(int(targets.min()) >= -1, what, f"has the label {targets.min()}: -1 is no label, others are classes")
     if names is not None:
         require(len(set(names)) == len(names), what, "has two classes of one name")
         require(int(targets.max()) < len(names), what, f"has the label {targets.max()} and {len(names)} class names")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ood_nc.data import eval_transform
-from ood_nc.data.pixels import PixelError, open_image
+from ood_nc.data.pixels import PixelError, read_image
 from ood_nc.data.transforms import ModelTransform
 from ood_nc.deployment import file
 from ood_nc.deployment.members import Calibration, Member
@@ -186,10 +186,8 @@ def _prepared(images: ImageLike | Sequence[ImageLike], transform: ModelTransform
 
 
 def _as_tensor(image: ImageLike, transform: ModelTransform) -> torch.Tensor:
-    if isinstance(image, (Image.Image, np.ndarray)):
-        return transform(image)
     try:
-        with open_image(image, transform.pixels) as opened:
-            return transform(opened)
+        return transform(read_image(image, transform.channels, transform.pixels))
     except (OSError, PixelError) as error:
-        raise UserError(f"Cannot read the image {image} ({' '.join(str(error).split())}).") from error
+        what = image if isinstance(image, (str, Path)) else type(image).__name__
+        raise UserError(f"Cannot read the image {what} ({' '.join(str(error).split())}).") from error

@@ -11,7 +11,7 @@ from torchvision.transforms import PILToTensor
 
 from ood_nc.config import PixelConfig
 from ood_nc.data import ImageDataset, open_dataset, scan
-from ood_nc.data.pixels import PixelError, image_suffixes, open_image, to_rgb
+from ood_nc.data.pixels import PixelError, image_suffixes, recognise, to_rgb
 from ood_nc.data.stores import ArrayStore
 from ood_nc.data.transforms import eval_transform
 
@@ -21,7 +21,7 @@ RAMP = np.arange(64).reshape(8, 8)
 def stored(image: Image.Image, kind: str = "tiff", **settings: object) -> Image.Image:
     content = io.BytesIO()
     image.save(content, kind, **settings)
-    return open_image(content.getvalue())
+    return recognise(content.getvalue())
 
 
 def grey(image: Image.Image | np.ndarray, pixels: PixelConfig | None = None) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_sixteen_bits_are_scaled_by_all_they_can_hold(kind):
 
 def test_sixteen_bit_portable_greymap():
     content = b"P5 8 8 65535\n" + (RAMP * 1040).astype(">u2").tobytes()
-    assert np.array_equal(grey(open_image(content)), np.rint(RAMP * 1040 / 65535 * 255))
+    assert np.array_equal(grey(recognise(content)), np.rint(RAMP * 1040 / 65535 * 255))
 
 
 def test_a_stated_range_is_black_to_white_and_clips():
@@ -132,11 +132,24 @@ def test_photographs_stand_upright(kind, orientation):
     image.save(content, kind, exif=exif, **settings)
     with Image.open(io.BytesIO(content.getvalue())) as opened:
         expected = np.asarray(ImageOps.exif_transpose(opened).convert("L")).astype(int)
-    found = np.asarray(to_rgb(open_image(content.getvalue())).convert("L")).astype(int)
+    found = np.asarray(to_rgb(recognise(content.getvalue())).convert("L")).astype(int)
     assert found.shape == expected.shape and np.abs(found - expected).max() <= 2
+    assert to_rgb(to_rgb(recognise(content.getvalue()))).size == found.shape[::-1], "not turned twice"
     if kind != "tiff":  # Pillow turns those itself
-        lying = to_rgb(open_image(content.getvalue()), PixelConfig(orientation=False))
+        lying = to_rgb(recognise(content.getvalue()), PixelConfig(orientation=False))
         assert lying.size == image.size
+
+
+def test_a_model_sees_a_photograph_turned_once(folder):
+    image = Image.fromarray(np.repeat(np.arange(0, 240, 30, dtype=np.uint8)[:, None], 8, axis=1)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = io.BytesIO()
+    image.save(content, "png", exif=exif)
+    preprocessing = {"input_size": (3, 8, 8), "mean": (0.0,) * 3, "std": (1.0,) * 3, "crop_pct": 1.0}
+    dataset = open_dataset(str(folder({"a/1.png": content.getvalue()})))
+    seen = dataset.with_transform(eval_transform(preprocessing))[0][0][0] * 255
+    assert np.array_equal(np.rint(seen.numpy()), np.rot90(np.asarray(image)[..., 0], -1))
 
 
 def test_sixteen_bit_photographs_stand_upright_too():
@@ -187,9 +200,9 @@ def test_what_starts_a_program_is_no_image(tmp_path):
     assert "not an image" in scan(open_dataset(str(tmp_path))).broken[0][1]
 
 
-@pytest.mark.parametrize("bad", [(1, 0), (0, float("inf")), (float("nan"), 1)])
+@pytest.mark.parametrize("bad", [(1, 0), (1, 1), (0, float("inf")), (float("nan"), 1)])
 def test_a_range_has_two_ends(bad):
-    with pytest.raises(ValidationError, match=r"smaller bound|finite"):
+    with pytest.raises(ValidationError, match=r"must be smaller|finite"):
         PixelConfig(value_range=bad)
 
 

@@ -69,7 +69,6 @@ class Empty(ArrayStore):
         (lambda: make(ids=["a"] * 6), "gives 6 samples the id 'a'"),
         (lambda: make(ids=[f"/x/{index}" for index in range(6)]), "for an id"),
         (lambda: make(ids=[f"{RNG.random()}" for _ in range(6)]), "other ids, or another order"),
-        (lambda: make(targets=np.full(6, -2)), "has the label -2"),
         (lambda: make(targets=np.full(6, 2)), "has the label 2 and 2 class names"),
         (lambda: make(class_names=("a", "a")), "two classes of one name"),
         (lambda: make(Flickering(PIXELS)), "other pixels the second time"),
