@@ -36,6 +36,16 @@ def read_config(path: str | None, overrides: dict[str, Any]) -> Config:
     return load(None if path is None else find_config(path), overrides)
 
 
+def read_run_config(path: str | None, overrides: dict[str, Any], *, resume: bool) -> Config:
+    """The configuration of a training command: a resumed run brings its own, where no file is given."""
+    where: dict[str, Any] = {"output": "runs"}
+    where |= {key: value for key, value in overrides.items() if key in ("output", "experiment")}
+    own = Path(str(where["output"])) / str(where.get("experiment")) / "config.yaml"
+    if resume and path is None and "experiment" in where and own.is_file():
+        return load(own, {**where, **overrides})
+    return read_config(path, overrides)
+
+
 def shipped_configs() -> dict[str, Path]:
     """The configurations that ship, by name: beside the package in a checkout, inside it when installed."""
     package = Path(ood_nc.__file__).parent

@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+from pathlib import Path
 
-from ood_nc.cli.command import Command, add_config_arguments, read_config
+from ood_nc.cli.command import Command, add_config_arguments, read_run_config
 from ood_nc.cli.evaluate import evaluate_run
 from ood_nc.cli.show import say, show_results
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
-    parser.add_argument("--resume", action="store_true", help="go on exactly where the run stopped")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on exactly where the run stopped; --experiment alone is enough, the rest is the run's own",
+    )
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config, arguments.overrides)
+    config = read_run_config(arguments.config, arguments.overrides, resume=arguments.resume)
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
-    from ood_nc.training import train
+    from ood_nc.training import is_main_process, train
 
-    say(f"run directory: {train(config, resume=arguments.resume)}")
+    directory = train(config, resume=arguments.resume)
+    if is_main_process():
+        _show_end(directory)
+        say(f"next: ood-nc evaluate {shlex.quote(str(directory))}")
     return 0
 
 
+def _show_end(directory: Path) -> None:
+    """How good the run became, where it is, and how its tracked parts become one."""
+    from ood_nc.tracking import sync_command
+    from ood_nc.training import RunDirectory
+
+    status = RunDirectory(directory).read_status()
+    if status.get("best_epoch"):
+        accuracy = f"{status['best_accuracy']:.1%}"
+        say(f"validation accuracy: {accuracy}, best in epoch {status['best_epoch']} of {status['epoch']}")
+    say(f"run directory: {directory}")
+    command = sync_command(directory)
+    if command is not None:
+        say(f"to upload to Weights & Biases, all parts as one run: {command}")
+
+
 def _run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config, arguments.overrides)
+    config = read_run_config(arguments.config, arguments.overrides, resume=arguments.resume)
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
@@ -37,6 +61,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not is_main_process():
         return 0
     show_results(evaluate_run(directory))
+    _show_end(directory)
     say(f"report: {write_report(directory)}")
     return 0
 
@@ -46,7 +71,8 @@ TRAIN = Command(
     summary="Train a model into a run directory.",
     examples="""  ood-nc train --config cifar10-cpu
   ood-nc train --config my.yaml --lr 0.01 --epochs 50 --experiment trial
-  ood-nc train --config my.yaml --experiment trial --resume
+  ood-nc train --experiment trial --resume
+  ood-nc train --experiment trial --resume --epochs 100
   torchrun --nproc-per-node 4 -m ood_nc train --config imagenet100-resnet18 --data-dir /data""",
     add_arguments=_add_arguments,
     execute=_train,

@@ -6,7 +6,7 @@ from ood_nc.tracking.local import LocalLog, read_log
 from ood_nc.tracking.protocol import Tracker
 from ood_nc.tracking.registry import TRACKERS, OpenTracker, open_trackers
 from ood_nc.tracking.testing import check_tracker
-from ood_nc.tracking.wandb_log import WandbLog
+from ood_nc.tracking.wandb_log import WandbLog, sync_command
 
 __all__ = [
     "TRACKERS",
@@ -17,4 +17,5 @@ __all__ = [
     "check_tracker",
     "open_trackers",
     "read_log",
+    "sync_command",
 ]

@@ -13,4 +13,7 @@ class Tracker(Protocol):
         """Take one line: numbers by name, with ``split`` (train, tracked, val or collapse) and ``epoch`` among them."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Take the run's last word and close. Nothing is logged afterwards."""
+        """Take the run's last word and close. Nothing is logged afterwards.
+
+        ``state`` is finished, failed or interrupted, ``reason`` what it failed of; the rest are numbers.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from ood_nc.files import write_text
 from ood_nc.tracking.registry import TRACKERS
 
 logger = logging.getLogger(__name__)
+
+# W&B shows a run as failed where this is not 0.
+_EXIT_CODES = {"failed": 1, "interrupted": 130}
 
 
 class WandbLog:
@@ -54,11 +58,11 @@ class WandbLog:
             self._attempt(lambda: self._run.log({"step": step, **payload}))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary and close the run."""
+        """Write the summary and close the run, as failed where its ``state`` says so."""
 
         def close() -> None:
             self._run.summary.update(dict(summary))
-            self._run.finish()
+            self._run.finish(exit_code=_EXIT_CODES.get(str(summary.get("state")), 0))
 
         if self._run is not None:
             self._attempt(close)
@@ -92,6 +96,21 @@ class WandbLog:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             logger.warning("Weights & Biases failed, the run goes on without it: %s", reason)
             self._run = None
+
+
+def sync_command(directory: str | Path) -> str | None:
+    """The command that uploads all offline parts of a run as one run; None where it has none.
+
+    A run that was stopped and resumed offline is in several folders under one id. Uploaded one by one, each would
+    replace the one before.
+    """
+    folder = Path(directory) / "wandb"
+    if not any(folder.glob("offline-run-*")):
+        return None
+    from wandb.cli.cli import sync
+
+    append = "--append " if any(option.name == "append" for option in sync.params) else ""
+    return f"wandb sync {append}--id {_run_id(folder / 'run-id.txt')} {shlex.quote(str(folder))}/offline-run-*"
 
 
 def _run_id(path: Path) -> str:

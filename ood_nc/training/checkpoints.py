@@ -1,6 +1,6 @@
-"""Checkpoints: weights as safetensors, the training state of the last one beside it.
+"""Checkpoints: weights as safetensors, the training state of the last one beside it, each under a digest.
 
-The weights hold what rebuilds the model (its specification, class names, preprocessing) as JSON in their metadata.
+The header of the weights holds what rebuilds the model: its specification, class names, preprocessing.
 
 A checkpoint to go on from is two files, and a crash may fall between them. So each pair carries the same token, and
 they are written in this order: the weights as ``last.next.safetensors``; the state as ``last.state.pt``, which from
@@ -11,61 +11,52 @@ state's token is found in one of the two weight files.
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from ood_nc.errors import UserError
-from ood_nc.files import atomic_path
 from ood_nc.models import ControlledModel
+from ood_nc.sealed import DamagedFileError, read_sealed, read_sealed_bytes, write_sealed, write_sealed_bytes
 
 LAST, NEXT, BEST, STATE = "last.safetensors", "last.next.safetensors", "best.safetensors", "last.state.pt"
 
 
-def pack_weights(model: ControlledModel, facts: Mapping[str, Any]) -> tuple[bytes, str]:
-    """The model as the content of a safetensors file.
+def describe(model: ControlledModel, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a model's weights.
 
     Args:
         model: the model.
         facts: what else to keep with it, e.g. epoch and validation accuracy.
 
     Returns:
-        The content, and the token that identifies it.
+        ``spec``, ``facts``, and a ``token`` that no other header has.
     """
-    token = secrets.token_hex(16)
-    about = {"spec": model.spec(), "facts": dict(facts)}
-    # Copies, because tensors that share memory (tied weights) are refused.
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    return safetensors.torch.save(tensors, {"format": "pt", "token": token, "ood_nc": json.dumps(about)}), token
+    return {"token": secrets.token_hex(16), "spec": model.spec(), "facts": dict(facts)}
 
 
-def write_weights(path: Path, content: bytes) -> None:
-    """Write packed weights to ``path``, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+def write_weights(path: Path, model: ControlledModel, header: Mapping[str, Any]) -> None:
+    """Write the model's weights to ``path``, whole or not at all."""
+    write_sealed(path, model.state_dict(), header)
 
 
-def write_last(folder: Path, content: bytes, token: str, state: Mapping[str, Any]) -> None:
+def write_last(folder: Path, model: ControlledModel, header: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write the checkpoint to go on from (the order of the module's text).
 
     Args:
         folder: the folder of checkpoints.
-        content: packed weights.
-        token: their token.
+        model: its weights.
+        header: of the weights, from `describe`.
         state: tensors, numbers, strings and containers of them.
     """
-    write_weights(folder / NEXT, content)
+    write_weights(folder / NEXT, model, header)
     buffer = io.BytesIO()
-    torch.save({**state, "token": token}, buffer)
-    with atomic_path(folder / STATE) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    torch.save({**state, "token": header["token"]}, buffer)
+    write_sealed_bytes(folder / STATE, buffer.getvalue())
     (folder / NEXT).replace(folder / LAST)
 
 
@@ -80,48 +71,66 @@ def read_last(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The weights file and the training state to go on from; None where no epoch was finished.
 
     Raises:
-        UserError: the state cannot be read, or the weights that belong to it are gone.
+        UserError: one of them is damaged, or the weights that belong to the state are gone. Nothing older takes their
+            place unasked: no other training state is kept.
     """
     path = folder / STATE
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(read_sealed_bytes(path)), map_location="cpu", weights_only=True)
         token = state["token"]
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"Cannot read the training state {path}: {_first_line(error)}.") from None
-    for name in (LAST, NEXT):
-        if (folder / name).exists() and read_metadata(folder / name).get("token") == token:
-            return folder / name, state
+        for name in (NEXT, LAST):
+            if (folder / name).exists() and read_header(folder / name)["token"] == token:
+                return folder / name, state
+    except DamagedFileError as error:
+        raise UserError(f"{error} The run cannot go on from it; {_advice(folder)}.") from None
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        raise UserError(f"{path} is no training state of a run; {_advice(folder)}.") from None
     raise UserError(f"The weights that belong to {path} are gone: {folder / LAST} is from another run.")
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file.
+def _advice(folder: Path) -> str:
+    kept = f", from its weights with --initial-checkpoint {folder / BEST}" if (folder / BEST).exists() else ""
+    return f"start one under another --experiment{kept}"
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a checkpoint says about its model: ``spec`` (with class names and preprocessing), ``facts``, ``token``.
 
     Raises:
-        UserError: not there, or not a whole safetensors file.
+        UserError: the file is not there, is damaged, or was not written by a run.
     """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path}.")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {_first_line(error)}.") from None
+    return _checked(read_sealed(path, with_tensors=False)[0], path)
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint of ours says about its model: ``spec`` (with class names and preprocessing) and ``facts``.
+def load_model(path: Path) -> tuple[ControlledModel, dict[str, Any]]:
+    """The model in a checkpoint, rebuilt from what the file says about it, and its ``facts``.
 
     Raises:
-        UserError: the file is not there, or was not written by this project.
+        UserError: as `read_header`, or the weights are not those of the model that the file names.
     """
-    text = read_metadata(path).get("ood_nc")
-    if text is None:
+    header, tensors = read_sealed(path)
+    model = ControlledModel.from_spec(_checked(header, path)["spec"])
+    fill(model, tensors, path)
+    return model, header["facts"]
+
+
+def fill(model: ControlledModel, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Load the weights of a checkpoint into its model, all of them or none.
+
+    Raises:
+        UserError: keys are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    wrong = [key for key in own.keys() | tensors.keys() if key not in own or key not in tensors]
+    wrong += [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+    if wrong:
+        raise UserError(f"{path} does not fit its model: {len(wrong)} weights differ, among them {min(wrong)}.")
+    model.load_state_dict(tensors)
+
+
+def _checked(header: dict[str, Any], path: Path) -> dict[str, Any]:
+    if not {"token", "spec", "facts"} <= header.keys():
         raise UserError(f"{path} does not say which model it holds: it is no checkpoint of a run.")
-    return json.loads(text)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return header

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +22,7 @@ from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.launch import accelerator_for, ignored_variables, termination_interrupts
 from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
-from ood_nc.training.run_directory import RunDirectory, check_start, record_start
+from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
 from ood_nc.training.standing import Standing, keep, restore
@@ -56,36 +57,59 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
     """
     directory, names, ignored = RunDirectory(config.run_directory), _tracker_names(config), ignored_variables()
     with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
-        _on_main(accelerator, lambda: _open(directory, config, lock, resume=resume))
+        _on_main(accelerator, lambda: _open(directory, lock, resume=resume))
         last = read_last(directory.checkpoints) if resume else None
+        check_same(directory, config, None if last is None else last[1])
         if last is not None and last[1]["epoch"] >= config.train.epochs:
             if accelerator.is_main_process:
                 logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
             return directory.path
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
         standing = Standing() if last is None else restore(setup, *last)
+        if last is not None and accelerator.is_main_process:
+            _say_what_the_rate_does(setup, standing, last[1]["config"]["train"]["epochs"])
         _on_main(accelerator, lambda: record_start(directory, config, accelerator, ignored))
         opened: list[Tracker] = []
         if accelerator.is_main_process:
             settings = config.model_dump(mode="json")
             opened = open_trackers([*names, *trackers], directory.path, settings, last_step=standing.step)
+            directory.write_status("running", "", asdict(standing))
+        state, reason = "failed", ""
         try:
             while standing.epoch < config.train.epochs:
                 standing = _epoch(setup, standing, directory, opened)
+            state = "finished"
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"{standing.epoch} of {config.train.epochs} epochs are finished and kept in {directory.path}: "
-                "go on with --resume."
-            ) from None
+            state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs are finished and kept"
+            raise KeyboardInterrupt(f"{kept} in {directory.path}: go on with --resume.") from None
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise
         finally:
+            best = {"best_accuracy": standing.best_accuracy, "best_epoch": standing.best_epoch}
             for tracker in opened:
-                tracker.finish({"best_accuracy": standing.best_accuracy, "best_epoch": standing.best_epoch})
+                tracker.finish({**best, "state": state, "reason": reason})
+            if accelerator.is_main_process:
+                with nullcontext() if state == "finished" else suppress(UserError):  # the disk may be full
+                    directory.write_status(state, reason, asdict(standing))
     return directory.path
 
 
-def _open(directory: RunDirectory, config: Config, lock: ExitStack, *, resume: bool) -> None:
+def _say_what_the_rate_does(setup: Setup, standing: Standing, epochs: int) -> None:
+    """A longer run lays its schedule over the new length: it goes on as one of that length, with no restart."""
+    longer = setup.config.train.epochs
+    if longer != epochs and setup.scheduler is not None:
+        before = float(setup.optimizer.param_groups[0]["lr"])
+        after = setup.set_learning_rate(standing.epoch, standing.step)
+        logger.warning(
+            "%d epochs become %d: the schedule is laid over all %d anew, so the learning rate goes on at %.3g (it was "
+            "%.3g in epoch %d).", epochs, longer, longer, after, before, standing.epoch,
+        )  # fmt: skip
+
+
+def _open(directory: RunDirectory, lock: ExitStack, *, resume: bool) -> None:
     lock.enter_context(write_lock(directory.path))
-    check_start(directory, config, resume=resume)
+    check_start(directory, resume=resume)
     settle(directory.checkpoints)
 
 

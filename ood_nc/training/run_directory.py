@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -61,13 +62,38 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def status(self) -> Path:
+        """Whether the run is running, finished, failed or interrupted."""
+        return self.path / "status.json"
+
+    def read_status(self) -> dict[str, Any]:
+        """What `write_status` wrote; empty where the run says nothing. A killed process leaves the state running."""
+        try:
+            found = json.loads(self.status.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def write_status(self, state: str, reason: str, progress: Mapping[str, Any]) -> None:
+        """Say how the run is.
+
+        Args:
+            state: running, finished, failed or interrupted.
+            reason: what it failed of.
+            progress: finished epochs and the best of them.
+        """
+        time = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        status = {"state": state, "reason": reason, **progress, "time": time}
+        write_text(self.status, json.dumps(status, ensure_ascii=False) + "\n")
+
+    @property
     def holds_a_run(self) -> bool:
         """Whether a run has written here, finished or not."""
         return self.config.exists() or self.metrics.exists() or self.checkpoints.exists()
 
 
-def check_start(directory: RunDirectory, config: Config, *, resume: bool) -> None:
-    """Refuse to overwrite a run, to resume one that is not there, and to resume it as a different one.
+def check_start(directory: RunDirectory, *, resume: bool) -> None:
+    """Refuse to overwrite a run, and to resume one that is not there.
 
     Raises:
         UserError: one of these; the message says what to do.
@@ -81,22 +107,35 @@ def check_start(directory: RunDirectory, config: Config, *, resume: bool) -> Non
         return
     if not path.is_dir():
         raise UserError(f"There is no run {path} to resume: leave --resume out to start it.")
-    if directory.config.exists():
-        _check_same(load(directory.config), config, path)
 
 
-def _check_same(before: Config, now: Config, path: Path) -> None:
-    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
+def check_same(directory: RunDirectory, config: Config, state: Mapping[str, Any] | None) -> None:
+    """Refuse to go on as a different run than the one whose weights are there.
+
+    Args:
+        directory: the run's.
+        config: what it would go on with.
+        state: the training state it would go on from, which knows its configuration; config.yaml may have been edited.
+
+    Raises:
+        UserError: it names the key.
+    """
+    if state is None and not directory.config.exists():
+        return
+    before = load(directory.config) if state is None else Config.model_validate(state["config"])
+    old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or key.startswith(FREE_ON_RESUME):
             continue
         if key == "train.epochs":
             if new[key] > old[key]:
                 continue
-            raise UserError(f"train.epochs was {old[key]} in {path} and is {new[key]} now: on resume it may only grow.")
+            raise UserError(
+                f"train.epochs was {old[key]} in {directory.path} and is {new[key]} now: on resume it may only grow."
+            )
         raise UserError(
-            f"{key} was {old.get(key)!r} in {path} and is {new.get(key)!r} now: resume with the value it had, "
-            "or choose another --experiment."
+            f"{key} was {old.get(key)!r} in {directory.path} and is {new.get(key)!r} now: resume with the value it "
+            "had, or choose another --experiment."
         )
 
 

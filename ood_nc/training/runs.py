@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
-from ood_nc.models import ControlledModel, load_weights
-from ood_nc.training.checkpoints import NEXT, describe
+from ood_nc.models import ControlledModel
+from ood_nc.training.checkpoints import NEXT, load_model
 from ood_nc.training.run_directory import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 
 def load_run(
@@ -40,6 +43,9 @@ def load_run(
     if not weights.exists():
         there = sorted(file.stem for file in directory.checkpoints.glob("[!.]*.safetensors") if file.name != NEXT)
         raise UserError(f"{path} has no checkpoint {which!r}; it has: {', '.join(there) or 'none, train it first'}.")
-    model = ControlledModel.from_spec(describe(weights)["spec"])
-    load_weights(model, weights)
-    return model.to(device).eval(), load(directory.config)
+    config, status = load(directory.config), directory.read_status()
+    model, facts = load_model(weights)
+    if status.get("state", "finished") != "finished":
+        so_far = f"{which} checkpoint so far, epoch {facts['epoch']} of {config.train.epochs}"
+        logger.warning("%s has not finished (%s): its %s, is taken.", path, status["state"], so_far)
+    return model.to(device).eval(), config

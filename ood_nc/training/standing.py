@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.errors import UserError
-from ood_nc.models import load_weights
+from ood_nc.sealed import read_sealed
 from ood_nc.training import checkpoints
 from ood_nc.training.setup import Setup
 
@@ -43,12 +43,12 @@ def keep(setup: Setup, before: Standing, folder: Path, accuracy: float) -> Stand
     after = Standing(epoch, step, *((epoch, accuracy) if best else (before.best_epoch, before.best_accuracy)))
     if not setup.accelerator.is_main_process:
         return after
-    content, token = checkpoints.pack_weights(setup.model, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
+    header = checkpoints.describe(setup.model, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
     if best:
-        checkpoints.write_weights(folder / checkpoints.BEST, content)
+        checkpoints.write_weights(folder / checkpoints.BEST, setup.model, header)
     interval = setup.config.train.checkpoint_interval
     if interval > 0 and epoch % interval == 0:
-        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", content)
+        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.model, header)
     scaler = setup.accelerator.scaler
     state = {
         **asdict(after),
@@ -56,8 +56,9 @@ def keep(setup: Setup, before: Standing, folder: Path, accuracy: float) -> Stand
         "scaler": None if scaler is None else scaler.state_dict(),
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
+        "config": setup.config.model_dump(mode="json"),
     }
-    checkpoints.write_last(folder, content, token, state)
+    checkpoints.write_last(folder, setup.model, header, state)
     return after
 
 
@@ -77,7 +78,7 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
         raise UserError(
             "The training data has changed since the run was interrupted: start one under another --experiment."
         )
-    load_weights(setup.model, weights)
+    checkpoints.fill(setup.model, read_sealed(weights)[1], weights)
     setup.optimizer.load_state_dict(state["optimizer"])
     if setup.accelerator.scaler is not None and state["scaler"]:
         setup.accelerator.scaler.load_state_dict(state["scaler"])

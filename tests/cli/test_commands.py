@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,3 +196,20 @@ def test_ctrl_c_then_resume_gives_the_weights_of_a_run_that_was_never_stopped(tm
     assert straight.keys() == stopped.keys()
     for name, value in straight.items():
         assert torch.equal(value, stopped[name]), name
+
+
+def test_a_resumed_run_brings_its_own_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--output", str(tmp_path / "runs"), "--experiment", "own"]
+    assert main(["train", *SMALL, *where, "--lr", "0.003"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^validation accuracy: \d+\.\d%, best in epoch \d of \d$", out, re.M)
+    assert f"next: ood-nc evaluate {tmp_path / 'runs' / 'own'}" in out
+    epochs = load(tmp_path / "runs" / "own" / "config.yaml").train.epochs
+    assert main(["train", *where, "--resume", "--epochs", str(epochs + 1)]) == 0
+    assert "the schedule is laid over" in capsys.readouterr().err
+    config = load(tmp_path / "runs" / "own" / "config.yaml")
+    assert (config.optim.lr, config.train.epochs) == (0.003, epochs + 1)
+    assert main(["train", *where, "--resume", "--lr", "0.5"]) == 2
+    assert "optim.lr was 0.003" in capsys.readouterr().err
+    assert main(["train", "--output", str(tmp_path), "--experiment", "none", "--resume"]) == 2
+    assert "There is no run" in capsys.readouterr().err

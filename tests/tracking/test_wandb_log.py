@@ -6,11 +6,12 @@ import json
 import logging
 import struct
 import sys
+import time
 import types
 
 import pytest
 
-from ood_nc.tracking import LocalLog, WandbLog, read_log
+from ood_nc.tracking import LocalLog, WandbLog, read_log, sync_command
 
 LINES = [
     ({"epoch": 0.5, "split": "train", "loss": 1.5, "entropy/encoder": -0.25}, 5),
@@ -39,7 +40,7 @@ def offline_records(directory):
     """Ids, configurations and history of every offline run in ``directory``, in the order they were written."""
     from wandb.proto import wandb_internal_pb2
 
-    found = {"ids": [], "config": [], "history": [], "entity": []}
+    found = {"ids": [], "config": [], "history": [], "entity": [], "exit": []}
     for path in sorted(directory.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         for content in transaction_log(path):
             record = wandb_internal_pb2.Record()
@@ -49,6 +50,8 @@ def offline_records(directory):
                 found["ids"].append(record.run.run_id)
                 found["entity"].append(record.run.entity)
                 found["config"].append({item.key: json.loads(item.value_json) for item in record.run.config.update})
+            if kind == "exit":
+                found["exit"].append(record.exit.exit_code)
             if kind == "history":
                 items = record.history.item
                 found["history"].append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
@@ -65,7 +68,8 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
     for values, step in LINES:
         local.log(values, step)
         wandb_log.log(values, step)
-    wandb_log.finish({"best_accuracy": 0.5})
+    wandb_log.finish({"best_accuracy": 0.5, "state": "interrupted"})
+    time.sleep(1)  # the folder of a part has its second in its name
     resumed = WandbLog(tmp_path, project="trial", config=config)
     resumed.log({"epoch": 0.5, "split": "train", "loss": 1.25}, 5)
     resumed.finish({})
@@ -73,6 +77,9 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
     records = offline_records(tmp_path)
     assert len(records["ids"]) == 2 and len(set(records["ids"])) == 1
     assert set(records["entity"]) == {""}
+    assert records["exit"] == [130, 0]
+    assert sync_command(tmp_path) == f"wandb sync --id {records['ids'][0]} {tmp_path}/wandb/offline-run-*"
+    assert sync_command(tmp_path / "nowhere") is None
     assert records["config"][0]["train"] == config["train"]
     assert not [key for key in records["config"][0] if "." in key or key in ("lr", "epochs")]
     history = [{k: v for k, v in line.items() if not k.startswith("_")} for line in records["history"]]
@@ -97,7 +104,7 @@ class FakeRun:
             raise RuntimeError("connection lost\nlong story")
         self.logged.append(values)
 
-    def finish(self):
+    def finish(self, exit_code=0):
         if "finish" in self.failing:
             raise OSError("no disk")
         self.finished = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -16,8 +17,9 @@ from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.config import load
 from ood_nc.errors import UserError
 from ood_nc.losses import Objective
+from ood_nc.sealed import read_sealed_bytes, write_sealed_bytes
 from ood_nc.tracking import read_log, wandb_log
-from ood_nc.training import load_run, train
+from ood_nc.training import RunDirectory, load_run, train
 from ood_nc.training import loop as loop_module
 from ood_nc.training import setup as setup_of
 from ood_nc.training.measurement import StepAverages
@@ -218,6 +220,65 @@ def test_a_finished_run_is_left_alone_and_can_be_prolonged(small, caplog):
     assert load(directory / "config.yaml").train.epochs == 3
 
 
+def test_a_longer_run_says_what_the_learning_rate_does(small, caplog):
+    settings = {"optim.lr": 0.1, "optim.opt": "sgd", "data.limit": 4, "train.epochs": 4}
+    directory = train(small(**settings))
+    with caplog.at_level(logging.WARNING):
+        train(small(**{**settings, "train.epochs": 8}), resume=True)
+    assert (
+        "4 epochs become 8: the schedule is laid over all 8 anew, so the learning rate goes on at 0.05" in caplog.text
+    )
+    assert "(it was 0.0146 in epoch 4)" in caplog.text
+    rates = [line["lr"] for line in read_log(directory / "metrics.jsonl") if line["split"] == "train"]
+    expected = [0.05 * (1 + math.cos(math.pi * epoch / (4 if epoch < 4 else 8))) for epoch in range(8)]
+    assert rates == pytest.approx(expected)
+
+
+def test_a_configuration_that_was_edited_by_hand_changes_no_run(small):
+    directory = train(small(**{"train.epochs": 1}))
+    text = (directory / "config.yaml").read_text()
+    (directory / "config.yaml").write_text(text.replace("lr: 0.001", "lr: 0.009"))
+    with pytest.raises(UserError, match=r"optim\.lr was 0\.001 in .* and is 0\.009 now"):
+        train(load(directory / "config.yaml", {"train.epochs": 2}), resume=True)
+
+
+def status(directory):
+    return RunDirectory(directory).read_status()
+
+
+def test_a_run_says_how_it_ended(small, interrupt_at, monkeypatch):
+    seen = []
+    interrupt_at(3, lambda: seen.append(status(small().run_directory)) or raise_interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(small())
+    assert seen[0]["state"] == "running"
+    assert status(small().run_directory)["state"] == "interrupted"
+    monkeypatch.setattr(loop_module, "validate", lambda *_, **__: {"loss": math.nan, "accuracy": 0.9})
+    with pytest.raises(UserError):
+        train(small(), resume=True)
+    failed = status(small().run_directory)
+    assert failed["state"] == "failed" and failed["reason"].startswith("The loss became nan at step")
+    assert (failed["epoch"], failed["best_epoch"]) == (0, 0)
+    monkeypatch.undo()
+    directory = train(small(), resume=True)
+    finished = status(directory)
+    accuracy = max(line["accuracy"] for line in read_log(directory / "metrics.jsonl") if line["split"] == "val")
+    assert (finished["state"], finished["reason"], finished["epoch"]) == ("finished", "", 2)
+    assert finished["best_accuracy"] == accuracy
+    (directory / "status.json").write_text("{")
+    assert status(directory) == {}
+
+
+def test_a_run_that_is_not_finished_is_said_to_be_when_it_is_read(small, interrupt_at, caplog):
+    train(small(**{"train.epochs": 1}))
+    interrupt_at(3, raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), resume=True)
+    with caplog.at_level(logging.WARNING):
+        load_run(small().run_directory)
+    assert "has not finished (interrupted): its best checkpoint so far, epoch 1 of 2, is taken" in caplog.text
+
+
 def test_mistakes_with_the_run_directory_are_one_line(small, tmp_path):
     with pytest.raises(UserError, match=r"no run .* to resume"):
         train(small(), resume=True)
@@ -231,8 +292,9 @@ def test_mistakes_with_the_run_directory_are_one_line(small, tmp_path):
     with pytest.raises(UserError, match=r"train data has changed|training data has changed"):
         config = small(**{"train.epochs": 2})
         state = config.run_directory / "checkpoints" / "last.state.pt"
-        content = torch.load(state, weights_only=True)
-        torch.save({**content, "data": "other"}, state)
+        content = io.BytesIO()
+        torch.save({**torch.load(io.BytesIO(read_sealed_bytes(state)), weights_only=True), "data": "other"}, content)
+        write_sealed_bytes(state, content.getvalue())
         train(config, resume=True)
     (tmp_path / "runs" / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
@@ -408,7 +470,7 @@ def test_trackers_get_the_lines_of_the_log_and_the_configuration_nested(small, m
     assert tracker.lines == read_log(directory / "metrics.jsonl")
     assert tracker.settings["config"] == config.model_dump(mode="json")
     assert tracker.settings["entity"] is None and tracker.settings["tags"] == ["a"]
-    assert tracker.summary["best_epoch"] == 1
+    assert tracker.summary["best_epoch"] == 1 and tracker.summary["state"] == "finished"
 
 
 def test_the_tracked_curve_of_every_tap_is_that_of_the_batches(small, monkeypatch):

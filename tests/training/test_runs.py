@@ -9,7 +9,7 @@ import torch
 
 from ood_nc.errors import UserError
 from ood_nc.training import load_run, train
-from ood_nc.training.checkpoints import BEST, NEXT, pack_weights
+from ood_nc.training.checkpoints import BEST, NEXT, describe, write_weights
 
 
 @pytest.fixture
@@ -55,8 +55,9 @@ def test_mistakes_are_one_line(directory, tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_refused(directory):
     model, _ = load_run(directory)
+    spec = model.spec()
     model.head = torch.nn.Linear(model.head.in_features, 99)
-    (directory / "checkpoints" / BEST).write_bytes(pack_weights(model, {})[0])
-    with pytest.raises(UserError, match=r"does not fit.*of another shape") as error:
+    write_weights(directory / "checkpoints" / BEST, model, describe(model, {}) | {"spec": spec})
+    with pytest.raises(UserError, match=r"does not fit its model: 2 weights differ, among them head\.bias") as error:
         load_run(directory)
     assert "\n" not in str(error.value)
