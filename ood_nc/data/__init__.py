@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ood_nc.data.adapters import as_dataset
 from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
@@ -29,6 +30,7 @@ __all__ = [
     "ScanReport",
     "StreamBatch",
     "align_classes",
+    "as_dataset",
     "check_source",
     "duplicates_between",
     "eval_transform",

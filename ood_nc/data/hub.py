@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ood_nc.data.dataset import ImageDataset, reason
+from ood_nc.data.pixels import to_rgb
 from ood_nc.data.stores import FileStore, Store, WrappedStore
 from ood_nc.errors import MissingPackageError, UserError, nearest
 from ood_nc.progress import progress
@@ -43,7 +44,7 @@ def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
         settings[key] = split
     try:
         items = factory(root=str(root), **settings)
-        targets = _labels(items)
+        targets = labels_of(items, name)
     except (RuntimeError, OSError) as error:
         call = ", ".join(f"{key}={value!r}" for key, value in {**settings, "download": True}.items())
         fetch = f"fetch it once with `from torchvision.datasets import {name}; {name}({str(root)!r}, {call})`"
@@ -59,15 +60,32 @@ def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
     return ImageDataset(WrappedStore(items), name=where, ids=ids, targets=targets, class_names=class_names)
 
 
-def _labels(items: Any) -> np.ndarray:
+def labels_of(items: Any, name: str) -> np.ndarray:
+    """The label of every item (N,): from the list that the data set keeps, if it says what its items say.
+
+    Raises:
+        TypeError: an item has no label, or one that is no number.
+    """
     for attribute in _LABELS:
         labels = getattr(items, attribute, None)
-        if labels is not None and len(labels) == len(items) and np.ndim(labels) == 1:
-            return np.asarray(labels, dtype=np.int64)
+        if labels is not None and np.ndim(labels) == 1 and len(labels) == len(items):
+            found = np.asarray(labels)
+            ends = {0, len(items) // 2, len(items) - 1}
+            if found.dtype.kind in "iuf" and all(_label(items[index]) == found[index] for index in ends):
+                return found
     samples = getattr(items, "samples", None) or getattr(items, "imgs", None)
-    if samples:
+    if samples and getattr(items, "target_transform", None) is None:
         return np.array([label for _, label in samples], dtype=np.int64)
-    return np.array([items[index][1] for index in range(len(items))], dtype=np.int64)
+    with progress(f"reading the labels of {name}", total=len(items)) as advance:
+        found = np.empty(len(items))
+        for index in range(len(items)):
+            found[index] = _label(items[index])
+            advance(1)
+    return found
+
+
+def _label(item: Any) -> float:
+    return float(item[1])
 
 
 class EncodedStore(Store):
@@ -110,11 +128,11 @@ def open_timm(source: str, root: Path | None, split: str) -> ImageDataset:
         targets, classes = list(items.reader.iter_targets()), items.reader.class_to_idx
         store: Store = EncodedStore(items.reader)
     else:
-        store, targets = _keep(items, where)
+        store, targets = keep_images(items, where)
         classes = getattr(items.reader, "class_to_idx", None)
     class_names = sorted(classes, key=classes.get) if classes else None
     ids = [f"{split or 'train'}/{index:06d}" for index in range(len(targets))]
-    return ImageDataset(store, name=where, ids=ids, targets=np.array(targets, dtype=np.int64), class_names=class_names)
+    return ImageDataset(store, name=where, ids=ids, targets=np.array(targets), class_names=class_names)
 
 
 class _KeptStore(FileStore):
@@ -129,14 +147,15 @@ class _KeptStore(FileStore):
         return {key: value for key, value in super().__getstate__().items() if key != "folder"}
 
 
-def _keep(stream: Any, name: str) -> tuple[Store, list[int]]:
+def keep_images(stream: Any, name: str) -> tuple[Store, list[float]]:
+    """Read a stream of (image, label) once, each image kept without loss in a temporary folder."""
     folder = tempfile.TemporaryDirectory(prefix="ood_nc-")
     names: list[str] = []
-    targets: list[int] = []
-    with progress(f"reading {name}", total=len(stream)) as advance:
-        for image, target in stream:
+    targets: list[float] = []
+    with progress(f"reading {name}", total=len(stream) if hasattr(stream, "__len__") else None) as advance:
+        for item in stream:
             names.append(f"{len(names):08d}.png")
-            image.convert("RGB").save(Path(folder.name) / names[-1], compress_level=1)
-            targets.append(int(target))
+            to_rgb(WrappedStore([item]).image(0)).save(Path(folder.name) / names[-1], compress_level=1)
+            targets.append(_label(item))
             advance(1)
     return _KeptStore(folder, names), targets
