@@ -1,13 +1,16 @@
 """Trains, evaluates and reports what docs/claim.md claims: every arm and seed of configs/claim/plan.yaml in its order.
 
     python scripts/claim.py train --data-dir claim-data --output claim-runs
+    python scripts/claim.py evaluate --data-dir claim-data --output claim-runs
 
-It can be stopped at any time: what is finished is skipped, what was begun is gone on with. One thread is enough.
+The first can be stopped at any time: what is finished is skipped, what was begun is gone on with; one thread is enough.
+The second measures what is trained by both protocols and keeps the rows that the page needs in docs/claim/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import subprocess
 import time
@@ -19,8 +22,21 @@ import torch
 import yaml
 
 from ood_nc.config import Config, load
+from ood_nc.data import eval_transform, load_data
+from ood_nc.evaluation import Results, evaluate
+from ood_nc.features import extract
+from ood_nc.models import ControlledModel, build_model, load_weights
 from ood_nc.training import train
 
+RESULTS = Path(__file__).parent.parent / "docs" / "claim" / "results"
+COLUMNS = ("protocol", "tap", "depth", "kind", "dataset", "group", "method", "metric", "value", "n")
+METRICS = {
+    "accuracy": ("accuracy",),
+    "transfer": ("accuracy",),
+    "detection": ("auroc", "fpr95_id_positive", "fpr95_paper"),
+    "collapse": ("nc1_pinv", "nc1_ratio", "nc2_etf", "nc3_duality", "nc4_bias", "entropy_nn", "effective_rank"),
+}
+TAPS = ["block1", "block2", "block3", "block4", "block5", "encoder", "projector"]
 FOLDER = Path(__file__).parent.parent / "configs" / "claim"
 
 
@@ -69,6 +85,64 @@ def train_all(data: Path, output: Path) -> None:
         say(f"{job.name}: trained, {text}")
 
 
+def evaluate_all(data: Path, output: Path) -> None:
+    """Measure what is trained and not measured yet."""
+    for job, changes in plan():
+        kept = RESULTS / f"{job.name}.csv"
+        if kept.exists() or not (output / f"{job.name}.trained").exists():
+            continue
+        start = time.process_time()
+        config = configuration(job, {**changes, "model.taps": TAPS}, data, output)
+        results = measure(config, config.run_directory / "checkpoints" / "last.safetensors", job)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write(kept, results)
+        say(f"{job.name}: measured, {time.process_time() - start:.0f} s of processor, commit {commit()}")
+
+
+def measure(config: Config, weights: Path, job: Job) -> Results:
+    """Both protocols from one pass, and the accuracy on clean ID training images."""
+    data = load_data(config.data, seed=job.seed, check_images=False)
+    model = build_model(config.model, len(data.class_names))
+    load_weights(model, weights)
+    model.class_names = data.class_names
+    assert data.test is not None
+    results = evaluate(
+        model,
+        id=data.test,
+        id_train=data.train,
+        ood=data.ood,
+        transfer=data.transfer,
+        groups=data.groups,
+        protocols=["strict", "paper"],
+        detectors=config.evaluation.detectors,
+        probes=config.evaluation.probes,
+        bootstrap=0,
+        seed=job.seed,
+        device="cpu",
+        run=job.name,
+    )
+    results.rows.append(clean_accuracy(model, data.train, results.select(kind="accuracy", method="head")[0]))
+    return results
+
+
+def clean_accuracy(model: ControlledModel, train: Any, like: dict[str, Any]) -> dict[str, Any]:
+    """The head's accuracy on the training images as they are, without augmentation."""
+    bank = extract(model, train.with_transform(eval_transform(model.preprocessing)))
+    value = (bank.logits.argmax(dim=1) == bank.labels).double().mean().item()
+    return {**like, "dataset": "id_train", "value": value, "n": len(bank)}
+
+
+def write(path: Path, results: Results) -> None:
+    """Keep the rows that the page is made of."""
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        for row in results.rows:
+            if row["metric"] in METRICS[row["kind"]] and row["dataset"] != "mean":
+                value = "" if row["value"] is None else f"{row['value']:.7g}"
+                table.writerow([value if column == "value" else row[column] for column in COLUMNS])
+
+
 def commit() -> str:
     """The commit of the code that runs."""
     answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=FOLDER, capture_output=True, text=True)
@@ -82,12 +156,12 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train",))
+    parser.add_argument("what", choices=("train", "evaluate"))
     parser.add_argument("--data-dir", type=Path, required=True, help="what scripts/claim_data.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    train_all(arguments.data_dir, arguments.output)
+    {"train": train_all, "evaluate": evaluate_all}[arguments.what](arguments.data_dir, arguments.output)
 
 
 if __name__ == "__main__":
