@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import timm
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from ood_nc.config import PixelConfig
 from ood_nc.errors import UserError
 
 LARGEST = 1_000_000
@@ -80,6 +81,7 @@ class _Preprocessing(_Part):
     std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=1, max_length=4096)]
     crop_pct: Annotated[Number, Field(gt=0, le=10)]
     crop_mode: Literal["center", "squash", "border"]
+    pixels: PixelConfig = Field(default_factory=PixelConfig)
 
     @model_validator(mode="after")
     def _one_a_channel(self) -> _Preprocessing:
@@ -129,7 +131,7 @@ def check_specification(spec: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a key too many or too few, an unknown architecture, or a value that a specification may not hold.
     """
     try:
-        return _Specification.model_validate(dict(spec)).model_dump()
+        return _Specification.model_validate(dict(spec)).model_dump(mode="json", exclude_unset=True)
     except (ValidationError, TypeError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise UserError("The specification of the model is no mapping: the file is damaged or forged.") from None

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from ood_nc.config import ModelConfig
+from ood_nc.config import ModelConfig, PixelConfig
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel, build_model
 
@@ -23,6 +23,7 @@ def good() -> dict[str, Any]:
         "resnet10t", 3, taps=("layer*", "encoder", "projector"), img_size=32, backbone_options={"stem_width": 16}
     )
     model.class_names = ("a", "b", "c")
+    model.preprocessing["pixels"] = PixelConfig(value_range=(0, 4095)).model_dump(mode="json")
     return model.spec()
 
 
@@ -116,6 +117,9 @@ HOSTILE: list[tuple[tuple[str, ...], Any]] = [
     (("preprocessing", "input_size"), [3, 0, 32]),
     (("preprocessing", "interpolation"), "nosuch"),
     (("preprocessing", "url"), "http://example.com"),
+    (("preprocessing", "pixels"), {"value_range": [1, 0]}),
+    (("preprocessing", "pixels"), {"max_pixels": 0}),
+    (("preprocessing", "pixels"), {"file": "x"}),
     (("class_names",), ["a"]),
     (("class_names",), "abc"),
 ]
