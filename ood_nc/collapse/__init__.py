@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ood_nc.collapse._common import UndefinedMetricError
 from ood_nc.collapse.classes import ClassPair, ClassReport, confused_pairs, measure_classes
-from ood_nc.collapse.decision import nc4_bias, nc4_ncc, nc5_ortho, ncc_accuracy, nearest_means
+from ood_nc.collapse.decision import head_predictions, nc4_bias, nc4_ncc, nc5_ortho, ncc_accuracy, nearest_means
 from ood_nc.collapse.entropy import entropy_full, entropy_nn
 from ood_nc.collapse.frames import (
     etf_floor,
@@ -32,10 +32,12 @@ from ood_nc.collapse.geometry import (
 )
 from ood_nc.collapse.imbalance import minority_classes, minority_collapse, nc2_seli
 from ood_nc.collapse.intervals import Interval, ShardedStatistics, difference_intervals, metric_intervals
-from ood_nc.collapse.registry import METRICS, MetricInfo
-from ood_nc.collapse.report import CollapseReport, head_predictions, measure
+from ood_nc.collapse.layer import Layer
+from ood_nc.collapse.registry import METRICS, CollapseMetric
+from ood_nc.collapse.report import CollapseReport, measure
 from ood_nc.collapse.spectrum import effective_rank, pabs, pabs_conv
 from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.collapse.testing import check_collapse_metric
 from ood_nc.collapse.tracker import TRACKED, CollapseTracker
 from ood_nc.collapse.variability import (
     cdnv,
@@ -55,15 +57,17 @@ __all__ = [
     "ClassPair",
     "ClassReport",
     "ClassStatistics",
+    "CollapseMetric",
     "CollapseReport",
     "CollapseTracker",
     "Interval",
-    "MetricInfo",
+    "Layer",
     "ShardedStatistics",
     "UndefinedMetricError",
     "alignment_per_class",
     "cdnv",
     "cdnv_per_class",
+    "check_collapse_metric",
     "confused_pairs",
     "difference_intervals",
     "effective_rank",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
@@ -22,8 +23,8 @@ class UndefinedMetricError(UserError):
 
 
 def as_head(weight: ArrayLike, dim: int, name: str = "weight") -> torch.Tensor:
-    """Return a head's weight (C, d) as a float64 matrix, or say which shape was expected."""
-    matrix = as_matrix(weight, name).double()
+    """Return a head's weight (C, d) as a finite float64 matrix, or say which shape was expected."""
+    matrix = finite(as_matrix(weight, name).double(), name)
     if matrix.shape[1] != dim:
         raise UserError(
             f"{name} must have shape (C, {dim}), as the features have {dim} columns; got {tuple(matrix.shape)}."
@@ -33,10 +34,24 @@ def as_head(weight: ArrayLike, dim: int, name: str = "weight") -> torch.Tensor:
 
 def as_bias(bias: ArrayLike, classes: int) -> torch.Tensor:
     """Return a head's bias (C,) in float64, or say which shape was expected."""
-    vector = as_tensor(bias, "bias").double()
+    vector = finite(as_tensor(bias, "bias").double(), "bias")
     if vector.shape != (classes,):
         raise UserError(f"bias must have shape ({classes},), got {tuple(vector.shape)}.")
     return vector
+
+
+def finite(values: torch.Tensor, name: str) -> torch.Tensor:
+    """Return ``values``, or raise `UndefinedMetricError` where one is NaN or infinite."""
+    if not bool(torch.isfinite(values).all()):
+        raise UndefinedMetricError(f"{name} holds NaN or infinity.")
+    return values
+
+
+def in_range(rows: torch.Tensor) -> torch.Tensor:
+    """Return rows, for a metric that no scale changes, times a power of two where products would leave float64."""
+    exponent = math.frexp(float(torch.linalg.vector_norm(rows, torch.inf)))[1] if rows.numel() else 0
+    # Products of products need four times the exponent; a power of two changes no digit.
+    return rows if abs(exponent) < 200 else torch.ldexp(rows, torch.tensor(max(-1000, min(1000, -exponent))))
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ood_nc.collapse._accumulate import pieces
 from ood_nc.errors import UserError
+
+LARGEST = 1e145
+"""The sum of the squares of a billion rows of ten thousand such numbers is still within float64."""
 
 
 class Pending:
@@ -57,18 +62,20 @@ class Pending:
         return self._features[:rows], self._labels[:rows], weights
 
 
-def check_finite(matrix: torch.Tensor) -> None:
-    """Raise a `UserError` naming the first row with a value that is not finite."""
-    if not all_finite(matrix):
+def check_finite(matrix: torch.Tensor) -> float:
+    """Return the largest magnitude; raise a `UserError` for a value that is not finite, or whose square is not."""
+    size = largest_magnitude(matrix)
+    if not math.isfinite(size):
         row = int((~torch.isfinite(matrix)).any(dim=1).nonzero()[0])
         raise UserError(f"features must be finite; row {row} holds NaN or infinity.")
+    if size > LARGEST:
+        raise UserError(f"features reach {size:.1e}, and float64 has no room for their squares: scale them.")
+    return size
 
 
-def all_finite(matrix: torch.Tensor) -> bool:
-    """Whether every value of (N, d) is finite, without an array of N x d truth values."""
-    wide = torch.promote_types(matrix.dtype, torch.float32)
-    # A finite sum proves finite terms; the terms are looked at only where it is not.
-    sums = [matrix[rows].sum(dtype=wide) for rows in pieces(matrix, matrix.dtype)]
-    if not sums or bool(torch.isfinite(torch.stack(sums)).all()):
-        return True
-    return all(bool(torch.isfinite(matrix[rows]).all()) for rows in pieces(matrix, matrix.dtype))
+def largest_magnitude(matrix: torch.Tensor) -> float:
+    """The largest absolute value of (N, d), 0 where there is none; NaN or infinity where it holds one."""
+    if not matrix.numel():
+        return 0.0
+    ends = [torch.stack(torch.aminmax(matrix[rows])) for rows in pieces(matrix, matrix.dtype)]
+    return float(torch.stack(ends).abs().max())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError, as_bias, as_head, row_blocks
 from ood_nc.collapse._pending import check_finite
+from ood_nc.collapse.registry import add_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -63,9 +66,30 @@ def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike)
     return share(nearest_means(stats, features), predictions, "predictions", equal=False)
 
 
+add_metric(
+    "nc4_ncc",
+    "share of samples whose nearest class mean is not the head's prediction",
+    "Papyan et al. 2020",
+    lambda layer: share(layer.nearest_means, layer.predictions, "predictions", equal=False),
+    needs=("features", "predictions or weight"),
+    memory="features",
+)
+
+
 def ncc_accuracy(stats: ClassStatistics, features: ArrayLike, labels: ArrayLike) -> float:
     """Share of samples whose nearest class mean is that of their label; in [0, 1]."""
     return share(nearest_means(stats, features), labels, "labels", equal=True)
+
+
+add_metric(
+    "ncc_accuracy",
+    "share of samples whose nearest class mean is their class's",
+    "Rangamani et al. 2023",
+    lambda layer: share(layer.nearest_means, layer.labels, "labels", equal=True),
+    needs=("features", "labels"),
+    collapsed="high",
+    memory="features",
+)
 
 
 def share(nearest: torch.Tensor, classes: ArrayLike, name: str, *, equal: bool) -> float:
@@ -80,13 +104,47 @@ def share(nearest: torch.Tensor, classes: ArrayLike, name: str, *, equal: bool) 
     return float((agree if equal else ~agree).double().mean())
 
 
+def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> torch.Tensor:
+    """Class (N,) that a linear head assigns: argmax of W h + b, in blocks of rows, in the precision of the features.
+
+    In float32 at least, also under autocast; in float64 where float32 products are relaxed (TF32).
+
+    Raises:
+        UserError: shapes that do not fit.
+    """
+    matrix = as_matrix(features)
+    relaxed = torch.get_float32_matmul_precision() != "highest"
+    dtype = torch.float64 if matrix.dtype == torch.float64 or relaxed else torch.float32
+    head = as_head(weight, matrix.shape[1]).to(matrix.device, dtype)
+    offset = torch.zeros(len(head)) if bias is None else as_bias(bias, len(head))
+    offset = offset.to(matrix.device, dtype)
+    result = torch.empty(len(matrix), dtype=torch.long, device=matrix.device)
+    with torch.autocast(matrix.device.type, enabled=False):
+        for rows in row_blocks(len(matrix), len(head)):
+            result[rows] = torch.addmm(offset, matrix[rows].to(dtype), head.T).argmax(dim=1)
+    return result
+
+
 def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None = None) -> float:
     """|W mu_G + b|_2, what the ICML 2025 code calls NC4; no bias counts as zeros. Not invariant to a shift."""
     head = as_head(weight, stats.dim).to(stats.device)
     logits = head @ stats.global_mean
     if bias is not None:
         logits = logits + as_bias(bias, len(head)).to(stats.device)
-    return float(torch.linalg.vector_norm(logits))
+    length = float(torch.linalg.vector_norm(logits))
+    if not math.isfinite(length):
+        raise UndefinedMetricError("the value is beyond the range of float64.")
+    return length
+
+
+add_metric(
+    "nc4_bias",
+    "|W mu_G + b|",
+    "Harun et al. 2025 (code)",
+    lambda layer: nc4_bias(layer.stats, layer.weight, layer.bias),
+    needs=("weight",),
+    invariances=("rotation",),
+)
 
 
 def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
@@ -105,8 +163,19 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     mean = values.double() if values.ndim == 1 else as_matrix(values, "ood").mean(dim=0, dtype=torch.float64)
     if mean.shape != (stats.dim,):
         raise UserError(f"ood must have {stats.dim} columns, got {mean.shape[0]}.")
+    check_finite(mean[None])
     means = stats.uncentered_means
     lengths = torch.linalg.vector_norm(means, dim=1) * torch.linalg.vector_norm(mean)
     if not bool((lengths > 0).all()):
         raise UndefinedMetricError("the mean OOD feature or a class mean is 0: it has no direction.")
     return float(((means @ mean) / lengths).abs().mean())
+
+
+add_metric(
+    "nc5_ortho",
+    "mean over classes of |cos(mu_c, mean OOD feature)|",
+    "Ammar et al. 2024 (NECO)",
+    lambda layer: nc5_ortho(layer.stats, layer.ood),
+    needs=("ood",),
+    invariances=("scale", "rotation"),
+)

@@ -9,6 +9,7 @@ import torch
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.collapse._common import UndefinedMetricError, row_blocks
 from ood_nc.collapse._pending import check_finite
+from ood_nc.collapse.registry import add_metric
 from ood_nc.errors import UserError
 
 _EPS = 1e-8
@@ -33,6 +34,17 @@ def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int
     points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
     difference = points - points[_neighbors(points)] + _EPS
     return float((torch.linalg.vector_norm(difference, dim=1) + _EPS).log().mean())
+
+
+add_metric(
+    "entropy_nn",
+    "mean log nearest-neighbour distance on the unit sphere",
+    "Kozachenko and Leonenko 1987",
+    lambda layer: entropy_nn(layer.features, max_samples=layer.entropy_samples, seed=layer.seed),
+    needs=("features",),
+    invariances=("scale", "rotation"),
+    memory="features",
+)
 
 
 def entropy_full(

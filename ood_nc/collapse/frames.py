@@ -10,6 +10,7 @@ from ood_nc.arrays import ArrayLike
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
 from ood_nc.collapse.geometry import direction_summary, distinct_means, etf_distance, head_rows, head_summary
+from ood_nc.collapse.registry import add_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -38,9 +39,26 @@ def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
     return frame_distance(distinct_means(stats, center))
 
 
+add_metric(
+    "gnc2_frame",
+    "distance of M'M from a tight frame's; nc2_etf_means up to C = d + 1",
+    "Benedetto and Fickus 2003",
+    lambda layer: gnc2_frame(layer.stats, layer.center),
+)
+
+
 def gnc2_frame_head(weight: ArrayLike) -> float:
     """`gnc2_frame` of the rows of a classifier (C, d), as they are."""
     return frame_distance(head_rows(weight))
+
+
+add_metric(
+    "gnc2_frame_head",
+    "gnc2_frame of W",
+    "Benedetto and Fickus 2003",
+    lambda layer: gnc2_frame_head(layer.weight),
+    needs=("weight",),
+)
 
 
 def frame_distance(rows: torch.Tensor) -> float:
@@ -77,10 +95,27 @@ def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
     return margin_gap(nearest_cosines(stats, center), stats.dim)
 
 
+add_metric(
+    "gnc2_margin",
+    "mean largest cosine with another class, minus the best possible",
+    "Jiang et al. 2024; Rankin 1955",
+    lambda layer: margin_gap(layer.directions.closest, layer.stats.dim),
+)
+
+
 def gnc2_margin_head(weight: ArrayLike) -> float:
     """`gnc2_margin` of the rows of a classifier (C, d), as they are."""
     summary = head_summary(weight)
     return margin_gap(summary.closest, head_rows(weight).shape[1])
+
+
+add_metric(
+    "gnc2_margin_head",
+    "gnc2_margin of W",
+    "Jiang et al. 2024; Rankin 1955",
+    lambda layer: margin_gap(layer.head_directions.closest, layer.stats.dim),
+    needs=("weight",),
+)
 
 
 def margin_gap(closest: torch.Tensor, dim: int) -> float:
@@ -101,9 +136,26 @@ def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float
     return log_variation(direction_summary(stats, center))
 
 
+add_metric(
+    "gnc2_uniformity",
+    "std / mean of the log distances of the mean directions",
+    "Wu and Papyan 2024",
+    lambda layer: log_variation(layer.directions),
+)
+
+
 def gnc2_uniformity_head(weight: ArrayLike) -> float:
     """`gnc2_uniformity` of the rows of a classifier (C, d), as they are."""
     return log_variation(head_summary(weight))
+
+
+add_metric(
+    "gnc2_uniformity_head",
+    "gnc2_uniformity of W",
+    "Wu and Papyan 2024",
+    lambda layer: log_variation(layer.head_directions),
+    needs=("weight",),
+)
 
 
 def log_variation(summary: DirectionSummary) -> float:
@@ -128,6 +180,23 @@ def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
     return direction_summary(stats, center).potential
 
 
+add_metric(
+    "uniformity",
+    "log mean exp(-2 |m_c - m_k|^2) of the mean directions",
+    "Wang and Isola 2020",
+    lambda layer: layer.directions.potential,
+)
+
+
 def uniformity_head(weight: ArrayLike) -> float:
     """`uniformity` of the rows of a classifier (C, d), as they are."""
     return head_summary(weight).potential
+
+
+add_metric(
+    "uniformity_head",
+    "uniformity of W",
+    "Wang and Isola 2020",
+    lambda layer: layer.head_directions.potential,
+    needs=("weight",),
+)

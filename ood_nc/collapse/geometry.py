@@ -7,8 +7,18 @@ import math
 import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
-from ood_nc.collapse._common import Center, UndefinedMetricError, as_head, clean_norm, product_norm, row_blocks
+from ood_nc.collapse._common import (
+    Center,
+    UndefinedMetricError,
+    as_head,
+    clean_norm,
+    finite,
+    in_range,
+    product_norm,
+    row_blocks,
+)
 from ood_nc.collapse._pairs import DirectionSummary, summarize_directions
+from ood_nc.collapse.registry import add_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import means_resolution
 
@@ -24,6 +34,11 @@ def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
     return norm_variation(distinct_means(stats, center))
 
 
+add_metric(
+    "nc2_norm", "std / mean of |mu_c - mu_G|", "Papyan et al. 2020", lambda layer: nc2_norm(layer.stats, layer.center)
+)
+
+
 def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
     """Equiangularity: mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)| (Papyan et al., 2020).
 
@@ -31,6 +46,14 @@ def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean (no direction).
     """
     return direction_summary(stats, center).angle
+
+
+add_metric(
+    "nc2_angle",
+    "mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)|",
+    "Papyan et al. 2020",
+    lambda layer: layer.directions.angle,
+)
 
 
 def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -41,6 +64,14 @@ def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
     """
     means = distinct_means(stats, center)
     return etf_distance(means, means)
+
+
+add_metric(
+    "nc2_etf_means",
+    "|MM'/|MM'| - (I - 11'/C)/sqrt(C - 1)|",
+    "Zhu et al. 2021",
+    lambda layer: nc2_etf_means(layer.stats, layer.center),
+)
 
 
 def nc2_etf(weight: ArrayLike) -> float:
@@ -55,14 +86,41 @@ def nc2_etf(weight: ArrayLike) -> float:
     return etf_distance(rows, rows)
 
 
+add_metric(
+    "nc2_etf",
+    "|WW'/|WW'| - (I - 11'/C)/sqrt(C - 1)|",
+    "Zhu et al. 2021",
+    lambda layer: nc2_etf(layer.weight),
+    needs=("weight",),
+)
+
+
 def nc2_norm_head(weight: ArrayLike) -> float:
     """`nc2_norm` of the rows of a classifier (C, d), as they are."""
     return norm_variation(head_rows(weight))
 
 
+add_metric(
+    "nc2_norm_head",
+    "std / mean of |w_c|",
+    "Papyan et al. 2020",
+    lambda layer: nc2_norm_head(layer.weight),
+    needs=("weight",),
+)
+
+
 def nc2_angle_head(weight: ArrayLike) -> float:
     """`nc2_angle` of the rows of a classifier (C, d), as they are."""
     return head_summary(weight).angle
+
+
+add_metric(
+    "nc2_angle_head",
+    "mean over pairs of |cos(w_c, w_k) + 1/(C - 1)|",
+    "Papyan et al. 2020",
+    lambda layer: layer.head_directions.angle,
+    needs=("weight",),
+)
 
 
 def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
@@ -74,6 +132,15 @@ def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "cla
     """
     means = distinct_means(stats, center)
     return etf_distance(matching_rows(stats, weight), means)
+
+
+add_metric(
+    "nc3_duality",
+    "|WM'/|WM'| - (I - 11'/C)/sqrt(C - 1)|",
+    "Zhu et al. 2021",
+    lambda layer: nc3_duality(layer.stats, layer.weight, layer.center),
+    needs=("weight",),
+)
 
 
 def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
@@ -88,6 +155,15 @@ def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "clas
     if not float(length):
         raise UndefinedMetricError("the weight is 0.")
     return float(torch.linalg.vector_norm(rows / length - means / torch.linalg.vector_norm(means)))
+
+
+add_metric(
+    "nc3_papyan",
+    "|W/|W| - M/|M||",
+    "Papyan et al. 2020",
+    lambda layer: nc3_papyan(layer.stats, layer.weight, layer.center),
+    needs=("weight",),
+)
 
 
 def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> torch.Tensor:
@@ -115,12 +191,22 @@ def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "c
     return float(alignment_per_class(stats, weight, center).mean())
 
 
+add_metric(
+    "nc3_alignment",
+    "mean cosine of w_c and mu_c - mu_G, both centred",
+    "self-duality without an ETF",
+    lambda layer: nc3_alignment(layer.stats, layer.weight, layer.center),
+    needs=("weight",),
+    collapsed="high",
+)
+
+
 def matching_rows(stats: ClassStatistics, weight: ArrayLike) -> torch.Tensor:
-    """The rows of W (C, d) of the classes that have samples, on the device of the statistics, in float64."""
+    """The rows of W (C, d) of the classes that have samples, in float64 and `in_range`, where the statistics are."""
     head = as_head(weight, stats.dim).to(stats.device)
     if len(head) != stats.num_classes:
         raise UndefinedMetricError(f"the weight has {len(head)} rows, the statistics {stats.num_classes} classes.")
-    return head[stats.present]
+    return in_range(head[stats.present])
 
 
 def norm_variation(rows: torch.Tensor) -> float:
@@ -162,28 +248,32 @@ def head_summary(weight: ArrayLike) -> DirectionSummary:
 
 
 def head_rows(weight: ArrayLike) -> torch.Tensor:
-    """The rows of a classifier (C, d) in float64, or `UndefinedMetricError` where there is one or all are 0."""
-    rows = as_matrix(weight, "weight").double()
+    """The rows of a classifier (C, d), float64 `in_range`; `UndefinedMetricError` where there is one or all are 0."""
+    rows = finite(as_matrix(weight, "weight").double(), "weight")
     if len(rows) < 2:
         raise UndefinedMetricError("needs at least 2 rows of the weight.")
     if not bool(rows.any()):
         raise UndefinedMetricError("the weight is 0.")
-    return rows
+    return in_range(rows)
 
 
 def distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
-    """Centred class means (K, d), or `UndefinedMetricError` where they coincide or there is only one."""
+    """Centred class means (K, d) `in_range`, or `UndefinedMetricError` where they coincide or there is only one."""
+    return in_range(_distinct_means(stats, center))
+
+
+def directed_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
+    """Centred class means (K, d) `in_range`, or `UndefinedMetricError` where one of them has no direction."""
+    means = _distinct_means(stats, center)
+    if bool((torch.linalg.vector_norm(means, dim=1) <= means_resolution(stats)).any()):
+        raise UndefinedMetricError("a class mean equals the global mean: it has no direction.")
+    return in_range(means)
+
+
+def _distinct_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
     means = stats.centered_means(center)
     if len(means) < 2:
         raise UndefinedMetricError("needs at least 2 classes with samples, there is 1.")
     if float(torch.linalg.vector_norm(means)) <= means_resolution(stats) * len(means) ** 0.5:
         raise UndefinedMetricError("the class means coincide.")
-    return means
-
-
-def directed_means(stats: ClassStatistics, center: Center) -> torch.Tensor:
-    """Centred class means (K, d), or `UndefinedMetricError` where one of them has no direction."""
-    means = distinct_means(stats, center)
-    if bool((torch.linalg.vector_norm(means, dim=1) <= means_resolution(stats)).any()):
-        raise UndefinedMetricError("a class mean equals the global mean: it has no direction.")
     return means

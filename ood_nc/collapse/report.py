@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 
-import torch
-
-from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
-from ood_nc.collapse import decision, entropy, frames, geometry, imbalance, spectrum, variability
-from ood_nc.collapse._common import Center, UndefinedMetricError, as_bias, as_head, row_blocks
+from ood_nc.arrays import ArrayLike
+from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse.frames import etf_floor
+from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.statistics import ClassStatistics
-from ood_nc.errors import UserError, nearest
+from ood_nc.errors import nearest
 
 
 @dataclass(frozen=True)
 class CollapseReport:
-    """The metrics of `METRICS` for one layer; None where undefined, with the reason under its name in ``reasons``.
+    """The metrics of `METRICS` for one layer, each an attribute; None where undefined, with the reason in ``reasons``.
 
     Attributes:
         num_samples: samples that went into the statistics.
         num_classes: classes that have samples, the C of every formula.
         dim: feature columns d.
+        values: the metrics by name.
         reasons: why each undefined metric is undefined.
         notes: what a reader of the numbers should know (classes without or with one sample, C > d + 1).
     """
@@ -32,42 +31,16 @@ class CollapseReport:
     num_samples: int
     num_classes: int
     dim: int
-    trace_within: float | None = None
-    trace_between: float | None = None
-    within_share: float | None = None
-    nc1_pinv: float | None = None
-    nc1_ratio: float | None = None
-    nc1_ratio_balanced: float | None = None
-    cdnv: float | None = None
-    vci: float | None = None
-    nc2_norm: float | None = None
-    nc2_angle: float | None = None
-    nc2_etf_means: float | None = None
-    nc2_etf: float | None = None
-    nc2_norm_head: float | None = None
-    nc2_angle_head: float | None = None
-    nc3_duality: float | None = None
-    nc3_papyan: float | None = None
-    nc3_alignment: float | None = None
-    nc4_ncc: float | None = None
-    ncc_accuracy: float | None = None
-    nc4_bias: float | None = None
-    nc5_ortho: float | None = None
-    gnc2_frame: float | None = None
-    gnc2_margin: float | None = None
-    gnc2_uniformity: float | None = None
-    uniformity: float | None = None
-    gnc2_frame_head: float | None = None
-    gnc2_margin_head: float | None = None
-    gnc2_uniformity_head: float | None = None
-    uniformity_head: float | None = None
-    minority_collapse: float | None = None
-    nc2_seli: float | None = None
-    effective_rank: float | None = None
-    effective_rank_uncentered: float | None = None
-    entropy_nn: float | None = None
-    reasons: dict[str, str] = field(default_factory=dict)
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> float | None:
+        try:
+            value: float | None = self.__dict__["values"][name]
+            return value
+        except KeyError:
+            raise AttributeError(f"No collapse metric {name!r}.{nearest(name, METRICS)}") from None
 
     def paper(self) -> dict[str, float | None]:
         """Return NC1 to NC4 under the names of Harun et al. (ICML 2025), for statistics of ID train and a fresh probe.
@@ -78,7 +51,7 @@ class CollapseReport:
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the metrics by name, in the order of `METRICS`."""
-        return {name: getattr(self, name) for name in METRICS}
+        return dict(self.values)
 
 
 def measure(
@@ -117,25 +90,32 @@ def measure(
 
     Raises:
         UserError: an unknown name in ``metrics``, ``entropy_samples`` below 2, or arrays whose shapes do not fit.
+
+    Example:
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> report = measure(stats)
+        >>> report.nc1_ratio, report.nc4_bias, report.reasons["nc4_bias"]
+        (0.16, None, 'needs weight.')
     """
-    unknown = sorted(set(metrics or ()) - set(METRICS))
-    if unknown:
-        raise UserError(f"unknown collapse metric {unknown[0]!r}.{nearest(unknown[0], METRICS)}")
-    functions = _of_statistics(stats, center)
-    functions |= _of_weight(stats, weight, bias, center)
-    functions |= _of_samples(reference or stats, features, labels, predictions, weight, bias)
-    functions["entropy_nn"] = lambda: entropy.entropy_nn(
-        _given(features, "features"), max_samples=entropy_samples, seed=seed
+    names = list(METRICS) if metrics is None else [METRICS[name].name for name in metrics]
+    layer = Layer(
+        stats,
+        weight=weight,
+        bias=bias,
+        features=features,
+        labels=labels,
+        predictions=predictions,
+        ood=ood,
+        reference=reference,
+        center=center,
+        entropy_samples=entropy_samples,
+        seed=seed,
     )
-    functions["nc5_ortho"] = lambda: decision.nc5_ortho(stats, _given(ood, "ood"))
-    values: dict[str, float] = {}
-    reasons: dict[str, str] = {}
-    for name in METRICS:
-        if metrics is not None and name not in metrics:
-            reasons[name] = "not asked for."
-            continue
+    values: dict[str, float | None] = dict.fromkeys(METRICS)
+    reasons = {name: "not asked for." for name in METRICS if name not in names}
+    for name in names:
         try:
-            value = functions[name]()
+            value = METRICS[name].compute(layer)
             if not math.isfinite(value):
                 raise UndefinedMetricError("the value is beyond the range of float64.")
             values[name] = value
@@ -145,115 +125,10 @@ def measure(
         num_samples=stats.num_samples,
         num_classes=len(stats.present),
         dim=stats.dim,
+        values=values,
         reasons=reasons,
         notes=tuple(_notes(stats)),
-        **values,
     )
-
-
-def _of_statistics(stats: ClassStatistics, center: Center) -> dict[str, Callable[[], float]]:
-    # One pass over the pairs of classes serves four metrics.
-    directions = cache(lambda: geometry.direction_summary(stats, center))
-    return {
-        "trace_within": lambda: variability.trace_within(stats),
-        "trace_between": lambda: variability.trace_between(stats, center),
-        "within_share": lambda: variability.within_share(stats, center),
-        "nc1_pinv": lambda: variability.nc1_pinv(stats, center),
-        "nc1_ratio": lambda: variability.nc1_ratio(stats, center),
-        "nc1_ratio_balanced": lambda: variability.nc1_ratio_balanced(stats, center),
-        "cdnv": lambda: variability.cdnv(stats),
-        "vci": lambda: variability.vci(stats, center),
-        "nc2_norm": lambda: geometry.nc2_norm(stats, center),
-        "nc2_angle": lambda: directions().angle,
-        "nc2_etf_means": lambda: geometry.nc2_etf_means(stats, center),
-        "gnc2_frame": lambda: frames.gnc2_frame(stats, center),
-        "gnc2_margin": lambda: frames.margin_gap(directions().closest, stats.dim),
-        "gnc2_uniformity": lambda: frames.log_variation(directions()),
-        "uniformity": lambda: directions().potential,
-        "effective_rank": lambda: spectrum.effective_rank(stats),
-        "effective_rank_uncentered": lambda: spectrum.effective_rank(stats, centered=False),
-    }
-
-
-def _of_weight(
-    stats: ClassStatistics, weight: ArrayLike | None, bias: ArrayLike | None, center: Center
-) -> dict[str, Callable[[], float]]:
-    # One pass over the pairs of rows serves four metrics.
-    directions = cache(lambda: geometry.head_summary(_given(weight, "weight")))
-    return {
-        "nc2_etf": lambda: geometry.nc2_etf(_given(weight, "weight")),
-        "nc2_norm_head": lambda: geometry.nc2_norm_head(_given(weight, "weight")),
-        "nc2_angle_head": lambda: directions().angle,
-        "nc3_duality": lambda: geometry.nc3_duality(stats, _given(weight, "weight"), center),
-        "nc3_papyan": lambda: geometry.nc3_papyan(stats, _given(weight, "weight"), center),
-        "nc3_alignment": lambda: geometry.nc3_alignment(stats, _given(weight, "weight"), center),
-        "nc4_bias": lambda: decision.nc4_bias(stats, _given(weight, "weight"), _finite(bias, "bias")),
-        "gnc2_frame_head": lambda: frames.gnc2_frame_head(_given(weight, "weight")),
-        "gnc2_margin_head": lambda: frames.margin_gap(directions().closest, stats.dim),
-        "gnc2_uniformity_head": lambda: frames.log_variation(directions()),
-        "uniformity_head": lambda: directions().potential,
-        "minority_collapse": lambda: imbalance.minority_collapse(stats, _given(weight, "weight")),
-        "nc2_seli": lambda: imbalance.nc2_seli(stats, _given(weight, "weight")),
-    }
-
-
-def _of_samples(
-    stats: ClassStatistics,
-    features: ArrayLike | None,
-    labels: ArrayLike | None,
-    predictions: ArrayLike | None,
-    weight: ArrayLike | None,
-    bias: ArrayLike | None,
-) -> dict[str, Callable[[], float]]:
-    # One pass over the samples serves both metrics.
-    nearest_classes = cache(lambda: decision.nearest_means(stats, _given(features, "features")))
-
-    def disagreement() -> float:
-        given = _given(features, "features")
-        predicted = predictions
-        if predicted is None:
-            predicted = head_predictions(given, _given(weight, "predictions or weight"), _finite(bias, "bias"))
-        return decision.share(nearest_classes(), predicted, "predictions", equal=False)
-
-    def accuracy() -> float:
-        _given(features, "features")
-        return decision.share(nearest_classes(), _given(labels, "labels"), "labels", equal=True)
-
-    return {"nc4_ncc": disagreement, "ncc_accuracy": accuracy}
-
-
-def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> torch.Tensor:
-    """Class (N,) that a linear head assigns: argmax of W h + b, in blocks of rows, in the precision of the features.
-
-    In float32 at least, also under autocast; in float64 where float32 products are relaxed (TF32).
-
-    Raises:
-        UserError: shapes that do not fit.
-    """
-    matrix = as_matrix(features)
-    relaxed = torch.get_float32_matmul_precision() != "highest"
-    dtype = torch.float64 if matrix.dtype == torch.float64 or relaxed else torch.float32
-    head = as_head(weight, matrix.shape[1]).to(matrix.device, dtype)
-    offset = torch.zeros(len(head)) if bias is None else as_bias(bias, len(head))
-    offset = offset.to(matrix.device, dtype)
-    result = torch.empty(len(matrix), dtype=torch.long, device=matrix.device)
-    with torch.autocast(matrix.device.type, enabled=False):
-        for rows in row_blocks(len(matrix), len(head)):
-            result[rows] = torch.addmm(offset, matrix[rows].to(dtype), head.T).argmax(dim=1)
-    return result
-
-
-def _given(value: ArrayLike | None, name: str) -> ArrayLike:
-    if value is None:
-        raise UndefinedMetricError(f"needs {name}.")
-    _finite(value, name)
-    return value
-
-
-def _finite(value: ArrayLike | None, name: str) -> ArrayLike | None:
-    if value is not None and not bool(torch.isfinite(as_tensor(value, name)).all()):
-        raise UndefinedMetricError(f"{name} holds NaN or infinity.")
-    return value
 
 
 def _notes(stats: ClassStatistics) -> list[str]:
@@ -266,7 +141,7 @@ def _notes(stats: ClassStatistics) -> list[str]:
     if single:
         notes.append(f"{single} classes have one sample: their variance counts as 0.")
     if present > stats.dim + 1:
-        floor = frames.etf_floor(present, stats.dim)
+        floor = etf_floor(present, stats.dim)
         notes.append(
             f"C = {present} > d + 1 = {stats.dim + 1}: no simplex ETF exists; nc2_etf, nc2_etf_means and nc3_duality "
             f"are at least {floor:.4f}; gnc2_frame and gnc2_margin use a reference that exists."

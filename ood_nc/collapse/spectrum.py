@@ -6,6 +6,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError, as_head
+from ood_nc.collapse.registry import add_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -41,6 +42,23 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     lengths = kept.sqrt()
     shares = lengths / lengths.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+add_metric(
+    "effective_rank",
+    "exp(entropy of the singular values), centred features",
+    "Roy and Vetterli 2007",
+    lambda layer: effective_rank(layer.stats),
+    memory="O(C d + d^2)",
+)
+add_metric(
+    "effective_rank_uncentered",
+    "exp(entropy of the singular values), features as they are",
+    "Harun et al. 2025",
+    lambda layer: effective_rank(layer.stats, centered=False),
+    invariances=("scale", "rotation"),
+    memory="O(C d + d^2)",
+)
 
 
 def pabs(means: ArrayLike | ClassStatistics, weight: ArrayLike, rank: int | None = None) -> float:

@@ -10,8 +10,8 @@ import torch.distributed
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse import _accumulate as accumulate
 from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse._moments import Moments
 from ood_nc.collapse._pending import Pending, check_finite
-from ood_nc.collapse._soft import laplacian, soft_scatter
 from ood_nc.errors import UserError
 
 # A smaller block wastes the matrix product; a larger one would outweigh the d x d scatter.
@@ -63,13 +63,9 @@ class ClassStatistics:
         self.exact = exact
         self.device = torch.device(device)
         self.num_samples = 0
-        self._resolution = float(torch.finfo(torch.float64).eps)
-        self._mass = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
-        self._means = torch.zeros(num_classes, dim, dtype=torch.float64, device=self.device)
-        self._class_scatter = torch.zeros(num_classes, dtype=torch.float64, device=self.device)
-        self._scatter = torch.zeros(dim, dim, dtype=torch.float64, device=self.device) if full else None
+        self._moments = Moments(num_classes, dim, self.device, full=full)
+        self._largest = 0.0
         self._pending = Pending()
-        self._present: torch.Tensor | None = None
 
     @torch.no_grad()
     def update(self, features: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> ClassStatistics:
@@ -89,12 +85,12 @@ class ClassStatistics:
             raise UserError(f"features have {matrix.shape[1]} columns, the statistics were made for {self.dim}.")
         target = as_tensor(labels, "labels").to(self.device)
         sample_weights = self._check_weights(weights, len(matrix))
-        check_finite(matrix)
+        self._largest = max(self._largest, check_finite(matrix))
         with torch.autocast(self.device.type, enabled=False):
             if target.ndim == 2:
                 self._update_soft(matrix, target, sample_weights)
             else:
-                self._update_hard(matrix, self._check_labels(target, len(matrix)), sample_weights)
+                self._update_hard(matrix, as_labels(target, len(matrix), num_classes=self.num_classes), sample_weights)
         self.num_samples += len(matrix)
         return self
 
@@ -109,7 +105,7 @@ class ClassStatistics:
             if whole and not self._pending.rows and len(matrix) - start >= size:
                 # A block that the caller holds complete is read where it is.
                 rows = slice(start, start + size)
-                self._absorb(matrix[rows], labels[rows], None, self._pending.room())
+                self._moments.add_block(matrix[rows], labels[rows], None, self._pending.room())
                 start += size
                 continue
             start += self._pending.fill(matrix, labels, weights, start)
@@ -129,28 +125,7 @@ class ClassStatistics:
         self._flush()
         for start in range(0, len(matrix), _SOFT_ROWS):
             rows = slice(start, start + _SOFT_ROWS)
-            self._absorb_soft(matrix[rows].to(self.device, torch.float64), soft[rows])
-
-    def _absorb_soft(self, block: torch.Tensor, soft: torch.Tensor) -> None:
-        # Mixed samples have a few classes each: what is C x C below is then small, whatever the number of classes.
-        classes = soft.any(dim=0).nonzero().flatten()
-        soft = soft[:, classes]
-        mass, means, class_scatter, rows, mixture = soft_scatter(block, soft)
-        self._class_scatter.index_add_(0, classes, class_scatter)
-        if self._scatter is not None:
-            accumulate.add_product(self._scatter, rows)
-            centered = means - means.mean(dim=0)
-            self._scatter += centered.T @ (laplacian(soft, mixture) @ centered)
-        self._combine(classes, mass, means)
-
-    def _check_labels(self, target: torch.Tensor, rows: int) -> torch.Tensor:
-        labels = as_labels(target, rows)
-        if rows and (int(labels.min()) < 0 or int(labels.max()) >= self.num_classes):
-            wrong = labels[(labels < 0) | (labels >= self.num_classes)][0]
-            raise UserError(
-                f"labels must be in 0..{self.num_classes - 1}, got {int(wrong)}. Leave out the samples without a label."
-            )
-        return labels
+            self._moments.add_soft(matrix[rows].to(self.device, torch.float64), soft[rows])
 
     def _check_weights(self, weights: ArrayLike | None, rows: int) -> torch.Tensor | None:
         if weights is None:
@@ -163,9 +138,9 @@ class ClassStatistics:
         return values
 
     def _product_dtype(self, matrix: torch.Tensor) -> torch.dtype:
-        # A relaxed float32 matrix product (TF32, bfloat16) would cost four digits.
-        relaxed = torch.get_float32_matmul_precision() != "highest"
-        wide = matrix.dtype == torch.float64 or self.exact or relaxed
+        # A relaxed float32 matrix product (TF32, bfloat16) would cost four digits, and deviations can overflow float32.
+        unfit = torch.get_float32_matmul_precision() != "highest" or self._largest > 1e38
+        wide = matrix.dtype == torch.float64 or self.exact or unfit
         return torch.float64 if wide else torch.float32
 
     def _block_rows(self, dtype: torch.dtype) -> int:
@@ -175,66 +150,13 @@ class ClassStatistics:
     def _flush(self) -> None:
         if self._pending.rows:
             block, labels, weights = self._pending.take()
-            self._absorb(block, labels, weights, block)
+            self._moments.add_block(block, labels, weights, block)
 
-    def _settle(self) -> None:
+    def _settled(self) -> Moments:
         """Count the samples that wait, and give back the memory that accumulating needs."""
         self._flush()
         self._pending = Pending()
-
-    def _settled_present(self) -> torch.Tensor:
-        self._settle()
-        if self._present is None:
-            self._present = self._mass.nonzero().flatten()
-        return self._present
-
-    def _absorb(
-        self, source: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, block: torch.Tensor
-    ) -> None:
-        """Fold in the rows of ``source``; ``block`` takes the centred rows, and may be ``source``."""
-        if 2 * self.num_classes <= len(labels):
-            # Most classes are there: to sort the labels for them would cost more than the rows of the others.
-            classes, index = torch.arange(self.num_classes, device=self.device), labels
-        else:
-            classes, index = labels.unique(return_inverse=True)
-        ones = torch.ones(len(block), dtype=torch.float64, device=self.device) if weights is None else weights
-        mass = torch.zeros(len(classes), dtype=torch.float64, device=self.device).index_add_(0, index, ones)
-        sums = accumulate.class_sums(source, index, weights, len(classes))
-        # A class whose samples all weigh nothing keeps mass 0: any finite centre will do, its rows are scaled by 0.
-        block_means = sums.div_(mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None])
-        self._fold(classes, mass, block_means)
-        squares = accumulate.center_rows(source, index, block_means, block)
-        self._class_scatter.index_add_(0, labels, squares if weights is None else squares * weights)
-        if weights is not None:
-            block.mul_(weights.sqrt()[:, None])
-            squares = squares * weights
-        self._add_scatter(block, squares)
-
-    def _fold(self, classes: torch.Tensor, mass: torch.Tensor, block_means: torch.Tensor) -> None:
-        """Move the class means to those of the union; turn ``block_means`` into the centres r of Chan's update."""
-        old_mass = self._mass[classes]
-        total = (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
-        share, shift = (mass / total)[:, None], (old_mass / total).sqrt()[:, None]
-        for rows in accumulate.pieces(block_means):
-            means = self._means.index_select(0, classes[rows])
-            step = block_means[rows] - means
-            self._means[classes[rows]] = means.addcmul_(step, share[rows])
-            block_means[rows].sub_(step.mul_(shift[rows]))
-        self._mass[classes] = old_mass + mass
-        self._present = None
-
-    def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
-        if self._scatter is None or not len(block):
-            return
-        factor = 1.0
-        if block.dtype == torch.float32:
-            self._resolution = max(self._resolution, float(torch.finfo(torch.float32).eps))
-            # Squares of very large or small numbers leave the range of float32; a power of two changes no digit.
-            exponent = int(torch.frexp(squares.max().sqrt())[1])
-            if abs(exponent) > 16:
-                block = block.mul_(2.0**-exponent)
-                factor = 4.0**exponent
-        accumulate.add_product(self._scatter, block, factor)
+        return self._moments
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
         """Add the statistics of other samples, in place, and return itself; ``other`` is unchanged.
@@ -247,103 +169,69 @@ class ClassStatistics:
                 f"cannot merge statistics of {other.num_classes} classes, {other.dim} columns, full={other.full} into "
                 f"{self.num_classes} classes, {self.dim} columns, full={self.full}."
             )
-        self._settle()
-        other._settle()
-        classes = other._mass.nonzero().flatten()
-        self._combine(*(part.to(self.device) for part in (classes, other._mass[classes], other._means[classes])))
-        self._class_scatter += other._class_scatter.to(self.device)
-        if self._scatter is not None and other._scatter is not None:
-            self._scatter += other._scatter.to(self.device)
+        self._settled().merge(other._settled())
         self.num_samples += other.num_samples
-        self._resolution = max(self._resolution, other._resolution)
+        self._largest = max(self._largest, other._largest)
         return self
-
-    def _combine(self, classes: torch.Tensor, mass: torch.Tensor, means: torch.Tensor) -> None:
-        """Chan's update of mass, means and the scatter between the two sets of means of some classes."""
-        old_mass = self._mass[classes]
-        fraction = mass / (old_mass + mass).clamp_min(torch.finfo(torch.float64).tiny)
-        step = means - self._means[classes]
-        self._add_deviations(classes, step, old_mass * fraction)
-        self._means[classes] += step * fraction[:, None]
-        self._mass[classes] += mass
-        self._present = None
-
-    def _add_deviations(self, classes: torch.Tensor, deviations: torch.Tensor, mass: torch.Tensor) -> None:
-        """Add ``mass[c] * deviations[c] deviations[c]'`` for some classes."""
-        scaled = deviations * mass.sqrt()[:, None]
-        self._class_scatter.index_add_(0, classes, scaled.square().sum(dim=1))
-        if self._scatter is not None:
-            accumulate.add_product(self._scatter, scaled)
 
     @torch.no_grad()
     def all_reduce(self, group: torch.distributed.ProcessGroup | None = None) -> ClassStatistics:
         """Give every process the statistics of all processes' samples, in place, and return itself.
 
-        The means are reduced first; each process then moves its scatter to the common means, so that the sums to reduce
-        hold only positive terms. Communicates O(C d + d^2) numbers. Does nothing without an initialised process group.
+        Communicates O(C d + d^2) numbers. Does nothing without an initialised process group.
         """
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self
-        self._settle()
-        counts = torch.tensor([self.num_samples, self._resolution], dtype=torch.float64, device=self.device)
-        samples, resolution = counts[:1].clone(), counts[1:].clone()
-        local_mass = self._mass.clone()
-        weighted = self._means * local_mass[:, None]
-        for tensor in (self._mass, weighted, samples):
-            torch.distributed.all_reduce(tensor, group=group)
-        torch.distributed.all_reduce(resolution, op=torch.distributed.ReduceOp.MAX, group=group)
-        means = weighted / self._mass.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-        self._add_deviations(torch.arange(self.num_classes, device=self.device), self._means - means, local_mass)
-        self._means, self._present = means, None
-        torch.distributed.all_reduce(self._class_scatter, group=group)
-        if self._scatter is not None:
-            torch.distributed.all_reduce(self._scatter, group=group)
-        self.num_samples, self._resolution = round(float(samples)), float(resolution)
+        moments = self._settled()
+        samples = torch.tensor([self.num_samples], device=self.device)
+        torch.distributed.all_reduce(samples, group=group)
+        moments.all_reduce(group)
+        self.num_samples = int(samples)
         return self
 
     @property
     def counts(self) -> torch.Tensor:
         """Samples of each class (C,), float64; the sum of their weights where weights or soft labels were given."""
-        self._settle()
-        return self._mass.clone()
+        return self._settled().mass.clone()
 
     @property
     def present(self) -> torch.Tensor:
         """Indices of the classes that have samples, ascending."""
-        return self._settled_present().clone()
+        return self._settled().present.clone()
 
     @property
     def means(self) -> torch.Tensor:
         """Class means (C, d), float64; the rows of classes without samples are NaN."""
-        self._settle()
-        return self._means.masked_fill((self._mass == 0)[:, None], torch.nan)
+        moments = self._settled()
+        return moments.means.masked_fill((moments.mass == 0)[:, None], torch.nan)
 
     @property
     def class_variances(self) -> torch.Tensor:
         """v_c = (1/n_c) sum |h - mu_c|^2 (C,), float64; NaN for classes without samples, 0 for one sample."""
-        self._settle()
-        return self._class_scatter / self._mass.masked_fill(self._mass == 0, torch.nan)
+        moments = self._settled()
+        return moments.class_scatter / moments.mass.masked_fill(moments.mass == 0, torch.nan)
 
     @property
     def global_mean(self) -> torch.Tensor:
         """Unweighted mean (d,) of the means of the classes that have samples."""
-        return self._require_samples()._means[self.present].mean(dim=0)
+        return self.uncentered_means.mean(dim=0)
 
     @property
     def sample_mean(self) -> torch.Tensor:
         """Mean (d,) over all samples, weighted as they are."""
-        mass = self._require_samples()._mass
-        return (mass / mass.sum()) @ self._means
+        moments = self._of_samples()
+        return (moments.mass / moments.mass.sum()) @ moments.means
 
     @property
     def uncentered_means(self) -> torch.Tensor:
         """Means (K, d) of the K classes that have samples."""
-        return self._require_samples()._means[self.present]
+        moments = self._of_samples()
+        return moments.means[moments.present]
 
     @property
     def scatter_traces(self) -> torch.Tensor:
         """n_c v_c (C,): the trace of each class's share of the within-class scatter; 0 for classes without samples."""
-        return self._require_samples()._class_scatter.clone()
+        return self._of_samples().class_scatter.clone()
 
     def centered_means(self, center: Center = "classes") -> torch.Tensor:
         """M (K, d): means of the K classes that have samples, minus their mean or minus the sample mean."""
@@ -359,7 +247,7 @@ class ClassStatistics:
         Raises:
             UndefinedMetricError: the statistics were made with ``full=False``.
         """
-        return accumulate.fill_lower(self.require_scatter() / self._mass.sum())
+        return accumulate.fill_lower(self.require_scatter() / self._moments.mass.sum())
 
     def require_scatter(self) -> torch.Tensor:
         """The accumulated scatter N Sigma_W, valid above the diagonal; not a copy, only to be read.
@@ -367,15 +255,15 @@ class ClassStatistics:
         Raises:
             UndefinedMetricError: the statistics were made with ``full=False``, or have no samples.
         """
-        self._require_samples()
-        if self._scatter is None:
+        scatter = self._of_samples().scatter
+        if scatter is None:
             raise UndefinedMetricError("needs the d x d scatter, and the statistics were made with full=False.")
-        return self._scatter
+        return scatter
 
     @property
     def largest_variance(self) -> float:
         """The largest diagonal entry of Sigma_W."""
-        return float(self.require_scatter().diagonal().max() / self._mass.sum())
+        return float(self.require_scatter().diagonal().max() / self._moments.mass.sum())
 
     def within_plus(self, rows: torch.Tensor) -> torch.Tensor:
         """Sigma_W + R'R (d, d) for rows R (K, d), float64; only the entries on and above the diagonal are valid.
@@ -383,7 +271,7 @@ class ClassStatistics:
         Raises:
             UndefinedMetricError: as `within`.
         """
-        total = self.require_scatter() / self._mass.sum()
+        total = self.require_scatter() / self._moments.mass.sum()
         accumulate.add_product(total, rows)
         return total
 
@@ -396,23 +284,20 @@ class ClassStatistics:
     @property
     def resolution(self) -> float:
         """Relative accuracy of the within-class scatter: that of float64, or of float32 after float32 products."""
-        self._settle()
-        return self._resolution
+        return self._settled().resolution
 
-    def _require_samples(self) -> ClassStatistics:
-        if not len(self._settled_present()):
+    def _of_samples(self) -> Moments:
+        moments = self._settled()
+        if not len(moments.present):
             raise UndefinedMetricError("no samples.")
-        return self
+        return moments
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state as tensors, for `torch.save` or safetensors."""
-        self._settle()
-        state = {"counts": self._mass, "means": self._means, "class_scatter": self._class_scatter}
-        if self._scatter is not None:
-            state["scatter"] = self._scatter
-        state = {name: tensor.clone() for name, tensor in state.items()}
+        moments = self._settled()
+        state = {name: tensor.clone() for name, tensor in moments.tensors().items()}
         state["num_samples"] = torch.tensor(self.num_samples)
-        state["resolution"] = torch.tensor(self._resolution, dtype=torch.float64)
+        state["resolution"] = torch.tensor(moments.resolution, dtype=torch.float64)
         state["exact"] = torch.tensor(self.exact)
         return state
 
@@ -438,11 +323,8 @@ class ClassStatistics:
                 raise UserError(f"not the state of class statistics: {name} must have shape {shape}, got {found}.")
         exact = bool(state.get("exact", torch.tensor(False)))
         stats = cls(classes, dim, device=device, full="scatter" in state, exact=exact)
-        stats._mass.copy_(state["counts"])
-        stats._means.copy_(state["means"])
-        stats._class_scatter.copy_(state["class_scatter"])
-        if stats._scatter is not None:
-            stats._scatter.copy_(state["scatter"])
+        for name, tensor in stats._moments.tensors().items():
+            tensor.copy_(state[name])
         stats.num_samples = int(state["num_samples"])
-        stats._resolution = float(state["resolution"])
+        stats._moments.resolution = float(state["resolution"])
         return stats

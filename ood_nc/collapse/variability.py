@@ -6,6 +6,7 @@ import torch
 
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import pair_distances
+from ood_nc.collapse.registry import RIGID, add_metric
 from ood_nc.collapse.statistics import ClassStatistics
 
 _EPS = float(torch.finfo(torch.float64).eps)
@@ -16,9 +17,24 @@ def trace_within(stats: ClassStatistics) -> float:
     return float(stats.scatter_traces.sum() / stats.counts.sum())
 
 
+add_metric(
+    "trace_within", "tr Sigma_W", "Rangamani et al. 2023", lambda layer: trace_within(layer.stats), invariances=RIGID
+)
+
+
 def trace_between(stats: ClassStatistics, center: Center = "classes") -> float:
     """tr Sigma_B: mean squared distance of the class means to the global mean; 0 where all class means coincide."""
     return _trace_between(stats, center)[0]
+
+
+add_metric(
+    "trace_between",
+    "tr Sigma_B",
+    "Rangamani et al. 2023",
+    lambda layer: trace_between(layer.stats, layer.center),
+    collapsed=None,
+    invariances=RIGID,
+)
 
 
 def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -30,6 +46,11 @@ def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
     return trace_within(stats) / _positive_trace_between(stats, center)
 
 
+add_metric(
+    "nc1_ratio", "tr Sigma_W / tr Sigma_B", "trace form of NC1", lambda layer: nc1_ratio(layer.stats, layer.center)
+)
+
+
 def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> float:
     """(mean over classes of v_c) / tr Sigma_B: every class counts the same, however many samples it has.
 
@@ -37,6 +58,14 @@ def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> fl
         UndefinedMetricError: the class means coincide.
     """
     return float(stats.class_variances[stats.present].mean()) / _positive_trace_between(stats, center)
+
+
+add_metric(
+    "nc1_ratio_balanced",
+    "mean of v_c / tr Sigma_B",
+    "NC1 with equal class weights",
+    lambda layer: nc1_ratio_balanced(layer.stats, layer.center),
+)
 
 
 def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -49,6 +78,14 @@ def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
     if within + between <= resolution:
         raise UndefinedMetricError("all features are equal.")
     return within / (within + between)
+
+
+add_metric(
+    "within_share",
+    "tr Sigma_W / (tr Sigma_W + tr Sigma_B)",
+    "Rangamani et al. 2023",
+    lambda layer: within_share(layer.stats, layer.center),
+)
 
 
 def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
@@ -70,6 +107,15 @@ def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
     return float((spread / values).sum())
 
 
+add_metric(
+    "nc1_pinv",
+    "tr(Sigma_W Sigma_B^+) / C",
+    "Papyan et al. 2020",
+    lambda layer: nc1_pinv(layer.stats, layer.center),
+    memory="O(C d + d^2)",
+)
+
+
 def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     """Variability collapse index 1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1), Sigma_T = Sigma_W + Sigma_B, in [0, 1].
 
@@ -88,6 +134,16 @@ def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     return min(max(1 - explained / min(dim, classes - 1), 0.0), 1.0)
 
 
+add_metric(
+    "vci",
+    "1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1)",
+    "Xu and Liu 2023",
+    lambda layer: vci(layer.stats, layer.center),
+    invariances=("shift", "linear"),
+    memory="O(C d + d^2)",
+)
+
+
 def cdnv(stats: ClassStatistics) -> float:
     """Class-distance normalised variance: mean over pairs i != j of (v_i + v_j) / (2 |mu_i - mu_j|^2).
 
@@ -97,6 +153,14 @@ def cdnv(stats: ClassStatistics) -> float:
         UndefinedMetricError: fewer than two classes, or two class means coincide.
     """
     return float(cdnv_per_class(stats).mean())
+
+
+add_metric(
+    "cdnv",
+    "mean over pairs of (v_i + v_j) / (2 |mu_i - mu_j|^2)",
+    "Galanti et al. 2022",
+    lambda layer: cdnv(layer.stats),
+)
 
 
 def cdnv_per_class(stats: ClassStatistics) -> torch.Tensor:
@@ -117,9 +181,12 @@ def cdnv_per_class(stats: ClassStatistics) -> torch.Tensor:
 
 
 def means_resolution(stats: ClassStatistics) -> float:
-    """Length below which a difference of class means is rounding: some units in the last place of the longest mean."""
+    """Length below which a difference of class means is rounding: some units in the last place of the longest mean.
+
+    At least 1e-150, whose square is the last that float64 holds to all its digits.
+    """
     means = stats.uncentered_means
-    return 16 * _EPS * float(torch.linalg.vector_norm(means, dim=1).max())
+    return max(16 * _EPS * float(torch.linalg.vector_norm(means, dim=1).max()), 1e-150)
 
 
 def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ood_nc.collapse import METRICS, ClassStatistics, UndefinedMetricError, measure, nc5_ortho
+from ood_nc.collapse import METRICS, ClassStatistics, measure
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
@@ -13,14 +13,18 @@ from ood_nc.evaluation.taps import TapData, labelled
 ENTROPY_SAMPLES = 2048
 """entropy_nn grows with the number of samples and is quadratic in it, so every tap and run takes the same number."""
 
-_OF_ID = tuple(name for name in METRICS if name != "nc5_ortho")
+
+def _names(*, ood: bool) -> list[str]:
+    """The metrics that compare ID features with OOD ones, or all others."""
+    return [name for name, metric in METRICS.items() if ("ood" in metric.needs) == ood]
 
 
 def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> list[Row]:
     """The rows of one tap.
 
     The ``method`` of a metric that involves W and b names whose they are: the head's, or those of the tap's ID probe.
-    Nearest class means on held-out ID are those of ID train. ``nc5_ortho`` compares ID train with each OOD set.
+    Nearest class means on held-out ID are those of ID train. Those that need OOD features compare ID train with
+    each set.
 
     Args:
         tap: the tap.
@@ -36,7 +40,7 @@ def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> 
             rows += _rows(tap, split, stats, train, seed, make)
             train = train or (stats if split == "id_train" else None)
         except UserError as error:
-            rows += [_row(tap, split, name, make, value=None, reason=reason_of(error)) for name in _OF_ID]
+            rows += [_row(tap, split, name, make, value=None, reason=reason_of(error)) for name in _names(ood=False)]
     if train is not None:
         rows += _ood_rows(tap, train, inputs, make)
     return rows
@@ -54,6 +58,7 @@ def _rows(
     tap: TapData, split: str, stats: ClassStatistics, train: ClassStatistics | None, seed: int, make: MakeRow
 ) -> list[Row]:
     weight, bias = tap.head or (None, None)
+    names = _names(ood=False)
     report = measure(
         stats,
         weight=weight,
@@ -62,14 +67,14 @@ def _rows(
         labels=tap.labels[split],
         predictions=tap.own_logits[split].argmax(dim=1) if tap.own_logits else None,
         reference=train,
-        metrics=_OF_ID,
+        metrics=names,
         entropy_samples=ENTROPY_SAMPLES,
         seed=seed,
     )
     values = report.to_dict()
     return [
         _row(tap, split, name, make, value=values[name], reason=report.reasons.get(name), n=report.num_samples)
-        for name in _OF_ID
+        for name in names
     ]
 
 
@@ -80,15 +85,16 @@ def _row(tap: TapData, split: str, name: str, make: MakeRow, **values: Any) -> R
 
 
 def _ood_rows(tap: TapData, train: ClassStatistics, inputs: Inputs, make: MakeRow) -> list[Row]:
-    rows = []
-    for name, group in inputs.groups.items():
-        features = tap.features.get(ood_key(name))
-        where = {"dataset": name, "group": group, "metric": "nc5_ortho"}
+    rows, names = [], _names(ood=True)
+    for ood_set, group in inputs.groups.items():
+        where = {"dataset": ood_set, "group": group}
+        features = tap.features.get(ood_key(ood_set))
         if features is None:
-            rows.append(make(**where, value=None, reason="the set holds no readable image"))
+            rows += [make(**where, metric=name, value=None, reason="the set holds no readable image") for name in names]
             continue
-        try:
-            rows.append(make(**where, value=nc5_ortho(train, features), n=len(features)))
-        except UndefinedMetricError as error:
-            rows.append(make(**where, value=None, reason=str(error)))
+        report = measure(train, ood=features, metrics=names)
+        for name in names:
+            rows.append(
+                make(**where, metric=name, value=report.values[name], reason=report.reasons.get(name), n=len(features))
+            )
     return rows

@@ -198,7 +198,7 @@ def test_weights_and_heads_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("message", "metrics", "options"),
     [
-        ("unknown collapse metric 'nc1_ratoi'. Did you mean 'nc1_ratio'", ["nc1_ratoi"], {}),
+        ("Unknown collapse metric 'nc1_ratoi'. Did you mean 'nc1_ratio'", ["nc1_ratoi"], {}),
         ("ncc_accuracy needs a second pass", ["ncc_accuracy"], {}),
         ("confidence must be between 0 and 1, got 95", ["nc1_ratio"], {"confidence": 95}),
         ("nc3_duality has no interval: needs weight", ["nc3_duality"], {}),

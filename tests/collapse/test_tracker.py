@@ -90,7 +90,7 @@ def test_a_resumed_curve_equals_an_uninterrupted_one() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="window must be between 1 and the interval of 5 steps, got 6"):
         CollapseTracker(3, interval=5, window=6)
-    with pytest.raises(UserError, match=r"unknown collapse metric 'cdvn'\. Did you mean 'cdnv'"):
+    with pytest.raises(UserError, match=r"Unknown collapse metric 'cdvn'\. Did you mean 'cdnv'"):
         CollapseTracker(3, metrics=["cdvn"])
     with pytest.raises(UserError, match="nc3_duality needs weight: it cannot be tracked"):
         CollapseTracker(3, metrics=["nc3_duality"])
