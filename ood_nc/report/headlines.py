@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ood_nc.documents import MEAN
+from ood_nc.documents import MEAN, is_one_set
 from ood_nc.headline import Headline, headline
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import metric
 from ood_nc.report.numbers import interval, number
+from ood_nc.report.summary import notes_on
 from ood_nc.report.tables import cell
 
 Table = dict[str, Any]
@@ -87,6 +88,20 @@ def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list
     return [
         line for line in lines if line["kind"] == "accuracy" or not all(cell["undefined"] for cell in line["cells"])
     ]
+
+
+def headline_notes(runs: Sequence[Run]) -> list[str]:
+    """What is to be known beside the headline: the notes on the sets of its means, on its tap and on its detectors.
+
+    Scores that tie, a bank of copies, images that are in two sets, sizes that give a set away.
+    """
+    told: list[str] = []
+    for run in runs:
+        chosen = headline(run.identity)
+        sets = [row["dataset"] for row in run.rows if row["kind"] == "detection" and is_one_set(row)]
+        subjects = [*sets, chosen.detection_tap, *(f"{chosen.detection_tap}, {name}" for name in chosen.detectors)]
+        told += notes_on([run], *dict.fromkeys(subjects), "ID test")
+    return list(dict.fromkeys(told))
 
 
 def _headline_line(name: str, kind: str, metric_name: str, rows: Sequence[Row | None], method: str = "") -> Table:

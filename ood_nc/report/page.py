@@ -83,6 +83,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "verdict": _verdict(runs, comparison),
         "rule": (comparison or {}).get("rule") or HEADLINE_RULE,
         "headlines": headlines.headlines(runs, comparison),
+        "headline_notes": headlines.headline_notes(runs),
         "facts": summary.facts(runs),
         "settings": summary.differing_settings(runs),
         "detectors": pivots.detector_table(runs, lookup),

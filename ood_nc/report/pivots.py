@@ -7,6 +7,7 @@ from typing import Any
 
 from ood_nc.report.documents import Run
 from ood_nc.report.glossary import metric
+from ood_nc.report.summary import notes_on
 from ood_nc.report.tables import GROUPS, Lookup, Table, cell
 
 PAIRS = (("auroc", "fpr95_id_positive"), ("fpr95_id_positive", "fpr95_ood_positive"), ("aupr_in", "aupr_out"))
@@ -90,6 +91,7 @@ def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, time
             }
         elif size and ids:
             column["detail"] += f", base rate {100 * size / (size + ids):.0f} %"
+        column["notes"] = [] if timed or dataset == MEAN else notes_on(runs, dataset)
         columns.append(column)
     return sorted(columns, key=lambda column: not column["mean"])
 

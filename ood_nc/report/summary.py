@@ -44,7 +44,8 @@ def facts(runs: Sequence[Run]) -> list[Table]:
 def _facts(run: Run) -> dict[str, str]:
     identity, environment = run.identity, run.environment or {}
     taps = [
-        f"{tap['name']} ({tap.get('pooling') or 'pooling not stated'}, {tap.get('dim', '?')})"
+        f"{' = '.join([tap['name'], *tap.get('aliases', ())])} "
+        f"({tap.get('pooling') or 'pooling not stated'}, {tap.get('dim', '?')})"
         for tap in identity["taps"]
     ]
     git = environment.get("git") or {}
@@ -162,6 +163,13 @@ def undefined(runs: Sequence[Run]) -> list[Table]:
         }
         for (kind, reason), entry in found.items()
     ]  # fmt: skip
+
+
+def notes_on(runs: Sequence[Run], *subjects: str) -> list[str]:
+    """The runs' notes on a data set, a tap or a detector: those that begin with its name and a colon."""
+    openings = tuple(f"{subject}: " for subject in subjects)
+    found = (str(note) for run in runs for note in run.identity.get("notes") or ())
+    return list(dict.fromkeys(note for note in found if note.startswith(openings)))
 
 
 def warnings(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[str]:

@@ -218,3 +218,23 @@ def test_relations_over_runs_have_a_column_where_any_is_defined(tmp_path: Path) 
     table = read_page(write_comparison(runs, tmp_path / "out.html", comparison)).by_id("table-relations")
     assert "Within depth" in table.all("thead")[0].text
     assert "Across runs" not in table.all("thead")[0].text
+
+
+def test_notes_stand_beside_the_numbers_they_are_about(tmp_path: Path) -> None:
+    """Ties, copies in a bank and telling sizes were among the warnings at the foot of the page."""
+    size = "textures: native sizes alone tell it from ID (AUROC 1.00)"
+    ties = "projector, knn: 90 % of its scores tie"
+    run = build_run(tmp_path / "run", epochs=1)
+    document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    document["identity"]["notes"] = [size, ties, "stem, knn: another tap's", "something else"]
+    write_document(run, document)
+    page = read_page(write_report(run))
+    assert [item.text for item in page.by_id("headline-notes").all("li")] == [size, ties]
+    heads = [cell for cell in page.by_id("table-detectors").all("th") if cell["title"] == size]
+    assert len(heads) == 1 and "†" in heads[0].text
+
+
+def test_aliases_are_named(tmp_path: Path) -> None:
+    run = edited(tmp_path, lambda document: document["identity"]["taps"][-2].update(aliases=["stages.4"]))
+    (line,) = (line for line in facts([run]) if line["name"].startswith("Taps"))
+    assert "encoder = stages.4 (" in line["cells"][0]
