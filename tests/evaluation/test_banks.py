@@ -14,8 +14,7 @@ from ood_nc.evaluation.banks import extract_banks, same_taps
 from ood_nc.evaluation.inputs import prepare
 from ood_nc.features import FeatureBank, UnreadableError, extract
 from ood_nc.models import ControlledModel
-
-from .conftest import Counting, arguments, part
+from tests.helpers.tiny import Counting, arguments, part
 
 
 def write(folder: Path, n: int, seed: int, *, broken: tuple[int, ...] = ()) -> str:

@@ -6,8 +6,7 @@ from scipy import stats
 
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.correlation import Resampling, _ratio, _weighted_pearson, centred_ranks
-
-from .rows import collapse_row, detection_row, transfer_row
+from tests.helpers.rows import collapse_row, detection_row, transfer_row
 
 TAPS = ("stem", "layer1", "layer2", "layer3", "encoder")
 SETS = ("svhn", "textures", "places")

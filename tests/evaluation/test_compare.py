@@ -13,8 +13,7 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, compare, save_comparison
 from ood_nc.evaluation.scores_table import scores_table
 from ood_nc.scores import auroc, fpr_at_tpr
-
-from .rows import accuracy_row, collapse_row, detection_row
+from tests.helpers.rows import accuracy_row, collapse_row, detection_row
 
 SIZES = {"id": ("id_test", 400), "near": ("cifar", 200), "far": ("svhn", 300), "transfer": ("birds", 250)}
 

@@ -13,8 +13,7 @@ from ood_nc.evaluation import Results, evaluate
 from ood_nc.evaluation.feature_sets import open_features
 from ood_nc.features import FeatureBank, extract
 from ood_nc.models import ControlledModel
-
-from .conftest import arguments
+from tests.helpers.tiny import arguments
 
 FEW = {"detectors": ["energy", "knn", "mahalanobis"], "probes": ["linear"], "bootstrap": 0}
 

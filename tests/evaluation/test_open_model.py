@@ -11,8 +11,7 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, evaluate
 from ood_nc.evaluation.open_model import open_model
 from ood_nc.models import ControlledModel
-
-from .conftest import arguments
+from tests.helpers.tiny import arguments
 
 FEW = {"detectors": ["energy", "knn"], "probes": [], "bootstrap": 0, "transfer": {}}
 

@@ -4,8 +4,7 @@ import pytest
 
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, to_openood_csv
-
-from .rows import accuracy_row, detection_row
+from tests.helpers.rows import accuracy_row, detection_row
 
 METRICS = ("fpr95_ood_positive", "auroc", "aupr_in", "aupr_out")
 

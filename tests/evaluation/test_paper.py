@@ -15,8 +15,7 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, evaluate
 from ood_nc.evaluation.paper import PaperTaps
 from ood_nc.models import ControlledModel
-
-from .conftest import arguments, tiny_model
+from tests.helpers.tiny import arguments, tiny_model
 
 TAPS = ["block2.conv", "block5.conv", "encoder", "projector"]
 

@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from ood_nc.documents import COLUMNS, is_one_set, plain
+from ood_nc.documents import COLUMNS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.results import Results, make_row, reason_of
-
-from .rows import accuracy_row, collapse_row, detection_row
+from tests.helpers.rows import collapse_row, detection_row
 
 CONTRACT = [
     "run",
@@ -180,19 +178,8 @@ def test_an_undefined_value_needs_a_reason() -> None:
     assert make_row(base, value=0.0, metric="auroc", reason="unused")["reason"] is None
 
 
-def test_plain() -> None:
-    value = {"a": (np.int64(1), torch.tensor([1.5, math.nan])), 2: {"b": {True}}, "c": None, "d": "text"}
-    assert plain(value) == {"a": [1, [1.5, None]], "2": {"b": [True]}, "c": None, "d": "text"}
-
-
 def test_reasons_are_one_line_and_name_the_type_of_unexpected_errors() -> None:
     assert reason_of(UserError("no\nlabels")) == "no labels"
     assert reason_of(RuntimeError("boom")) == "RuntimeError: boom"
     assert reason_of(KeyError("x")) == "KeyError: 'x'"
     assert len(reason_of(UserError("x" * 1000))) == 300
-
-
-def test_is_one_set() -> None:
-    assert is_one_set(detection_row("encoder", "svhn", 0.1)) and is_one_set(accuracy_row("encoder", 0.1))
-    for name in ("mean", "svhn (disjoint)", None):
-        assert not is_one_set(detection_row("encoder", name, 0.1))  # type: ignore[arg-type]

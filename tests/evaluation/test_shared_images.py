@@ -17,8 +17,7 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import Resamples, detection_rows
 from ood_nc.evaluation.inputs import Inputs, prepare
 from ood_nc.evaluation.results import make_row
-
-from .conftest import tiny_model
+from tests.helpers.tiny import tiny_model
 
 
 def draw(folder: Path, n: int, seed: int) -> None:

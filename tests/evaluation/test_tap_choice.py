@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ood_nc.evaluation.tap_choice import choose_taps
-
-from .rows import accuracy_row, collapse_row, detection_row, transfer_row
+from tests.helpers.rows import accuracy_row, collapse_row, detection_row, transfer_row
 
 NC1 = {"stem": 30.0, "layer1": 8.0, "encoder": 2.0, "projector": 0.4}
 ID_ACCURACY = {"stem": 0.3, "layer1": 0.85, "encoder": 0.9, "projector": 0.9}

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from ood_nc.report import write_comparison, write_report
-
-from .example import build_comparison
-from .pages import Element, read_page
+from tests.helpers.report_pages import Element, read_page
+from tests.helpers.report_runs import build_comparison
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from ood_nc.report import write_comparison
+from tests.helpers.report_runs import DETECTORS, build_comparison
 
 from .conftest import Written
-from .example import DETECTORS, build_comparison
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 

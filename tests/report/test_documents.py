@@ -10,8 +10,7 @@ import pytest
 from ood_nc.errors import UserError
 from ood_nc.report import write_comparison, write_report
 from ood_nc.report.documents import read_runs, settings
-
-from .example import build_run, write_document
+from tests.helpers.report_runs import build_run, write_document
 
 
 @pytest.fixture

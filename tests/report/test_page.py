@@ -11,10 +11,10 @@ import pytest
 from ood_nc.report import write_comparison, write_report
 from ood_nc.report.glossary import metric
 from ood_nc.report.page import as_script
+from tests.helpers.report_pages import Element, number, read_data, read_page
+from tests.helpers.report_runs import build_comparison, build_run, write_document
 
 from .conftest import Written, load
-from .example import build_comparison, build_run, write_document
-from .pages import Element, number, read_data, read_page
 
 GROUPS = {"All OOD": "ood", "Near OOD": "near", "Far OOD": "far", "Transfer": "transfer", "In distribution": "id"}
 HEADINGS = ("h1", "h2", "h3", "h4")

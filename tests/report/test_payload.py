@@ -7,10 +7,10 @@ import pytest
 
 from ood_nc.report.documents import read_runs
 from ood_nc.report.payload import LOG_POINTS, Index, build_payload, merged_taps
+from tests.helpers.report_pages import read_data
+from tests.helpers.report_runs import build_run, write_document
 
 from .conftest import Written
-from .example import build_run, write_document
-from .pages import read_data
 
 
 def test_every_row_is_in_the_page(two: Written) -> None:

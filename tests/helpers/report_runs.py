@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.documents import seal
-
-from .measurements import DETECTORS, OOD, TAPS, TRANSFER, RunMaker
+from tests.helpers.report_measurements import DETECTORS, OOD, TAPS, TRANSFER, RunMaker
 
 Row = dict[str, Any]
 
