@@ -15,16 +15,10 @@ import torch
 ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models")
 
 WITHOUT_EXAMPLE: dict[str, str] = {
-    "scores": """
-        DiscoveryCounter PairedDifference ScoreAccumulator ScoreEnsemble Threshold augrc aupr aurc auroc
-        benjamini_hochberg bootstrap_intervals choose_class_thresholds choose_threshold conditional_p_values
-        conformal_discoveries conformal_p_values delong_interval delong_test detection_error detection_metrics
-        excess_aurc fpr95_paper fpr_at_tpr oscr paired_bootstrap
-    """,
     "detection": """
         BaseDetector DetectorInfo FeatureDetector InputDetector Network Selection TapQueries TapStatistics
-        aupr auroc check_detector create_detector create_feature_detector detection_metrics detector_class
-        faiss_variant fpr_at_tpr list_detectors register_detector select synthetic_outliers
+        check_detector create_detector create_feature_detector detector_class faiss_variant list_detectors
+        register_detector select synthetic_outliers
     """,
     "collapse": """
         ClassPair ClassReport CollapseReport Interval MetricInfo ShardedStatistics alignment_per_class cdnv
@@ -36,11 +30,12 @@ WITHOUT_EXAMPLE: dict[str, str] = {
         nearest_means pabs pabs_conv trace_between trace_within uniformity uniformity_head vci within_share
     """,
     "transfer": """
-        LinearProbe ProbeResult few_shot fit_linear_probe id_ood_alignment knn_probe layer_correlation
-        linear_probe nearest_mean_probe retained_accuracy wilson_interval
+        LinearProbe PaperSettings ProbeResult check_task few_shot fit_linear_probe id_ood_alignment knn_probe
+        layer_correlation linear_probe nearest_mean_probe paper_probe read_test retained_accuracy
+        wilson_interval
     """,
     "losses": """
-        Objective
+        Batch
     """,
     "models": """
         ControlledModel ETFClassifier LoadReport Projector TapInfo build_model default_num_classes

@@ -67,7 +67,7 @@ def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
     from ood_nc.scores import METRICS as DETECTION
 
     rows = [["collapse/" + name, str(metric.definition)] for name, metric in COLLAPSE.items()]
-    rows += [["detection/" + name, text] for name, text in DETECTION.items()]
+    rows += [["detection/" + name, metric.definition] for name, metric in DETECTION.items()]
     return ["metric", "definition"], [row for row in rows if not names or fnmatch(row[0].partition("/")[2], names[0])]
 
 

@@ -23,7 +23,7 @@ from ood_nc.detection.registry import (
 from ood_nc.detection.selection import Selection, select, synthetic_outliers
 from ood_nc.detection.testing import DetectorCheckError, check_detector
 from ood_nc.errors import NotFittedError
-from ood_nc.scores.metrics import aupr, auroc, detection_metrics, fpr_at_tpr
+from ood_nc.scores import aupr, auroc, detection_metrics, fpr_at_tpr
 
 __all__ = [
     "BaseDetector",

@@ -15,11 +15,11 @@ from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.paired_differences import Cell, Difference, PairedRuns, differences
-from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.scores_table import read_samples
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE, headline
+from ood_nc.scores import percentile_interval
 
 
 class Comparison(TypedDict):
@@ -179,7 +179,7 @@ def _joined(pair: tuple[str, str]) -> str:
 
 def _paired_interval(parts: Sequence[Difference], confidence: float) -> tuple[float | None, float | None]:
     values = np.array([part.values[0] for part in parts])
-    low, high = interval(_mean_replicates(parts), confidence)
+    low, high = percentile_interval(_mean_replicates(parts), confidence)
     if low is None or high is None or len(parts) == 1:
         return low, high
     between = student.ppf((1 + confidence) / 2, len(parts) - 1) * values.std(ddof=1) / np.sqrt(len(parts))

@@ -18,11 +18,9 @@ from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.fitting import Tuning, queries_of, statistics_of
 from ood_nc.evaluation.inputs import Inputs, ood_key
-from ood_nc.evaluation.intervals import Array, Side, draw_ranks, merge, replicate
-from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData
-from ood_nc.scores import METRICS, detection_metrics
+from ood_nc.scores import METRICS, RankResamples, draw_ranks, percentile_interval, resampled_metrics
 
 Scores = NDArray[np.float64]
 
@@ -33,9 +31,9 @@ class Resamples:
 
     replicates: int
     seed: int
-    drawn: dict[tuple[str, int], Side] = field(default_factory=dict)
+    drawn: dict[tuple[str, int], RankResamples] = field(default_factory=dict)
 
-    def of(self, name: str, n: int) -> Side:
+    def of(self, name: str, n: int) -> RankResamples:
         """The resamples of a set of ``n`` samples, the same at every call."""
         if (name, n) not in self.drawn:
             self.drawn[name, n] = draw_ranks(n, self.replicates, [self.seed, zlib.crc32(name.encode()), n])
@@ -176,7 +174,7 @@ def detection_rows(
 ) -> list[Row]:
     """The rows of one detector: each OOD set, those with overlap once more without it, and the mean of each group."""
     rows: list[Row] = []
-    by_group: dict[str, list[tuple[dict[str, float], dict[str, Array]]]] = {}
+    by_group: dict[str, list[dict[str, Scores]]] = {}
     for ood, group in inputs.groups.items():
         where = {"dataset": ood, "group": group}
         values = scores.get(ood_key(ood))
@@ -198,29 +196,22 @@ def detection_rows(
     for group, parts in by_group.items():
         if not parts:
             continue
-        mean = (
-            {metric: float(np.mean([values[metric] for values, _ in parts])) for metric in METRICS},
-            {metric: np.mean([replicates[metric] for _, replicates in parts], axis=0) for metric in parts[0][1]},
-        )
+        mean = {metric: np.mean([found[metric] for found in parts], axis=0) for metric in parts[0]}
         rows += _metric_rows(mean, make, n=len(parts), dataset=MEAN, group=group)
     return rows
 
 
-def _metrics(
-    id_scores: Scores, ood: str, ood_scores: Scores, resamples: Resamples
-) -> tuple[dict[str, float], dict[str, Array]]:
-    values = detection_metrics(id_scores, ood_scores)
-    if resamples.replicates == 0:
-        return values, {}
-    sides = resamples.of("id_test", len(id_scores)), resamples.of(ood_key(ood), len(ood_scores))
-    return values, replicate(merge(id_scores, ood_scores), *sides)
+def _metrics(id_scores: Scores, ood: str, ood_scores: Scores, resamples: Resamples) -> dict[str, Scores]:
+    """By metric the value, then those of the resamples."""
+    drawn = resamples.of("id_test", len(id_scores)), resamples.of(ood_key(ood), len(ood_scores))
+    return resampled_metrics(id_scores, ood_scores, *drawn)
 
 
-def _metric_rows(found: tuple[dict[str, float], dict[str, Array]], make: MakeRow, **where: Any) -> list[Row]:
+def _metric_rows(found: Mapping[str, Scores], make: MakeRow, **where: Any) -> list[Row]:
     rows = []
-    for metric, value in found[0].items():
-        low, high = interval(found[1].get(metric, np.empty(0)))
-        rows.append(make(**where, metric=metric, value=value, low=low, high=high))
+    for metric, values in found.items():
+        low, high = percentile_interval(values[1:])
+        rows.append(make(**where, metric=metric, value=values[0], low=low, high=high))
     return rows
 
 

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ood_nc.documents import MEAN, OOD_GROUPS, measured_taps
-from ood_nc.evaluation.resampling import Array, Counts, draw_counts, resampled_metrics, sort_scores
 from ood_nc.evaluation.scores_table import Samples, Set, correct_column, score_column, shared_rows
 from ood_nc.headline import headline
+from ood_nc.scores import draw_samples, ranks_of_samples, resampled_metrics
 
+COMPARED = ("auroc", "fpr95_id_positive")
+
+Array = NDArray[Any]
 ID: Set = ("id", "id_test")
 Pair = tuple[str, str]
 
@@ -53,11 +57,10 @@ class PairedRuns:
         self.sets = [chosen for chosen in a.ids if chosen in b.ids]
         self.rows = {chosen: shared_rows(a, b, chosen) for chosen in self.sets}
         self.sets = [chosen for chosen in self.sets if len(self.rows[chosen][0])]
-        self.counts: dict[Set, Counts] = {}
-        for position, chosen in enumerate(self.sets):
-            n = len(self.rows[chosen][0])
-            drawn = draw_counts(n, replicates, np.random.default_rng([seed, position]))
-            self.counts[chosen] = np.vstack([np.ones((1, n), np.uint8), drawn])
+        self.counts = {
+            chosen: draw_samples(len(self.rows[chosen][0]), replicates, [seed, position])
+            for position, chosen in enumerate(self.sets)
+        }
 
     def left_out(self) -> Iterator[str]:
         """A note for every set that the runs do not share completely."""
@@ -72,18 +75,17 @@ class PairedRuns:
         """AUROC and FPR95 (ID positive) of run b minus run a on every OOD set where both are defined."""
         columns = tuple(score_column(tap, method) for tap, method in zip(taps, methods, strict=True))
         found: dict[Set, dict[str, Difference]] = {}
+        inside = self._pair(ID, columns) if ID in self.counts else None
+        id_drawn = [ranks_of_samples(self.counts[ID], scores) for scores in inside or ()]
         for chosen in self.sets:
-            if chosen[0] != "ood" or ID not in self.counts:
+            outside = self._pair(chosen, columns) if chosen[0] == "ood" else None
+            if inside is None or outside is None:
                 continue
-            sides = [self._pair(ID, columns), self._pair(chosen, columns)]
-            if None in sides:
-                continue
-            metrics = [
-                resampled_metrics(sort_scores(ids, oods), self.counts[ID], self.counts[chosen])
-                for ids, oods in zip(*sides, strict=True)
-            ]
-            n = len(self.rows[chosen][0])
-            found[chosen] = {name: Difference(metrics[1][name] - metrics[0][name], n) for name in metrics[0]}
+            a, b = (
+                resampled_metrics(ids, oods, drawn, ranks_of_samples(self.counts[chosen], oods), COMPARED)
+                for ids, drawn, oods in zip(inside, id_drawn, outside, strict=True)
+            )
+            found[chosen] = {name: Difference(b[name] - a[name], len(self.rows[chosen][0])) for name in COMPARED}
         return found
 
     def accuracy(self, role: str, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, Difference]:
@@ -94,7 +96,8 @@ class PairedRuns:
             pair = self._pair(chosen, columns) if chosen[0] == role else None
             if pair is not None:
                 gain = pair[1].astype(np.float64) - pair[0].astype(np.float64)
-                found[chosen] = Difference(np.array([row @ gain for row in self.counts[chosen]]) / len(gain), len(gain))
+                resampled = np.array([row @ gain for row in self.counts[chosen]]) / len(gain)
+                found[chosen] = Difference(np.concatenate([[gain.mean()], resampled]), len(gain))
         return found
 
     def _pair(self, chosen: Set, columns: tuple[str, ...]) -> tuple[Any, Any] | None:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ood_nc.documents import MEAN, is_one_set
 from ood_nc.errors import UserError
 from ood_nc.evaluation.inputs import Inputs, transfer_keys
-from ood_nc.evaluation.resampling import interval
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
+from ood_nc.scores import percentile_interval
 from ood_nc.transfer import (
     PROBES,
     ProbeResult,
@@ -163,7 +163,7 @@ def mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: M
     """The mean accuracy over sets; a resampled number of right answers is binomial."""
     generator = np.random.default_rng(seed)
     resampled = [generator.binomial(result.n, result.accuracy, replicates) / result.n for result in results]
-    low, high = interval(np.mean(resampled, axis=0))
+    low, high = percentile_interval(np.mean(resampled, axis=0))
     chosen = {result.selected_on for result in results}
     return make(
         dataset=MEAN,

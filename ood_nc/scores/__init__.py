@@ -5,13 +5,25 @@ Scores are larger for more in-distribution samples, everywhere.
 
 from __future__ import annotations
 
-from ood_nc.scores.bootstrap import bootstrap_intervals
+from ood_nc.scores.bootstrap import (
+    RankResamples,
+    bootstrap_intervals,
+    draw_ranks,
+    draw_samples,
+    percentile_interval,
+    ranks_of_samples,
+    resampled_metrics,
+)
 from ood_nc.scores.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
+from ood_nc.scores.counts import RankCounts
 from ood_nc.scores.ensembles import ScoreEnsemble
 from ood_nc.scores.errors import EmptySideError, NanScoreError
-from ood_nc.scores.metrics import METRICS, aupr, auroc, detection_error, detection_metrics, fpr95_paper, fpr_at_tpr
+from ood_nc.scores.metrics import aupr, auroc, detection_error, fpr95_paper, fpr_at_tpr
+from ood_nc.scores.ranking import detection_metrics
+from ood_nc.scores.registry import METRICS, ScoreMetric, score_metric
 from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
 from ood_nc.scores.streaming import ScoreAccumulator
+from ood_nc.scores.testing import check_metric
 from ood_nc.scores.thresholds import (
     DiscoveryCounter,
     Threshold,
@@ -29,8 +41,11 @@ __all__ = [
     "EmptySideError",
     "NanScoreError",
     "PairedDifference",
+    "RankCounts",
+    "RankResamples",
     "ScoreAccumulator",
     "ScoreEnsemble",
+    "ScoreMetric",
     "Threshold",
     "augrc",
     "aupr",
@@ -38,6 +53,7 @@ __all__ = [
     "auroc",
     "benjamini_hochberg",
     "bootstrap_intervals",
+    "check_metric",
     "choose_class_thresholds",
     "choose_threshold",
     "conditional_p_values",
@@ -47,9 +63,15 @@ __all__ = [
     "delong_test",
     "detection_error",
     "detection_metrics",
+    "draw_ranks",
+    "draw_samples",
     "excess_aurc",
     "fpr95_paper",
     "fpr_at_tpr",
     "oscr",
     "paired_bootstrap",
+    "percentile_interval",
+    "ranks_of_samples",
+    "resampled_metrics",
+    "score_metric",
 ]

@@ -1,18 +1,193 @@
-"""Stratified bootstrap intervals of the detection metrics, from counts of resampled ranks."""
+"""Bootstrap resamples of the detection metrics: every interval in the package is made here.
+
+A resample of n scores is a vector of counts over the n ranks, so the scores are sorted once and a replicate is never a
+new sort. How ranks are drawn does not depend on the scores: resamples of a set are drawn once for every score of it
+(:func:`draw_ranks`), or sample by sample where two scores of the same samples are compared (:func:`draw_samples`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.errors import UserError, nearest
-from ood_nc.scores.metrics import METRICS, metrics_of_sorted
-from ood_nc.scores.ranking import Array, SortedScores, smallest_count, sort_scores
+from ood_nc.errors import UserError
+from ood_nc.scores.counts import Array, RankCounts
+from ood_nc.scores.ranking import as_scores, group_edges, measure_sorted, sort_scores
+from ood_nc.scores.registry import METRICS
 
-_MOST_GROUPS = 8192
-_CELLS = 1 << 19
+_GROUPS = 512
+_GROUPS_PAIRED = 2048
+"""Differences of two similar scores are small, so their replicates must be finer."""
+_CELLS = 1 << 16
+
+
+class RankResamples(NamedTuple):
+    """Resamples of the ranks of one set of n samples.
+
+    Up to 512 samples (2,048 of those drawn sample by sample) every rank is a group of its own and the resamples are
+    exact. Beyond, neighbouring ranks share a group and counts in between are interpolated.
+
+    Attributes:
+        n: number of samples.
+        edges: first rank of each group, and n (E + 1,).
+        before: samples drawn below each edge, by replicate (R, E + 1).
+
+    Example:
+        >>> from ood_nc.scores import draw_ranks
+        >>> drawn = draw_ranks(4, 2, seed=0)
+        >>> drawn.n, drawn.edges.tolist()
+        (4, [0, 1, 2, 3, 4])
+    """
+
+    n: int
+    edges: Array
+    before: Array
+
+    def below(self, ranks: Array) -> Array:
+        """Samples drawn below each of P ranks, (R, P)."""
+        if len(self.edges) == self.n + 1:
+            return self.before.take(ranks, axis=1)
+        low = np.minimum(np.searchsorted(self.edges, ranks, "right") - 1, len(self.edges) - 2)
+        share = (ranks - self.edges[low]) / (self.edges[low + 1] - self.edges[low])
+        found: Array = self.before.take(low, axis=1)
+        step = self.before.take(low + 1, axis=1)
+        step -= found
+        step *= share
+        found += step
+        return found
+
+
+def draw_ranks(n: int, replicates: int, seed: int | Sequence[int]) -> RankResamples:
+    """Draw ``replicates`` resamples of ``n`` samples by their rank, for any score of them on its own.
+
+    Example:
+        >>> from ood_nc.scores import draw_ranks
+        >>> drawn = draw_ranks(4, 2, seed=0)
+        >>> drawn.before[:, -1].tolist()  # every resample has n samples
+        [4.0, 4.0]
+    """
+    edges = _edges(n, _GROUPS)
+    sizes = np.diff(edges)
+    generator = np.random.default_rng(seed)
+    if n > 64 * len(sizes):
+        # Few groups of many: one binomial draw a group is cheaper than one uniform draw a sample.
+        drawn = generator.multinomial(n, sizes / n, size=replicates)
+    else:
+        group_of = np.repeat(np.arange(len(sizes)), sizes)
+        draws = (generator.integers(0, max(n, 1), n) for _ in range(replicates))
+        rows = [np.bincount(group_of[draw], minlength=len(sizes)) for draw in draws]
+        drawn = np.array(rows).reshape(replicates, len(sizes))
+    return RankResamples(n, edges, _cumulated(drawn))
+
+
+def draw_samples(n: int, replicates: int, seed: int | Sequence[int]) -> Array:
+    """How often each of ``n`` samples is drawn in each replicate, (replicates, n) uint8, for paired comparisons.
+
+    Example:
+        >>> from ood_nc.scores import draw_samples
+        >>> draw_samples(4, 2, seed=0).sum(axis=1).tolist()
+        [4, 4]
+    """
+    counts = np.empty((replicates, n), dtype=np.uint8)
+    generator = np.random.default_rng(seed)
+    for row in counts:
+        row[:] = np.bincount(generator.integers(0, n, size=n, dtype=np.int32), minlength=n)
+    return counts
+
+
+def ranks_of_samples(counts: Array, scores: ArrayLike) -> RankResamples:
+    """The resamples of :func:`draw_samples` as ranks of one score of the samples (n,).
+
+    Example:
+        >>> from ood_nc.scores import draw_samples, ranks_of_samples
+        >>> ranks_of_samples(draw_samples(3, 2, seed=0), [0.5, 0.1, 0.3]).before.shape
+        (2, 4)
+    """
+    order = np.argsort(as_scores(scores, "scores"), kind="stable")
+    edges = _edges(len(order), _GROUPS_PAIRED)
+    drawn = np.add.reduceat(counts.take(order, axis=1), edges[:-1], axis=1, dtype=np.uint32)
+    return RankResamples(len(order), edges, _cumulated(drawn))
+
+
+def resampled_metrics(
+    id_scores: ArrayLike,
+    ood_scores: ArrayLike,
+    id_resamples: RankResamples,
+    ood_resamples: RankResamples,
+    metrics: Sequence[str] | None = None,
+) -> dict[str, Array]:
+    """Detection metrics of the scores as they are and of each resample.
+
+    As many distinct scores as there are groups of ranks on both sides are told apart, and with so few a resample is
+    exact. Of more, neighbouring scores count as tied, and a resample's deviation from the value with these ties is
+    added to the exact one.
+
+    Args:
+        id_scores: (n,), larger = more in-distribution.
+        ood_scores: (m,).
+        id_resamples: of the n ID samples.
+        ood_resamples: of the m OOD samples; as many.
+        metrics: names out of `METRICS`; None: all.
+
+    Returns:
+        By metric (1 + R,): first the value, then those of the resamples.
+
+    Raises:
+        EmptySideError: a side holds no scores.
+        NanScoreError: a score is NaN.
+        UserError: unknown metric, or resamples of another number of samples.
+
+    Example:
+        >>> from ood_nc.scores import draw_ranks, resampled_metrics
+        >>> found = resampled_metrics([2.0, 3.0], [0.0, 1.0], draw_ranks(2, 5, 0), draw_ranks(2, 5, 1), ["auroc"])
+        >>> found["auroc"].tolist()
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    names = list(METRICS if metrics is None else metrics)
+    chosen = [METRICS[name] for name in names]
+    scores = sort_scores(id_scores, ood_scores)
+    n, m = len(scores.id), len(scores.ood)
+    if (n, m) != (id_resamples.n, ood_resamples.n):
+        raise UserError(f"Resamples of {id_resamples.n} + {ood_resamples.n} samples for {n} + {m} scores.")
+    exact = measure_sorted(scores, chosen)
+    id_edges, ood_edges = group_edges(*scores)
+    groups = len(id_resamples.edges) + len(ood_resamples.edges) - 2
+    if len(id_edges) > groups + 1:
+        kept = np.unique(np.searchsorted(id_edges + ood_edges, _edges(n + m, groups)))
+        id_edges, ood_edges = id_edges[kept], ood_edges[kept]
+    tied = RankCounts(n, m, id_edges[None], ood_edges[None])
+    parts: list[list[Array]] = [[np.full(1, value)] for value in exact]
+    shifts = [value - metric.reduce([metric(tied)]) for value, metric in zip(exact, chosen, strict=True)]
+    step = max(1, _CELLS // len(id_edges))
+    for start in range(0, len(id_resamples.before), step):
+        sides = [side._replace(before=side.before[start : start + step]) for side in (id_resamples, ood_resamples)]
+        counts = RankCounts(n, m, sides[0].below(id_edges), sides[1].below(ood_edges))
+        for values, shift, metric in zip(parts, shifts, chosen, strict=True):
+            values.append(np.clip(metric.reduce([metric(counts)]) + shift, 0, 1))
+    return {name: np.concatenate(values) for name, values in zip(names, parts, strict=True)}
+
+
+def percentile_interval(replicates: Array, confidence: float = 0.95) -> tuple[float | None, float | None]:
+    """The percentile interval (low, high) of bootstrap replicates; (None, None) where there are none.
+
+    Raises:
+        UserError: ``confidence`` out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.scores import percentile_interval
+        >>> percentile_interval(np.arange(101.0), confidence=0.5)
+        (25.0, 75.0)
+    """
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence must be in (0, 1), got {confidence}.")
+    if len(replicates) == 0:
+        return None, None
+    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def bootstrap_intervals(
@@ -25,14 +200,10 @@ def bootstrap_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Percentile bootstrap intervals; each side is resampled on its own, so n and m stay fixed.
 
-    The scores are sorted once and a replicate is a vector of counts. Up to 8,192 distinct scores a replicate is
-    exact; above that, neighbouring ranks are counted as one group, and a replicate's deviation from the grouped value
-    is added to the exact one, which moves an end by far less than the bootstrap's own noise.
-
     Args:
         id_scores: shape (n,), larger = more in-distribution.
         ood_scores: shape (m,).
-        metrics: names out of those of :func:`ood_nc.detection.detection_metrics`; None: all.
+        metrics: names out of `METRICS`; None: all.
         replicates: resamples, at least 1.
         confidence: share of replicates inside the interval, in (0, 1).
         seed: of the resampling; equal seeds give equal intervals.
@@ -44,109 +215,38 @@ def bootstrap_intervals(
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
         UserError: unknown metric, or an argument out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.scores import bootstrap_intervals
+        >>> rng = np.random.default_rng(0)
+        >>> low, high = bootstrap_intervals(rng.normal(1, 1, 500), rng.normal(0, 1, 500), ["auroc"])["auroc"]
+        >>> low < 0.76 < high and high - low < 0.07
+        True
     """
-    names = metrics_to_compute(metrics, replicates, confidence)
-    scores = sort_scores(id_scores, ood_scores)
-    id_counts, ood_counts = _group_counts(scores)
-    exact = metrics_of_sorted(scores)
-    grouped = metrics_of_counts(id_counts[None], ood_counts[None], names)
-    values: dict[str, list[Array]] = {name: [] for name in names}
-    rng = np.random.default_rng(seed)
-    step = max(1, _CELLS // len(id_counts))
-    for start in range(0, replicates, step):
-        rows = min(step, replicates - start)
-        drawn = metrics_of_counts(_resample(rng, id_counts, rows), _resample(rng, ood_counts, rows), names)
-        for name in names:
-            values[name].append(drawn[name])
-    intervals = {}
-    for name in names:
-        shifted = np.concatenate(values[name]) + (exact[name] - grouped[name])
-        intervals[name] = interval(np.clip(shifted, 0, 1), confidence)
-    return intervals
+    check_replicates(replicates)
+    sizes = [len(as_scores(side, name)) for side, name in ((id_scores, "id_scores"), (ood_scores, "ood_scores"))]
+    drawn = [draw_ranks(size, replicates, [seed, side]) for side, size in enumerate(sizes)]
+    found = resampled_metrics(id_scores, ood_scores, drawn[0], drawn[1], metrics)
+    return {name: percentile_interval(values[1:], confidence) for name, values in found.items()}  # type: ignore[misc]
 
 
-def metrics_to_compute(metrics: Sequence[str] | None, replicates: int, confidence: float) -> tuple[str, ...]:
-    """The metric names asked for, all arguments checked.
+def check_replicates(replicates: int) -> None:
+    """Refuse an interval of no replicates.
 
     Raises:
-        UserError: unknown metric, or an argument out of range.
+        UserError: ``replicates`` below 1.
     """
-    names = tuple(METRICS if metrics is None else metrics)
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"Unknown detection metric {name!r}.{nearest(name, METRICS)}")
-    if replicates < 1 or not 0 < confidence < 1:
-        raise UserError(f"replicates must be at least 1 and confidence in (0, 1), got {replicates} and {confidence}.")
-    return names
+    if replicates < 1:
+        raise UserError(f"replicates must be at least 1, got {replicates}.")
 
 
-def interval(values: Array, confidence: float) -> tuple[float, float]:
-    """The percentile interval (low, high) of replicates."""
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+def _edges(n: int, groups: int) -> Array:
+    """Edges of at most so many groups of n ranks."""
+    groups = min(n, groups)
+    edges: Array = np.arange(groups + 1) * n // max(groups, 1)
+    return edges
 
 
-def group_values(scores: SortedScores) -> Array:
-    """The lowest score of every group of ranks, ascending: all distinct scores, or 8,192 quantiles of more."""
-    merged = np.sort(np.concatenate(scores))
-    values: Array = merged[np.concatenate([[True], merged[1:] != merged[:-1]])]
-    if len(values) > _MOST_GROUPS:
-        values = np.unique(merged[np.linspace(0, len(merged) - 1, _MOST_GROUPS).astype(np.int64)])
-    return values
-
-
-def metrics_of_counts(id_counts: Array, ood_counts: Array, names: Sequence[str]) -> dict[str, Array]:
-    """Metrics (R,) of each row of counts (R, G), groups in descending order of score."""
-    n, m = int(id_counts[0].sum()), int(ood_counts[0].sum())
-    id_above = np.cumsum(id_counts, axis=1)
-    ood_above = np.cumsum(ood_counts, axis=1)
-    id_below = n - id_above + id_counts
-    ood_below = m - ood_above + ood_counts
-    rows = np.arange(len(id_counts))
-    found: dict[str, Array] = {}
-    if "auroc" in names:
-        found["auroc"] = _row_products(id_counts, ood_below - 0.5 * ood_counts) / (n * m)
-    if "aupr_in" in names:
-        found["aupr_in"] = _row_products(id_counts, id_above / np.maximum(id_above + ood_above, 1)) / n
-    if "aupr_out" in names:
-        found["aupr_out"] = _row_products(ood_counts, ood_below / np.maximum(ood_below + id_below, 1)) / m
-    if "fpr95_id_positive" in names:
-        first = np.argmax(id_above >= smallest_count(0.95, n), axis=1)
-        found["fpr95_id_positive"] = ood_above[rows, first] / m
-    if "fpr95_ood_positive" in names:
-        enough = ood_below >= smallest_count(0.95, m)
-        last = enough.shape[1] - 1 - np.argmax(enough[:, ::-1], axis=1)
-        found["fpr95_ood_positive"] = id_below[rows, last] / n
-    if "fpr95_paper" in names:
-        at = np.argmax(id_above >= n - round(0.05 * n), axis=1)
-        found["fpr95_paper"] = (ood_above - ood_counts)[rows, at] / m
-    if "detection_error" in names:
-        errors = (n - id_above) / n + ood_above / m
-        found["detection_error"] = 0.5 * np.minimum(errors.min(axis=1), 1.0)
-    return found
-
-
-def _group_counts(scores: SortedScores) -> tuple[Array, Array]:
-    values = group_values(scores)
-    starts = [np.append(np.searchsorted(side, values, "left"), len(side)) for side in scores]
-    id_counts, ood_counts = (np.diff(start)[::-1] for start in starts)
-    return id_counts, ood_counts
-
-
-def _resample(rng: np.random.Generator, counts: Array, replicates: int) -> Array:
-    total = int(counts.sum())
-    filled = np.flatnonzero(counts)
-    if total > 16 * len(filled):
-        # Few groups of many: one binomial draw a group is cheaper than one uniform draw a sample.
-        drawn = np.zeros((replicates, len(counts)), dtype=np.int64)
-        drawn[:, filled] = rng.multinomial(total, counts[filled] / total, size=replicates)
-        return drawn
-    group_of = np.repeat(np.arange(len(counts)), counts)
-    draws = (rng.integers(0, total, total) for _ in range(replicates))
-    return np.stack([np.bincount(group_of[draw], minlength=len(counts)) for draw in draws])
-
-
-def _row_products(counts: Array, weights: Array) -> Array:
-    product: Array = np.einsum("rg,rg->r", counts, weights)
-    return product
+def _cumulated(drawn: Array) -> Array:
+    return np.pad(np.cumsum(drawn, axis=1, dtype=np.float64), ((0, 0), (1, 0)))

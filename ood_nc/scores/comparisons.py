@@ -10,9 +10,15 @@ from scipy.special import ndtr, ndtri
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.bootstrap import group_values, interval, metrics_of_counts, metrics_to_compute
-from ood_nc.scores.metrics import metrics_of_sorted
-from ood_nc.scores.ranking import Array, SortedScores, as_scores, sort_scores
+from ood_nc.scores.bootstrap import (
+    check_replicates,
+    draw_samples,
+    percentile_interval,
+    ranks_of_samples,
+    resampled_metrics,
+)
+from ood_nc.scores.counts import Array
+from ood_nc.scores.ranking import as_scores, sort_scores
 
 _Pair = tuple[ArrayLike, ArrayLike]
 
@@ -26,6 +32,12 @@ class PairedDifference:
         low: lower end of the confidence interval.
         high: upper end.
         p_value: two-sided, of the hypothesis that there is no difference; None for a bootstrap.
+
+    Example:
+        >>> from ood_nc.scores import PairedDifference
+        >>> change = PairedDifference(difference=0.03, low=0.01, high=0.05)
+        >>> change.low > 0  # the first is better
+        True
     """
 
     difference: float
@@ -41,6 +53,12 @@ def delong_interval(id_scores: ArrayLike, ood_scores: ArrayLike, confidence: flo
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
         UserError: a side holds a single score.
+
+    Example:
+        >>> from ood_nc.scores import delong_interval
+        >>> low, high = delong_interval([2.0, 3.0, 5.0, 6.0], [0.0, 1.0, 2.5, 4.0])
+        >>> round(low, 3), round(high, 3)
+        (0.481, 1.0)
     """
     id_parts, ood_parts = _placements(id_scores, ood_scores)
     area = float(id_parts.mean())
@@ -65,6 +83,14 @@ def delong_test(first: _Pair, second: _Pair, confidence: float = 0.95) -> Paired
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
         UserError: the two do not have the same samples, or a side holds a single score.
+
+    Example:
+        >>> from ood_nc.scores import delong_test
+        >>> first = [2.0, 3.0, 5.0, 6.0], [0.0, 1.0, 2.5, 4.0]
+        >>> second = [2.0, 3.0, 5.0, 1.5], [0.0, 1.0, 2.5, 4.0]
+        >>> found = delong_test(first, second)
+        >>> round(found.difference, 4), round(found.p_value, 3)
+        (0.125, 0.386)
     """
     _check_paired(first, second)
     parts = [_placements(*pair) for pair in (first, second)]
@@ -92,7 +118,7 @@ def paired_bootstrap(
     Args:
         first: (id_scores, ood_scores) of the first detector or run.
         second: those of the second, sample by sample in the same order.
-        metrics: names of :func:`ood_nc.detection.detection_metrics`; None: all.
+        metrics: names out of `METRICS`; None: all.
         replicates: resamples.
         confidence: of the percentile intervals.
         seed: of the resampling.
@@ -101,26 +127,26 @@ def paired_bootstrap(
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
         UserError: the two do not have the same samples, or an argument is out of range.
+
+    Example:
+        >>> from ood_nc.scores import paired_bootstrap
+        >>> first = [2.0, 3.0, 5.0, 6.0], [0.0, 1.0, 2.5, 4.0]
+        >>> change = paired_bootstrap(first, first, ["auroc"])["auroc"]
+        >>> change.difference, change.low, change.high
+        (0.0, 0.0, 0.0)
     """
-    names = metrics_to_compute(metrics, replicates, confidence)
+    check_replicates(replicates)
     _check_paired(first, second)
-    ordered = [sort_scores(*pair) for pair in (first, second)]
-    grouped = [_sample_groups(pair, scores) for pair, scores in zip((first, second), ordered, strict=True)]
-    exact = [metrics_of_sorted(scores) for scores in ordered]
-    base = [_counted(g, [np.arange(len(g[0]))], [np.arange(len(g[1]))], names) for g in grouped]
-    rng = np.random.default_rng(seed)
-    changes: dict[str, list[Array]] = {name: [] for name in names}
-    n, m = (len(side) for side in ordered[0])
-    for _ in range(replicates):
-        drawn = [rng.integers(0, n, n)], [rng.integers(0, m, m)]
-        a, b = (_counted(g, *drawn, names) for g in grouped)
-        for name in names:
-            changes[name].append((a[name] - base[0][name]) - (b[name] - base[1][name]))
+    counts = [draw_samples(len(side), replicates, [seed, k]) for k, side in enumerate(first)]
+    a, b = (
+        resampled_metrics(ids, oods, ranks_of_samples(counts[0], ids), ranks_of_samples(counts[1], oods), metrics)
+        for ids, oods in (first, second)
+    )
     result = {}
-    for name in names:
-        difference = exact[0][name] - exact[1][name]
-        low, high = interval(np.concatenate(changes[name]) + difference, confidence)
-        result[name] = PairedDifference(difference, low, high)
+    for name in a:
+        change = a[name] - b[name]
+        low, high = percentile_interval(change[1:], confidence)
+        result[name] = PairedDifference(float(change[0]), low, high)  # type: ignore[arg-type]
     return result
 
 
@@ -150,19 +176,3 @@ def _check_paired(first: _Pair, second: _Pair) -> None:
             f"A paired comparison needs the same samples: {sizes[0][0]} ID + {sizes[0][1]} OOD scores "
             f"against {sizes[1][0]} + {sizes[1][1]}."
         )
-
-
-def _sample_groups(pair: _Pair, ordered: SortedScores) -> tuple[Array, Array, int]:
-    """The rank group of every sample, in descending order of score, and the number of groups."""
-    values = group_values(ordered)
-    groups = [len(values) - np.searchsorted(values, as_scores(side, "scores"), "right") for side in pair]
-    return groups[0], groups[1], len(values)
-
-
-def _counted(
-    grouped: tuple[Array, Array, int], id_drawn: Sequence[Array], ood_drawn: Sequence[Array], names: Sequence[str]
-) -> dict[str, Array]:
-    id_groups, ood_groups, count = grouped
-    id_counts = np.stack([np.bincount(id_groups[drawn], minlength=count) for drawn in id_drawn])
-    ood_counts = np.stack([np.bincount(ood_groups[drawn], minlength=count) for drawn in ood_drawn])
-    return metrics_of_counts(id_counts, ood_counts, names)

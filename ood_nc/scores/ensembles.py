@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import NotFittedError, UserError, nearest
+from ood_nc.scores.counts import Array
 from ood_nc.scores.errors import EmptySideError, NanScoreError
-from ood_nc.scores.ranking import Array
 
 Method = Literal["rank", "zscore", "fisher", "brown"]
 _FORMAT = 1
@@ -52,6 +52,13 @@ class ScoreEnsemble:
 
     Raises:
         UserError: unknown method, or a weight that is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.scores import ScoreEnsemble
+        >>> held_out = np.array([[1.0, 10.0], [2.0, 20.0], [3.0, 30.0], [4.0, 40.0]])
+        >>> ScoreEnsemble("rank").fit(held_out).score([[4.0, 40.0], [1.0, 10.0], [4.0, 10.0]]).tolist()
+        [0.875, 0.125, 0.5]
     """
 
     def __init__(self, method: Method = "rank", weights: Sequence[float] | None = None) -> None:

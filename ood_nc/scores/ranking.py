@@ -1,4 +1,4 @@
-"""Sorted scores of both sides and the counts every ranking metric is made of.
+"""Scores sorted, and metrics of them: from scores to counts to values.
 
 Each side is sorted once; the two are then merged block by block, so that all counts of a block stay in the cache.
 Blocks end where the value changes, so no group of tied scores is ever split.
@@ -6,18 +6,19 @@ Blocks end where the value changes, so no group of tied scores is ever split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
 from ood_nc.arrays import EXACT_IN_FLOAT64, ArrayLike, as_signed, as_tensor
 from ood_nc.errors import UserError
+from ood_nc.scores.counts import Array, RankCounts
 from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.registry import METRICS, ScoreMetric
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 S = TypeVar("S")
 T = TypeVar("T")
 _BLOCK = 1 << 15
@@ -29,26 +30,6 @@ class SortedScores(NamedTuple):
 
     id: Array
     ood: Array
-
-
-class Block(NamedTuple):
-    """Counts for a stretch of ID scores and the OOD scores between them.
-
-    Attributes:
-        start: rank of the first ID score of the block.
-        id_at_or_above: per ID score s, the number of ID scores >= s.
-        ood_below: per ID score s, the number of OOD scores < s.
-        tied_pairs: the number of (ID, OOD) pairs of equal scores.
-        ood_at_or_below: per OOD score s, the number of OOD scores <= s.
-        id_at_or_below: per OOD score s, the number of ID scores <= s.
-    """
-
-    start: int
-    id_at_or_above: Array
-    ood_below: Array
-    tied_pairs: int
-    ood_at_or_below: Array
-    id_at_or_below: Array
 
 
 def as_scores(values: ArrayLike, name: str) -> Array:
@@ -102,25 +83,60 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     return SortedScores(*ordered)
 
 
-def over_blocks(scores: SortedScores, summarize: Callable[[Block], T]) -> list[T]:
-    """Merge the two sides and return ``summarize(block)`` of each block, in order.
+def measure(id_scores: ArrayLike, ood_scores: ArrayLike, metric: ScoreMetric) -> float:
+    """The value of one metric; raises what `sort_scores` raises."""
+    return measure_sorted(sort_scores(id_scores, ood_scores), [metric])[0]
 
-    The blocks cover every ID and every OOD score exactly once.
+
+def detection_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, float]:
+    """All metrics of `METRICS` from one sort of each side and one merge.
+
+    Returns:
+        ``auroc``, ``fpr95_id_positive``, ``fpr95_ood_positive``, ``fpr95_paper``, ``aupr_in``, ``aupr_out`` (both
+        step-wise), ``detection_error`` and those of plug-ins, in [0, 1].
+
+    Raises:
+        EmptySideError: a side holds no scores.
+        NanScoreError: a score is NaN.
+
+    Example:
+        >>> from ood_nc.scores import detection_metrics
+        >>> found = detection_metrics([0.35, 0.8], [0.1, 0.4])
+        >>> found["auroc"], found["fpr95_id_positive"]
+        (0.75, 0.5)
     """
-    id_sorted, ood_sorted = scores
-    starts = np.unique(np.searchsorted(id_sorted, id_sorted[::_BLOCK], "left"))
-    lows = np.searchsorted(ood_sorted, id_sorted[starts], "left")
+    values = measure_sorted(sort_scores(id_scores, ood_scores), list(METRICS.values()))
+    return dict(zip(METRICS, values, strict=True))
+
+
+def measure_sorted(scores: SortedScores, metrics: Sequence[ScoreMetric]) -> list[float]:
+    """The values of metrics: the case of one resample, in which every sample counts once."""
+    n, m = len(scores.id), len(scores.ood)
+    id_cuts = np.unique(np.searchsorted(scores.id, scores.id[::_BLOCK], "left"))
+    ood_cuts = np.searchsorted(scores.ood, scores.id[id_cuts], "left")
     # OOD scores below every ID score go with the first block.
-    lows[0] = 0
-    id_bounds = [*starts.tolist(), len(id_sorted)]
-    ood_bounds = [*lows.tolist(), len(ood_sorted)]
+    ood_cuts[0] = 0
 
-    def one(k: int) -> T:
-        id_part = id_sorted[id_bounds[k] : id_bounds[k + 1]]
-        ood_part = ood_sorted[ood_bounds[k] : ood_bounds[k + 1]]
-        return summarize(_merge(id_part, ood_part, id_bounds[k], ood_bounds[k], len(id_sorted)))
+    def parts(low_id: int, high_id: int, low_ood: int, high_ood: int) -> list[Array]:
+        id_edges, ood_edges = group_edges(scores.id[low_id:high_id], scores.ood[low_ood:high_ood])
+        counts = RankCounts(n, m, id_edges[None] + low_id, ood_edges[None] + low_ood)
+        return [metric(counts) for metric in metrics]
 
-    return _map(one, range(len(starts)), len(id_sorted) + len(ood_sorted))
+    bounds = zip(id_cuts, [*id_cuts[1:], n], ood_cuts, [*ood_cuts[1:], m], strict=True)
+    by_block = _map(lambda bound: parts(*bound), bounds, n + m)
+    return [metric.reduce(blocks).item() for metric, blocks in zip(metrics, zip(*by_block, strict=True), strict=True)]
+
+
+def group_edges(id_sorted: Array, ood_sorted: Array) -> tuple[Array, Array]:
+    """Where groups of tied scores begin, ascending, and the end: as ranks of either side, both (G + 1,)."""
+    merged = np.concatenate([id_sorted, ood_sorted])
+    # A stable sort of two sorted runs is one merge.
+    order = np.argsort(merged, kind="stable")
+    ordered = merged[order]
+    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    at = np.concatenate([[0], starts, [len(merged)]])
+    id_edges = np.concatenate([[0], np.cumsum(order < len(id_sorted))])[at]
+    return id_edges, at - id_edges
 
 
 def _map(function: Callable[[S], T], items: Iterable[S], size: int) -> list[T]:
@@ -130,50 +146,6 @@ def _map(function: Callable[[S], T], items: Iterable[S], size: int) -> list[T]:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, items))
-
-
-def _merge(id_part: Array, ood_part: Array, start: int, low: int, id_total: int) -> Block:
-    # A stable sort of two sorted runs is one merge; of equal values the ID ones come first.
-    from_id = np.argsort(np.concatenate([id_part, ood_part]), kind="stable") < len(id_part)
-    ood_below = np.flatnonzero(from_id)
-    ood_below -= np.arange(len(id_part))
-    id_at_or_below = np.flatnonzero(~from_id)
-    id_at_or_below -= np.arange(len(ood_part))
-    last = _group_last(ood_part)
-    return Block(
-        start=start,
-        id_at_or_above=id_total - start - _group_first(id_part),
-        ood_below=ood_below + low,
-        tied_pairs=_tied_pairs(id_part, ood_part, ood_below, last),
-        ood_at_or_below=last + (low + 1),
-        id_at_or_below=id_at_or_below + start,
-    )
-
-
-def _tied_pairs(id_part: Array, ood_part: Array, ood_below: Array, last: Array) -> int:
-    inside = ood_below[: np.searchsorted(ood_below, len(ood_part))]
-    at = inside[ood_part[inside] == id_part[: len(inside)]]
-    return int((last[at] - at).sum()) + len(at)
-
-
-def _group_first(ordered: Array) -> Array:
-    """For each entry of an ordered vector, the index at which its group of equal values begins."""
-    index = np.arange(len(ordered))
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        index[1:][same] = 0
-        np.maximum.accumulate(index, out=index)
-    return index
-
-
-def _group_last(ordered: Array) -> Array:
-    """For each entry of an ordered vector, the index at which its group of equal values ends."""
-    index = np.arange(len(ordered))
-    same = ordered[1:] == ordered[:-1]
-    if same.any():
-        index[:-1][same] = len(ordered)
-        index = np.minimum.accumulate(index[::-1])[::-1]
-    return index
 
 
 def smallest_count(share: float, total: int) -> int:

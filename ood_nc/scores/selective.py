@@ -10,9 +10,10 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.errors import UserError
+from ood_nc.scores.counts import Array
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.metrics import auroc
-from ood_nc.scores.ranking import Array, as_scores
+from ood_nc.scores.ranking import as_scores
 
 
 def aurc(scores: ArrayLike, correct: ArrayLike) -> float:
@@ -28,6 +29,11 @@ def aurc(scores: ArrayLike, correct: ArrayLike) -> float:
         EmptySideError: no scores.
         NanScoreError: a score is NaN.
         UserError: the lengths differ.
+
+    Example:
+        >>> from ood_nc.scores import aurc
+        >>> aurc([0.9, 0.8, 0.3, 0.1], [True, True, True, False])
+        0.0625
     """
     values, right = _checked(scores, correct)
     covered, wrong = _cumulative_errors(values, right)
@@ -40,6 +46,11 @@ def excess_aurc(scores: ArrayLike, correct: ArrayLike) -> float:
     """E-AURC: :func:`aurc` minus that of the best possible order, all right samples first (Geifman et al., ICLR 2019).
 
     The optimum is summed exactly, not approximated by r + (1 - r) ln(1 - r).
+
+    Example:
+        >>> from ood_nc.scores import excess_aurc
+        >>> excess_aurc([0.9, 0.8, 0.3, 0.1], [True, True, True, False])
+        0.0
     """
     values, right = _checked(scores, correct)
     count = np.arange(1, len(values) + 1)
@@ -52,6 +63,11 @@ def augrc(scores: ArrayLike, correct: ArrayLike) -> float:
 
     By the trapezoid rule from coverage 0, so that AUGRC = (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2 holds exactly,
     AUROC being that of right against wrong samples.
+
+    Example:
+        >>> from ood_nc.scores import augrc
+        >>> augrc([0.9, 0.8, 0.3, 0.1], [True, True, True, False])
+        0.03125
     """
     values, right = _checked(scores, correct)
     covered, wrong = _cumulative_errors(values, right)
@@ -73,6 +89,11 @@ def oscr(id_scores: ArrayLike, id_correct: ArrayLike, ood_scores: ArrayLike) -> 
     Raises:
         EmptySideError: a side holds no scores.
         NanScoreError: a score is NaN.
+
+    Example:
+        >>> from ood_nc.scores import oscr
+        >>> oscr([0.9, 0.8], [True, False], [0.1, 0.85])
+        0.5
     """
     values, right = _checked(id_scores, id_correct)
     outside = as_scores(ood_scores, "ood_scores")

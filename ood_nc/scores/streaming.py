@@ -8,8 +8,8 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.scores.bootstrap import bootstrap_intervals
-from ood_nc.scores.metrics import detection_metrics
-from ood_nc.scores.ranking import Array, as_scores, in_one_type
+from ood_nc.scores.counts import Array
+from ood_nc.scores.ranking import as_scores, detection_metrics, in_one_type
 
 
 class ScoreAccumulator:
@@ -17,6 +17,12 @@ class ScoreAccumulator:
 
     It keeps the scores (4 or 8 bytes each): exact ranking metrics cannot do with less. Merging the accumulators of
     several processes gives the metrics of all samples, whatever the order.
+
+    Example:
+        >>> from ood_nc.scores import ScoreAccumulator
+        >>> scores = ScoreAccumulator().update([0.35], [0.1]).update([0.8], [0.4])
+        >>> scores.compute()["auroc"]
+        0.75
     """
 
     def __init__(self) -> None:
@@ -47,7 +53,7 @@ class ScoreAccumulator:
         return self._joined("ood")
 
     def compute(self) -> dict[str, float]:
-        """:func:`ood_nc.detection.detection_metrics` of all scores so far.
+        """:func:`ood_nc.scores.detection_metrics` of all scores so far.
 
         Raises:
             EmptySideError: a side holds no scores.
@@ -58,7 +64,7 @@ class ScoreAccumulator:
     def intervals(
         self, metrics: Sequence[str] | None = None, replicates: int = 500, confidence: float = 0.95, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """:func:`ood_nc.detection.bootstrap_intervals` of all scores so far."""
+        """:func:`ood_nc.scores.bootstrap_intervals` of all scores so far."""
         return bootstrap_intervals(self.id_scores, self.ood_scores, metrics, replicates, confidence, seed)
 
     def _joined(self, side: str) -> Array:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.errors import UserError
+from ood_nc.scores.counts import Array
 from ood_nc.scores.errors import EmptySideError, NanScoreError
-from ood_nc.scores.ranking import Array, as_scores, in_one_type
+from ood_nc.scores.ranking import as_scores, in_one_type
 
 _HAIR = 1 + 1e-12
 """Where the step-up rule meets its bound exactly, rounding must not decide."""
@@ -34,6 +35,12 @@ class Threshold:
         false_alarms_per_10000: ID images rejected out of 10,000, expected (fewer where scores tie).
         low: lower end of the interval of that number over held-out sets of this size.
         high: upper end.
+
+    Example:
+        >>> from ood_nc.scores import choose_threshold
+        >>> threshold = choose_threshold([0.1 * k for k in range(1, 100)], tpr=0.9)
+        >>> threshold.accept([0.5, 1.5]).tolist()
+        [False, True]
     """
 
     value: float
@@ -64,6 +71,12 @@ def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float =
         EmptySideError: no scores.
         NanScoreError: a score is NaN.
         UserError: ``tpr`` or ``confidence`` out of range.
+
+    Example:
+        >>> from ood_nc.scores import choose_threshold
+        >>> threshold = choose_threshold(range(1, 100), tpr=0.9)
+        >>> threshold.value, threshold.false_alarms_per_10000
+        (10.0, 1000.0)
     """
     if not (0 < tpr < 1 and 0 < confidence < 1):
         raise UserError(f"tpr and confidence must be in (0, 1), got {tpr} and {confidence}.")
@@ -98,6 +111,12 @@ def choose_class_thresholds(
 
     Returns:
         Class index to threshold, for the classes that occur.
+
+    Example:
+        >>> from ood_nc.scores import choose_class_thresholds
+        >>> found = choose_class_thresholds([1.0, 2.0, 3.0, 10.0, 20.0, 30.0], [0, 0, 0, 1, 1, 1], tpr=0.75)
+        >>> found[0].value, found[1].value
+        (1.0, 10.0)
     """
     scores = as_scores(held_out, "held_out")
     groups = as_labels(classes, len(scores), "classes").cpu().numpy()
@@ -129,6 +148,11 @@ def conformal_p_values(
         EmptySideError: no held-out scores.
         NanScoreError: a score is NaN.
         UserError: only one of the two class vectors was given.
+
+    Example:
+        >>> from ood_nc.scores import conformal_p_values
+        >>> conformal_p_values([0.0, 2.5, 9.0], [1.0, 2.0, 3.0]).tolist()
+        [0.25, 0.75, 1.0]
     """
     if (classes is None) != (held_out_classes is None):
         raise UserError("Give both classes and held_out_classes, or neither.")
@@ -165,6 +189,13 @@ def conditional_p_values(scores: ArrayLike, held_out: ArrayLike, delta: float = 
         EmptySideError: no held-out scores.
         NanScoreError: a score is NaN.
         UserError: ``delta`` out of range.
+
+    Example:
+        >>> from ood_nc.scores import conditional_p_values, conformal_p_values
+        >>> held_out = range(100)
+        >>> p = conditional_p_values([-1.0, 50.0], held_out)
+        >>> (p >= conformal_p_values([-1.0, 50.0], held_out)).all().item()
+        True
     """
     if not 0 < delta < 1:
         raise UserError(f"delta must be in (0, 1), got {delta}.")
@@ -193,6 +224,11 @@ def benjamini_hochberg(p_values: ArrayLike, level: float = 0.05) -> Tensor:
 
     Raises:
         UserError: ``level`` or a p-value out of range.
+
+    Example:
+        >>> from ood_nc.scores import benjamini_hochberg
+        >>> benjamini_hochberg([0.001, 0.02, 0.5, 0.9], level=0.05).tolist()
+        [True, True, False, False]
     """
     values = as_scores(p_values, "p_values").astype(np.float64)
     _check_level(level)
@@ -228,6 +264,11 @@ def conformal_discoveries(
         EmptySideError: no held-out scores.
         NanScoreError: a score is NaN.
         UserError: ``level`` or ``storey`` out of range.
+
+    Example:
+        >>> from ood_nc.scores import conformal_discoveries
+        >>> conformal_discoveries([-3.0, -2.0, 50.0], range(100), level=0.05).tolist()
+        [True, True, False]
     """
     levels, n = _levels(scores, held_out)
     counter = DiscoveryCounter(n)
@@ -245,6 +286,14 @@ class DiscoveryCounter:
 
     Raises:
         UserError: n is not at least 1.
+
+    Example:
+        >>> from ood_nc.scores import DiscoveryCounter, conformal_p_values
+        >>> counter = DiscoveryCounter(held_out_samples=100)
+        >>> for batch in ([-3.0, -2.0], [50.0]):
+        ...     _ = counter.update(conformal_p_values(batch, range(100)))
+        >>> round(counter.cut(level=0.05), 4)
+        0.0099
     """
 
     def __init__(self, held_out_samples: int) -> None:

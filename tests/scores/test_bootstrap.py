@@ -6,34 +6,108 @@ import numpy as np
 import pytest
 
 from ood_nc.errors import UserError
-from ood_nc.scores import METRICS, EmptySideError, bootstrap, bootstrap_intervals, detection_metrics
+from ood_nc.scores import (
+    EmptySideError,
+    RankResamples,
+    bootstrap_intervals,
+    detection_metrics,
+    draw_ranks,
+    draw_samples,
+    percentile_interval,
+    ranks_of_samples,
+    resampled_metrics,
+)
 
 
 def test_known_intervals():
     # Field case 12: 50 OOD samples are not a benchmark.
     rng = np.random.default_rng(0)
     inside = rng.normal(1, 1, 10000)
-    few = bootstrap_intervals(inside, rng.normal(0, 1, 50), ["auroc"])["auroc"]
+    few = bootstrap_intervals(inside, rng.normal(0, 1, 50), ["auroc"], replicates=2000)["auroc"]
     assert few == pytest.approx((0.71, 0.83), abs=0.01)
     rng = np.random.default_rng(0)
     inside = rng.normal(1, 1, 10000)
-    many = bootstrap_intervals(inside, rng.normal(0, 1, 10000), ["auroc"])["auroc"]
+    many = bootstrap_intervals(inside, rng.normal(0, 1, 10000), ["auroc"], replicates=2000)["auroc"]
     assert many == pytest.approx((0.757, 0.769), abs=0.01)
 
 
-@pytest.mark.parametrize("decimals", [1, 6])
-def test_counts_give_the_metrics_of_resampled_scores(decimals):
-    # The fast path works on counts of ranks; here the same draws are resampled as scores and measured from scratch.
-    rng = np.random.default_rng(3)
-    sides = [np.sort(np.round(rng.normal(shift, 1, size), decimals)) for shift, size in ((1, 80), (0, 50))]
-    values = np.unique(np.concatenate(sides))[::-1]
-    for _ in range(20):
-        drawn = [rng.choice(side, len(side)) for side in sides]
-        counts = [np.array([[np.sum(side == value) for value in values]]) for side in drawn]
-        found = bootstrap.metrics_of_counts(*counts, tuple(METRICS))
-        assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
-            detection_metrics(*drawn), abs=1e-12
-        )
+@pytest.mark.parametrize(("n", "m", "levels"), [(50, 40, 8), (300, 200, 1000), (7, 400, 3), (1, 1, 2), (20, 20, 1)])
+def test_replicates_are_the_metrics_of_the_drawn_ranks(n, m, levels):
+    # The same draws are repeated as scores and measured from scratch.
+    generator = np.random.default_rng(n)
+    sides = [np.round(generator.normal(shift, 1, size) * levels / 8) for shift, size in ((1, n), (0, m))]
+    drawn = [draw_ranks(n, 15, 1), draw_ranks(m, 15, 2)]
+    found = resampled_metrics(*sides, *drawn)
+    assert {name: values[0] for name, values in found.items()} == detection_metrics(*sides)
+    for k in range(15):
+        counts = [np.diff(side.before[k]).astype(int) for side in drawn]
+        assert [count.sum() for count in counts] == [n, m]
+        repeated = [np.repeat(np.sort(side), count) for side, count in zip(sides, counts, strict=True)]
+        expected = pytest.approx(detection_metrics(*repeated), abs=1e-12)
+        assert {name: values[1 + k] for name, values in found.items()} == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_replicates_are_the_metrics_of_the_drawn_samples(seed):
+    generator = np.random.default_rng(seed)
+    sides = [generator.integers(0, 7, generator.integers(2, 25)).astype(float) for _ in range(2)]
+    sides[0][0], sides[1][0] = np.inf, -np.inf
+    counts = [draw_samples(len(side), 5, [seed, k]) for k, side in enumerate(sides)]
+    found = resampled_metrics(*sides, *(ranks_of_samples(*pair) for pair in zip(counts, sides, strict=True)))
+    for k in range(5):
+        repeated = [np.repeat(side, count[k]) for side, count in zip(sides, counts, strict=True)]
+        expected = pytest.approx(detection_metrics(*repeated), abs=1e-12)
+        assert {name: values[1 + k] for name, values in found.items()} == expected
+
+
+def test_drawn_samples_are_resamples():
+    counts = draw_samples(50, 2000, 0)
+    assert (counts.sum(axis=1) == 50).all()
+    # A sample is left out with probability (1 - 1/n)^n, and the variance of its count is (1 - 1/n).
+    assert (counts == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.01)
+    assert counts.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.03)
+
+
+def test_grouped_ranks_have_the_spread_of_an_explicit_bootstrap():
+    generator = np.random.default_rng(0)
+    ids, oods = generator.normal(1, 1, 3000), generator.normal(0, 1, 2000)
+    found = resampled_metrics(ids, oods, draw_ranks(3000, 400, 1), draw_ranks(2000, 400, 2))
+    explicit = [
+        detection_metrics(generator.choice(ids, len(ids)), generator.choice(oods, len(oods))) for _ in range(400)
+    ]
+    for name, values in found.items():
+        wanted = np.array([entry[name] for entry in explicit])
+        # 400 replicates know a standard deviation to 3.5 %, and a mean to a twentieth of one.
+        assert values[1:].std() == pytest.approx(wanted.std(), rel=0.18), name
+        assert abs(values[1:].mean() - wanted.mean()) < 0.3 * wanted.std(), name
+
+
+def test_resamples_of_a_large_set_have_the_spread_of_a_multinomial():
+    drawn = draw_ranks(100_000, 800, 0)
+    median = drawn.below(np.array([50_000]))[:, 0]
+    assert median.mean() == pytest.approx(50_000, abs=30)
+    # Binomial(n, 1/2); 800 replicates know it to 2.5 %.
+    assert median.std() == pytest.approx(np.sqrt(25_000), rel=0.1)
+    assert drawn.below(np.array([0, 100_000])).tolist() == [[0, 100_000]] * 800
+
+
+def test_counts_between_the_edges_of_groups_are_interpolated():
+    drawn = RankResamples(10, np.array([0, 5, 10]), np.array([[0.0, 4.0, 10.0]]))
+    assert drawn.below(np.array([0, 1, 5, 6, 10])).tolist() == [[0, 0.8, 4, 5.2, 10]]
+
+
+def test_no_replicates_and_resamples_of_other_sets():
+    found = resampled_metrics([1.0, 2.0], [0.0], draw_ranks(2, 0, 0), draw_ranks(1, 0, 0), ["auroc"])
+    assert found["auroc"].tolist() == [1]
+    with pytest.raises(UserError, match=r"Resamples of 3 \+ 1 samples for 2 \+ 1 scores"):
+        resampled_metrics([1.0, 2.0], [0.0], draw_ranks(3, 2, 0), draw_ranks(1, 2, 0))
+
+
+def test_percentile_interval():
+    assert percentile_interval(np.arange(101.0), 0.9) == (pytest.approx(5), pytest.approx(95))
+    assert percentile_interval(np.empty(0)) == (None, None)
+    with pytest.raises(UserError, match="confidence must be in"):
+        percentile_interval(np.ones(2), 1.0)
 
 
 def test_interval_is_that_of_a_plain_bootstrap():
@@ -45,16 +119,6 @@ def test_interval_is_that_of_a_plain_bootstrap():
         expected = np.percentile([row[name] for row in plain], [2.5, 97.5])
         width = expected[1] - expected[0]
         assert (low, high) == pytest.approx(expected, abs=0.12 * width), name
-
-
-def test_grouped_ranks_give_the_same_interval(monkeypatch):
-    rng = np.random.default_rng(0)
-    inside, outside = rng.normal(1, 1, 3000), rng.normal(0, 1, 3000)
-    exact = bootstrap_intervals(inside, outside)
-    monkeypatch.setattr(bootstrap, "_MOST_GROUPS", 200)
-    for name, (low, high) in bootstrap_intervals(inside, outside).items():
-        width = exact[name][1] - exact[name][0]
-        assert (low, high) == pytest.approx(exact[name], abs=0.2 * width), name
 
 
 def test_coverage_of_the_true_value():
@@ -85,9 +149,10 @@ def test_seed_subset_and_bounds():
 def test_errors():
     with pytest.raises(UserError, match="Unknown detection metric 'fpr95'"):
         bootstrap_intervals([1.0], [0.0], ["fpr95"])
-    for arguments in ({"replicates": 0}, {"confidence": 1.0}):
-        with pytest.raises(UserError, match="replicates must be at least 1"):
-            bootstrap_intervals([1.0], [0.0], **arguments)
+    with pytest.raises(UserError, match="replicates must be at least 1"):
+        bootstrap_intervals([1.0], [0.0], replicates=0)
+    with pytest.raises(UserError, match="confidence must be in"):
+        bootstrap_intervals([1.0], [0.0], confidence=1.0)
     with pytest.raises(EmptySideError):
         bootstrap_intervals([], [0.0])
 
