@@ -15,11 +15,6 @@ import torch
 ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models")
 
 WITHOUT_EXAMPLE: dict[str, str] = {
-    "detection": """
-        BaseDetector DetectorInfo FeatureDetector InputDetector Network Selection TapQueries TapStatistics
-        check_detector create_detector create_feature_detector detector_class faiss_variant list_detectors
-        register_detector select synthetic_outliers
-    """,
     "collapse": """
         ClassPair ClassReport CollapseReport Interval MetricInfo ShardedStatistics alignment_per_class cdnv
         cdnv_per_class confused_pairs difference_intervals effective_rank entropy_full entropy_nn etf_floor

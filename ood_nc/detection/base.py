@@ -32,6 +32,11 @@ class DetectorInfo:
         needs: what it works from, in words.
         domain: the values a score can take.
         cost: of fit and score, in N train samples, B queries, d dimensions, C classes.
+
+    Example:
+        >>> from ood_nc.detection import detector_class
+        >>> detector_class("knn").info.domain
+        '(-inf, 0]; [-2, 0] when normalised'
     """
 
     title: str
@@ -53,6 +58,16 @@ class BaseDetector(ABC):
         requires: what ``fit`` or ``score`` must be given.
         needs_fit: False where nothing is learnt and ``score`` may be called at once.
         fits_on_held_out: whether ``fit`` learns from held-out ID data (those must not calibrate a threshold then).
+
+    Example:
+        Hyper-parameters and state are the same for all:
+
+        >>> from ood_nc.detection import create_detector
+        >>> detector = create_detector("knn").set_params(k=1).fit([[1.0, 0.0], [0.0, 1.0]])
+        >>> detector
+        NearestNeighbors(k=1, normalize=True, index='flat', bank_size=None, balanced=False, per_class=False, seed=0)
+        >>> create_detector("knn").load_state_dict(detector.state_dict()).score([[2.0, 0.0]])
+        tensor([-0.], dtype=torch.float64)
     """
 
     kind: ClassVar[str]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
 T = TypeVar("T")
+_GivenHead: TypeAlias = "tuple[ArrayLike, ArrayLike | None]"
 
 
 class _Inputs:
@@ -33,10 +34,10 @@ class _Inputs:
 
     knows: frozenset[str]
 
-    def __init__(self, features: ArrayLike | None, logits: ArrayLike | None, head: Head | None) -> None:
+    def __init__(self, features: ArrayLike | None, logits: ArrayLike | None, head: _GivenHead | None) -> None:
         self._features = None if features is None else on_float64_device(as_matrix(features, "features"))
         self._given_logits = None if logits is None else on_float64_device(as_matrix(logits, "logits"))
-        self._head = head
+        self._head = as_head(head, None if self._features is None else self.dim)
         if self._features is None and self._given_logits is None:
             raise UserError("Neither features nor logits were given.")
         first = features if features is not None else logits
@@ -172,6 +173,11 @@ class TapStatistics(_Inputs):
 
     Raises:
         UserError: shapes disagree, no sample, labels that are none or have no logit, or held-out data that do not fit.
+
+    Example:
+        >>> TapStatistics([[0.0, 1.0], [2.0, -1.0], [8.0, 4.0]], [0, 0, 2]).class_means
+        tensor([[1., 0.],
+                [8., 4.]], dtype=torch.float64)
     """
 
     knows = frozenset({"features", "labels", "logits", "head"})
@@ -182,12 +188,11 @@ class TapStatistics(_Inputs):
         labels: ArrayLike | None = None,
         *,
         logits: ArrayLike | None = None,
-        head: tuple[ArrayLike, ArrayLike | None] | None = None,
+        head: _GivenHead | None = None,
         held_out: TapStatistics | None = None,
     ) -> None:
-        dim = None if features is None else as_matrix(features, "features").shape[1]
         self._labels: Tensor | None = None
-        super().__init__(features, logits, as_head(head, dim))
+        super().__init__(features, logits, head)
         if len(self) == 0:
             raise UserError("There are no train samples to fit on.")
         num_classes = self.num_logits if "logits" in self.available else None
@@ -202,11 +207,9 @@ class TapStatistics(_Inputs):
         if lacking:
             raise UserError(f"held_out lacks {', '.join(sorted(lacking))}, which the train data have.")
         for name, width in (("features", "dim"), ("logits", "num_logits")):
-            if name in self.available and getattr(held_out, width) != getattr(self, width):
-                raise UserError(
-                    f"held_out has {getattr(held_out, width)} {name} per sample, the train data have "
-                    f"{getattr(self, width)}."
-                )
+            theirs, ours = (getattr(part, width) if name in self.available else None for part in (held_out, self))
+            if theirs != ours:
+                raise UserError(f"held_out has {theirs} {name} per sample, the train data have {ours}.")
 
     def check(self, names: frozenset[str]) -> None:
         """Raise :class:`NonFiniteError` where the named inputs, held-out ones too, hold NaN or infinity."""
@@ -250,14 +253,15 @@ class TapStatistics(_Inputs):
     @cached_property
     def class_means(self) -> Tensor:
         """(K, d) float64, in the order of ``classes``."""
-        sums = linalg.class_sums(self.features, self.class_positions, len(self.classes))
-        means: Tensor = sums / self.class_counts[:, None]
-        return means
+        return self._class_means_of(self.features)
 
     @cached_property
     def class_logit_means(self) -> Tensor:
         """Mean logits of each class (K, C) float64, in the order of ``classes``."""
-        sums = linalg.class_sums(self.logits, self.class_positions, len(self.classes))
+        return self._class_means_of(self.logits)
+
+    def _class_means_of(self, rows: Tensor) -> Tensor:
+        sums = linalg.class_sums(rows, self.class_positions, len(self.classes))
         means: Tensor = sums / self.class_counts[:, None]
         return means
 
@@ -306,6 +310,10 @@ class TapQueries(_Inputs):
 
     Raises:
         UserError: shapes disagree.
+
+    Example:
+        >>> TapQueries([[1.0, 2.0]], head=([[1.0, 1.0], [1.0, -1.0]], None)).predictions
+        tensor([0])
     """
 
     knows = frozenset({"features", "logits"})
@@ -315,10 +323,9 @@ class TapQueries(_Inputs):
         features: ArrayLike | None,
         *,
         logits: ArrayLike | None = None,
-        head: tuple[ArrayLike, ArrayLike | None] | None = None,
+        head: _GivenHead | None = None,
     ) -> None:
-        dim = None if features is None else as_matrix(features, "features").shape[1]
-        super().__init__(features, logits, as_head(head, dim))
+        super().__init__(features, logits, head)
         self._shared: dict[Hashable, Any] = {}
 
     def with_head(self, head: Head | None) -> TapQueries:

@@ -37,6 +37,12 @@ class FeatureDetector(BaseDetector):
             (features without negative entries). Logits are computed where a head is given and they are not.
         needs_fit: False where nothing is learnt and ``score`` may be called at once.
         closed_form: whether ``trace`` gives the scores as one graph of tensor operations (a search is none).
+
+    Example:
+        >>> from ood_nc.detection import create_detector
+        >>> features, labels = [[0.0, 1.0], [2.0, -1.0], [8.0, 1.0], [10.0, -1.0]], [0, 0, 1, 1]
+        >>> create_detector("class_mean_cosine", center=True).fit(features, labels).score([[7.0, 0.0], [5.0, 3.0]])
+        tensor([1., 0.], dtype=torch.float64)
     """
 
     kind: ClassVar[str] = "feature"

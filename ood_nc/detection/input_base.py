@@ -91,6 +91,12 @@ class InputDetector(BaseDetector):
         requires: of "network", "labels" (with the train images), "layers" (feature maps, found or named) and "dropout"
             (the network was trained with dropout in front of its head, for which the user vouches).
         needs_fit: False where nothing is learnt and an attached network is enough.
+
+    Example:
+        >>> from ood_nc.detection import create_detector
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+        >>> create_detector("odin", temperature=1.0, epsilon=0.0).fit(network).score(torch.zeros(1, 1, 2, 2))
+        tensor([0.5000], dtype=torch.float64)
     """
 
     kind: ClassVar[str] = "input"

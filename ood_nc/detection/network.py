@@ -48,6 +48,12 @@ class Network:
 
     Raises:
         UserError: not a module.
+
+    Example:
+        >>> network = Network(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        >>> done = network.run(torch.zeros(3, 1, 2, 2), read=["0"], with_features=True)
+        >>> tuple(done.logits.shape), tuple(done.outputs["0"].shape), tuple(done.features.shape)
+        ((3, 2), (3, 4), (3, 4))
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -39,6 +39,21 @@ def register_detector(cls: DetectorType) -> DetectorType:
 
     Raises:
         UserError: the name is taken by another class, or the class lacks ``name``, ``info`` or valid ``requires``.
+
+    Example:
+        >>> from ood_nc.detection import BaseDetector, DetectorInfo, FeatureDetector
+        >>> @register_detector
+        ... class FeatureNorm(FeatureDetector):
+        ...     name = "feature_norm"
+        ...     info = DetectorInfo("Feature norm", "nowhere", "https://example.org", "features", "[0, inf)", "O(B d)")
+        ...     requires = frozenset({"features"})
+        ...     needs_fit = False
+        ...
+        ...     def _score(self, queries):
+        ...         return queries.features.double().norm(dim=1)
+        >>> create_detector("feature_norm").score([[3.0, 4.0]])
+        tensor([5.], dtype=torch.float64)
+        >>> del DETECTORS._entries["feature_norm"]  # here, so that it is gone again
     """
     DETECTORS.add(getattr(cls, "name", cls.__name__), cls)
     return cls
@@ -54,6 +69,10 @@ def list_detectors(pattern: str = "*", kind: str | None = None) -> list[str]:
 
     Raises:
         UserError: unknown kind, or a plug-in that is no detector.
+
+    Example:
+        >>> list_detectors("*mahalanobis", kind="feature")
+        ['mahalanobis', 'relative_mahalanobis']
     """
     if kind not in (None, *KINDS):
         raise UserError(f"Unknown kind of detector {kind!r}: use feature or input.{nearest(str(kind), KINDS)}")
@@ -66,6 +85,10 @@ def detector_class(name: str) -> type[BaseDetector]:
 
     Raises:
         UserError: unknown name, or a plug-in that is no detector.
+
+    Example:
+        >>> detector_class("vim").info.venue, sorted(detector_class("vim").requires)
+        ('CVPR 2022', ['features', 'head', 'logits'])
     """
     return DETECTORS[name]
 
@@ -79,6 +102,10 @@ def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
 
     Raises:
         UserError: unknown name or hyper-parameter, or a value out of range.
+
+    Example:
+        >>> create_detector("energy", temperature=2.0).score(None, logits=[[0.0, 0.0], [6.0, 0.0]])
+        tensor([1.3863, 6.0972], dtype=torch.float64)
     """
     return detector_class(name)().set_params(**hyperparameters)
 
@@ -88,6 +115,10 @@ def create_feature_detector(name: str, **hyperparameters: Any) -> FeatureDetecto
 
     Raises:
         UserError: as :func:`create_detector`, or the detector reads images.
+
+    Example:
+        >>> create_feature_detector("knn", k=1).fit([[1.0, 0.0], [0.0, 2.0]]).score([[0.0, 5.0]])
+        tensor([-0.], dtype=torch.float64)
     """
     detector = create_detector(name, **hyperparameters)
     if not isinstance(detector, FeatureDetector):

@@ -54,6 +54,12 @@ class Selection:
         value: of the metric, of the chosen setting. It is the best of many, so no estimate for fresh data.
         selected_on: which outliers told the settings apart; belongs beside every number the setting yields.
         trials: all settings, in the order they were tried.
+
+    Example:
+        See :func:`select`.
+
+        >>> Selection("knn", {"k": 1}, "auroc", 1.0, "synthetic outliers", ()).parameters
+        {'k': 1}
     """
 
     detector: str
@@ -95,6 +101,13 @@ def select(
 
     Raises:
         UserError: unknown detector, hyper-parameter or metric, an empty space or name, or no setting that works.
+
+    Example:
+        >>> rows = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) + 5
+        >>> train, held_out, outliers = TapStatistics(rows[:30]), TapQueries(rows[30:]), TapQueries(-rows[30:])
+        >>> found = select("knn", train, held_out, outliers, selected_on="mirrored ID", space={"k": (1, 5)})
+        >>> found.parameters, found.value
+        ({'k': 1}, 1.0)
     """
     if metric not in get_args(SelectionMetric):
         raise UserError(f"Unknown selection metric {metric!r}: one of {', '.join(get_args(SelectionMetric))}.")
@@ -183,6 +196,10 @@ def synthetic_outliers(features: ArrayLike, labels: ArrayLike | None = None, see
 
     Raises:
         UserError: fewer than 2 samples, or shapes disagree.
+
+    Example:
+        >>> synthetic_outliers([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0], [6.0, 0.0]], [0, 0, 1, 1]).shape
+        torch.Size([4, 2])
     """
     rows = as_matrix(features, "features").cpu()
     n = len(rows)

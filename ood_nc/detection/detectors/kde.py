@@ -12,9 +12,8 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_positive, check_share, check_whole
+from ood_nc.detection.kit.validation import check_dimensions, check_positive, check_whole
 from ood_nc.detection.registry import register_detector
-from ood_nc.errors import UserError
 
 DEFAULT_EXPLAINED_VARIANCE = 0.9
 
@@ -68,10 +67,7 @@ class KernelDensity(FeatureDetector):
         self.seed = seed
 
     def _check_parameters(self) -> None:
-        check_whole(self, "dim", 1, none_allowed=True)
-        check_share(self, "explained_variance", none_allowed=True)
-        if self.dim is not None and self.explained_variance is not None:
-            raise UserError("Detector 'kde': give dim or explained_variance, not both.")
+        check_dimensions(self, 1)
         if self.bandwidth is not None:
             check_positive(self, "bandwidth")
         check_whole(self, "bank_size", 1, none_allowed=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_flag, check_share, check_whole
+from ood_nc.detection.kit.validation import check_dimensions, check_flag
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -55,11 +55,8 @@ class Neco(FeatureDetector):
         self.max_logit = max_logit
 
     def _check_parameters(self) -> None:
-        check_whole(self, "dim", 1, none_allowed=True)
-        check_share(self, "explained_variance", none_allowed=True)
+        check_dimensions(self, 1)
         check_flag(self, "max_logit")
-        if self.dim is not None and self.explained_variance is not None:
-            raise UserError("Detector 'neco': give dim or explained_variance, not both.")
 
     def _search_space(self) -> dict[str, tuple[Any, ...]]:
         return {"explained_variance": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99), "max_logit": (False, True)}

@@ -53,6 +53,10 @@ def faiss_variant() -> str:
     Raises:
         UserError: both are installed. They hold the same module, and the one installed last has overwritten the other.
         MissingPackageError: there is no faiss.
+
+    Example:
+        >>> faiss_variant() in ("faiss-cpu", "faiss-gpu", "other")
+        True
     """
     found = [name for name in (*_WHEELS, "faiss-gpu-cu11", "faiss-gpu-cu12") if _installed(name)]
     if len(found) > 1:

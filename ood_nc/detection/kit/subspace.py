@@ -10,7 +10,7 @@ from torch import Tensor
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_share, check_whole
+from ood_nc.detection.kit.validation import check_dimensions
 from ood_nc.errors import UserError
 
 __all__ = ["ResidualDetector"]
@@ -35,10 +35,7 @@ class ResidualDetector(FeatureDetector):
         self.explained_variance = explained_variance
 
     def _check_parameters(self) -> None:
-        check_whole(self, "dim", 0, none_allowed=True)
-        check_share(self, "explained_variance", none_allowed=True)
-        if self.dim is not None and self.explained_variance is not None:
-            raise UserError(f"Detector {self.name!r}: give dim or explained_variance, not both.")
+        check_dimensions(self, 0)
 
     def _search_space(self) -> dict[str, tuple[Any, ...]]:
         return {"explained_variance": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}

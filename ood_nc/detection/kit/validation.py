@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_channel_std",
     "check_choice",
+    "check_dimensions",
     "check_flag",
     "check_layers",
     "check_nonnegative_number",
@@ -55,6 +56,14 @@ def check_share(detector: BaseDetector, parameter: str, *, none_allowed: bool = 
     """The hyper-parameter is a number strictly between 0 and 1 (or None)."""
     wanted = "a number strictly between 0 and 1"
     _require(detector, parameter, lambda value: _is_number(value) and 0 < value < 1, wanted, none_allowed)
+
+
+def check_dimensions(detector: BaseDetector, least: int) -> None:
+    """At most one of ``dim``, a whole number of at least ``least``, and ``explained_variance``, a share, is given."""
+    check_whole(detector, "dim", least, none_allowed=True)
+    check_share(detector, "explained_variance", none_allowed=True)
+    if None not in (getattr(detector, "dim", None), getattr(detector, "explained_variance", None)):
+        raise UserError(f"Detector {detector.name!r}: give dim or explained_variance, not both.")
 
 
 def check_percent(detector: BaseDetector, parameter: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection.base import BaseDetector, DetectorInfo
+from ood_nc.detection.errors import NonFiniteError
 from ood_nc.errors import UserError
 
 AnyDetector = TypeVar("AnyDetector", bound=BaseDetector)
@@ -29,6 +32,25 @@ def require(condition: bool, cls: type[BaseDetector], what: str) -> None:
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-6) -> bool:
     """Whether two score vectors have one shape and agree, relatively or absolutely."""
     return first.shape == second.shape and bool(torch.allclose(first, second, rtol=tolerance, atol=tolerance))
+
+
+def finite_or_refused(
+    cls: type[BaseDetector], what: str, attempt: Callable[[], Tensor], *, may_overflow: bool = False
+) -> bool:
+    """Whether the attempt is refused, in one line; otherwise the scores that it gives must be finite.
+
+    ``may_overflow``: its numbers may be too large to compute with, so that :class:`NonFiniteError` is an answer.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            scores = attempt()
+        except UserError as error:
+            require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
+            require(may_overflow or not isinstance(error, NonFiniteError), cls, f"{what}: {error}")
+            return True
+    require(bool(torch.isfinite(scores).all()), cls, f"{what}: scores are not finite.")
+    return False
 
 
 def read_only(array: Any) -> Any:

@@ -27,6 +27,10 @@ def check_detector(cls: type[BaseDetector]) -> None:
 
     Raises:
         DetectorCheckError: a check fails; the message says which and what it saw.
+
+    Example:
+        >>> from ood_nc.detection import detector_class
+        >>> check_detector(detector_class("energy"))
     """
     for _, check in detector_checks(cls.kind):
         check(cls)

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from ood_nc.detection.errors import MissingInputError, NonFiniteError
 from ood_nc.detection.input_base import InputDetector
-from ood_nc.detection.testing.common import DetectorCheckError, close, read_only, require, saved_and_loaded
+from ood_nc.detection.testing.common import (
+    DetectorCheckError,
+    close,
+    finite_or_refused,
+    read_only,
+    require,
+    saved_and_loaded,
+)
 from ood_nc.detection.testing.image_problem import ImageProblem, make_image_problem
 from ood_nc.errors import NotFittedError, UserError
 from ood_nc.scores.metrics import auroc
@@ -214,20 +221,14 @@ def _check_non_finite(cls: type[InputDetector]) -> None:
 
 def _check_extremes(cls: type[InputDetector]) -> None:
     """A network with NaN in its head is refused in one line; at the top of float32, scores are finite or refused."""
-    for what, network_is_broken in (("a head with NaN", True), ("images at the top of float32", False)):
-        problem = make_image_problem()
-        problem.network.float()
-        rows = problem.queries.float()
-        if network_is_broken:
-            problem.network.head.weight.data[1, 2] = float("nan")
-        else:
-            rows = rows / rows.abs().max() * torch.finfo(torch.float32).max
-        try:
-            scores = fit_on(cls(), problem).score(rows)
-        except UserError as error:
-            require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
-        else:
-            require(bool(torch.isfinite(scores).all()), cls, f"{what}: scores are not finite.")
+    problem = make_image_problem()
+    problem.network.float()
+    huge = problem.queries.float() / problem.queries.abs().max().float() * torch.finfo(torch.float32).max
+    finite_or_refused(
+        cls, "images at the top of float32", lambda: fit_on(cls(), problem).score(huge), may_overflow=True
+    )
+    problem.network.head.weight.data[1, 2] = float("nan")
+    finite_or_refused(cls, "a head with NaN", lambda: fit_on(cls(), problem).score(problem.queries), may_overflow=True)
 
 
 def _check_degenerate_fits(cls: type[InputDetector]) -> None:
@@ -242,15 +243,12 @@ def _check_degenerate_fits(cls: type[InputDetector]) -> None:
         "an absent class": (images[labels != 1], labels[labels != 1]),
     }
     for name, (train, classes) in cases.items():
-        try:
+
+        def attempt(train: Tensor = train, classes: Tensor = classes) -> Tensor:
             detector = cls().fit(problem.network, [(train, classes)])
-            scores = [detector.score(rows) for rows in (problem.queries, torch.zeros_like(images[:2]))]
-        except NonFiniteError as error:
-            raise DetectorCheckError(f"Detector {cls.name!r}: fitted on {name}, {error}") from error
-        except UserError as error:
-            require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
-            continue
-        require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
+            return torch.cat([detector.score(rows) for rows in (problem.queries, torch.zeros_like(images[:2]))])
+
+        finite_or_refused(cls, name, attempt)
 
 
 def _check_devices(cls: type[InputDetector]) -> None:

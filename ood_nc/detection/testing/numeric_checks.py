@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.detection.feature_base import FeatureDetector
-from ood_nc.detection.testing.common import DetectorCheckError, close, require
-from ood_nc.detection.testing.problem import fit_on, problem_for, score_on
-from ood_nc.errors import UserError
+from ood_nc.detection.testing.common import DetectorCheckError, close, finite_or_refused, require
+from ood_nc.detection.testing.problem import Problem, fit_on, problem_for, score_on
 
 _ALONE = 1e-5
 
@@ -95,19 +93,13 @@ def _check_degenerate_fits(cls: type[FeatureDetector]) -> None:
         "more features than samples": (wide, wide.features, wide.labels),
     }
     for name, (problem, features, labels) in cases.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            try:
-                detector = cls().fit(features, labels, logits=problem.logits(features), head=problem.head)
-                scores = [
-                    score_on(detector, problem, rows) for rows in (problem.queries, torch.zeros(2, features.shape[1]))
-                ]
-            except NonFiniteError as error:
-                raise DetectorCheckError(f"Detector {cls.name!r}: fitted on {name}, {error}") from error
-            except UserError as error:
-                require("\n" not in str(error), cls, f"the error for {name} has more than one line.")
-                continue
-        require(bool(torch.isfinite(torch.cat(scores)).all()), cls, f"fitted on {name}, scores are not finite.")
+
+        def attempt(problem: Problem = problem, features: Tensor = features, labels: Tensor = labels) -> Tensor:
+            detector = cls().fit(features, labels, logits=problem.logits(features), head=problem.head)
+            queries = (problem.queries, torch.zeros(2, features.shape[1]))
+            return torch.cat([score_on(detector, problem, rows) for rows in queries])
+
+        finite_or_refused(cls, name, attempt)
 
 
 def _check_extremes(cls: type[FeatureDetector]) -> None:
@@ -120,26 +112,19 @@ def _check_extremes(cls: type[FeatureDetector]) -> None:
         "denormal numbers": lambda rows: rows * 1e-39,
     }
     for name, scaled in scales.items():
-        train, queries = scaled(usual.features), torch.cat([scaled(usual.queries), usual.queries])
-        for features, where in ((usual.features, f"queries with {name}"), (train, f"fitted on {name}")):
-            _finite_or_refused(cls, where, features, usual.labels, usual.head, queries)
-    broken = usual.head[0].clone()
-    broken[1, 2] = float("nan")
-    head = (broken, usual.head[1])
-    refused = _finite_or_refused(cls, "a head with NaN", usual.features, usual.labels, head, usual.queries)
+        queries = torch.cat([scaled(usual.queries), usual.queries])
+        for train, what in ((usual.features, f"queries with {name}"), (scaled(usual.features), f"fitted on {name}")):
+
+            def attempt(train: Tensor = train, queries: Tensor = queries) -> Tensor:
+                return cls().fit(train, usual.labels, head=usual.head).score(queries)
+
+            finite_or_refused(cls, what, attempt, may_overflow=True)
+    weight = usual.head[0].clone()
+    weight[1, 2] = float("nan")
+    refused = finite_or_refused(
+        cls,
+        "a head with NaN",
+        lambda: cls().fit(usual.features, usual.labels, head=(weight, usual.head[1])).score(usual.queries),
+        may_overflow=True,
+    )
     require(refused or not cls.requires & {"head", "logits"}, cls, "takes a head with NaN.")
-
-
-def _finite_or_refused(
-    cls: type[FeatureDetector], what: str, features: Tensor, labels: Tensor, head: tuple[Tensor, Tensor], rows: Tensor
-) -> bool:
-    """Whether the detector refuses, in one line; otherwise its scores must be finite."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            scores = cls().fit(features, labels, head=head).score(rows)
-        except UserError as error:
-            require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
-            return True
-    require(bool(torch.isfinite(scores).all()), cls, f"{what}: scores are not finite.")
-    return False
