@@ -115,11 +115,9 @@ def test_a_torchvision_set_is_read_without_its_transform(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(dataset.load(1)), own.data[1])
     assert dataset.class_names[:2] == ("airplane", "automobile")
     assert own.transform is NORMALIZE, "the user's own object is as it was"
-    assert (
-        dataset.fingerprint()
-        == open_dataset("torchvision/CIFAR10::train", root=tmp_path).subset(range(10)).fingerprint()
-        or dataset.targets.tolist() == own.targets
-    )
+    by_name = open_dataset("torchvision/CIFAR10::train", root=tmp_path)
+    (found,) = find_overlaps({"a": by_name, "b": dataset}, {"a": "fit", "b": "test"})
+    assert len(found.ids) == len(by_name) == 10
 
 
 def test_a_list_of_labels_that_says_otherwise_is_not_believed():
@@ -151,7 +149,7 @@ def test_the_model_sees_what_a_folder_would_show(folder):
         ([(PIXELS[0], "cat")], r"could not convert string .*items must be \(image, label\)"),
         ([(PIXELS[0], 1.5)], "labels of list must be whole numbers"),
         ([(PIXELS[0], -100)], "got -100 in entry 0 .*leave out"),
-        ([(PIXELS[0], 3_000_000_000)], "got 3000000000"),
+        ([(PIXELS[0], 3_000_000_000)], "got 3e.09 in entry 0"),
         ([], "list is empty"),
         (5, "int is no data set"),
         ([{"image": 1, "label": 2}], r"items must be \(image, label\)"),

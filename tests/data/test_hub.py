@@ -46,7 +46,7 @@ def test_torchvision_folder_of_samples(tmp_path):
 
 
 def test_labels_are_read_from_the_items_where_there_is_no_list():
-    assert hub._labels([("image", 2), ("image", 0)]).tolist() == [2, 0]
+    assert hub.labels_of([("image", 2), ("image", 0)], "x").tolist() == [2, 0]
 
 
 def test_torchvision_set_that_is_not_there_says_how_to_fetch_it(tmp_path):
