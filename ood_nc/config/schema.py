@@ -174,6 +174,12 @@ class DataConfig(Section):
     transfer: dict[SetName, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = flag({}, "transfer tasks by name")
     limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
     eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
+    max_inflated: int = Field(
+        default=2**28,
+        ge=1,
+        le=2**50,
+        description="bytes a compressed file may inflate to; 100 times its own always",
+    )
     pixels: PixelConfig = Field(default_factory=PixelConfig)
     skip_broken: bool = flag(False, "leave out training images that cannot be read, instead of stopping")
 

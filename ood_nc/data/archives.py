@@ -20,14 +20,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ood_nc.data.stores import TAIL, Store
+from ood_nc.data.stores import TAIL, Store, check_bytes
 from ood_nc.errors import UserError
 from ood_nc.progress import progress
 
 _TAR, _BLOCK = -1, 512
 _PAX_OVERRIDES = (b" path=", b" size=", b" linkpath=", b" hdrcharset=", b" GNU.sparse")
 _OPENERS: dict[str, Any] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open, "bz2": bz2.open}
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError, NotImplementedError)
+_BOMB_RATIO, _ABSURD = 100, 1 << 62
+_END_OF_ZIP = 22 + (1 << 16)
+MAX_INFLATED = 1 << 28
+"""Bytes that anything compressed may inflate to; more than that only up to a hundred times its own size."""
+MAX_MEMBERS = 20_000_000
 _SUFFIXES = (".tar", ".zip", ".tgz", ".txz", ".tar.gz", ".tar.xz", ".tar.bz2")
 
 
@@ -43,6 +47,11 @@ class Member:
     crc: int = 0
 
 
+def most_inflated(stored: int, max_inflated: int | None = None) -> int:
+    """The bytes that ``stored`` compressed bytes may inflate to: images do not shrink to a hundredth."""
+    return max(MAX_INFLATED if max_inflated is None else max_inflated, _BOMB_RATIO * stored)
+
+
 class Blob:
     """A file read at given positions, so that processes and threads never share a cursor.
 
@@ -50,15 +59,18 @@ class Blob:
     A worker that is spawned inherits the open file; a copy unpickled anywhere else decompresses again.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_inflated: int | None = None) -> None:
         self.path = path
+        self.max_inflated = max_inflated
         self._file: BinaryIO | None = None
 
     def fileno(self) -> int:
         """The descriptor, opened on first use."""
         if self._file is None:
             compressed = _opener(self.path) is not None
-            self._file = _decompressed(self.path) if compressed else self.path.open("rb", buffering=0)
+            self._file = (
+                _decompressed(self.path, self.max_inflated) if compressed else self.path.open("rb", buffering=0)
+            )
         return self._file.fileno()
 
     def read(self, offset: int, size: int) -> bytes:
@@ -68,10 +80,14 @@ class Blob:
     def __getstate__(self) -> dict[str, Any]:
         spawning = context.get_spawning_popen() is not None
         inherit = spawning and _opener(self.path) is not None
-        return {"path": self.path, "handle": reduction.DupFd(self.fileno()) if inherit else None}
+        return {
+            "path": self.path,
+            "max_inflated": self.max_inflated,
+            "handle": reduction.DupFd(self.fileno()) if inherit else None,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
+        self.path, self.max_inflated = state["path"], state["max_inflated"]
         handle = state["handle"]
         self._file = None if handle is None else os.fdopen(handle.detach(), "rb", buffering=0)
 
@@ -79,9 +95,9 @@ class Blob:
 class Archive:
     """The index of an archive: its files, its folders, and where each file lies."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, max_inflated: int | None = None) -> None:
         self.path = path
-        self.blob = Blob(path)
+        self.blob = Blob(path, max_inflated)
         members, self.folders = _index(self.blob)
         self.members = {member.name: member for member in members}
 
@@ -109,19 +125,23 @@ class ArchiveStore(Store):
     def read(self, index: int) -> bytes:
         """The member's content, checked against its size and checksum."""
         offset, stored, size, method, crc = self.table[index].tolist()
+        check_bytes(size)
         if method == _TAR:
             content = self.blob.read(offset, size)
         else:
+            if size > most_inflated(stored, self.blob.max_inflated):
+                raise OSError(f"it would inflate from {stored} to {size} bytes (data.max_inflated)")
             header = self.blob.read(offset, 30)
             begin = offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             try:
-                content = _inflate(self.blob.read(begin, stored), method)
+                content = _inflate(self.blob.read(begin, stored), method, size)
             except (zlib.error, ValueError, EOFError) as error:
                 raise OSError(f"its data in the archive is damaged: {error}") from error
-            if zlib.crc32(content) != crc:
-                raise OSError("its checksum in the archive does not match")
         if len(content) != size:
-            raise OSError(f"the archive holds {len(content)} of its {size} bytes")
+            what = f"holds {len(content)} of its" if len(content) < size else "holds more than its"
+            raise OSError(f"the archive {what} {size} bytes")
+        if method != _TAR and zlib.crc32(content) != crc:
+            raise OSError("its checksum in the archive does not match")
         return content
 
     def tail(self, index: int) -> tuple[int, bytes]:
@@ -138,24 +158,30 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(_SUFFIXES)
 
 
-_opened: weakref.WeakValueDictionary[tuple[str, int, int], Archive] = weakref.WeakValueDictionary()
+_opened: weakref.WeakValueDictionary[tuple[str, int, int, int | None], Archive] = weakref.WeakValueDictionary()
 
 
-def open_archive(path: Path) -> Archive:
+def open_archive(path: Path, max_inflated: int | None = None) -> Archive:
     """Index an archive; while a data set still uses it, opening it again costs nothing.
 
+    Args:
+        path: of the archive.
+        max_inflated: bytes that it, or a member of it, may inflate to; `MAX_INFLATED` when not given. What is no more
+            than a hundred times its compressed size always may.
+
     Raises:
-        UserError: it is damaged, encrypted, or the disk has no room for the decompressed copy.
+        UserError: it is damaged, encrypted, inflates to more than is allowed, or the disk has no room for the
+            decompressed copy.
     """
     status = path.stat()
-    key = (str(path.resolve()), status.st_mtime_ns, status.st_size)
+    key = (str(path.resolve()), status.st_mtime_ns, status.st_size, max_inflated)
     archive = _opened.get(key)
     if archive is None:
         try:
-            archive = Archive(path)
-        except UserError:
+            archive = Archive(path, max_inflated)
+        except (UserError, MemoryError):
             raise
-        except _DAMAGE as error:
+        except Exception as error:  # damaged bytes make the readers raise nearly anything
             raise UserError(f"{path} cannot be read as an archive ({error}): fetch or pack it again.") from error
         _opened[key] = archive
     return archive
@@ -165,13 +191,21 @@ def _opener(path: Path) -> Any:
     return _OPENERS.get(path.name.lower().rsplit(".", 1)[-1])
 
 
-def _decompressed(path: Path) -> BinaryIO:
+def _decompressed(path: Path, max_inflated: int | None) -> BinaryIO:
     """Decompress to a temporary file without a name."""
+    stored = path.stat().st_size
+    most, written = most_inflated(stored, max_inflated), 0
     target = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it lives as long as the data set)
-    bar = progress(f"decompressing {path.name}", path.stat().st_size, "bytes")
+    bar = progress(f"decompressing {path.name}", stored, "bytes")
     with path.open("rb") as raw, _opener(path)(raw) as source, bar as advance:
         done = 0
         while block := source.read(1 << 20):
+            written += len(block)
+            if written > most:
+                target.close()
+                raise UserError(
+                    f"{path}: {stored} bytes inflate to over {most}: raise data.max_inflated, if you trust it."
+                )
             try:
                 target.write(block)
             except OSError as error:
@@ -187,11 +221,15 @@ def _index(blob: Blob) -> tuple[list[Member], tuple[str, ...]]:
         members, folders = _index_zip(blob.path)
     else:
         members, folders = _index_tar(blob)
+    end = os.fstat(blob.fileno()).st_size
+    if any(not 0 <= member.offset <= end - member.stored <= end for member in members):
+        raise tarfile.ReadError("a member lies beyond its end")
     return [member for member in members if member.name], tuple(folders)
 
 
 def _index_zip(path: Path) -> tuple[list[Member], list[str]]:
     members, folders = [], []
+    _count_members(path)
     with zipfile.ZipFile(path) as file:
         for info in file.infolist():
             if info.is_dir():
@@ -199,9 +237,23 @@ def _index_zip(path: Path) -> tuple[list[Member], list[str]]:
             elif info.flag_bits & 1:
                 raise UserError(f"{path} is encrypted ({info.filename}): pack it again without a password.")
             else:
-                position = (info.header_offset, info.compress_size, info.file_size, info.compress_type, info.CRC)
+                size = min(info.file_size, _ABSURD)
+                position = (info.header_offset, info.compress_size, size, info.compress_type, info.CRC)
                 members.append(Member(_clean(info.filename), *position))
     return members, folders
+
+
+def _count_members(path: Path) -> None:
+    """Refuse a zip of absurdly many members by what its end says, before its index takes memory."""
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _END_OF_ZIP), os.SEEK_END)
+        end = file.read()
+    place = end.rfind(b"PK\x05\x06")
+    count = int.from_bytes(end[place + 10 : place + 12], "little") if place >= 0 else 0
+    if count == 0xFFFF and (place := end.rfind(b"PK\x06\x06")) >= 0:
+        count = int.from_bytes(end[place + 32 : place + 40], "little")
+    if count > MAX_MEMBERS:
+        raise UserError(f"{path} says that it has {count} members, over {MAX_MEMBERS}: unpack it, or pack it in parts.")
 
 
 def _index_tar(blob: Blob) -> tuple[list[Member], list[str]]:
@@ -280,11 +332,12 @@ def _clean(name: str) -> str:
     return "" if name == "." else name
 
 
-def _inflate(data: bytes, method: int) -> bytes:
+def _inflate(data: bytes, method: int, size: int) -> bytes:
+    """Inflate at most one byte more than the declared ``size``, whatever the data would give."""
     if method == zipfile.ZIP_STORED:
         return data
     if method == zipfile.ZIP_DEFLATED:
-        return zlib.decompress(data, -zlib.MAX_WBITS)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     if method == zipfile.ZIP_BZIP2:
-        return bz2.decompress(data)
+        return bz2.BZ2Decompressor().decompress(data, size + 1)
     raise OSError(f"zip compression method {method} is not supported")

@@ -61,14 +61,19 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
     """
     notes: list[str] = []
-    train = open_dataset(config.train, root=config.root, limit=config.limit).with_pixels(config.pixels)
+
+    def opened(source: str, limit: int | None = None) -> ImageDataset:
+        dataset = open_dataset(source, root=config.root, limit=limit, max_inflated=config.max_inflated)
+        return dataset.with_pixels(config.pixels)
+
+    train = opened(config.train, config.limit)
     _require_labels(train, config.train, "data.train")
     names = train.class_names or tuple(str(index) for index in range(train.num_classes))
     train = align_classes(train, names)
     train = _checked(train, workers, check_images, config.skip_broken, notes)
 
     def evaluated(source: str) -> ImageDataset:
-        dataset = open_dataset(source, root=config.root).with_pixels(config.pixels)
+        dataset = opened(source)
         return dataset if config.eval_limit is None else limit_total(dataset, config.eval_limit)
 
     def evaluated_id(source: str, key: str) -> ImageDataset:

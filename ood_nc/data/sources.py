@@ -19,7 +19,7 @@ _FORMS = {
     "FOLDER": f"{EXPECTED}; a flat folder has no labels and may be nested",
     "FOLDER::train": "the class folders of one split, FOLDER/train/CLASS/IMAGE.jpg",
     "ARCHIVE[::FOLDER]": ".tar, .tar.gz, .tar.xz, .tar.bz2 or .zip with the same layouts, read in place",
-    "FILE.npz[::train]": "x_train, y_train, x_test, y_test, or x, y, or images, labels; uint8; .npy: images only",
+    "FILE.npz[::train]": "x_train, y_train, x_test, y_test, or x, y, or images, labels; .npy: images only",
     "LIST.txt[::FOLDER]": "lines `path label`, paths relative to FOLDER (to the list's own folder when not given)",
     "torchvision/NAME::train": "a data set of torchvision, already fetched into the data root",
     "hfds/NAME::SPLIT": "a Hugging Face data set, by timm (needs datasets)",
@@ -31,7 +31,12 @@ _HELD_OUT, _HELD_OUT_SEED = 0.2, 0
 
 
 def open_dataset(
-    source: str, *, root: str | Path | None = None, limit: int | None = None, seed: int = 0
+    source: str,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    max_inflated: int | None = None,
 ) -> ImageDataset:
     """Open a data set; nothing is copied, extracted or downloaded.
 
@@ -40,13 +45,14 @@ def open_dataset(
         root: folder that relative sources are looked up in; the working folder when not given.
         limit: at most so many images of a class.
         seed: chooses them.
+        max_inflated: bytes that a compressed file may inflate to (`ood_nc.data.archives.open_archive`).
 
     Raises:
         NoImagesError: it is there but holds no images.
         UserError: it is not there or is damaged; one line with the path and what is expected.
     """
     place, inner, share = _parse(source)
-    dataset = _open(place, inner, None if root is None else Path(root).expanduser())
+    dataset = _open(place, inner, None if root is None else Path(root).expanduser(), max_inflated)
     if share:
         parts = stratified_split(dataset.targets, _HELD_OUT, _HELD_OUT_SEED)
         dataset = dataset.subset(parts[share == "@test"], name=f"{dataset.name}::{share}")
@@ -80,7 +86,7 @@ def _parse(source: str) -> tuple[str, str, str]:
     return place, parts[0] if parts else "", share
 
 
-def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
+def _open(place: str, inner: str, root: Path | None, max_inflated: int | None) -> ImageDataset:
     kind, _, rest = place.partition("/")
     if kind in SOURCES:
         return SOURCES[kind](rest, inner, root)
@@ -91,9 +97,9 @@ def _open(place: str, inner: str, root: Path | None) -> ImageDataset:
     if not path.is_file():
         raise UserError(_not_there(path))
     if is_archive(path):
-        return _open_archive(path, inner, name)
+        return _open_archive(path, inner, name, max_inflated)
     if path.suffix.lower() in (".npz", ".npy"):
-        return open_numpy(path, inner, name)
+        return open_numpy(path, inner, name, max_inflated)
     if path.suffix.lower() in LIST_SUFFIXES:
         images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
         return open_imglist(path, images, name)
@@ -105,8 +111,8 @@ def _open_folder(path: Path, inner: str, name: str) -> ImageDataset:
     return _of_layout(FileStore(path, layout.names), name, layout)
 
 
-def _open_archive(path: Path, inner: str, name: str) -> ImageDataset:
-    archive = open_archive(path)
+def _open_archive(path: Path, inner: str, name: str, max_inflated: int | None) -> ImageDataset:
+    archive = open_archive(path, max_inflated)
     layout = read_layout(archive.members, archive.folders, f"{path}::{inner}" if inner else str(path), inner)
     return _of_layout(archive.store(layout.names), name, layout)
 

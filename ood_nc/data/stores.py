@@ -17,6 +17,13 @@ from ood_nc.config import PixelConfig
 from ood_nc.data.pixels import DEFAULT, PixelError, Pixels, eight_bits, is_wide, recognise, to_channels, within_limit
 
 TAIL = 4096
+_MOST_BYTES = 1 << 31
+
+
+def check_bytes(size: int) -> None:
+    """Refuse to read a file that is larger than any image, before memory is taken for it."""
+    if size > _MOST_BYTES:
+        raise OSError(f"{size} bytes are more than any image has")
 
 
 class Store(ABC):
@@ -79,6 +86,7 @@ class FileStore(Store):
     def read(self, index: int) -> bytes:
         """The bytes of the file."""
         with open(self.path(index), "rb", buffering=0) as file:
+            check_bytes(os.fstat(file.fileno()).st_size)
             return file.read()
 
     def size(self, index: int) -> tuple[int, int]:

@@ -4,6 +4,8 @@ import errno
 import io
 import pickle
 import tarfile
+import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -222,6 +224,99 @@ def test_workers_read_the_same_images(start, kind, animals, tmp_path):
     assert indices.tolist() == list(range(len(dataset)))
     assert targets.tolist() == dataset.targets.tolist()
     assert torch.equal(images, expected)
+
+
+class TestBombs:
+    """Nothing takes more memory or disk than it says, nor more than is allowed."""
+
+    @staticmethod
+    def limit(monkeypatch):
+        monkeypatch.setattr(archives, "MAX_INFLATED", 100_000)
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+    def test_a_member_that_inflates_beyond_the_limit(self, method, tmp_path, monkeypatch):
+        self.limit(monkeypatch)
+        content = bytes(2_000_000)
+        path = pack(tmp_path / "a.zip", {"a/1.bmp": content, "b/1.png": encoded(1)}, compression=method)
+        ((name, why),) = scan(open_dataset(str(path))).broken
+        assert name == "a/1.bmp" and "2000000 bytes (data.max_inflated)" in why
+        assert len(open_dataset(str(path)).fingerprint()) == 32
+        assert open_dataset(str(path), max_inflated=2_000_000).content(0) == content
+
+    @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+    def test_a_member_that_says_less_than_it_holds(self, method, tmp_path):
+        path = pack(tmp_path / "a.zip", {"a/1.bmp": bytes(50_000_000), "b/1.png": encoded(1)}, compression=method)
+        content = bytearray(path.read_bytes())
+        place = content.rindex(b"PK\x01\x02", 0, content.rindex(b"PK\x01\x02"))
+        content[place + 24 : place + 28] = (1000).to_bytes(4, "little")
+        path.write_bytes(content)
+        dataset = open_dataset(str(path))
+        tracemalloc.start()
+        assert scan(dataset).broken == [("a/1.bmp", "the archive holds more than its 1000 bytes")]
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize("kind", ["a.tar.gz", "a.tar.xz", "a.tar.bz2"])
+    def test_a_tar_that_inflates_beyond_the_limit(self, kind, tmp_path, monkeypatch):
+        self.limit(monkeypatch)
+        path = pack(tmp_path / kind, {"a/1.bmp": bytes(2_000_000)})
+        with pytest.raises(UserError, match=r"bytes inflate to over [0-9]+: raise data.max_inflated, if you trust it"):
+            open_dataset(str(path))
+        assert len(open_dataset(str(path), max_inflated=3_000_000)) == 1
+
+    @pytest.mark.parametrize("claimed", [10**15, 2**63, 2**64 - 1])
+    def test_absurd_sizes(self, claimed, tmp_path):
+        path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1), "b/1.png": encoded(2)})
+        content = path.read_bytes()
+        with zipfile.ZipFile(path) as file:
+            first = file.infolist()[0]
+            first.file_size = claimed
+            for sizes in ((claimed, first.compress_size), (first.compress_size, claimed)):
+                first.file_size, first.compress_size = sizes
+                file._didModify, file.mode, file.fp = True, "a", io.BytesIO(content[: file.start_dir])
+                file.fp.seek(file.start_dir)
+                file._write_end_record()
+                path.write_bytes(file.fp.getvalue())
+                try:
+                    broken = scan(open_dataset(str(path))).broken
+                    assert [name for name, _ in broken] == ["a/1.png"]
+                except UserError as error:
+                    assert "beyond its end" in str(error)
+            file.fp = None
+
+    def test_a_tar_of_absurd_sizes(self, tmp_path):
+        for size in (10**12, 2**62, -5):
+            info = tarfile.TarInfo("a/1.png")
+            info.size = abs(size)
+            header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+            if size < 0:
+                header[124:136] = b"\xff" * 11 + b"\xfb"
+                header[148:156] = b" " * 8
+                header[148:156] = f"{sum(header):06o}\0 ".encode()
+            (tmp_path / "a.tar").write_bytes(bytes(header) + encoded(1).ljust(1024, b"\0") + bytes(1024))
+            with pytest.raises(UserError, match=r"cannot be read as an archive|No images"):
+                open_dataset(str(tmp_path / "a.tar"))
+
+    def test_members_are_counted_first(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+        path = pack(tmp_path / "a.zip", {f"a/{index}.png": b"x" for index in range(5)})
+        monkeypatch.setattr(archives.zipfile, "ZipFile", None)
+        with pytest.raises(UserError, match="says that it has 5 members, over 3"):
+            open_dataset(str(path))
+
+    def test_an_archive_inside_is_passed_over(self, tmp_path):
+        pack(tmp_path / "inner.zip", {"x/1.png": encoded(1)})
+        path = pack(tmp_path / "a.zip", {"a/1.png": encoded(1), "a/in.zip": (tmp_path / "inner.zip").read_bytes()})
+        assert open_dataset(str(path)).passed_over == ("a/in.zip",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_a_hundred_thousand_members_take_seconds(kind, tmp_path):
+    path = pack(tmp_path / kind, {f"{index % 10}/{index}.png": b"x" for index in range(100_000)})
+    start = time.perf_counter()
+    assert len(open_dataset(str(path))) == 100_000
+    assert time.perf_counter() - start < 20
 
 
 def test_real_archives(shared_data):

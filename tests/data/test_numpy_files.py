@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
-from ood_nc.data import open_dataset
+from ood_nc.data import eval_transform, open_dataset
 from ood_nc.errors import UserError
 
 GREY = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
@@ -50,11 +53,15 @@ def test_images_alone_are_unlabelled(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": GREY.astype(np.float32)}, "must be uint8"),
+        ({"x": GREY.astype(complex)}, "must be real numbers, got complex128"),
         ({"x": GREY[0]}, "must have shape"),
-        ({"x": COLOUR[..., :2]}, "must have shape"),
+        ({"x": np.zeros((10**9, 0, 0), np.uint8)}, "must have shape"),
         ({"x": GREY, "y": LABELS[:3]}, "as many of each"),
-        ({"x": GREY, "y": LABELS.astype(float)}, "whole numbers"),
+        ({"x": GREY, "y": LABELS + 0.5}, "whole numbers"),
+        ({"x": GREY, "y": np.array([0, 1, 2, 1, 255])}, "got 255 in entry 4 .*leave out"),
+        ({"x": GREY, "y": np.array([0, 1, 2, 1, -100])}, "got -100 in entry 4 .*leave out"),
+        ({"x": GREY, "y": np.array([0, 1, 2, 1, 3_000_000_000])}, "got 3000000000 in entry 4"),
+        ({"x": GREY, "y": np.array([0, 1, 2, 1, np.inf])}, "got inf in entry 4"),
         ({"weights": GREY}, r"holds weights; expected x_train"),
         ({"x": np.array([{}, {}], dtype=object)}, "cannot be read as a NumPy file"),
     ],
@@ -64,6 +71,49 @@ def test_mistakes_are_one_line(arrays, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         open_dataset(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        (GREY.astype(np.uint16) * 257, GREY),
+        (GREY / np.float32(255), GREY),
+        (GREY > 99, np.where(GREY > 99, 255, 0)),
+    ],
+)
+def test_values_follow_the_pixel_rules(images, expected, tmp_path):
+    dataset = open_dataset(str(save(tmp_path / "a.npz", x=images, y=LABELS)))
+    assert np.array_equal(np.asarray(dataset.load(2))[..., 0], expected[2])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_many_channels_are_for_models_that_take_them(first, tmp_path):
+    images = np.random.default_rng(2).integers(0, 256, (3, 9, 8, 5), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", np.moveaxis(images, -1, 1) if first else images)
+    dataset = open_dataset(str(tmp_path / "a.npy"))
+    with pytest.raises(UserError, match=r"it has the shape \(9, 8, 5\)"):
+        dataset.load(0)
+    transform = eval_transform({"input_size": (5, 9, 8), "mean": (0.0,), "std": (1.0,), "crop_pct": 1.0})
+    seen = dataset.with_transform(transform)[1][0] * 255
+    assert np.array_equal(np.rint(seen.numpy()), np.moveaxis(images[1], -1, 0))
+
+
+def test_bombs_are_one_line_before_memory_is_taken(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10**3, 10**3)}
+    )
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as file:
+        file.writestr("x.npy", header.getvalue())
+    with pytest.raises(UserError, match="claims the shape"):
+        open_dataset(str(tmp_path / "claims.npz"))
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((300, 100, 100), np.uint8))
+    with pytest.raises(UserError, match=r"x would inflate from \d+ to 3000\d+ bytes: raise data.max_inflated"):
+        open_dataset(str(tmp_path / "zeros.npz"), max_inflated=2_000_000)
+    assert len(open_dataset(str(tmp_path / "zeros.npz"))) == 300
+    (tmp_path / "claims.npy").write_bytes(header.getvalue())
+    with pytest.raises(UserError, match="cannot be read as a NumPy file"):
+        open_dataset(str(tmp_path / "claims.npy"))
 
 
 def test_damaged_files(tmp_path):
