@@ -10,8 +10,8 @@ from ood_nc.data import (
     ImageDataset,
     NoImagesError,
     align_classes,
+    as_dataset,
     eval_transform,
-    open_dataset,
     stratified_split,
 )
 from ood_nc.errors import UserError, nearest
@@ -19,8 +19,10 @@ from ood_nc.evaluation.fitting import VALIDATION_OOD, number_classes
 from ood_nc.evaluation.open_model import open_model
 from ood_nc.evaluation.shared_images import note_shared_images
 
-Source: TypeAlias = "ImageDataset | str"
-TransferSource: TypeAlias = "Source | tuple[Source, Source]"
+Source: TypeAlias = Any
+"""What `ood_nc.data.as_dataset` opens: a name, a data set, a torch ``Dataset`` or ``DataLoader`` of (image, label)."""
+TransferSource: TypeAlias = Any
+"""A source, of which a fifth is the test part, or the pair (train, test)."""
 
 HELD_OUT_TRANSFER = 0.2
 HELD_OUT_ID = 0.5
@@ -156,7 +158,7 @@ def prepare(
     train, others, head_fits, note = number_classes(model, train, [test] if val is None else [test, val])
     test, val = others[0], None if val is None else others[1]
     notes += [note] if note else []
-    sets = {name: _open_or_none(source) for name, source in ood.items()}
+    sets = {name: _open_or_none(source, name) for name, source in ood.items()}
     validation_ood = None
     if choose_on is not None:
         validation_ood = _named(sets, choose_on, notes)
@@ -202,29 +204,29 @@ def _named(sets: dict[str, ImageDataset | None], name: str, notes: list[str]) ->
 
 
 def _open(source: Source) -> ImageDataset:
-    dataset = open_dataset(source) if isinstance(source, str) else source
+    dataset = as_dataset(source)
     if len(dataset) == 0:
         raise UserError(f"The ID set {dataset.name} has no images.")
     return dataset
 
 
-def _open_or_none(source: Source) -> ImageDataset | None:
+def _open_or_none(source: Source, name: str | None = None) -> ImageDataset | None:
     """The set, or None for one that is there but holds no images."""
     try:
-        dataset = open_dataset(source) if isinstance(source, str) else source
+        dataset = as_dataset(source, name)
     except NoImagesError:
         return None
     return dataset if len(dataset) else None
 
 
 def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDataset] | None:
-    if isinstance(source, (str, ImageDataset)):
-        whole = _open_or_none(source)
+    if not isinstance(source, tuple):
+        whole = _open_or_none(source, name)
         if whole is None:
             return None
         kept, held_out = stratified_split(whole.targets, HELD_OUT_TRANSFER, 0)
         return whole.subset(kept, name=f"{whole.name} (train)"), whole.subset(held_out, name=f"{whole.name} (test)")
-    train, test = (_open_or_none(part) for part in source)
+    train, test = (_open_or_none(part, name) for part in source)
     if train is None or test is None:
         return None
     if train.class_names is not None and test.class_names is not None:

@@ -4,7 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.datasets import ImageFolder
 
 from ood_nc.errors import UserError
 from ood_nc.evaluation import evaluate
@@ -75,3 +79,33 @@ def test_mistakes_are_refused_in_one_line_before_any_forward_pass(
     with pytest.raises(UserError, match=message) as caught:
         evaluate(model, **{**arguments(), **change})
     assert "\n" not in str(caught.value)
+
+
+def torch_sets(tmp_path: Path) -> dict[str, Any]:
+    """The sets of `arguments` as other libraries hold them: files of an ImageFolder, tensors, a loader of a subset."""
+    given = arguments()
+    for index, target in enumerate(given["id"].targets):
+        folder = tmp_path / "id" / str(target)
+        folder.mkdir(parents=True, exist_ok=True)
+        given["id"].load(index).save(folder / f"{index:03d}.png")
+    train, textures = given["id_train"], given["ood"]["textures"]
+    pixels = torch.stack([torch.from_numpy(np.array(train.load(i))).permute(2, 0, 1) for i in range(len(train))])
+    loader = DataLoader([(textures.load(i), 0) for i in range(len(textures))], batch_size=7, collate_fn=list)
+    return {
+        "id": ImageFolder(str(tmp_path / "id"), transform=lambda image: 1 / 0),
+        "id_train": TensorDataset(pixels, torch.from_numpy(train.targets)),
+        "ood": {"textures": loader},
+    }
+
+
+def test_torch_data_sets_give_the_numbers_of_ours(tiny: Callable[..., ControlledModel], tmp_path: Path) -> None:
+    few = {"detectors": ["knn", "energy"], "probes": [], "bootstrap": 0, "transfer": {}, "groups": {}}
+    given = {**arguments(), **few}
+    given["ood"] = {"textures": given["ood"]["textures"]}
+    ours, theirs = evaluate(tiny(), **given), evaluate(tiny(), **{**given, **torch_sets(tmp_path)})
+    where = {"kind": "detection", "dataset": "textures", "metric": "auroc"}
+    wanted = [(row["tap"], row["method"], row["value"]) for row in ours.select(**where)]
+    found = [(row["tap"], row["method"], row["value"]) for row in theirs.select(**where)]
+    assert [row[:2] for row in found] == [row[:2] for row in wanted] and len(found) == 6
+    np.testing.assert_allclose([row[2] for row in found], [row[2] for row in wanted], atol=1e-6)
+    assert theirs.identity["datasets"]["textures"]["n"] == len(given["ood"]["textures"])
