@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.data.adapters import as_dataset
-from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
+from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes, aligned_pair
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
@@ -11,7 +11,7 @@ from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import RunData, load_data
 from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
-from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
+from ood_nc.data.splits import limit_per_class, limit_total, stratified_split, train_and_test
 from ood_nc.data.stream import ImageStream, StreamBatch
 from ood_nc.data.suites import list_suites, load_suite
 from ood_nc.data.testing import check_source
@@ -30,6 +30,7 @@ __all__ = [
     "ScanReport",
     "StreamBatch",
     "align_classes",
+    "aligned_pair",
     "as_dataset",
     "check_source",
     "duplicates_between",
@@ -47,5 +48,6 @@ __all__ = [
     "shared_class_names",
     "size_cue",
     "stratified_split",
+    "train_and_test",
     "train_transform",
 ]

@@ -191,6 +191,13 @@ def _class_indices(targets: Any, name: str) -> np.ndarray:
     return np.where(none, -1, as_labels(np.where(none, 0, labels), name=f"labels of {name}").cpu().numpy())
 
 
+def aligned_pair(train: ImageDataset, test: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    """A train and a test part, the classes of the second numbered as the first does where both name them."""
+    if train.class_names is not None and test.class_names is not None:
+        test = align_classes(test, train.class_names)
+    return train, test
+
+
 def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDataset:
     """Number the classes of ``dataset`` as ``class_names`` does, by name.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ood_nc.config import DataConfig, OodSet, TransferSet
-from ood_nc.data.dataset import ImageDataset, align_classes
+from ood_nc.data.dataset import ImageDataset, align_classes, aligned_pair
 from ood_nc.data.layout import EXPECTED, NoImagesError
 from ood_nc.data.overlap import Role, find_overlaps
 from ood_nc.data.scan import scan, shared_class_names
@@ -127,10 +127,7 @@ def _transfer(
     pair = evaluated(train), evaluated(test)
     for dataset, source in zip(pair, (train, test), strict=True):
         _require_labels(dataset, source, "data.transfer")
-    first, second = pair
-    if first.class_names is not None and second.class_names is not None:
-        second = align_classes(second, first.class_names)
-    return first, second
+    return aligned_pair(*pair)
 
 
 def _require_labels(dataset: ImageDataset, source: str, key: str) -> None:

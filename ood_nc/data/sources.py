@@ -11,7 +11,7 @@ from ood_nc.data.imglists import LIST_SUFFIXES, open_imglist
 from ood_nc.data.layout import EXPECTED, Layout, read_folder, read_layout
 from ood_nc.data.numpy_files import open_numpy
 from ood_nc.data.registry import SOURCES
-from ood_nc.data.splits import limit_per_class, stratified_split
+from ood_nc.data.splits import limit_per_class, train_and_test
 from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
 
@@ -27,7 +27,6 @@ _FORMS = {
     "tfds/NAME::SPLIT": "a TensorFlow data set, by timm (needs tensorflow-datasets)",
     "SOURCE::@train, SOURCE::@test": "four fifths and one fifth (stratified, seed 0) of a set that has no split",
 }
-_HELD_OUT, _HELD_OUT_SEED = 0.2, 0
 
 
 def open_dataset(
@@ -54,8 +53,7 @@ def open_dataset(
     place, inner, share = _parse(source)
     dataset = _open(place, inner, None if root is None else Path(root).expanduser(), max_inflated)
     if share:
-        parts = stratified_split(dataset.targets, _HELD_OUT, _HELD_OUT_SEED)
-        dataset = dataset.subset(parts[share == "@test"], name=f"{dataset.name}::{share}")
+        dataset = train_and_test(dataset)[share == "@test"]
     return dataset if limit is None else limit_per_class(dataset, limit, seed)
 
 

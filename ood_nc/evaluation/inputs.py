@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 from ood_nc.data import (
     ImageDataset,
     NoImagesError,
-    align_classes,
+    aligned_pair,
     as_dataset,
     eval_transform,
     stratified_split,
+    train_and_test,
 )
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import VALIDATION_OOD, number_classes
@@ -24,7 +25,6 @@ Source: TypeAlias = Any
 TransferSource: TypeAlias = Any
 """A source, of which a fifth is the test part, or the pair (train, test)."""
 
-HELD_OUT_TRANSFER = 0.2
 HELD_OUT_ID = 0.5
 HELD_OUT_TRAIN = 0.1
 _LISTED = 100
@@ -224,14 +224,9 @@ def _transfer(name: str, source: TransferSource) -> tuple[ImageDataset, ImageDat
         whole = _open_or_none(source, name)
         if whole is None:
             return None
-        kept, held_out = stratified_split(whole.targets, HELD_OUT_TRANSFER, 0)
-        return whole.subset(kept, name=f"{whole.name} (train)"), whole.subset(held_out, name=f"{whole.name} (test)")
+        return train_and_test(whole)
     train, test = (_open_or_none(part, name) for part in source)
-    if train is None or test is None:
-        return None
-    if train.class_names is not None and test.class_names is not None:
-        test = align_classes(test, train.class_names)
-    return train, test
+    return None if train is None or test is None else aligned_pair(train, test)
 
 
 def _describe(inputs: Inputs) -> None:

@@ -37,7 +37,7 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         (["train", "--model", "resnet81", "--print-config", "--epochs", "x"], "train.epochs"),
         (["evaluate"], "needs a run directory, or --model"),
         (["evaluate", "nowhere"], "nowhere"),
-        (["evaluate", "nowhere", "--model", "resnet18"], "one of the two"),
+        (["evaluate", "nowhere", "--model", "resnet18"], "give one of them"),
         (["evaluate", "--model", "resnet18"], "--id FOLDER"),
         (["report"], "RUN"),
         (["report", "nowhere"], "nowhere"),

@@ -151,14 +151,3 @@ def test_features_and_a_model_or_its_detectors_do_not_go_together(model: Control
         evaluate(features=small(), detectors=["odin"])
     with pytest.raises(UserError, match="needs a model and id"):
         evaluate(model)
-
-
-def test_the_command_needs_no_model(arrays: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    from ood_nc.cli import main
-
-    path = write(tmp_path, "npz", arrays)
-    words = ["evaluate", "--features", str(path), "--output", str(tmp_path / "runs"), "--device", "cpu", "--quiet"]
-    assert main([*words, "--detectors", "knn", "--probes", "linear", "--bootstrap", "0"]) == 0
-    found = Results.load(tmp_path / "runs" / "evaluate-all")
-    assert found.select(method="knn", metric="auroc", dataset="digits", tap="encoder")[0]["group"] == "near"
-    assert main([*words, "--model", "resnet18"]) == 2

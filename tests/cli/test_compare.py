@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ood_nc.cli import main
+from ood_nc.evaluation import Results
+from ood_nc.evaluation.scores_table import scores_table
+from tests.helpers.rows import accuracy_row, collapse_row, detection_row
+
+
+def save(directory: Path, gap: float) -> str:
+    generator = np.random.default_rng(0)
+    sets = [("id", "id_test", 60, gap), ("far", "svhn", 40, 0.0)]
+    table = scores_table(
+        [
+            (group, name, tuple(map(str, range(n))), {"score/encoder/knn": generator.normal(size=n) + shift})
+            for group, name, n, shift in sets
+        ]
+    )
+    identity = {"run": directory.name, "seed": 0, "taps": [{"name": "encoder", "depth": 0}], "head_tap": "encoder"}
+    rows = [collapse_row("encoder", 1.0), detection_row("encoder", "svhn", 0.5), accuracy_row("encoder", 0.9)]
+    Results(rows, identity | {"detectors": ["knn"], "probes": []}, scores=table).save(directory)
+    return str(directory)
+
+
+def test_two_runs_are_compared_on_the_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [save(tmp_path / "a", 0.5), save(tmp_path / "b", 3.0)]
+    assert main(["compare", *runs]) == 0
+    said = capsys.readouterr().out
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    assert comparison["verdict"] in said and "(better) by knn" in said
+    assert (tmp_path / "comparison.html").exists()
+
+
+def test_one_run_or_none_evaluated_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", save(tmp_path / "a", 1.0)]) == 2
+    assert "two run directories" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
+    assert "No results.json" in capsys.readouterr().err
