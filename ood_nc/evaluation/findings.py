@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from ood_nc.evaluation.detection import Measured, Resamples, Scores
@@ -15,6 +17,7 @@ from ood_nc.evaluation.inputs import Inputs
 from ood_nc.evaluation.results import MakeRow, Row, make_row
 from ood_nc.evaluation.scores_table import Columns, score_column
 from ood_nc.features import FeatureBank
+from ood_nc.scores import tie_note
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,27 @@ class Plan:
 @dataclass
 class Found:
     """What the taps gave so far: rows, histograms, columns of scores and of right answers by set key, and the scores
-    by tap, detector and set key."""
+    by tap, detector and set key, and what is to be known beside the numbers of a tap or detector."""
 
     rows: list[Row] = field(default_factory=list)
     histograms: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
     scores: dict[str, dict[str, dict[str, Scores]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, tap: str, name: str, one: Measured) -> None:
         """Take in what a detector gave at a tap."""
         self.rows += one.rows
         for key, scores in one.scores.items():
             self.columns[key][score_column(tap, name)] = scores
+        self.notes += [f"{tap}, {name}: {note}" for note in _ties(one.tested)]
+
+
+def _ties(scores: Mapping[str, Scores]) -> Iterator[str]:
+    """What `tie_note` says of each OOD set."""
+    for key, outside in scores.items():
+        # A score that is NaN has no metrics either; its rows say why.
+        if key == "id_test" or np.isnan(scores["id_test"]).any() or np.isnan(outside).any():
+            continue
+        if (note := tie_note(scores["id_test"], outside)) is not None:
+            yield f"on {key.removeprefix('ood/')}, {note}"

@@ -174,6 +174,7 @@ def evaluate(
     if PAPER in protocols:
         with _timed(clock, "paper"):
             found.rows += paper_rows(plan, tapped)
+    inputs.notes += found.notes
     identity = identify(
         model,
         inputs,
@@ -221,6 +222,8 @@ def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
                 tap = open_tap(
                     plan.model, name, plan.banks, head_fits=plan.inputs.head_fits, device=plan.device, seed=plan.seed
                 )
+            if (note := plan.banks["id_train"].copies_note(name)) is not None:
+                found.notes.append(f"{name}: of the ID train features, {note}")
             _measure_tap(plan, tap, found, clock, with_histograms=name in shown)
             advance(1, note=name)
     found.rows += tunnel_rows(found.rows, plan.inputs, taps, functools.partial(make_row, plan.base, kind="transfer"))

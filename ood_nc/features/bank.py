@@ -35,6 +35,15 @@ class FeatureBank:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def copies_note(self, tap: str) -> str | None:
+        """What to say beside what is fitted on a tap where more than half of the rows repeat another; else None."""
+        rows = self.taps[tap].numpy()
+        distinct = len({row.tobytes() for row in rows})
+        if 2 * distinct >= len(rows):
+            return None
+        share = f"{100 * (1 - distinct / len(rows)):.0f} % of the {len(rows)} rows repeat another ({distinct} distinct)"
+        return f"{share}: neighbours are copies, and intervals take them for images of their own"
+
     def select(self, ids: Sequence[str], labels: np.ndarray[Any, Any]) -> FeatureBank:
         """The rows of other images of the same source, without another forward pass.
 

@@ -34,6 +34,7 @@ from ood_nc.scores.thresholds import (
     conformal_discoveries,
     conformal_p_values,
 )
+from ood_nc.scores.ties import tie_note
 
 __all__ = [
     "METRICS",
@@ -74,4 +75,5 @@ __all__ = [
     "ranks_of_samples",
     "resampled_metrics",
     "score_metric",
+    "tie_note",
 ]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 import torch
 
-from ood_nc.features import extract
+from ood_nc.features import FeatureBank, extract
 
 from .fakes import TinyData, TinyModel
 
@@ -23,3 +26,13 @@ def test_selected_rows_are_those_of_an_extraction_of_their_own() -> None:
 def test_nothing_selected() -> None:
     found = extract(TinyModel(), TinyData()).select([], np.array([], dtype=np.int64))
     assert len(found) == 0 and found.taps["stem"].shape == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("copies", "told"), [(1, None), (2, None), (10, r"90 % of the 100 rows repeat another \(10 distinct\)")]
+)
+def test_a_bank_of_copies_says_so(copies: int, told: str | None) -> None:
+    rows = torch.randn(100 // copies, 4).repeat(copies, 1)
+    bank = FeatureBank({"encoder": rows}, torch.zeros(100, 2), torch.zeros(100).long(), tuple(map(str, range(100))))
+    note = bank.copies_note("encoder")
+    assert note is None if told is None else re.match(told, note or "")
