@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from ood_nc.config.schema import Config
-from ood_nc.config.values import Section
+from ood_nc.config.values import Section, is_section
 from ood_nc.errors import UserError, nearest
 
 
@@ -37,7 +37,7 @@ def known_keys(section: type[Section] = Config, prefix: str = "") -> dict[str, A
     keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if is_section(kind):
             keys.update(known_keys(kind, f"{prefix}{name}."))
         else:
             keys[prefix + name] = field

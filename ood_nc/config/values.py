@@ -25,7 +25,7 @@ class Section(BaseModel):
             return None
         if isinstance(value, bool) and bool not in kinds:
             raise ValueError("true and false mean nothing here")
-        if any(isinstance(kind, type) and issubclass(kind, Section) for kind in kinds):
+        if any(is_section(kind) for kind in kinds):
             return value  # whose fields are looked at one by one
         for part in _leaves(value):
             if isinstance(part, float) and not math.isfinite(part):
@@ -33,6 +33,11 @@ class Section(BaseModel):
             if isinstance(part, str) and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in part):
                 raise ValueError("text without control characters is needed")
         return value
+
+
+def is_section(kind: Any) -> bool:
+    """Whether a type is a section of the schema. In Python 3.10 ``list[str]`` passes for a class and is none."""
+    return typing.get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, Section)
 
 
 def kinds_of(annotation: Any) -> set[Any]:

@@ -76,9 +76,9 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
     """
     graph = DetectorGraph(detector.to("cpu")).eval()
     example = torch.rand(2, *detector.model.preprocessing["input_size"])
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch", min=1, max=2**31)  # without a bound PyTorch 2.6 refuses it
     with _quiet(), torch.no_grad():
-        program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
+        program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}}, strict=False)
     if path is not None:
         # To an open file: of a name the exporter looks at the ending, and the temporary one has another.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:

@@ -202,8 +202,11 @@ class ControlledModel(nn.Module):
     def _prepared(self, images: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling() and len(images) == 0:
             raise UserError(f"The batch holds no image: its shape is {tuple(images.shape)}.")
-        reference = next((p for p in self.parameters() if p.is_floating_point()), None)
-        return images if reference is None or not images.is_floating_point() else images.to(reference.dtype)
+        if images.is_floating_point():
+            for parameter in self.parameters():
+                if parameter.is_floating_point():
+                    return images.to(parameter.dtype)
+        return images
 
     def _make_head(self, kind: str, encoder: Encoder) -> nn.Module:
         width = encoder.dim if self.projector is None else self.projector.out_dim

@@ -37,7 +37,7 @@ def standardize(weight: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
 
     Source: Qiao et al., arXiv 1903.10520, with the divisor of the ICML 2025 code.
     """
-    flat = weight.to(torch.promote_types(weight.dtype, torch.float32)).flatten(1)
+    flat = weight.to(torch.float64 if weight.dtype == torch.float64 else torch.float32).flatten(1)
     centred = flat - flat.mean(dim=1, keepdim=True)
     return (centred / (flat.std(dim=1, keepdim=True) + eps)).view_as(weight).to(weight.dtype)
 

@@ -111,7 +111,7 @@ class Projector(nn.Module):
         if not self.normalize:
             return features
         weight = cast(torch.Tensor, self.layers[-1].weight)
-        features = features.to(torch.promote_types(weight.dtype, torch.float32))
+        features = features.to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
         return F.normalize(features, dim=1, eps=self.eps).to(weight.dtype)
 
     def options(self) -> dict[str, object]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -63,28 +62,36 @@ class Recorder:
         for name, tap in taps.items():
             backbone.get_submodule(name).register_forward_hook(_Hook(self, name, tap.pooling))
 
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Record inside the block, into the dict that it gives."""
-        values: dict[str, torch.Tensor] = {}
-        if torch.compiler.is_compiling():  # the compiler knows attributes, not context variables
-            self.traced = values
-            try:
-                yield values
-            finally:
-                self.traced = None
-            return
-        token = _recording.set({**_recording.get(), id(self): values})
-        try:
-            yield values
-        finally:
-            _recording.reset(token)
+    def recording(self) -> _Recording:
+        """Record inside a ``with`` block, into the dict that it gives."""
+        return _Recording(self)
 
     def values(self) -> dict[str, torch.Tensor] | None:
         """What the pass that runs now records into, None where it does not record."""
         if torch.compiler.is_compiling():
             return self.traced
         return _recording.get().get(id(self), self.traced)
+
+
+class _Recording:
+    """A class, not a generator: the compiler of PyTorch 2.6 cannot look into those."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> dict[str, torch.Tensor]:
+        values: dict[str, torch.Tensor] = {}
+        if torch.compiler.is_compiling():  # the compiler knows attributes, not context variables
+            self.recorder.traced = values
+        else:
+            self.token = _recording.set({**_recording.get(), id(self.recorder): values})
+        return values
+
+    def __exit__(self, *error: object) -> None:
+        if torch.compiler.is_compiling():
+            self.recorder.traced = None
+        else:
+            _recording.reset(self.token)
 
 
 _recording: ContextVar[dict[int, dict[str, torch.Tensor]]] = ContextVar("recording", default={})  # noqa: B039  never changed
