@@ -7,7 +7,7 @@ import types
 import typing
 import unicodedata
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -35,7 +35,7 @@ class Section(BaseModel):
         return value
 
 
-def is_section(kind: Any) -> bool:
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
     """Whether a type is a section of the schema. In Python 3.10 ``list[str]`` passes for a class and is none."""
     return typing.get_origin(kind) is None and isinstance(kind, type) and issubclass(kind, Section)
 
