@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Callable
 from fnmatch import fnmatch
+from typing import Any
 
 from ood_nc.cli.command import Command, shipped_configs
 from ood_nc.cli.show import table
 from ood_nc.errors import UserError
+from ood_nc.registry import Registry
 
-_KINDS = ("backbones", "taps", "detectors", "metrics", "suites", "datasets", "configs")
+_KINDS = (
+    "backbones", "taps", "detectors", "metrics", "losses", "probes", "trackers", "sources", "suites",
+    "datasets", "configs",
+)  # fmt: skip
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +41,10 @@ def _execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _first_line(entry: object) -> str:
+    return (inspect.getdoc(entry) or "-").splitlines()[0]
+
+
 def _matching(rows: list[list[str]], names: list[str]) -> list[list[str]]:
     return [row for row in rows if not names or fnmatch(row[0], names[0])]
 
@@ -51,12 +62,30 @@ def _taps(names: list[str]) -> tuple[list[str], list[list[str]]]:
     return ["tap", "depth", "width", "pooling"], _matching(rows, names[1:])
 
 
+def _described(
+    registry: Registry[Any], names: list[str], describe: Callable[[Any], str] | None = None
+) -> list[list[str]]:
+    """Name and description of the entries that match; a plug-in that does not load is described by what is wrong."""
+    rows = []
+    for name in registry:
+        if not names or fnmatch(name, names[0]):
+            try:
+                rows.append([name, (describe or _first_line)(registry[name])])
+            except UserError as error:
+                rows.append([name, str(error)])
+    return rows
+
+
 def _detectors(names: list[str]) -> tuple[list[str], list[list[str]]]:
     from ood_nc.detection import create_detector, list_detectors
 
     rows = []
     for name in list_detectors(names[0] if names else "*"):
-        detector = create_detector(name)
+        try:
+            detector = create_detector(name)
+        except UserError as error:
+            rows.append([name, "-", "-", str(error)])
+            continue
         source = f"{detector.info.title} ({detector.info.venue})"
         rows.append([name, detector.kind, ", ".join(sorted(detector.requires)) or "-", source])
     return ["detector", "reads", "needs", "source"], rows
@@ -66,9 +95,33 @@ def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
     from ood_nc.collapse import METRICS as COLLAPSE
     from ood_nc.scores import METRICS as DETECTION
 
-    rows = [["collapse/" + name, str(metric.definition)] for name, metric in COLLAPSE.items()]
-    rows += [["detection/" + name, metric.definition] for name, metric in DETECTION.items()]
-    return ["metric", "definition"], [row for row in rows if not names or fnmatch(row[0].partition("/")[2], names[0])]
+    rows = [["collapse/" + row[0], row[1]] for row in _described(COLLAPSE, names, lambda metric: metric.definition)]
+    rows += [["detection/" + row[0], row[1]] for row in _described(DETECTION, names, lambda metric: metric.definition)]
+    return ["metric", "definition"], rows
+
+
+def _losses(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.losses import LOSSES
+
+    return ["loss", "what"], _described(LOSSES, names)
+
+
+def _probes(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.transfer import PROBES
+
+    return ["probe", "what"], _described(PROBES, names)
+
+
+def _trackers(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.tracking import TRACKERS
+
+    return ["tracker", "what"], _described(TRACKERS, names)
+
+
+def _sources(names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc.data import SOURCES
+
+    return ["kind of source", "what"], _described(SOURCES, names)
 
 
 def _suites(names: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -96,6 +149,10 @@ _TABLES = {
     "taps": _taps,
     "detectors": _detectors,
     "metrics": _metrics,
+    "losses": _losses,
+    "probes": _probes,
+    "trackers": _trackers,
+    "sources": _sources,
     "suites": _suites,
     "datasets": _datasets,
     "configs": _configs,
