@@ -57,14 +57,11 @@ def evaluate_features(source: Path, config: Config) -> tuple[Results, Path]:
 
 def foreign_model(config: Config) -> ControlledModel:
     """A model that this project did not train, with its weights."""
-    from ood_nc.models import build_model, default_num_classes, load_initial
+    from ood_nc.models import load_foreign
 
-    model = build_model(config.model, config.model.num_classes or default_num_classes(config.model.name))
-    report = load_initial(model, config.model)
-    if report is not None:
-        logger.warning("%s", report)
-    elif not config.model.pretrained:
-        logger.warning("%s has random weights: give --checkpoint FILE or --pretrained.", config.model.name)
+    model, notes = load_foreign(config.model)
+    for note in notes:
+        logger.warning("%s", note)
     return model
 
 

@@ -8,7 +8,21 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ood_nc.config.values import Factor, Name, Names, Section, SetName, Share, Text, flag, in_order
+from ood_nc.config.values import (
+    Channels,
+    ChannelValues,
+    Factor,
+    Name,
+    Names,
+    Section,
+    SetName,
+    Share,
+    Side,
+    Text,
+    all_positive,
+    flag,
+    in_order,
+)
 
 
 class ProjectorConfig(Section):
@@ -31,10 +45,19 @@ class ModelConfig(Section):
     pretrained: bool = flag(False, "start from timm's pretrained weights")
     checkpoint: Text | None = flag(None, "start from the weights in this file", "--initial-checkpoint")
     new_head: bool = flag(False, "drop the head of those weights (its class count may differ)")
+    drop_extra: bool = flag(False, "leave out tensors of those weights that are not the network's")
     by_order: bool = flag(False, "match those weights by order and shape, where only the names differ")
-    num_classes: int | None = Field(default=None, ge=2, le=2**20, description="from the data when not given")
+    num_classes: int | None = Field(default=None, ge=2, le=2**20, description="from data or weights when not given")
     img_size: int | None = Field(default=None, ge=8, le=2**14, description="input size; the model's own when not given")
     in_chans: int = Field(default=3, ge=1, le=1024, description="input channels")
+    input_size: tuple[Channels, Side, Side] | None = flag(None, "channels, height and width at once")
+    mean: ChannelValues | None = flag(None, "mean of the pixels (0 to 1), one value or one a channel; the model's own")
+    std: Annotated[ChannelValues, AfterValidator(all_positive)] | None = flag(None, "their deviation; the model's own")
+    crop_pct: float | None = Field(default=None, gt=0, le=2, description="share of the side that is kept; the model's")
+    crop_mode: Literal["center", "squash", "border"] | None = flag(None, "how it is cropped; the model's own")
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = flag(
+        None, "how images are resized; the model's own"
+    )
     drop: float = Field(default=0.0, ge=0, lt=1, description="dropout rate")
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth rate")
     normalization: Literal["native", "group_ws"] = flag(

@@ -82,6 +82,16 @@ def in_order(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def all_positive(values: list[float]) -> list[float]:
+    """Values that can be divided by."""
+    if min(values) <= 0:
+        raise ValueError("every value must be greater than 0")
+    return values
+
+
+Side = Annotated[int, Field(ge=8, le=2**14)]
+Channels = Annotated[int, Field(ge=1, le=1024)]
+ChannelValues = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024)]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[Text], BeforeValidator(_as_list)]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -6,6 +6,7 @@ from ood_nc.models.backbone import default_num_classes, list_backbones, list_tap
 from ood_nc.models.checkpoints import LoadReport, load_by_order, load_initial, load_weights, weights_hash
 from ood_nc.models.controlled import ControlledModel, build_model
 from ood_nc.models.etf import ETFClassifier, simplex_vertices
+from ood_nc.models.foreign import load_foreign
 from ood_nc.models.projector import Projector
 from ood_nc.models.taps import TapInfo
 
@@ -20,6 +21,7 @@ __all__ = [
     "list_backbones",
     "list_taps",
     "load_by_order",
+    "load_foreign",
     "load_initial",
     "load_weights",
     "simplex_vertices",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,11 +54,13 @@ def build_encoder(
     *,
     normalization: str = "native",
     pretrained: bool = False,
-    img_size: int | None = None,
+    img_size: int | Sequence[int] | None = None,
     in_chans: int = 3,
     drop: float = 0.0,
     drop_path: float = 0.0,
     backbone_options: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
+    test_size: bool = False,
 ) -> Encoder:
     """Return the encoder of a `ControlledModel`, which documents the arguments."""
     if normalization not in NORMALIZATIONS:
@@ -81,7 +83,7 @@ def build_encoder(
         raise UserError("backbone_options, pretrained, drop and drop_path are for a model given by its timm name.")
     else:
         model, name, trained = backbone, type(backbone).__name__, True
-    preprocessing = preprocessing_of(model, img_size, in_chans)
+    preprocessing = preprocessing_of(model, img_size, in_chans, images or {}, test_size=test_size)
     image_shape = preprocessing["input_size"]
     if not keep_hidden_head and drop_hidden_head(model, num_classes):
         trained = False
@@ -97,7 +99,7 @@ def create_timm(
     num_classes: int,
     *,
     pretrained: bool = False,
-    img_size: int | None = None,
+    img_size: int | Sequence[int] | None = None,
     in_chans: int = 3,
     drop: float = 0.0,
     drop_path: float = 0.0,
@@ -111,7 +113,7 @@ def create_timm(
     arguments: dict[str, Any] = {"in_chans": in_chans, **(options or {})}
     arguments |= {k: v for k, v in {"drop_rate": drop, "drop_path_rate": drop_path}.items() if v}
     if img_size is not None:
-        arguments["img_size"] = img_size
+        arguments["img_size"] = img_size if isinstance(img_size, int) else tuple(img_size)
     try:
         return _create(name, pretrained, num_classes, arguments)
     except TypeError as error:
@@ -162,17 +164,40 @@ def drop_hidden_head(model: Any, num_classes: int) -> bool:
     return True
 
 
-def preprocessing_of(model: nn.Module, img_size: int | None, in_chans: int) -> dict[str, Any]:
+def preprocessing_of(
+    model: nn.Module,
+    img_size: int | Sequence[int] | None,
+    in_chans: int,
+    given: Mapping[str, Any],
+    *,
+    test_size: bool = False,
+) -> dict[str, Any]:
     """Return timm's data configuration: input_size, interpolation, mean, std, crop_pct, crop_mode.
 
-    Mean and std become the average over colours where the model does not take three channels.
+    Mean and std become the average over colours where the model takes another number of channels than its weights.
+
+    Args:
+        model: its ``pretrained_cfg`` is what is not given.
+        img_size: a side, or height and width.
+        in_chans: channels.
+        given: mean, std, crop_pct, crop_mode and interpolation that differ.
+        test_size: take size and crop that timm's validation script takes, where they are not those of training.
+
+    Raises:
+        UserError: mean or std have neither one value nor one a channel.
     """
     stored = dict(getattr(model, "pretrained_cfg", None) or {})
-    config = dict(resolve_data_config(pretrained_cfg=stored, model=model))
-    height, width = (img_size, img_size) if img_size is not None else config["input_size"][1:]
-    config["input_size"] = (in_chans, height, width)
+    larger = test_size and img_size is None and not stored.get("fixed_input_size")
+    config = dict(resolve_data_config(pretrained_cfg=stored, model=model, use_test_size=larger))
+    config |= {key: value for key, value in given.items() if key not in ("mean", "std")}
+    sides = config["input_size"][1:] if img_size is None else (img_size, img_size)
+    if isinstance(img_size, Sequence):
+        sides = img_size
+    config["input_size"] = (in_chans, *sides)
     for key in ("mean", "std"):
-        values = tuple(float(value) for value in config[key])
+        values = tuple(float(value) for value in given.get(key, config[key]))
+        if key in given and len(values) not in (1, in_chans):
+            raise UserError(f"{key} has {len(values)} values for images of {in_chans} channels: give one, or one each.")
         config[key] = values if len(values) == in_chans else (sum(values) / len(values),) * in_chans
     return config
 

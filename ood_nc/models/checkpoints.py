@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import pickle
-import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from ood_nc.config import ModelConfig
 from ood_nc.errors import UserError
 from ood_nc.models.controlled import ControlledModel
-
-_ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model.")
-_SHOWN = 3
+from ood_nc.models.weight_files import WeightFile, read_weights, some
 
 
 @dataclass(frozen=True)
@@ -35,6 +31,7 @@ class LoadReport:
         tensors: how many tensors were loaded.
         dropped: keys of the file that were left out, the head's.
         fresh: parts of the model that keep their initial weights.
+        extra: keys of the file that were left out because they are not the network's.
     """
 
     path: str
@@ -43,58 +40,93 @@ class LoadReport:
     tensors: int
     dropped: tuple[str, ...]
     fresh: tuple[str, ...]
+    extra: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in one line."""
         parts = [f"loaded {self.tensors} tensors from {self.path} ({self.weights}"]
         parts.append(f", prefix {self.prefix!r} removed)" if self.prefix else ")")
         if self.dropped:
-            parts.append(f"; dropped the file's head ({_some(self.dropped)})")
+            parts.append(f"; dropped the file's head ({some(self.dropped)})")
+        if self.extra:
+            parts.append(f"; left out what is not the network's ({some(self.extra)})")
         if self.fresh:
             parts.append(f"; new: {', '.join(self.fresh)}")
         return "".join(parts)
 
 
+@dataclass(frozen=True)
+class _Fitted:
+    """The tensors of a file by the model's names, its own format and timm's told apart.
+
+    Attributes:
+        state: tensors under the names of `ControlledModel`, or those they would have there.
+        outside: keys that do not carry the prefix of the others.
+        prefix: what was taken off.
+        plain: whether the names were a plain timm model's.
+        converted: whether timm's own conversion was needed.
+    """
+
+    state: dict[str, torch.Tensor]
+    outside: tuple[str, ...]
+    prefix: str
+    plain: bool
+    converted: bool = False
+
+
 def load_weights(
-    model: ControlledModel, path: str | Path, *, new_head: bool = False, use_ema: bool = True
+    model: ControlledModel,
+    path: str | Path,
+    *,
+    new_head: bool = False,
+    drop_extra: bool = False,
+    use_ema: bool = True,
 ) -> LoadReport:
     """Load a checkpoint into ``model``, all of it or nothing.
 
     Takes this project's weights and those of a plain timm model (their classifier becomes the head where there is no
-    projector), as safetensors or as a torch file without code, bare or under timm's entries `state_dict_ema`,
-    `model_ema`, `state_dict`, `model`; averaged weights come first, as in timm. Prefixes of wrappers are taken off.
-    Frozen projectors need no weights: a plain checkpoint leaves them as built.
+    projector), as `read_weights` reads them. Names of other packages that timm can convert are converted. What wrappers
+    put in front of the names (`module.`, `net.`, ...) is found by fit: it is the prefix under which most names are the
+    model's. Frozen projectors need no weights: a plain checkpoint leaves them as built.
 
     Args:
         model: what to load into; untouched when something does not fit.
         path: the file.
         new_head: leave out the file's head (timm's hidden layers of a VGG with it) and keep the model's own.
+        drop_extra: leave out tensors that are not the network's, such as the class weights of a loss.
         use_ema: prefer averaged weights.
 
     Raises:
         UserError: no such file, damaged, holding code, or keys that are missing, unexpected or of another shape.
     """
-    path = Path(path)
-    found, entry, prefix = _state_dict(path, model, use_ema)
-    own = model.state_dict()
-    plain = not any(key.startswith("backbone.") for key in found)
-    state = _from_timm(found, model) if plain else dict(found)
+    file = read_weights(path, use_ema=use_ema)
+    fitted = _fit(file.state, model)
+    own, state = model.state_dict(), dict(fitted.state)
     head = tuple(key for key in state if key.startswith(_head_parts(model)))
-    if plain and head and model.projector is not None and not new_head:
-        raise UserError(f"The head in {path} reads the encoder, this model's reads its projector: set new_head.")
+    if fitted.plain and head and model.projector is not None and not new_head:
+        raise UserError(
+            f"The head in {path} reads the encoder, this model's reads its projector: set new_head to drop it, or "
+            "projector none to keep it."
+        )
     fresh = ["head"] if new_head else []
     if new_head:
         state = {key: value for key, value in state.items() if key not in head}
         state |= {key: value for key, value in own.items() if key.startswith("head.")}
-    if plain and model.projector is not None:
+    if fitted.plain and model.projector is not None:
         fresh.append("projector")
         state |= {key: value for key, value in own.items() if key.startswith("projector.")}
     state |= {k: own[k] for k in own if k.endswith("num_batches_tracked") and k not in state}
-    _check_fit(state, own, model, path)
+    unexpected = [key for key in state if key not in own]
+    extra = (*fitted.outside, *(_name_in_file(key, fitted, model) for key in unexpected))
+    if drop_extra:
+        state = {key: value for key, value in state.items() if key in own}
+    _check_fit(state, own, () if drop_extra else extra, model, file.path)
     model.load_state_dict(state)
     model.head_is_fresh = new_head
     dropped = head if new_head else ()
-    return LoadReport(str(path), entry, prefix, len(found) - len(dropped), dropped, tuple(fresh))
+    count = len(file.state) - len(dropped) - len(extra)
+    entry = f"{file.entry}, converted by timm" if fitted.converted else file.entry
+    return LoadReport(str(path), entry, fitted.prefix, count, dropped, tuple(fresh), extra)
 
 
 def load_initial(model: ControlledModel, config: ModelConfig) -> LoadReport | None:
@@ -107,7 +139,7 @@ def load_initial(model: ControlledModel, config: ModelConfig) -> LoadReport | No
         return None
     if config.by_order:
         return load_by_order(model, config.checkpoint)
-    return load_weights(model, config.checkpoint, new_head=config.new_head)
+    return load_weights(model, config.checkpoint, new_head=config.new_head, drop_extra=config.drop_extra)
 
 
 def load_by_order(model: ControlledModel, path: str | Path) -> LoadReport:
@@ -120,8 +152,8 @@ def load_by_order(model: ControlledModel, path: str | Path) -> LoadReport:
     Raises:
         UserError: the file cannot be read; the model has a projector; another number of tensors, or another shape.
     """
-    path = Path(path)
-    found, entry, prefix = _state_dict(path, model, use_ema=True)
+    file = read_weights(path)
+    found = file.state
     if model.projector is not None:
         raise UserError("Weights can be loaded by order into a model without a projector only: set projector to none.")
     own = model.state_dict()
@@ -136,7 +168,23 @@ def load_by_order(model: ControlledModel, path: str | Path) -> LoadReport:
             raise UserError(f"{path}: {theirs} and {mine} have the same place but not the same shape ({shapes}).")
     model.load_state_dict({mine: found[theirs] for mine, theirs in pairs})
     model.head_is_fresh = False
-    return LoadReport(str(path), f"{entry}, by order", prefix, len(found), (), ())
+    return LoadReport(str(path), f"{file.entry}, by order", "", len(found), (), ())
+
+
+def classes_in(file: WeightFile, name: str) -> int | None:
+    """How many classes the head in a file of weights has; None where the file has no head that can be told.
+
+    Args:
+        file: the weights.
+        name: the timm model that they are for.
+    """
+    known = timm.models.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
+    classifiers = getattr(known, "classifier", None) or ()
+    names = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    ends = tuple(f".{owner}.weight" for owner in ("head", *names))
+    found = [key for key, value in file.state.items() if value.ndim in (2, 4) and f".{key}".endswith(ends)]
+    # The classifier's name may also be that of a layer deeper inside.
+    return int(file.state[min(found, key=lambda key: key.count("."))].shape[0]) if found else None
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -150,47 +198,55 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _state_dict(path: Path, model: nn.Module, use_ema: bool) -> tuple[dict[str, torch.Tensor], str, str]:
-    checkpoint = _read(path)
-    entry = "the file itself"
-    for name in _ENTRIES:
-        if isinstance(checkpoint.get(name), Mapping) and (use_ema or not name.endswith("_ema")):
-            checkpoint, entry = checkpoint[name], name
-            break
-    state = {str(k): v for k, v in checkpoint.items() if isinstance(v, torch.Tensor) and k != "n_averaged"}
-    if not state:
-        raise UserError(f"{path} holds no weights: its entries are {_some(map(str, checkpoint))}.")
-    prefix = ""
-    known = {name for key in model.state_dict() for name in (key, key.removeprefix("backbone."))}
-    while True:
-        first = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
-        if first is None or known & set(state):
-            return state, entry, prefix
-        state, prefix = {key.removeprefix(first): value for key, value in state.items()}, prefix + first
+def _fit(state: Mapping[str, torch.Tensor], model: ControlledModel) -> _Fitted:
+    own = set(model.state_dict())
+    plain = {_plain_name(key, model) for key in own}
+    found = [(*_best_prefix(state, names), is_plain) for names, is_plain in ((own, False), (plain, True))]
+    _, prefix, is_plain = max(found, key=lambda one: one[0])
+    inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    outside = tuple(key for key in state if not key.startswith(prefix))
+    fitted = _Fitted(_from_timm(inside, model) if is_plain else inside, outside, prefix, is_plain)
+    shapes = {key: value.shape for key, value in model.state_dict().items() if key.startswith("backbone.")}
+    fits = all(key in fitted.state and fitted.state[key].shape == shape for key, shape in shapes.items())
+    return fitted if fits else _converted(state, model, plain) or fitted
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise UserError(f"No checkpoint {path}: give the path of a file of weights.")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
-        if wanted is None:
-            raise UserError(f"{path} is damaged, or no checkpoint.") from None
-        raise UserError(
-            f"{path} is refused: it holds code or objects ({wanted[1]}), not weights alone. Save the state dict."
-        ) from None
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except Exception as error:  # each reader has its own exceptions for damaged files
-        raise UserError(f"{path} is damaged, or no checkpoint ({type(error).__name__}).") from None
-    if not isinstance(checkpoint, Mapping):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a state dict.")
-    return checkpoint
+def _best_prefix(state: Mapping[str, torch.Tensor], names: set[str]) -> tuple[int, str]:
+    """How many keys are among ``names`` once the prefix is off that makes them most, and this prefix."""
+    votes: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in names:
+                votes["".join(f"{part}." for part in parts[:start])] += 1
+    best = max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default="")
+    return votes[best], best
+
+
+def _converted(state: Mapping[str, torch.Tensor], model: ControlledModel, plain: set[str]) -> _Fitted | None:
+    """The tensors as timm converts those of the model's first authors; None where that does not fit better."""
+    convert: Any = getattr(sys.modules[type(model.backbone).__module__], "checkpoint_filter_fn", None)
+    first = next(iter(state)).partition(".")[0] + "."
+    prefixes = ["", first] if all(key.startswith(first) for key in state) else [""]
+    for prefix in prefixes if convert is not None else ():
+        try:
+            found = convert({key.removeprefix(prefix): value for key, value in state.items()}, model.backbone)
+        except Exception:  # it is written for names that are not here
+            continue
+        if plain <= {*found, *(key for key in plain if key.endswith("num_batches_tracked"))}:
+            return _Fitted(_from_timm(found, model), (), prefix, plain=True, converted=True)
+    return None
+
+
+def _plain_name(key: str, model: ControlledModel) -> str:
+    owner, _, rest = key.partition(".")
+    if owner == "head" and model.classifier_path is not None:
+        return f"{model.classifier_path}.{rest}"
+    return rest if owner == "backbone" else key
+
+
+def _name_in_file(key: str, fitted: _Fitted, model: ControlledModel) -> str:
+    return fitted.prefix + (_plain_name(key, model) if fitted.plain else key)
 
 
 def _from_timm(found: Mapping[str, torch.Tensor], model: ControlledModel) -> dict[str, torch.Tensor]:
@@ -212,23 +268,26 @@ def _head_parts(model: ControlledModel) -> tuple[str, ...]:
 
 
 def _check_fit(
-    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], model: ControlledModel, path: Path
+    state: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    unexpected: tuple[str, ...],
+    model: ControlledModel,
+    path: Path,
 ) -> None:
     missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
     reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     wrong = [*missing, *unexpected, *reshaped]
     if not wrong:
         return
     shapes = [f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in reshaped]
     named = [(missing, "missing"), (unexpected, "unexpected"), (shapes, "of another shape")]
-    problems = "; ".join(f"{len(keys)} {what} ({_some(keys)})" for keys, what in named if keys)
-    only_head = all(key.startswith(_head_parts(model)) for key in wrong)
-    hint = " Only the head differs: new_head leaves the file's out." if only_head else ""
+    problems = "; ".join(f"{len(keys)} {what} ({some(keys)})" for keys, what in named if keys)
+    hint = ""
+    if len(unexpected) == len(wrong):
+        hint = " All of the network is there: drop_extra leaves the rest out."
+    elif "head.weight" in reshaped and all(key.startswith("head.") for key in wrong):
+        classes = state["head.weight"].shape[0]
+        hint = f" Only the head differs: num_classes {classes} keeps it, new_head leaves it out."
+    elif all(key.startswith(_head_parts(model)) for key in [*missing, *reshaped, *(k for k in state if k not in own)]):
+        hint = " Only the head differs: new_head leaves the file's out."
     raise UserError(f"{path} does not fit {model.backbone_name}: {problems}.{hint}")
-
-
-def _some(keys: Iterable[str]) -> str:
-    shown = list(keys)
-    more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more

@@ -18,6 +18,7 @@ from ood_nc.models.specification import check_specification, without_weights
 from ood_nc.models.taps import Recorder, TapInfo, resolve_taps
 
 HEADS = ("linear", "etf")
+IMAGE_SETTINGS = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
 class ControlledModel(nn.Module):
@@ -42,12 +43,15 @@ class ControlledModel(nn.Module):
         normalization: ``native``, or ``group_ws`` (see `to_group_norm`; `backbone_options={"max_groups": 32}`).
         head: ``linear`` (trainable, with bias) or ``etf`` (the fixed simplex-ETF classifier, meant for no projector).
         pretrained: timm's pretrained weights; the classifier's too, where there is no projector and C is theirs.
-        img_size: input size; the model's own when not given.
+        img_size: input size, a side or (height, width); the model's own when not given.
         in_chans: input channels.
         drop: dropout in front of the head.
         drop_path: stochastic depth.
         projector_options: construction, depth, width, dim, normalize, eps, seed of the `Projector`.
         backbone_options: further arguments of the timm model, and the two named above.
+        images: of the preprocessing, what differs from the model's own: mean, std, crop_pct, crop_mode, interpolation.
+        test_size: preprocess as timm's validation script does, which for some weights is at a larger size than they
+            were trained at.
 
     Attributes:
         tap_names: the taps in depth order; ``encoder``, then ``projector`` last.
@@ -73,12 +77,14 @@ class ControlledModel(nn.Module):
         normalization: str = "native",
         head: str = "linear",
         pretrained: bool = False,
-        img_size: int | None = None,
+        img_size: int | Sequence[int] | None = None,
         in_chans: int = 3,
         drop: float = 0.0,
         drop_path: float = 0.0,
         projector_options: Mapping[str, Any] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
+        images: Mapping[str, Any] | None = None,
+        test_size: bool = False,
     ) -> None:
         super().__init__()
         if num_classes < 1:
@@ -88,13 +94,16 @@ class ControlledModel(nn.Module):
         self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
         settings: dict[str, Any] = {
             "normalization": normalization,
-            "img_size": img_size,
+            "img_size": img_size if img_size is None or isinstance(img_size, int) else list(img_size),
             "in_chans": in_chans,
             "drop": drop,
             "drop_path": drop_path,
             "backbone_options": dict(backbone_options or {}),
         }
-        encoder = build_encoder(backbone, num_classes, pretrained=pretrained, **settings)
+        sources: dict[str, Any] = {"pretrained": pretrained, "images": images, "test_size": test_size}
+        encoder = build_encoder(backbone, num_classes, **sources, **settings)
+        if test_size and img_size is None:
+            settings["img_size"] = list(encoder.preprocessing["input_size"][1:])
         self.backbone = encoder.module
         self.encoder_dim, self.num_classes = encoder.dim, num_classes
         self.classifier_path = encoder.classifier_path
@@ -235,8 +244,10 @@ class ControlledModel(nn.Module):
         return {row[0]: TapInfo(row[0], depth, *row[1:]) for depth, row in enumerate(rows)}
 
 
-def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:
+def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = False) -> ControlledModel:
     """Return the model that a configuration describes; `config.checkpoint` is not read (see `load_weights`)."""
+    channels, *sides = config.input_size or (config.in_chans,)
+    given = {key: getattr(config, key) for key in IMAGE_SETTINGS}
     projector = config.projector.model_dump()
     kind = projector.pop("kind")
     model = ControlledModel(
@@ -248,12 +259,14 @@ def build_model(config: ModelConfig, num_classes: int) -> ControlledModel:
         normalization=config.normalization,
         head=config.head,
         pretrained=config.pretrained,
-        img_size=config.img_size,
-        in_chans=config.in_chans,
+        img_size=sides or config.img_size,
+        in_chans=channels,
         drop=config.drop,
         drop_path=config.drop_path,
         projector_options=projector,
         backbone_options=config.kwargs,
+        images={key: value for key, value in given.items() if value is not None},
+        test_size=test_size,
     )
     model.spec()  # what no checkpoint could hold is refused now, not after an epoch
     return model

@@ -4,7 +4,9 @@ import argparse
 import copy
 import hashlib
 import os
-from pathlib import Path
+import re
+from fractions import Fraction
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from timm.models import vision_transformer
 from torch import nn
 
 from ood_nc.errors import UserError
@@ -117,7 +120,10 @@ def test_another_number_of_classes(plain: nn.Module, images: torch.Tensor, tmp_p
     path = _save(plain.state_dict(), tmp_path / "w.pth")
     model = _model(7)
     head = model.head.weight.clone()
-    with pytest.raises(UserError, match=r"head.weight \(10, 512\) for \(7, 512\).*Only the head differs: new_head"):
+    with pytest.raises(
+        UserError,
+        match=r"\(10, 512\) for \(7, 512\).*: num_classes 10 keeps it, new_head leaves it out",
+    ):
         load_weights(model, path)
     report = load_weights(model, path, new_head=True)
     assert report.dropped == ("head.weight", "head.bias")
@@ -131,7 +137,7 @@ def test_another_number_of_classes(plain: nn.Module, images: torch.Tensor, tmp_p
 
 def test_new_head_drops_nothing_else(plain: nn.Module, tmp_path: Path) -> None:
     state = {**plain.state_dict(), "extra.weight": torch.zeros(1)}
-    with pytest.raises(UserError, match=r"1 unexpected \(backbone.extra.weight\)\.$"):
+    with pytest.raises(UserError, match=r": 1 unexpected \(extra.weight\)\. All of the network is there: drop_extra"):
         load_weights(_model(7), _save(state, tmp_path / "w.pth"), new_head=True)
 
 
@@ -160,7 +166,7 @@ def test_vggs_hidden_layers_belong_to_its_head(tmp_path: Path) -> None:
         shapes = {k: v.shape for k, v in timm.create_model("vgg11", mlp_ratio=1 / 4096).state_dict().items()}
     path = _save({k: torch.zeros(s) for k, s in shapes.items()}, tmp_path / "vgg.pth")
     model = ControlledModel("vgg11", 1000, projector=None, img_size=32)
-    with pytest.raises(UserError, match=r"unexpected \(backbone.pre_logits.*Only the head differs"):
+    with pytest.raises(UserError, match=r"unexpected \(pre_logits.*Only the head differs"):
         load_weights(model, path)
     assert len(load_weights(model, path, new_head=True).dropped) == 6
 
@@ -198,6 +204,99 @@ def test_a_truncated_file(plain: nn.Module, suffix: str, tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match="is damaged, or no checkpoint"):
         load_weights(_model(), path)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"best_acc": np.float64(0.93)},
+        {"best_acc": np.float32(0.93), "args": argparse.Namespace(lr=0.1, threshold=np.int64(3))},
+        {"history": np.arange(3), "kind": np.dtype("float32"), "done": np.bool_(True)},
+        {"output": Path("/runs/a"), "old": PureWindowsPath("c:/runs/a")},
+    ],
+)
+def test_case_54_numbers_and_paths_beside_the_weights_are_data(
+    beside: dict[str, object], plain: nn.Module, images: torch.Tensor, tmp_path: Path
+) -> None:
+    model = _model()
+    load_weights(model, _save({"model": plain.state_dict(), **beside}, tmp_path / "w.pth"))
+    assert torch.equal(model(images), plain(images))
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(Fraction(1, 2), "fractions.Fraction"), (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"), (print, "print")],
+)
+def test_other_objects_are_refused_by_name(value: object, named: str, plain: nn.Module, tmp_path: Path) -> None:
+    path = _save({"model": plain.state_dict(), "x": value}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=rf"is refused: it holds code or objects \(.*{named}\)"):
+        load_weights(_model(), path)
+
+
+@pytest.mark.parametrize("prefix", ["net.", "encoder.", "backbone.", "model.module.", "a.b.c.", "_orig_mod.", "head."])
+def test_case_55_a_wrapper_of_any_name(prefix: str, plain: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    state = {prefix + key: value for key, value in plain.state_dict().items()}
+    model = _model()
+    assert load_weights(model, _save(state, tmp_path / "bare.pth")).prefix == prefix
+    assert torch.equal(model(images), plain(images))
+    path = _save({"state_dict": {"criterion.weight": torch.ones(10), **state}}, tmp_path / "more.pth")
+    with pytest.raises(UserError, match=r": 1 unexpected \(criterion.weight\)\. All .* drop_extra"):
+        load_weights(_model(), path)
+    model = _model()
+    report = load_weights(model, path, drop_extra=True)
+    assert report.extra == ("criterion.weight",) and report.tensors == len(plain.state_dict())
+    assert "left out what is not the network's (criterion.weight)" in str(report)
+    assert torch.equal(model(images), plain(images))
+
+
+def test_what_else_is_inside_the_wrapper_is_named_as_in_the_file(plain: nn.Module, tmp_path: Path) -> None:
+    state = {f"net.{key}": value for key, value in plain.state_dict().items()}
+    state["net.auxiliary.weight"] = torch.ones(1)
+    del state["net.layer1.0.conv1.weight"]
+    with pytest.raises(
+        UserError, match=r"1 missing \(backbone.layer1.0.conv1.weight\); 1 unexpected \(net.aux"
+    ) as raised:
+        load_weights(_model(), _save(state, tmp_path / "w.pth"))
+    assert "drop_extra" not in str(raised.value)
+    with pytest.raises(UserError, match=r": 1 missing \(backbone.layer1.0.conv1.weight\)\.$"):
+        load_weights(_model(), tmp_path / "w.pth", drop_extra=True)
+
+
+def test_a_head_of_another_kind_is_not_to_be_thrown_away(plain: nn.Module, tmp_path: Path) -> None:
+    state = {key.replace("fc.", "fc.1."): value for key, value in plain.state_dict().items()}
+    with pytest.raises(UserError, match=r"2 missing \(head.weight, head.bias\); 2 unexpected \(fc.1.weight") as raised:
+        load_weights(_model(), _save(state, tmp_path / "w.pth"))
+    assert "new_head" not in str(raised.value)
+
+
+def test_names_of_others_are_converted_as_timm_does(tmp_path: Path) -> None:
+    """The first ConvNeXt's names: what timm's own loading makes of them is what is loaded."""
+    torch.manual_seed(0)
+    source = timm.create_model("convnext_atto", num_classes=3).eval()
+    theirs = {}
+    for key, value in source.state_dict().items():
+        key = key.replace("stem.", "downsample_layers.0.").replace("head.norm.", "norm.").replace("head.fc.", "head.")
+        key = re.sub(r"stages\.(\d)\.downsample\.(\d)", r"downsample_layers.\1.\2", key)
+        key = re.sub(r"stages\.(\d)\.blocks\.(\d)", r"stages.\1.\2", key)
+        key = key.replace("conv_dw", "dwconv").replace("mlp.fc1", "pwconv1").replace("mlp.fc2", "pwconv2")
+        theirs[f"module.{key}"] = value.flatten(1) if "pwconv" in key and value.ndim == 4 else value
+    model = ControlledModel("convnext_atto", 3, projector=None, img_size=32).eval()
+    report = load_weights(model, _save({"model": theirs}, tmp_path / "w.pth"))
+    assert "converted by timm" in str(report) and report.prefix == "module."
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images), source(images))
+
+
+def test_position_embeddings_of_another_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=64)
+    target = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=96).eval()
+    state = source.state_dict()
+    target.load_state_dict(vision_transformer.checkpoint_filter_fn(dict(state), target))
+    model = ControlledModel("vit_tiny_patch16_224", 3, projector=None, img_size=96).eval()
+    load_weights(model, _save(state, tmp_path / "w.pth"))
+    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images), target(images))
 
 
 def test_weights_by_order(plain: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
