@@ -9,7 +9,7 @@ from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
 from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import RunData, load_data
-from ood_nc.data.scan import ScanReport, duplicates_between, scan, shared_class_names
+from ood_nc.data.scan import ScanReport, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split, train_and_test
 from ood_nc.data.stream import ImageStream, StreamBatch
@@ -33,7 +33,6 @@ __all__ = [
     "aligned_pair",
     "as_dataset",
     "check_source",
-    "duplicates_between",
     "eval_transform",
     "find_overlaps",
     "limit_per_class",

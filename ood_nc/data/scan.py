@@ -84,22 +84,6 @@ def scan(dataset: ImageDataset, *, workers: int = 0, decode: bool = True) -> Sca
     )
 
 
-def duplicates_between(first: ImageDataset, second: ImageDataset) -> list[str]:
-    """The ids of ``second`` whose content is, byte for byte, also in ``first``.
-
-    Two files that show the same pixels in different encodings are not found.
-    """
-    known: dict[tuple[int, bytes], list[int]] = {}
-    for index in range(len(first)):
-        known.setdefault(first.mark(index), []).append(index)
-    found = []
-    for index, name in enumerate(second.ids):
-        candidates = known.get(second.mark(index), ())
-        if any(same_content(first, candidate, second, index) for candidate in candidates):
-            found.append(name)
-    return found
-
-
 def shared_class_names(first: ImageDataset, second: ImageDataset) -> list[str]:
     """The class names of ``second`` that ``first`` has too, whatever their case, hyphens or underscores.
 

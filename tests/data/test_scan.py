@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from ood_nc.config import PixelConfig
-from ood_nc.data import duplicates_between, open_dataset, scan, shared_class_names
+from ood_nc.data import find_overlaps, open_dataset, scan, shared_class_names
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.stores import ArrayStore
 
-from .conftest import encoded, put
+from .conftest import encoded
 from .test_dataset import make
 
 
@@ -55,29 +55,12 @@ def test_equal_ends_are_no_copies(folder):
     assert scan(dataset, decode=False).duplicates == [("a/3.bmp", "a/2.bmp")]
 
 
-def test_duplicates_against_a_slow_comparison(tmp_path):
-    first = open_dataset(str(put(tmp_path / "a", {f"{index}.png": encoded(index) for index in range(30)})))
-    second = open_dataset(str(put(tmp_path / "b", {f"{index}.png": encoded(index + 20) for index in range(30)})))
-    slow = [second.ids[j] for j in range(30) if any(first.content(i) == second.content(j) for i in range(30))]
-    assert duplicates_between(first, second) == slow
-    assert len(slow) == 10
-
-
-def test_twenty_of_a_hundred_ood_files_are_id_files(tmp_path):
-    id_test = open_dataset(str(put(tmp_path / "id", {f"{score}.png": encoded(score) for score in range(100, 200)})))
-    ood_files = {f"{score}.png": encoded(score) for score in range(80)}
-    ood_files |= {f"copy-{score}.png": encoded(score) for score in range(100, 200, 5)}
-    ood = open_dataset(str(put(tmp_path / "ood", ood_files)))
-    assert len(duplicates_between(id_test, ood)) == 20
-    assert len(ood) == 100
-
-
 def test_unreadable_files_are_copies_of_nothing(folder):
     dataset = open_dataset(str(folder({"a/1.png": encoded(1), "b/1.png": encoded(1)})))
     for name in ("a/1.png", "b/1.png"):
         (folder({}) / name).unlink()
     assert scan(dataset, decode=False).duplicates == []
-    assert duplicates_between(dataset, dataset) == []
+    assert find_overlaps({"a": dataset, "b": dataset}, {"a": "fit", "b": "test"}) == []
     assert len(dataset.fingerprint()) == 32
 
 
