@@ -15,22 +15,8 @@ import torch
 ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models")
 
 WITHOUT_EXAMPLE: dict[str, str] = {
-    "collapse": """
-        ClassPair ClassReport CollapseReport Interval Layer ShardedStatistics alignment_per_class cdnv
-        cdnv_per_class confused_pairs difference_intervals effective_rank entropy_full entropy_nn etf_floor
-        gnc2_frame gnc2_frame_head gnc2_margin gnc2_margin_head gnc2_uniformity gnc2_uniformity_head
-        head_predictions measure_classes metric_intervals minority_classes minority_collapse nc1_pinv
-        nc1_ratio nc1_ratio_balanced nc2_angle nc2_angle_head nc2_etf nc2_etf_means nc2_norm nc2_norm_head
-        nc2_seli nc3_alignment nc3_duality nc3_papyan nc4_bias nc4_ncc nc5_ortho ncc_accuracy nearest_cosines
-        nearest_means pabs pabs_conv trace_between trace_within uniformity uniformity_head vci within_share
-    """,
     "transfer": """
-        LinearProbe PaperSettings ProbeResult check_task few_shot fit_linear_probe id_ood_alignment knn_probe
-        layer_correlation linear_probe nearest_mean_probe paper_probe read_test retained_accuracy
-        wilson_interval
-    """,
-    "losses": """
-        Batch
+        PaperSettings paper_probe
     """,
     "models": """
         ControlledModel ETFClassifier LoadReport Projector TapInfo build_model default_num_classes

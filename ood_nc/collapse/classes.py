@@ -25,6 +25,11 @@ class ClassPair:
         second: index of the other.
         cdnv: (v_i + v_j) / (2 |mu_i - mu_j|^2), infinite where the means coincide.
         distance: |mu_i - mu_j|.
+
+    Example:
+        >>> from ood_nc.collapse import ClassPair
+        >>> ClassPair(first=0, second=3, cdnv=0.5, distance=2.0).second
+        3
     """
 
     first: int
@@ -46,6 +51,12 @@ class ClassReport:
         alignment: cosine of the centred mean and the centred row of W; the mean of these is `nc3_alignment`.
         pairs: the pairs of largest CDNV, worst first.
         reasons: why a column is undefined for every class.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, measure_classes
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> measure_classes(stats).variance
+        (1.0, 1.0)
     """
 
     counts: tuple[float, ...]
@@ -73,6 +84,13 @@ def measure_classes(
 
     Raises:
         UndefinedMetricError: no samples.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, measure_classes
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> report = measure_classes(stats)
+        >>> report.mean_norm, report.alignment, report.reasons["alignment"]
+        ((2.5, 2.5), (None, None), 'needs weight.')
     """
     present = stats.present
     functions = {
@@ -103,6 +121,12 @@ def confused_pairs(stats: ClassStatistics, count: int = 10) -> list[ClassPair]:
     Raises:
         UndefinedMetricError: no samples.
         UserError: a negative count.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, confused_pairs
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> confused_pairs(stats)
+        [ClassPair(first=0, second=1, cdnv=0.04, distance=5.0)]
     """
     if count < 0:
         raise UserError(f"the number of pairs must not be negative, got {count}.")

@@ -22,6 +22,12 @@ def nearest_means(stats: ClassStatistics, features: ArrayLike) -> torch.Tensor:
 
     Raises:
         UserError: another number of columns, or features that are not finite.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nearest_means
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> nearest_means(stats, [[0.5], [9.0]]).tolist()
+        [0, 1]
     """
     matrix = as_matrix(features)
     if matrix.shape[1] != stats.dim:
@@ -62,6 +68,12 @@ def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike)
         stats: statistics whose class means are used (those of the training split, also for held-out features).
         features: (N, d).
         predictions: the head's class of each sample (N,).
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nc4_ncc
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> nc4_ncc(stats, [[0.5], [9.0]], predictions=[0, 0])
+        0.5
     """
     return share(nearest_means(stats, features), predictions, "predictions", equal=False)
 
@@ -77,7 +89,14 @@ add_metric(
 
 
 def ncc_accuracy(stats: ClassStatistics, features: ArrayLike, labels: ArrayLike) -> float:
-    """Share of samples whose nearest class mean is that of their label; in [0, 1]."""
+    """Share of samples whose nearest class mean is that of their label; in [0, 1].
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, ncc_accuracy
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> ncc_accuracy(stats, [[0.5], [9.0]], labels=[0, 1])
+        1.0
+    """
     return share(nearest_means(stats, features), labels, "labels", equal=True)
 
 
@@ -111,6 +130,11 @@ def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | N
 
     Raises:
         UserError: shapes that do not fit.
+
+    Example:
+        >>> from ood_nc.collapse import head_predictions
+        >>> head_predictions([[0.5], [9.0]], weight=[[-1.0], [1.0]], bias=[2.0, 0.0]).tolist()
+        [0, 1]
     """
     matrix = as_matrix(features)
     relaxed = torch.get_float32_matmul_precision() != "highest"
@@ -126,7 +150,14 @@ def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | N
 
 
 def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None = None) -> float:
-    """|W mu_G + b|_2, what the ICML 2025 code calls NC4; no bias counts as zeros. Not invariant to a shift."""
+    """|W mu_G + b|_2, what the ICML 2025 code calls NC4; no bias counts as zeros. Not invariant to a shift.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nc4_bias
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> nc4_bias(stats, weight=[[-1.0], [1.0]], bias=[3.5, -3.5])
+        0.0
+    """
     head = as_head(weight, stats.dim).to(stats.device)
     logits = head @ stats.global_mean
     if bias is not None:
@@ -156,6 +187,13 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
 
     Raises:
         UndefinedMetricError: no OOD features, or their mean or a class mean is 0.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc5_ortho
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(nc5_ortho(stats, ood=torch.ones(5, 3)), 3)
+        0.577
     """
     values = as_tensor(ood, "ood").to(stats.device)
     if values.ndim == 2 and not len(values):

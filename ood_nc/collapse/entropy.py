@@ -29,6 +29,11 @@ def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int
     Raises:
         UndefinedMetricError: fewer than two samples.
         UserError: ``max_samples`` below 2, or features that are not finite.
+
+    Example:
+        >>> from ood_nc.collapse import entropy_nn
+        >>> round(entropy_nn([[1.0, 0.0], [-3.0, 0.0]]), 3)  # the log of the distance of two opposite points
+        0.693
     """
     points = _subset(as_matrix(features), max_samples, seed).double()
     points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
@@ -64,6 +69,13 @@ def entropy_full(
     Raises:
         UndefinedMetricError: fewer than two samples, or two equal ones (the estimate is minus infinity).
         UserError: ``max_samples`` below 2, or features that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import entropy_full
+        >>> uniform = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0))
+        >>> abs(entropy_full(uniform, on_sphere=False)) < 0.1  # 0 nats on the unit square
+        True
     """
     points = _subset(as_matrix(features), max_samples, seed).double()
     if on_sphere:

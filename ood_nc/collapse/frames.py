@@ -20,6 +20,11 @@ def etf_floor(num_classes: int, dim: int) -> float:
 
     A Gram matrix of rank d has at most the share sqrt(d/(C - 1)) of the simplex ETF's, whose C - 1 eigenvalues are
     equal, so the distance is at least sqrt(2 - 2 sqrt(d/(C - 1))); any centred tight frame attains it.
+
+    Example:
+        >>> from ood_nc.collapse import etf_floor
+        >>> etf_floor(num_classes=10, dim=9), round(etf_floor(num_classes=100, dim=9), 3)
+        (0.0, 1.182)
     """
     if num_classes < 2 or dim < 1:
         raise UserError(f"needs at least 2 classes and 1 dimension, got {num_classes} and {dim}.")
@@ -35,6 +40,13 @@ def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, gnc2_frame
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(gnc2_frame(stats), 6))
+        0.0
     """
     return frame_distance(distinct_means(stats, center))
 
@@ -48,7 +60,14 @@ add_metric(
 
 
 def gnc2_frame_head(weight: ArrayLike) -> float:
-    """`gnc2_frame` of the rows of a classifier (C, d), as they are."""
+    """`gnc2_frame` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import gnc2_frame_head
+        >>> abs(round(gnc2_frame_head(torch.eye(3)), 3))
+        0.606
+    """
     return frame_distance(head_rows(weight))
 
 
@@ -77,6 +96,13 @@ def nearest_cosines(stats: ClassStatistics, center: Center = "classes") -> torch
 
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nearest_cosines
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> [round(cosine, 3) for cosine in nearest_cosines(stats).tolist()]
+        [-0.5, -0.5, -0.5]
     """
     return direction_summary(stats, center).closest
 
@@ -91,6 +117,13 @@ def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, gnc2_margin
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(gnc2_margin(stats), 6))
+        0.0
     """
     return margin_gap(nearest_cosines(stats, center), stats.dim)
 
@@ -104,7 +137,14 @@ add_metric(
 
 
 def gnc2_margin_head(weight: ArrayLike) -> float:
-    """`gnc2_margin` of the rows of a classifier (C, d), as they are."""
+    """`gnc2_margin` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import gnc2_margin_head
+        >>> abs(round(gnc2_margin_head(torch.eye(3)), 3))
+        0.5
+    """
     summary = head_summary(weight)
     return margin_gap(summary.closest, head_rows(weight).shape[1])
 
@@ -132,6 +172,13 @@ def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float
 
     Raises:
         UndefinedMetricError: fewer than three classes, two means of the same direction, or without any.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, gnc2_uniformity
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(gnc2_uniformity(stats), 6))
+        0.0
     """
     return log_variation(direction_summary(stats, center))
 
@@ -145,7 +192,14 @@ add_metric(
 
 
 def gnc2_uniformity_head(weight: ArrayLike) -> float:
-    """`gnc2_uniformity` of the rows of a classifier (C, d), as they are."""
+    """`gnc2_uniformity` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import gnc2_uniformity_head
+        >>> abs(round(gnc2_uniformity_head(torch.eye(3)), 3))
+        0.0
+    """
     return log_variation(head_summary(weight))
 
 
@@ -176,6 +230,13 @@ def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, uniformity
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(uniformity(stats), 3)
+        -6.0
     """
     return direction_summary(stats, center).potential
 
@@ -189,7 +250,14 @@ add_metric(
 
 
 def uniformity_head(weight: ArrayLike) -> float:
-    """`uniformity` of the rows of a classifier (C, d), as they are."""
+    """`uniformity` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import uniformity_head
+        >>> round(uniformity_head(torch.eye(3)), 3)
+        -4.0
+    """
     return head_summary(weight).potential
 
 

@@ -30,6 +30,13 @@ def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc2_norm
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(nc2_norm(stats), 6))
+        0.0
     """
     return norm_variation(distinct_means(stats, center))
 
@@ -44,6 +51,13 @@ def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or a class mean equals the global mean (no direction).
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc2_angle
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(nc2_angle(stats), 6))
+        0.0
     """
     return direction_summary(stats, center).angle
 
@@ -61,6 +75,13 @@ def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or the class means coincide.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc2_etf_means
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> abs(round(nc2_etf_means(stats), 6))
+        0.0
     """
     means = distinct_means(stats, center)
     return etf_distance(means, means)
@@ -81,6 +102,12 @@ def nc2_etf(weight: ArrayLike) -> float:
 
     Raises:
         UndefinedMetricError: fewer than two rows, or all zero.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import nc2_etf
+        >>> round(nc2_etf(torch.eye(3)), 3)
+        0.606
     """
     rows = head_rows(weight)
     return etf_distance(rows, rows)
@@ -96,7 +123,14 @@ add_metric(
 
 
 def nc2_norm_head(weight: ArrayLike) -> float:
-    """`nc2_norm` of the rows of a classifier (C, d), as they are."""
+    """`nc2_norm` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import nc2_norm_head
+        >>> round(nc2_norm_head(torch.eye(3)), 3)
+        0.0
+    """
     return norm_variation(head_rows(weight))
 
 
@@ -110,7 +144,14 @@ add_metric(
 
 
 def nc2_angle_head(weight: ArrayLike) -> float:
-    """`nc2_angle` of the rows of a classifier (C, d), as they are."""
+    """`nc2_angle` of the rows of a classifier (C, d), as they are.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import nc2_angle_head
+        >>> round(nc2_angle_head(torch.eye(3)), 3)
+        0.5
+    """
     return head_summary(weight).angle
 
 
@@ -129,6 +170,13 @@ def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "cla
     Raises:
         UndefinedMetricError: fewer than two classes, or W M' is 0.
         UserError: W does not have a row for every class.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc3_duality
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(nc3_duality(stats, weight=torch.eye(3)), 3)
+        0.0
     """
     means = distinct_means(stats, center)
     return etf_distance(matching_rows(stats, weight), means)
@@ -148,6 +196,13 @@ def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "clas
 
     Raises:
         UndefinedMetricError: fewer than two classes, the class means coincide, or W is 0.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc3_papyan
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(nc3_papyan(stats, weight=torch.eye(3)), 3)
+        0.606
     """
     means = distinct_means(stats, center)
     rows = matching_rows(stats, weight)
@@ -171,6 +226,13 @@ def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Cente
 
     Raises:
         UndefinedMetricError: a class mean equals the global mean, or a row of W the mean row.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, alignment_per_class
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> [round(cosine, 3) for cosine in alignment_per_class(stats, torch.eye(3)).tolist()]
+        [1.0, 1.0, 1.0]
     """
     means = directed_means(stats, center)
     rows = matching_rows(stats, weight)
@@ -187,6 +249,13 @@ def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "c
     """Mean over classes of the cosine between centred class mean and centred row of W; 1 = self-dual.
 
     Unlike `nc3_duality` it asks for no simplex ETF, so it can reach 1 with more classes than dimensions.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc3_alignment
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(nc3_alignment(stats, weight=torch.eye(3)), 3)
+        1.0
     """
     return float(alignment_per_class(stats, weight, center).mean())
 

@@ -18,6 +18,13 @@ def minority_classes(stats: ClassStatistics, share: float = 0.5) -> torch.Tensor
 
     Raises:
         UndefinedMetricError: no samples.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, minority_classes
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2], weights=[8.0, 1.0, 1.0])
+        >>> minority_classes(stats).tolist()
+        [1, 2]
     """
     counts = stats.counts
     present = stats.present
@@ -34,6 +41,13 @@ def minority_collapse(stats: ClassStatistics, weight: ArrayLike, share: float = 
 
     Raises:
         UndefinedMetricError: fewer than two minority classes, or a row of theirs is 0.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, minority_collapse
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2], weights=[8.0, 1.0, 1.0])
+        >>> round(minority_collapse(stats, weight=[[1.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 2.0, 2.0]]), 6)
+        1.0
     """
     minority = minority_classes(stats, share)
     found = len(minority)
@@ -69,6 +83,13 @@ def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or W is 0.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, nc2_seli
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(nc2_seli(stats, weight=torch.eye(3) - 1 / 3), 6)
+        0.0
     """
     rows = matching_rows(stats, weight)
     classes = len(rows)

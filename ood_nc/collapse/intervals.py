@@ -31,6 +31,11 @@ class Interval:
         error: standard error.
         bias: how far the number of samples has moved the value from that of the population; ``low`` and ``high`` lie
             around ``value - bias``, so with few samples the value itself may be outside.
+
+    Example:
+        >>> from ood_nc.collapse import Interval
+        >>> Interval(value=0.5, low=0.4, high=0.7, error=0.05, bias=-0.02).high
+        0.7
     """
 
     value: float
@@ -53,6 +58,14 @@ class ShardedStatistics:
         shards: number of shards; more give a steadier standard error, up to the samples of the smallest class.
         seed: of the start of each class.
         options: ``device``, ``full`` and ``exact`` of `ClassStatistics`.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ShardedStatistics
+        >>> rows, labels = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> sharded = ShardedStatistics(2, 2, shards=5).update(rows, labels)
+        >>> sharded.total().num_samples, [stats.num_samples for stats in sharded.leave_one_out()]
+        (60, [48, 48, 48, 48, 48])
     """
 
     def __init__(self, num_classes: int, dim: int, *, shards: int = 20, seed: int = 0, **options: Any) -> None:
@@ -143,6 +156,15 @@ def metric_intervals(
     Raises:
         UserError: an unknown metric, or a confidence outside (0, 1).
         UndefinedMetricError: a metric is undefined, on all samples or without one shard.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ShardedStatistics, metric_intervals
+        >>> rows, labels = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> sharded = ShardedStatistics(2, 2, shards=5).update(rows, labels)
+        >>> interval = metric_intervals(sharded, ["trace_within"])["trace_within"]
+        >>> interval.low < interval.value < interval.high
+        True
     """
     values, replicates = _replicates(sharded, metrics, arguments)
     return {name: _interval(values[name], [row[name] for row in replicates], confidence) for name in _checked(metrics)}
@@ -173,6 +195,15 @@ def difference_intervals(
 
     Raises:
         UserError: the two were not filled alike.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ShardedStatistics, difference_intervals
+        >>> rows, labels = torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+        >>> sharded = ShardedStatistics(2, 2, shards=5).update(rows, labels)
+        >>> other = ShardedStatistics(2, 2, shards=5).update(2 * rows, labels)
+        >>> difference_intervals(other, sharded, ["trace_within"])["trace_within"].low > 0
+        True
     """
     alike = len(first.shards) == len(second.shards) and all(
         torch.equal(a.counts.cpu(), b.counts.cpu()) for a, b in zip(first.shards, second.shards, strict=True)

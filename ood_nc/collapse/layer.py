@@ -24,6 +24,12 @@ class Layer:
         center: "classes" or "samples", what class means are centred on.
         entropy_samples: samples for metrics whose cost grows with their square.
         seed: of such a subset.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, Layer
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> Layer(stats, weight=[[-1.0], [1.0]]).head_directions.closest.tolist()
+        [-1.0, -1.0]
     """
 
     def __init__(

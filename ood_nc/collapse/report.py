@@ -26,6 +26,13 @@ class CollapseReport:
         values: the metrics by name.
         reasons: why each undefined metric is undefined.
         notes: what a reader of the numbers should know (classes without or with one sample, C > d + 1).
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, measure
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> report = measure(stats, metrics=["cdnv"])
+        >>> report.cdnv, report.num_samples
+        (0.04, 4)
     """
 
     num_samples: int

@@ -22,6 +22,13 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
 
     Raises:
         UndefinedMetricError: no d x d scatter, or all features equal (all 0, when not centred).
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import ClassStatistics, effective_rank
+        >>> stats = ClassStatistics(3, 3).update(torch.eye(3), [0, 1, 2])
+        >>> round(effective_rank(stats), 3), round(effective_rank(stats, centered=False), 3)
+        (2.0, 3.0)
     """
     stats.require_scatter()
     mass, rows = stats.counts[stats.present], stats.uncentered_means
@@ -76,6 +83,12 @@ def pabs(means: ArrayLike | ClassStatistics, weight: ArrayLike, rank: int | None
     Raises:
         UndefinedMetricError: the means or the weight are 0.
         UserError: shapes that do not fit, or a rank below 1.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import pabs
+        >>> pabs(torch.eye(3)[:2], weight=torch.eye(3)[:1]), pabs(torch.eye(3)[:2], weight=torch.eye(3)[2:])
+        (0.5, 0.0)
     """
     rows = means.uncentered_means if isinstance(means, ClassStatistics) else as_tensor(means, "means").double()
     if rows.ndim != 2:
@@ -96,6 +109,13 @@ def pabs_conv(means: ArrayLike, weight: ArrayLike, rank: int = 10) -> float:
     Raises:
         UndefinedMetricError: the means or the weight are 0.
         UserError: shapes that do not fit, or a rank below 1.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import pabs_conv
+        >>> maps, kernel = torch.ones(2, 3, 4, 4), torch.ones(5, 3, 1, 1)
+        >>> round(pabs_conv(maps, kernel, rank=1), 3)
+        1.0
     """
     maps, kernel = as_tensor(means, "means").double(), as_tensor(weight, "weight").double()
     if maps.ndim != 4 or kernel.ndim != 4 or maps.shape[1] != kernel.shape[1]:

@@ -13,7 +13,14 @@ _EPS = float(torch.finfo(torch.float64).eps)
 
 
 def trace_within(stats: ClassStatistics) -> float:
-    """tr Sigma_W: mean squared distance of a sample to its class mean."""
+    """tr Sigma_W: mean squared distance of a sample to its class mean.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, trace_within
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> trace_within(stats)
+        1.0
+    """
     return float(stats.scatter_traces.sum() / stats.counts.sum())
 
 
@@ -23,7 +30,14 @@ add_metric(
 
 
 def trace_between(stats: ClassStatistics, center: Center = "classes") -> float:
-    """tr Sigma_B: mean squared distance of the class means to the global mean; 0 where all class means coincide."""
+    """tr Sigma_B: mean squared distance of the class means to the global mean; 0 where all class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, trace_between
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> trace_between(stats)
+        6.25
+    """
     return _trace_between(stats, center)[0]
 
 
@@ -42,6 +56,12 @@ def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: the class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nc1_ratio
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> nc1_ratio(stats)
+        0.16
     """
     return trace_within(stats) / _positive_trace_between(stats, center)
 
@@ -56,6 +76,12 @@ def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> fl
 
     Raises:
         UndefinedMetricError: the class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nc1_ratio_balanced
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> nc1_ratio_balanced(stats)
+        0.16
     """
     return float(stats.class_variances[stats.present].mean()) / _positive_trace_between(stats, center)
 
@@ -73,6 +99,12 @@ def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: all features are equal.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, within_share
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> round(within_share(stats), 3)
+        0.138
     """
     within, (between, resolution) = trace_within(stats), _trace_between(stats, center)
     if within + between <= resolution:
@@ -96,6 +128,12 @@ def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: no d x d scatter, or the class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, nc1_pinv
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> round(nc1_pinv(stats), 3)
+        0.08
     """
     stats.require_scatter()
     _positive_trace_between(stats, center)
@@ -123,6 +161,12 @@ def vci(stats: ClassStatistics, center: Center = "classes") -> float:
 
     Raises:
         UndefinedMetricError: no d x d scatter, or the class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, vci
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> round(vci(stats), 3)
+        0.138
     """
     stats.require_scatter()
     _positive_trace_between(stats, center)
@@ -151,6 +195,12 @@ def cdnv(stats: ClassStatistics) -> float:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or two class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, cdnv
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> cdnv(stats)
+        0.04
     """
     return float(cdnv_per_class(stats).mean())
 
@@ -168,6 +218,12 @@ def cdnv_per_class(stats: ClassStatistics) -> torch.Tensor:
 
     Raises:
         UndefinedMetricError: fewer than two classes, or two class means coincide.
+
+    Example:
+        >>> from ood_nc.collapse import ClassStatistics, cdnv_per_class
+        >>> stats = ClassStatistics(2, 1).update([[0.0], [2.0], [5.0], [7.0]], [0, 0, 1, 1])
+        >>> cdnv_per_class(stats).tolist()
+        [0.04, 0.04]
     """
     means = stats.centered_means()
     variances = stats.class_variances[stats.present]

@@ -20,6 +20,12 @@ class Batch(NamedTuple):
         logits: (B, C).
         targets: (B,) class indices, or (B, C) class probabilities.
         groups: (B,) which image each row comes from, under repeated augmentation; else None.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.losses import Batch
+        >>> Batch(logits=torch.zeros(2, 3), targets=torch.tensor([0, 2])).groups is None
+        True
     """
 
     logits: torch.Tensor

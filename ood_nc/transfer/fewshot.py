@@ -46,6 +46,12 @@ def few_shot(
     Raises:
         UserError: a class has fewer than ``shots`` samples, ``shots`` or ``draws`` is too small, or the splits do
             not fit.
+
+    Example:
+        >>> from ood_nc.transfer import few_shot
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> few_shot(train, train_labels, [[3.0], [8.0]], [0, 1], shots=1, draws=3).accuracy
+        1.0
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)

@@ -32,6 +32,12 @@ class LinearProbe:
         selected: learning rate, weight decay and epoch, and the held-out accuracy that chose them.
         selected_on: ``held out of train``; None where no class had a second sample to hold out, so that the
             middle learning rate, the least weight decay and the last epoch were taken.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.transfer import LinearProbe
+        >>> LinearProbe(weight=torch.eye(2), bias=torch.zeros(2)).logits([[1.0, 2.0]]).tolist()
+        [[1.0, 2.0]]
     """
 
     weight: torch.Tensor
@@ -76,6 +82,13 @@ def linear_probe(
 
     Raises:
         UserError: what `fit_linear_probe` raises, or splits that do not fit each other.
+
+    Example:
+        >>> from ood_nc.transfer import linear_probe
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> result = linear_probe(train, train_labels, [[3.0], [8.0]], [0, 1])
+        >>> result.accuracy, result.n, result.selected_on
+        (1.0, 2, 'held out of train')
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)
@@ -131,6 +144,13 @@ def fit_linear_probe(
 
     Source: the probe of Harun, Gallardo, Kanan, ICML 2025 (rates 1e-3 and 1e-2, decays 0 and 1e-4), with the
     choice taken from the test split to a held-out one.
+
+    Example:
+        >>> from ood_nc.transfer import fit_linear_probe
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> probe = fit_linear_probe(train, train_labels)
+        >>> probe.logits([[3.0], [8.0]]).argmax(dim=1).tolist()
+        [0, 1]
     """
     features, labels = check_split(train_features, train_labels, "train")
     count = _count_classes(labels, num_classes)

@@ -30,6 +30,12 @@ def nearest_mean_probe(
 
     Raises:
         UserError: the splits do not fit.
+
+    Example:
+        >>> from ood_nc.transfer import nearest_mean_probe
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> nearest_mean_probe(train, train_labels, [[3.0], [8.0]], [0, 1]).predictions.tolist()
+        [0, 1]
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)

@@ -42,6 +42,11 @@ def knn_probe(
         UserError: ``k`` is not between 1 and N, ``temperature`` not positive, or the splits do not fit.
 
     Source: Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018.
+
+    Example:
+        >>> from ood_nc.transfer import knn_probe
+        >>> knn_probe([[1.0, 0.0], [0.0, 1.0]], [0, 1], [[2.0, 1.0], [1.0, 3.0]], [0, 1], k=1).accuracy
+        1.0
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)

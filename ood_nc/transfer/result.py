@@ -36,6 +36,13 @@ class ProbeResult:
         selected_on: the split that chose them; None where nothing was chosen.
         unseen: number of test samples whose class has no training sample.
         weight, bias: of linear probes, (C, d) and (C,); logits = features @ weight.T + bias.
+
+    Example:
+        >>> from ood_nc.transfer import nearest_mean_probe
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> result = nearest_mean_probe(train, train_labels, [[3.0], [8.0]], [0, 0])
+        >>> result.correct.tolist(), result.accuracy, result.n
+        ([True, False], 0.5, 2)
     """
 
     accuracy: float
@@ -70,6 +77,13 @@ def check_task(
     Raises:
         UserError: an empty split, shapes that do not fit, negative labels, NaN or infinity, or no test sample of
             any training class.
+
+    Example:
+        >>> from ood_nc.transfer import check_task
+        >>> train, train_labels = [[0.0], [1.0], [10.0], [11.0]], [0, 0, 1, 1]
+        >>> check_task(train, train_labels, [[3.0]], [5])
+        Traceback (most recent call last):
+        ood_nc.errors.UserError: No class of test_labels (such as 5) is among train_labels: ...
     """
     train, labels = check_split(train_features, train_labels, "train")
     test, wanted = check_split(test_features, test_labels, "test")
@@ -112,7 +126,17 @@ def read_test(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
 ) -> ProbeResult:
-    """Compare one prediction a test sample with its label; ``start`` is the `time.perf_counter` of the beginning."""
+    """Compare one prediction a test sample with its label; ``start`` is the `time.perf_counter` of the beginning.
+
+    Example:
+        >>> import time
+        >>> import torch
+        >>> from ood_nc.transfer import check_task, read_test
+        >>> start = time.perf_counter()
+        >>> task = check_task([[0.0], [1.0]], [0, 1], [[0.2], [0.9]], [0, 1])
+        >>> read_test(task, torch.tensor([0, 0]), start).accuracy
+        0.5
+    """
     correct = predictions == task.test_labels
     right, n = int(correct.sum()), len(correct)
     low, high = wilson_interval(right, n)
@@ -133,7 +157,14 @@ def read_test(
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (1927): inside [0, 1], and never empty, at 0 and at ``n`` too."""
+    """Wilson's score interval of a proportion (1927): inside [0, 1], and never empty, at 0 and at ``n`` too.
+
+    Example:
+        >>> from ood_nc.transfer import wilson_interval
+        >>> low, high = wilson_interval(10, 10)
+        >>> round(low, 3), high
+        (0.722, 1.0)
+    """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / n
     centre = share + z * z / (2 * n)

@@ -23,6 +23,11 @@ def retained_accuracy(accuracies: ArrayLike) -> float | None:
 
     Raises:
         UserError: no layer.
+
+    Example:
+        >>> from ood_nc.transfer import retained_accuracy
+        >>> retained_accuracy([0.5, 0.8, 0.6])
+        75.0
     """
     curve = _curve(accuracies, "accuracies")
     best = float(curve.max())
@@ -41,6 +46,11 @@ def layer_correlation(id_accuracies: ArrayLike, ood_accuracies: ArrayLike) -> fl
 
     Raises:
         UserError: no layer, or curves of different lengths.
+
+    Example:
+        >>> from ood_nc.transfer import layer_correlation
+        >>> round(layer_correlation([0.5, 0.7, 0.9], [0.6, 0.5, 0.4]), 3)
+        -1.0
     """
     first, second = _curve(id_accuracies, "id_accuracies"), _curve(ood_accuracies, "ood_accuracies")
     if len(first) != len(second):
@@ -55,6 +65,11 @@ def id_ood_alignment(id_accuracy: float, ood_accuracy: float, *, id_classes: int
 
     Raises:
         UserError: fewer than one class.
+
+    Example:
+        >>> from ood_nc.transfer import id_ood_alignment
+        >>> round(id_ood_alignment(0.9, 0.6, id_classes=10, ood_classes=5), 3)
+        0.32
     """
     if id_classes < 1 or ood_classes < 1:
         raise UserError(f"There must be classes, got {id_classes} ID and {ood_classes} OOD ones.")
