@@ -80,7 +80,9 @@ def draw_ranks(n: int, replicates: int, seed: int | Sequence[int]) -> RankResamp
         draws = (generator.integers(0, max(n, 1), n) for _ in range(replicates))
         rows = [np.bincount(group_of[draw], minlength=len(sizes)) for draw in draws]
         drawn = np.array(rows).reshape(replicates, len(sizes))
-    return RankResamples(n, edges, _cumulated(drawn))
+    before: Array = np.zeros((replicates, len(edges)))
+    np.cumsum(drawn, axis=1, out=before[:, 1:])
+    return RankResamples(n, edges, before)
 
 
 def draw_samples(n: int, replicates: int, seed: int | Sequence[int]) -> Array:
@@ -108,8 +110,11 @@ def ranks_of_samples(counts: Array, scores: ArrayLike) -> RankResamples:
     """
     order = np.argsort(as_scores(scores, "scores"), kind="stable")
     edges = _edges(len(order), _GROUPS_PAIRED)
-    drawn = np.add.reduceat(counts.take(order, axis=1), edges[:-1], axis=1, dtype=np.uint32)
-    return RankResamples(len(order), edges, _cumulated(drawn))
+    before: Array = np.zeros((len(counts), len(edges)))
+    for row, drawn in zip(before, counts, strict=True):
+        # One replicate at a time stays in the cache.
+        row[1:] = np.cumsum(drawn.take(order), dtype=np.int32).take(edges[1:] - 1)
+    return RankResamples(len(order), edges, before)
 
 
 def resampled_metrics(
@@ -246,7 +251,3 @@ def _edges(n: int, groups: int) -> Array:
     groups = min(n, groups)
     edges: Array = np.arange(groups + 1) * n // max(groups, 1)
     return edges
-
-
-def _cumulated(drawn: Array) -> Array:
-    return np.pad(np.cumsum(drawn, axis=1, dtype=np.float64), ((0, 0), (1, 0)))

@@ -12,26 +12,26 @@ from ood_nc.scores.ranking import measure, smallest_count
 from ood_nc.scores.registry import ScoreMetric, score_metric
 
 
-def _alarms(false_alarms: Array, at: Array, negatives: int) -> Array:
-    """The share of false alarms at one group (R,), 1 where the stretch of groups does not reach so far."""
-    groups = false_alarms.shape[-1]
-    inside = (at >= 0) & (at < groups)
-    found: Array = np.take_along_axis(false_alarms, np.clip(at, 0, groups - 1)[:, None], axis=-1)[:, 0]
-    return np.where(inside, found, negatives) / negatives
+def _at(below: Array, group: Array, otherwise: int) -> Array:
+    """The count at one group of each resample (R,); ``otherwise`` where the stretch of groups does not reach so far."""
+    groups = below.shape[-1]
+    found: Array = np.take_along_axis(below, np.clip(group, 0, groups - 1)[:, None], axis=-1)[:, 0]
+    return np.where((group >= 0) & (group < groups), found, otherwise)
 
 
-def _accepted(counts: RankCounts, ood_accepted: Array, needed: int) -> Array:
+def _accepted(counts: RankCounts, ood_rejected: Array, needed: int) -> Array:
     """The share of OOD accepted at the highest threshold that accepts so many ID samples."""
-    return _alarms(ood_accepted, np.count_nonzero(counts.id_above >= needed, axis=-1) - 1, counts.m)
+    highest = np.count_nonzero(counts.id_below <= counts.n - needed, axis=-1) - 1
+    return (counts.m - _at(ood_rejected, highest, 0)) / counts.m
 
 
 def _id_positive(counts: RankCounts, tpr: float) -> Array:
-    return _accepted(counts, counts.ood_above, smallest_count(tpr, counts.n))
+    return _accepted(counts, counts.ood_below, smallest_count(tpr, counts.n))
 
 
 def _ood_positive(counts: RankCounts, tpr: float) -> Array:
     lowest = np.count_nonzero(counts.ood_through < smallest_count(tpr, counts.m), axis=-1)
-    return _alarms(counts.id_through, lowest, counts.n)
+    return _at(counts.id_through, lowest, counts.n) / counts.n
 
 
 @score_metric("fpr95_id_positive", "share of OOD accepted at the threshold that accepts at least 95 % of ID", "min")
@@ -55,7 +55,7 @@ def ood_positive(counts: RankCounts) -> Array:
 )
 def paper(counts: RankCounts) -> Array:
     """OOD samples above a threshold that at least n - round(0.05 n) ID samples reach."""
-    return _accepted(counts, counts.m - counts.ood_through, counts.n - round(0.05 * counts.n))
+    return _accepted(counts, counts.ood_through, counts.n - round(0.05 * counts.n))
 
 
 def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, positive: Side = "id") -> float:
