@@ -20,7 +20,8 @@ WITHOUT_EXAMPLE: dict[str, str] = {
     """,
     "models": """
         ControlledModel ETFClassifier LoadReport Projector TapInfo build_model default_num_classes
-        list_backbones list_taps load_by_order load_initial load_weights simplex_vertices weights_hash
+        list_backbones list_taps load_by_order load_foreign load_initial load_weights simplex_vertices
+        weights_hash
     """,
 }
 """Still to be written: whoever adds an example takes the name out."""
