@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ood_nc import Detector
+from ood_nc.config import PixelConfig
 from ood_nc.deployment import fit_detector
 from ood_nc.deployment.file import describe
 from ood_nc.errors import UserError
@@ -140,6 +141,18 @@ def test_an_interrupted_write_leaves_the_old_file(fitted: Detector, tmp_path: Pa
         fitted.save(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["d.safetensors"]
+
+
+def test_images_beyond_the_limit_are_our_own_error(
+    fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near().load(0).save(tmp_path / "large.png")
+    monkeypatch.setattr(fitted.transform, "pixels", PixelConfig(max_pixels=5))
+    with pytest.raises(UserError, match=r"Cannot read the image .*large\.png .*the limit is"):
+        fitted(tmp_path / "large.png")
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(UserError, match=r"Cannot read the image .*large\.png .*the limit is"):
+        fitted(tmp_path / "large.png")
 
 
 def test_kinds_of_images(fitted: Detector, tmp_path: Path) -> None:
