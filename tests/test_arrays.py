@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from ood_nc.arrays import as_labels, as_matrix, as_tensor
-from ood_nc.collapse import ClassStatistics, ncc_accuracy
+from ood_nc.collapse import ClassStatistics, nc4_ncc, ncc_accuracy
 from ood_nc.collapse.intervals import ShardedStatistics
 from ood_nc.detection import TapStatistics, create_detector, synthetic_outliers
 from ood_nc.errors import UserError
 from ood_nc.scores.thresholds import choose_class_thresholds, conformal_p_values
-from ood_nc.transfer import knn_probe, linear_probe, nearest_mean_probe
+from ood_nc.transfer import few_shot, fit_linear_probe, knn_probe, linear_probe, nearest_mean_probe
 
 NUMPY_DTYPES = [
     np.dtype(kind + str(size)) for kind, sizes in (("i", "1248"), ("u", "1248"), ("f", "248")) for size in sizes
@@ -89,6 +89,12 @@ FUNCTIONS = {
     ),
     "linear probe": lambda labels: linear_probe(**_sides(labels)),
     "k-NN probe": lambda labels: knn_probe(**_sides(labels)),
+    "labels of the test split": lambda labels: knn_probe(
+        **{**_sides([0, 1] * 4), "test_labels": labels, "train_labels": [0, 1] * 4}
+    ),
+    "few shots": lambda labels: few_shot(**_sides(labels)),
+    "a linear probe alone": lambda labels: fit_linear_probe(ROWS, labels),
+    "nc4_ncc": lambda labels: nc4_ncc(ClassStatistics(2, 3).update(ROWS, [0, 1] * 4), ROWS, labels),
     "nearest-mean probe": lambda labels: nearest_mean_probe(**_sides(labels)),
 }
 
