@@ -48,6 +48,9 @@ function fillDetectors() {
   fillMeasurements(detectorTable, names);
 }
 
+// What a score that knows nothing reaches: the best of a column is not marked where it is no better.
+const CHANCE = { auroc: 0.5, fpr95_id_positive: 0.95, fpr95_ood_positive: 0.95, fpr95_paper: 0.95 };
+
 function markBest(table) {
   if (!("best" in table.dataset)) return;
   const rows = [...table.tBodies[0].rows];
@@ -56,8 +59,10 @@ function markBest(table) {
     const cells = rows.map(row => row.cells[position + 1]);
     const values = cells.filter(cell => cell.dataset.v !== "").map(cell => +cell.dataset.v);
     const best = better === "lower" ? Math.min(...values) : better === "higher" ? Math.max(...values) : NaN;
+    const chance = CHANCE[head.dataset.metric];
+    const none = chance !== undefined && (better === "lower" ? best >= chance : best <= chance);
     for (const cell of cells) {
-      const isBest = values.length > 1 && cell.dataset.v !== "" && +cell.dataset.v === best;
+      const isBest = !none && values.length > 1 && cell.dataset.v !== "" && +cell.dataset.v === best;
       cell.classList.toggle("best", isBest);
       cell.querySelectorAll(".vh").forEach(span => span.remove());
       if (isBest) cell.insertAdjacentHTML("beforeend", '<span class="vh"> (best of the column)</span>');
