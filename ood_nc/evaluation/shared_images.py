@@ -14,7 +14,7 @@ Images are compared by content (`ood_nc.data.find_overlaps`), never by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +38,7 @@ def note_shared_images(inputs: Inputs) -> None:
         UserError: the OOD set that hyper-parameters are chosen on shares images with a tested set, or nothing is left
             of ID validation.
     """
-    sets = {key: one for key, one in inputs.all().items() if not key.startswith("transfer/")}
-    for found in _overlaps(sets):
+    for found in _overlaps(inputs.all()):
         if found.first == VALIDATION_OOD and found.leaks:
             raise UserError(
                 f"Hyper-parameters cannot be chosen on {inputs.chosen_on!r}: {len(found.ids)} of the {found.n} images "
@@ -47,28 +46,34 @@ def note_shared_images(inputs: Inputs) -> None:
             )
         if found.first == "id_val" and found.leaks:
             _take_out(inputs, found)
-        else:
+        elif inputs.groups.get(_called(found.second)) != "covariate":
             _note(inputs, found)
     for name, dataset in inputs.ood.items():
         if dataset is not None and inputs.groups[name] != "covariate":
             _note_shared_classes(inputs, name, dataset)
-    for name, pair in inputs.transfer.items():
-        if pair is not None:
-            task = {"id_train": inputs.id_train, f"{name}/train": pair[0], f"{name}/test": pair[1]}
-            inputs.notes += [_line(found) for found in _overlaps(task) if found.second == f"{name}/test"]
     _note_sizes(inputs)
 
 
-def _overlaps(sets: Mapping[str, ImageDataset]) -> list[Overlap]:
-    roles = {key: _ROLES.get(key, "fit" if key.endswith("/train") else "test") for key in sets}
-    return find_overlaps(sets, roles)  # type: ignore[arg-type]
+def _overlaps(sets: Mapping[str, ImageDataset]) -> Iterator[Overlap]:
+    """Every overlap that matters: a transfer task is its own problem, which only shares the network with the others."""
+    roles = {key: _ROLES.get(key, "fit" if _is_task(key) and key.endswith("/train") else "test") for key in sets}
+    for found in find_overlaps(sets, roles):  # type: ignore[arg-type]
+        task = found.second.removesuffix("/test")
+        within = found.leaks and _is_task(task) and found.first in ("id_train", f"{task}/train")
+        if within or not (_is_task(found.first) or _is_task(found.second)):
+            yield found
+
+
+def _is_task(key: str) -> bool:
+    return key.startswith("transfer/")
 
 
 def _take_out(inputs: Inputs, found: Overlap) -> None:
     """Leave the images that are tested too out of ID validation."""
     assert inputs.id_val is not None
     tested = inputs.all()[found.second]
-    marks = {tested.mark(index) for index, name in enumerate(tested.ids) if name in set(found.ids)}
+    shared = set(found.ids)
+    marks = {tested.mark(index) for index, name in enumerate(tested.ids) if name in shared}
     kept = [index for index in range(len(inputs.id_val)) if inputs.id_val.mark(index) not in marks]
     if not kept:
         raise UserError(f"All images of ID validation are also in {_called(found.second)}: hold others out (id_val).")
@@ -79,15 +84,13 @@ def _take_out(inputs: Inputs, found: Overlap) -> None:
 
 def _note(inputs: Inputs, found: Overlap) -> None:
     """Count the images in the entry of the later set, and list them where its numbers are given without them."""
-    name = _called(found.second)
-    if inputs.groups.get(name) == "covariate":
-        return
-    inputs.notes.append(_line(found))
-    if found.second.startswith("ood/") and found.first in _CALLED:
-        inputs.overlap.setdefault(name, set()).update(found.ids)
-    entry = inputs.datasets[name if found.second.startswith("ood/") else found.second].setdefault("duplicates", {})
-    key = found.first.removeprefix("ood/")
-    entry[key] = {"count": len(found.ids), "ids": list(found.ids[:_LISTED])}
+    first, second = _called(found.first), _called(found.second)
+    inputs.notes.append(f"{second}: {len(found.ids)} of {found.n} images are also in {first} (first: {found.ids[0]})")
+    is_ood = found.second.startswith("ood/")
+    if is_ood and found.first in _CALLED:
+        inputs.overlap.setdefault(second, set()).update(found.ids)
+    entry = inputs.datasets[second if is_ood or _is_task(found.second) else found.second].setdefault("duplicates", {})
+    entry[found.first.removeprefix("ood/")] = {"count": len(found.ids), "ids": list(found.ids[:_LISTED])}
 
 
 def _note_shared_classes(inputs: Inputs, name: str, dataset: ImageDataset) -> None:
@@ -110,10 +113,5 @@ def _note_sizes(inputs: Inputs) -> None:
             inputs.notes.append(f"{name}: {cue}")
 
 
-def _line(found: Overlap) -> str:
-    first, second = _called(found.first), _called(found.second)
-    return f"{second}: {len(found.ids)} of {found.n} images are also in {first} (first: {found.ids[0]})"
-
-
 def _called(key: str) -> str:
-    return _CALLED.get(key, key.removeprefix("ood/"))
+    return _CALLED.get(key, key.removeprefix("ood/").removeprefix("transfer/"))
