@@ -15,9 +15,6 @@ import torch
 ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models")
 
 WITHOUT_EXAMPLE: dict[str, str] = {
-    "transfer": """
-        PaperSettings paper_probe
-    """,
     "models": """
         ControlledModel ETFClassifier LoadReport Projector TapInfo build_model default_num_classes
         list_backbones list_taps load_by_order load_foreign load_initial load_weights simplex_vertices

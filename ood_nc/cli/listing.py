@@ -6,12 +6,14 @@ import argparse
 import inspect
 from collections.abc import Callable
 from fnmatch import fnmatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import Command, shipped_configs
 from ood_nc.cli.show import table
 from ood_nc.errors import UserError
-from ood_nc.registry import Registry
+
+if TYPE_CHECKING:
+    from ood_nc.registry import Registry
 
 _KINDS = (
     "backbones", "taps", "detectors", "metrics", "losses", "probes", "trackers", "sources", "suites",

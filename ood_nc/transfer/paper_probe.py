@@ -18,7 +18,13 @@ SELECTED_ON = "test split (the best epoch)"
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """What the probe is trained with; the defaults are those for convolutional networks."""
+    """What the probe is trained with; the defaults are those for convolutional networks.
+
+    Example:
+        >>> from ood_nc.transfer import PaperSettings
+        >>> PaperSettings(learning_rate=0.01).epochs
+        30
+    """
 
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -58,6 +64,13 @@ def paper_probe(
         UserError: fewer than two classes, or splits that do not fit each other.
 
     Source: released code of Harun, Gallardo, Kanan, ICML 2025 (arXiv 2502.10691).
+
+    Example:
+        >>> from ood_nc.transfer import PaperSettings, paper_probe
+        >>> train, train_labels = [[0.0, 9.0], [1.0, 8.0], [9.0, 0.0], [8.0, 1.0]], [0, 0, 1, 1]
+        >>> settings = PaperSettings(learning_rate=0.1)
+        >>> paper_probe(train, train_labels, [[2.0, 7.0], [7.0, 2.0]], [0, 1], settings=settings).accuracy
+        1.0
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)
