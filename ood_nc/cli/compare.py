@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ood_nc.cli.command import Command
+from ood_nc.cli.seeds import members
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
 
@@ -31,7 +32,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         type=Path,
         nargs="+",
-        help="evaluated run directories; the first is the reference",
+        help="evaluated run directories, or groups of seeds; the first is the reference",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="the report [comparison.html beside the runs]"
@@ -42,7 +43,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) < 2:
         raise UserError("compare needs two run directories or more, got one: ood-nc compare RUN RUN")
     output = arguments.output or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
-    path, verdict = compare_runs(arguments.runs, output)
+    path, verdict = compare_runs([member for run in arguments.runs for member in members(run)], output)
     say(verdict)
     say(f"report: {path}")
     return 0
@@ -52,7 +53,7 @@ COMMAND = Command(
     name="compare",
     summary="Compare evaluated runs on the same samples, grouped by seed, and write the report.",
     examples="""  ood-nc compare runs/baseline runs/controlled
-  ood-nc compare runs/*-seed? -o seeds.html""",
+  ood-nc compare runs/baseline-seeds runs/controlled-seeds -o seeds.html""",
     add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -100,15 +100,9 @@ def _settings(config: Config, directory: Path) -> dict[str, Any]:
 
 def _track(results: Results, config: Config, directory: Path) -> None:
     """Put every value of the long table into the tracked run's summary, under its full name."""
-    from ood_nc.tracking import WandbLog
+    from ood_nc.tracking import TRACKERS
 
-    tracker = WandbLog(
-        directory,
-        project=config.tracking.wandb_project,
-        entity=config.tracking.wandb_entity,
-        tags=config.tracking.wandb_tags,
-        config=config.model_dump(mode="json"),
-    )
+    tracker = TRACKERS["wandb"](directory, config.model_dump(mode="json"), 0)
     named = ("kind", "tap", "dataset", "group", "method", "metric")
     tracker.finish(
         {

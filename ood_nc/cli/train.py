@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ood_nc.cli.command import Command, add_config_arguments, read_run_config
 from ood_nc.cli.evaluate import evaluate_run
+from ood_nc.cli.seeds import report_group, run_seeds
 from ood_nc.cli.show import say, show_results
 
 
@@ -49,7 +50,19 @@ def _show_end(directory: Path) -> None:
         say(f"to upload to Weights & Biases, all parts as one run: {command}")
 
 
+def _add_seeds(parser: argparse.ArgumentParser) -> None:
+    _add_arguments(parser)
+    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="one run a seed, in a folder of their own")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="of --seeds, so many at a time [1]")
+
+
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.seeds and not arguments.print_config:
+        folder = run_seeds(
+            arguments.config, arguments.overrides, arguments.seeds, jobs=arguments.jobs, resume=arguments.resume
+        )
+        say(f"report: {report_group(folder)}")
+        return 0
     config = read_run_config(arguments.config, arguments.overrides, resume=arguments.resume)
     if arguments.print_config:
         print(config.to_yaml(), end="")
@@ -84,8 +97,10 @@ RUN = Command(
     summary="Train, evaluate, and write the report.",
     examples="""  ood-nc run --config quickstart --experiment trial
   ood-nc run --config cifar10-cpu --data-dir /data --epochs 5
+  ood-nc run --config quickstart --experiment trial --seeds 0 1 2 --jobs 2
+  ood-nc run --experiment trial --seeds 0 1 2 --resume
   ood-nc run --data.train photos::train --data.test photos::val --ood other=/data/other --epochs 20""",
-    add_arguments=_add_arguments,
+    add_arguments=_add_seeds,
     execute=_run,
     takes_config=True,
 )

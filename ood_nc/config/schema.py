@@ -254,6 +254,8 @@ class TrackingConfig(Section):
     wandb_project: Annotated[Name, Field(max_length=128)] = flag("ood_nc", "its project")
     wandb_entity: Name | None = flag(None, "its entity; your account's default when not given")
     wandb_tags: Names = flag([], "its tags")
+    wandb_group: Name | None = flag(None, "its group; runs of several seeds are one")
+    wandb_job_type: Name | None = flag(None, "its job type")
 
 
 class Config(Section):

@@ -7,6 +7,7 @@ from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.compare import Comparison, compare, save_comparison
 from ood_nc.evaluation.openood import to_openood_csv
 from ood_nc.evaluation.results import Results
+from ood_nc.evaluation.seeds import over_seeds
 from ood_nc.evaluation.suite import evaluate
 from ood_nc.evaluation.tap_choice import choose_taps
 
@@ -17,6 +18,7 @@ __all__ = [
     "choose_taps",
     "compare",
     "evaluate",
+    "over_seeds",
     "relate",
     "save_comparison",
     "to_openood_csv",

@@ -91,7 +91,7 @@ def compare(
     )
 
 
-def save_comparison(comparison: Comparison, path: str | Path) -> None:
+def save_comparison(comparison: Mapping[str, Any], path: str | Path) -> None:
     """Write the document as JSON, atomically."""
     write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
 

@@ -32,6 +32,8 @@ class WandbLog:
         config: the resolved configuration, nested.
         entity: team or account; the account's default when not given.
         tags: the run's tags.
+        group: what the run is one of, e.g. of several seeds.
+        job_type: its part in the group.
     """
 
     def __init__(
@@ -42,9 +44,15 @@ class WandbLog:
         config: Mapping[str, Any],
         entity: str | None = None,
         tags: Sequence[str] = (),
+        group: str | None = None,
+        job_type: str | None = None,
     ) -> None:
         self._run: Any = None
-        self._attempt(lambda: self._open(Path(directory), project, config, entity, tags))
+        settings = {
+            "project": project, "entity": entity, "tags": list(tags), "config": dict(config), "group": group,
+            "job_type": job_type,
+        }  # fmt: skip
+        self._attempt(lambda: self._open(Path(directory), settings))
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Log one line; names get their split in front (``train/loss``), as W&B groups its panels by it."""
@@ -68,18 +76,13 @@ class WandbLog:
             self._attempt(close)
         self._run = None
 
-    def _open(
-        self, directory: Path, project: str, config: Mapping[str, Any], entity: str | None, tags: Sequence[str]
-    ) -> None:
+    def _open(self, directory: Path, settings: Mapping[str, Any]) -> None:
         import wandb
 
         self._run = wandb.init(
+            **settings,
             dir=str(directory),
-            project=project,
-            entity=entity,
             name=directory.name,
-            tags=list(tags),
-            config=dict(config),
             id=_run_id(directory / "wandb" / "run-id.txt"),
             resume="allow",
             mode=None if os.environ.get("WANDB_MODE") or _has_key(wandb) else "offline",
@@ -136,6 +139,8 @@ def _open(directory: Path, config: Mapping[str, Any], last_step: int) -> WandbLo
         project=settings["wandb_project"],
         entity=settings["wandb_entity"],
         tags=settings["wandb_tags"],
+        group=settings.get("wandb_group"),
+        job_type=settings.get("wandb_job_type"),
         config=config,
     )
 

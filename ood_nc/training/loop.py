@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 
 from ood_nc.collapse import CollapseTracker
-from ood_nc.config import Config
+from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.progress import progress
@@ -59,7 +59,10 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
     with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
         _on_main(accelerator, lambda: _open(directory, lock, resume=resume))
         last = read_last(directory.checkpoints) if resume else None
-        check_same(directory, config, None if last is None else last[1])
+        if last is not None:  # the state knows its configuration; config.yaml may have been edited
+            check_same(Config.model_validate(last[1]["config"]), config, directory.path)
+        elif resume and directory.config.exists():
+            check_same(load(directory.config), config, directory.path)
         if last is not None and last[1]["epoch"] >= config.train.epochs:
             if accelerator.is_main_process:
                 logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])

@@ -17,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 import ood_nc
-from ood_nc.config import Config, load
+from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
 from ood_nc.training.launch import recorded_variables
@@ -109,32 +109,22 @@ def check_start(directory: RunDirectory, *, resume: bool) -> None:
         raise UserError(f"There is no run {path} to resume: leave --resume out to start it.")
 
 
-def check_same(directory: RunDirectory, config: Config, state: Mapping[str, Any] | None) -> None:
-    """Refuse to go on as a different run than the one whose weights are there.
-
-    Args:
-        directory: the run's.
-        config: what it would go on with.
-        state: the training state it would go on from, which knows its configuration; config.yaml may have been edited.
+def check_same(before: Config, now: Config, path: Path) -> None:
+    """Refuse to go on in ``path`` as another run than the one that is there.
 
     Raises:
         UserError: it names the key.
     """
-    if state is None and not directory.config.exists():
-        return
-    before = load(directory.config) if state is None else Config.model_validate(state["config"])
-    old, new = _flat(before.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
+    old, new = _flat(before.model_dump(mode="json")), _flat(now.model_dump(mode="json"))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key) or key.startswith(FREE_ON_RESUME):
             continue
         if key == "train.epochs":
             if new[key] > old[key]:
                 continue
-            raise UserError(
-                f"train.epochs was {old[key]} in {directory.path} and is {new[key]} now: on resume it may only grow."
-            )
+            raise UserError(f"train.epochs was {old[key]} in {path} and is {new[key]} now: on resume it may only grow.")
         raise UserError(
-            f"{key} was {old.get(key)!r} in {directory.path} and is {new.get(key)!r} now: resume with the value it "
+            f"{key} was {old.get(key)!r} in {path} and is {new.get(key)!r} now: resume with the value it "
             "had, or choose another --experiment."
         )
 

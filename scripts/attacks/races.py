@@ -43,7 +43,8 @@ def kept(folder: Path) -> dict[str, object]:
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found["log"] = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
         if path.name == "results.json":
-            found["rows"] = json.loads(path.read_text())["rows"]
+            rows = json.loads(path.read_text())["rows"]
+            found["rows"] = [row for row in rows if row["metric"] != "seconds"]
         if path.suffix == ".safetensors" and path.parent.name == "checkpoints":
             content = path.read_bytes()
             found[path.name] = content[8 + int.from_bytes(content[:8], "little") :]  # the header names each writing

@@ -69,7 +69,9 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
         local.log(values, step)
         wandb_log.log(values, step)
     wandb_log.finish({"best_accuracy": 0.5, "state": "interrupted"})
-    time.sleep(1)  # the folder of a part has its second in its name
+    started = max(path.name for path in tmp_path.glob("wandb/offline-run-*"))
+    while time.strftime("%Y%m%d_%H%M%S") <= started.split("-")[2]:  # the folder of a part is named by its second
+        time.sleep(0.1)
     resumed = WandbLog(tmp_path, project="trial", config=config)
     resumed.log({"epoch": 0.5, "split": "train", "loss": 1.25}, 5)
     resumed.finish({})

@@ -1,0 +1,162 @@
+"""``ood-nc run --seeds``: one run a seed in a folder of their own, the group."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ood_nc.cli.command import find_config
+from ood_nc.cli.show import say
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError
+from ood_nc.files import write_lock, write_text
+
+GROUP = "group.yaml"
+
+
+def run_seeds(path: str | None, overrides: dict[str, Any], seeds: Sequence[int], *, jobs: int, resume: bool) -> Path:
+    """Train, evaluate and report one run a seed, each in a process of its own, then all of them together.
+
+    Args:
+        path: the configuration; a resumed group brings its own.
+        overrides: dotted keys that differ from it.
+        seeds: each once.
+        jobs: processes at a time; where there are several GPUs each has its own.
+        resume: go on with a group: what is finished is left, what is not goes on.
+
+    Returns:
+        The group's folder.
+
+    Raises:
+        UserError: the group is there already, or is not; a run failed.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after every run has stopped.
+    """
+    if "train.seed" in overrides or len(set(seeds)) < len(seeds) or min(seeds) < 0 or jobs < 1:
+        raise UserError("--seeds takes different seeds from 0 up, in place of --seed, and --jobs at least 1.")
+    from ood_nc.training.run_directory import check_same
+
+    config = _group_config(path, overrides, resume=resume)
+    folder = config.run_directory
+    with write_lock(folder):
+        if (folder / GROUP).exists() != resume:
+            raise UserError(
+                f"There is no group {folder} to resume: leave --resume out to start it."
+                if resume
+                else f"{folder} already holds runs: go on with --resume, or choose another --experiment."
+            )
+        if resume:
+            check_same(load(folder / GROUP), config, folder)
+        write_text(folder / GROUP, config.to_yaml())
+        pending = {seed: _command(folder, seed) for seed in seeds if not _is_finished(folder, seed)}
+        failed = _work(pending, jobs, folder)
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(seeds)} runs failed (seed {', '.join(map(str, failed))}); what is finished is "
+                f"kept in {folder}: go on with --resume."
+            )
+    return folder
+
+
+def members(path: Path) -> list[Path]:
+    """The runs of a group, by seed; a run stands for itself."""
+    if not (path / GROUP).is_file():
+        return [path]
+    found = {
+        int(run.name.rpartition("-seed")[2]): run for run in path.glob("*-seed*") if (run / "config.yaml").exists()
+    }
+    if not found:
+        raise UserError(f"{path} holds no runs yet: go on with ood-nc run --resume.")
+    return [found[seed] for seed in sorted(found)]
+
+
+def report_group(folder: Path) -> Path:
+    """Write the report of a run; of a group with every number as a mean over seeds with its interval, and say it."""
+    from ood_nc.evaluation import Results, over_seeds, save_comparison
+    from ood_nc.report import write_comparison, write_report
+
+    runs = members(folder)
+    if len(runs) == 1:
+        return write_report(runs[0])
+    summary = over_seeds([Results.load(run) for run in runs])
+    save_comparison(summary, folder / "seeds.json")
+    for sentence in summary["verdicts"]:
+        say(sentence)
+    return write_comparison(runs, folder / "report.html", summary)
+
+
+def _group_config(path: str | None, overrides: dict[str, Any], *, resume: bool) -> Config:
+    file = None if path is None else find_config(path)
+    where = Path(str(overrides.get("output", "runs"))) / str(overrides.get("experiment")) / GROUP
+    if resume and file is None and where.is_file():
+        file = where
+    config = load(file, overrides)
+    name = config.experiment or config.run_directory.name.rpartition("-seed")[0]
+    changes = {"tracking.wandb_group": config.tracking.wandb_group or name}
+    changes["tracking.wandb_job_type"] = config.tracking.wandb_job_type or "train"
+    return load(file, {**overrides, "experiment": name, **changes})
+
+
+def _member(folder: Path, seed: int) -> Path:
+    return folder / f"{folder.name}-seed{seed}"
+
+
+def _is_finished(folder: Path, seed: int) -> bool:
+    return (_member(folder, seed) / "report.html").exists() and _epochs(folder / GROUP) == _epochs(
+        _member(folder, seed) / "config.yaml"
+    )
+
+
+def _epochs(path: Path) -> int | None:
+    return load(path).train.epochs if path.exists() else None
+
+
+def _command(folder: Path, seed: int) -> list[str]:
+    member = _member(folder, seed)
+    words = [sys.executable, "-m", "ood_nc", "run", "--config", str(folder / GROUP), "--output", str(folder)]
+    words += ["--experiment", member.name, "--seed", str(seed)]
+    return words + (["--resume"] if (member / "config.yaml").exists() else [])
+
+
+def _work(pending: dict[int, list[str]], jobs: int, folder: Path) -> list[int]:
+    """Run the commands, ``jobs`` at a time, and return the seeds that failed."""
+    from ood_nc.training.launch import termination_interrupts
+
+    waiting, running, failed = list(pending), dict[int, tuple[int, subprocess.Popen[bytes]]](), list[int]()
+    with termination_interrupts():
+        try:
+            while waiting or running:
+                for slot in sorted(set(range(jobs)) - running.keys())[: len(waiting)]:
+                    seed = waiting.pop(0)
+                    say(f"seed {seed}: {_member(folder, seed)}")
+                    # In a session of its own, so that Ctrl-C reaches it once, through us.
+                    process = subprocess.Popen(pending[seed], env=_environment(slot, jobs), start_new_session=True)
+                    running[slot] = seed, process
+                time.sleep(0.1)
+                for slot, (seed, process) in list(running.items()):
+                    if process.poll() is not None:
+                        del running[slot]
+                        failed += [seed] if process.returncode else []
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"What is finished is kept in {folder}: go on with --resume.") from None
+        finally:
+            for _, process in running.values():
+                process.terminate()
+            for _, process in running.values():
+                process.wait()
+    return failed
+
+
+def _environment(slot: int, jobs: int) -> dict[str, str]:
+    """For several processes at a time each has a share of the cores, and a GPU."""
+    if jobs == 1:
+        return dict(os.environ)
+    import torch
+
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    return {**share, **os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {})}

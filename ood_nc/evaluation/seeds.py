@@ -1,0 +1,99 @@
+"""One configuration under several seeds: every number as a mean, with what another training would make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
+from ood_nc.errors import UserError
+from ood_nc.evaluation.collapse_relations import relate
+from ood_nc.evaluation.results import Results
+from ood_nc.headline import HEADLINE_RULE, headline
+
+_CELL = ("protocol", "kind", "tap", "dataset", "group", "method", "metric")
+
+
+def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[str, Any]:
+    """Mean and Student's t interval over seeds of every number that all runs have.
+
+    The interval speaks of training again under another seed; that of a single run, from resampling its images, does
+    not. Between seeds the images are the same, so the two are not added.
+
+    Args:
+        results: one a seed, two or more.
+        confidence: of the intervals.
+
+    Returns:
+        A document that the report reads as it reads a comparison, with ``seeds``: a row for each number, with ``value``
+        (the mean), ``low``, ``high``, ``by_seed`` (seed to value).
+
+    Raises:
+        UserError: fewer than two results, or two of one seed.
+    """
+    seeds = [int(result.identity.get("seed") or 0) for result in results]
+    if len(set(seeds)) < max(2, len(seeds)):
+        raise UserError(f"An interval over seeds needs two runs or more, each of its own seed; got seeds {seeds}.")
+    values: dict[tuple[Any, ...], dict[int, float]] = {}
+    for seed, result in zip(seeds, results, strict=True):
+        for row in result.rows:
+            if row["value"] is not None:
+                values.setdefault(tuple(row[name] for name in _CELL), {})[seed] = float(row["value"])
+    rows = [
+        {**dict(zip(_CELL, cell, strict=True)), **_interval(by_seed, confidence)}
+        for cell, by_seed in values.items()
+        if len(by_seed) == len(seeds)
+    ]
+    names = [str(result.identity.get("run", "run")) for result in results]
+    joined = [{**row, "run": name} for name, result in zip(names, results, strict=True) for row in result.main_rows]
+    return {
+        "schema": SCHEMA_VERSION,
+        "runs": [plain(result.identity) for result in results],
+        "rule": HEADLINE_RULE,
+        "verdicts": _sentences(results[0], rows),
+        "differences": [],
+        "relations": relate(joined, confidence=confidence),
+        "notes": [],
+        "seeds": rows,
+    }
+
+
+def _interval(by_seed: dict[int, float], confidence: float) -> dict[str, Any]:
+    values = np.array(list(by_seed.values()))
+    half = student.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    mean = float(values.mean())
+    return {"value": mean, "low": mean - float(half), "high": mean + float(half), "by_seed": by_seed}
+
+
+def _sentences(result: Results, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The headline over seeds, one sentence a number, with every seed."""
+    chosen = headline(result.identity)
+    detection = {"kind": "detection", "tap": chosen.detection_tap, "dataset": MEAN, "group": "ood"}
+    transfer = {"kind": "transfer", "tap": chosen.transfer_tap, "dataset": MEAN, "metric": "accuracy"}
+    wanted: dict[str, dict[str, Any]] = {
+        f"mean FPR95 (ID positive) by {name}": {**detection, "metric": "fpr95_id_positive", "method": name}
+        for name in chosen.detectors
+    }
+    error = f"mean transfer error by the {chosen.probe} probe"
+    wanted[error] = {**transfer, "method": chosen.probe}
+    wanted["ID accuracy"] = {"kind": "accuracy", "method": "head", "metric": "accuracy"}
+    main = {row["protocol"] for row in result.main_rows}
+    found = {
+        label: [row for row in rows if row["protocol"] in main and equals.items() <= row.items()]
+        for label, equals in wanted.items()
+    }
+    return [_sentence(label, matching[0], as_error=label == error) for label, matching in found.items() if matching]
+
+
+def _sentence(label: str, row: dict[str, Any], *, as_error: bool) -> str:
+    def points(value: float) -> str:
+        return f"{100 * (1 - value if as_error else value):.1f}"
+
+    low, high = (row["high"], row["low"]) if as_error else (row["low"], row["high"])
+    each = ", ".join(f"seed {seed} {points(value)}" for seed, value in row["by_seed"].items())
+    return (
+        f"{label}: {points(row['value'])} % [{points(low)}, {points(high)}] over {len(row['by_seed'])} seeds ({each})."
+    )

@@ -1,0 +1,54 @@
+"""Means and intervals over seeds, against scipy's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation import Results, over_seeds
+from ood_nc.evaluation.results import make_row
+
+IDENTITY = {"head_tap": "encoder", "detectors": ["knn"], "probes": ["linear"], "taps": [{"name": "encoder"}]}
+VALUES = {0: 0.5, 1: 0.25, 4: 0.6}
+
+
+def result(seed: int, value: float, **more: float | None) -> Results:
+    same = {"run": f"a-seed{seed}", "seed": seed, "tap": "encoder", "depth": 1, "protocol": "strict"}
+    detection = {"kind": "detection", "dataset": "mean", "group": "ood", "method": "knn"}
+    transfer = {"kind": "transfer", "dataset": "mean", "group": "transfer", "method": "linear"}
+    rows = [
+        make_row(same | detection, metric="fpr95_id_positive", value=value),
+        make_row(same | transfer, metric="accuracy", value=value),
+    ]
+    rows += [make_row(same | detection, metric=name, value=number, reason="none") for name, number in more.items()]
+    return Results(rows=rows, identity={**IDENTITY, "run": f"a-seed{seed}", "seed": seed})
+
+
+def test_the_interval_is_students_over_seeds() -> None:
+    document = over_seeds([result(seed, value) for seed, value in VALUES.items()])
+    (row,) = [row for row in document["seeds"] if row["kind"] == "detection"]
+    values = np.array(list(VALUES.values()))
+    assert row["by_seed"] == VALUES and row["value"] == pytest.approx(values.mean())
+    expected = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+    assert (row["low"], row["high"]) == pytest.approx(expected)
+
+
+def test_every_seed_is_in_the_sentence_and_errors_have_one_sign() -> None:
+    detection, transfer = over_seeds([result(seed, value) for seed, value in VALUES.items()])["verdicts"]
+    assert detection.startswith("mean FPR95 (ID positive) by knn: 45.0 % [")
+    assert detection.endswith("over 3 seeds (seed 0 50.0, seed 1 25.0, seed 4 60.0).")
+    assert transfer.startswith("mean transfer error by the linear probe: 55.0 % [")
+    assert transfer.endswith("(seed 0 50.0, seed 1 75.0, seed 4 40.0).")
+
+
+def test_a_number_that_one_seed_lacks_is_in_no_mean() -> None:
+    document = over_seeds([result(0, 0.5, auroc=0.5), result(1, 0.5, auroc=None)])
+    assert {row["metric"] for row in document["seeds"]} == {"fpr95_id_positive", "accuracy"}
+
+
+@pytest.mark.parametrize("seeds", [[0], [1, 1], []])
+def test_fewer_than_two_seeds_have_no_interval(seeds: list[int]) -> None:
+    with pytest.raises(UserError, match="two runs or more, each of its own seed"):
+        over_seeds([result(seed, 0.5) for seed in seeds])
