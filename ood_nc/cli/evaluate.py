@@ -60,6 +60,7 @@ def foreign_model(config: Config) -> ControlledModel:
     from ood_nc.models import load_foreign
 
     model, notes = load_foreign(config.model)
+    model.preprocessing["pixels"] = config.data.pixels.model_dump(mode="json")
     for note in notes:
         logger.warning("%s", note)
     return model

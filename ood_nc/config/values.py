@@ -69,6 +69,10 @@ def flag(default: Any, help: str, *flags: str) -> Any:
     return Field(default=default, description=help, **settings)
 
 
+def _in_list(value: Any) -> Any:
+    return [value] if isinstance(value, (int, float)) else value
+
+
 def _as_list(value: Any) -> Any:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -91,7 +95,9 @@ def all_positive(values: list[float]) -> list[float]:
 
 Side = Annotated[int, Field(ge=8, le=2**14)]
 Channels = Annotated[int, Field(ge=1, le=1024)]
-ChannelValues = Annotated[list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024)]
+ChannelValues = Annotated[
+    list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024), BeforeValidator(_in_list)
+]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[Text], BeforeValidator(_as_list)]
 Share = Annotated[float, Field(gt=0, le=1)]

@@ -181,16 +181,24 @@ class ControlledModel(nn.Module):
         """Return what `from_spec` needs to build this model again, as plain JSON values.
 
         Raises:
-            UserError: the backbone was given as a module, whose code the specification cannot hold; or an option is of
-                a kind that `from_spec` would refuse.
+            UserError: the backbone was given as a module, whose code the specification cannot hold, or by an address;
+                or an option is of a kind that `from_spec` would refuse.
         """
         if self._spec["backbone"] is None:
             raise UserError(
                 f"A model on a module of your own ({self.backbone_name}) has no specification: build it in code and "
                 "load its state dict."
             )
+        if ":" in self.backbone_name:
+            raise UserError(
+                f"A model from {self.backbone_name} has no specification: give the name of its architecture as "
+                "model.name and its file of weights as checkpoint."
+            )
         spec = {**self._spec, "preprocessing": self.preprocessing, "class_names": self.class_names}
-        return check_specification(json.loads(json.dumps(spec)))
+        try:
+            return check_specification(json.loads(json.dumps(spec)))
+        except TypeError as error:
+            raise UserError(f"model.kwargs cannot be written, so no checkpoint could hold them: {error}.") from None
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> ControlledModel:
@@ -250,7 +258,7 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
     given = {key: getattr(config, key) for key in IMAGE_SETTINGS}
     projector = config.projector.model_dump()
     kind = projector.pop("kind")
-    model = ControlledModel(
+    return ControlledModel(
         config.name,
         num_classes,
         projector=kind,
@@ -268,8 +276,6 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
         images={key: value for key, value in given.items() if value is not None},
         test_size=test_size,
     )
-    model.spec()  # what no checkpoint could hold is refused now, not after an epoch
-    return model
 
 
 def _make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:

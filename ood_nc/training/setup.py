@@ -138,6 +138,7 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     model = build_model(settings, len(class_names))
     model.class_names = class_names
     model.preprocessing = {**model.preprocessing, "pixels": config.data.pixels.model_dump(mode="json")}
+    model.spec()  # what no checkpoint could hold is refused now, not after an epoch
     report = load_initial(model, settings)
     if report is not None:
         logger.warning("%s", report)

@@ -115,14 +115,19 @@ def test_a_model_trained_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture
             Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
     (tmp_path / "ood" / "broken.png").write_bytes(b"no image")
     torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.pth")
-    words = ["evaluate", "--model", "test_resnet", "--checkpoint", str(tmp_path / "w.pth"), "--num-classes", "7"]
+    words = ["evaluate", "--model", "test_resnet", "--checkpoint", str(tmp_path / "w.pth"), "--crop-pct", "1"]
     words += ["--id", str(tmp_path / "id"), "--ood", f"noise={tmp_path / 'ood'}", "--output", str(tmp_path / "runs")]
-    words += ["--img-size", "32", "--bootstrap", "20", "--detectors", "energy,mahalanobis", "-j", "0"]
+    words += ["--input-size", "3", "32", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.25"]
+    words += ["--bootstrap", "20", "--detectors", "energy,mahalanobis", "-j", "0"]
     assert main(words) == 0
     directory = tmp_path / "runs" / "evaluate-test_resnet"
     identity = json.loads((directory / "results.json").read_text())["identity"]
     assert identity["datasets"]["noise"]["n"] == 41
     assert "broken.png" in json.dumps(identity)
+    said = capsys.readouterr().err
+    assert (
+        "images: 3x32x32" in said and "(as timm's validation script for test_resnet; as set: input_size, mean" in said
+    )
     assert main(["report", str(directory)]) == 0
     assert main([*words, "--num-classes", "5"]) == 2
     assert "head.weight" in capsys.readouterr().err.splitlines()[-1]

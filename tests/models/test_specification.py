@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import copy
 import io
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -158,10 +159,18 @@ def test_how_images_are_prepared_survives_where_weights_came_from_does_not() -> 
     assert ControlledModel.from_spec(spec).preprocessing == model.preprocessing
 
 
-def test_a_setting_that_no_checkpoint_can_hold_is_refused_before_training() -> None:
-    config = ModelConfig(name="resnet10t", img_size=32, kwargs={"act_layer": "torch.nn.ReLU"})
-    with pytest.raises(UserError):
-        build_model(config, 3)
+def test_a_setting_that_no_checkpoint_can_hold_is_refused_when_it_is_to_be_written() -> None:
+    model = build_model(ModelConfig(name="resnet10t", img_size=32, kwargs={"act_layer": torch.nn.ReLU}), 3)
+    with pytest.raises(UserError, match="kwargs cannot be written"):
+        model.spec()
+
+
+def test_a_model_from_an_address_can_be_used_but_not_described(tmp_path: Path) -> None:
+    settings = {"architecture": "resnet10t", "num_classes": 3, "pretrained_cfg": {"input_size": [3, 64, 64]}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    model = ControlledModel(f"local-dir:{tmp_path}", 3, projector=None)
+    with pytest.raises(UserError, match=r"has no specification: give the name of its architecture"):
+        model.spec()
 
 
 def test_paths_given_by_the_user_are_none_of_this(tmp_path: Path) -> None:
