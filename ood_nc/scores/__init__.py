@@ -16,6 +16,7 @@ from ood_nc.scores.bootstrap import (
 )
 from ood_nc.scores.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
 from ood_nc.scores.counts import RankCounts
+from ood_nc.scores.discoveries import DiscoveryCounter, benjamini_hochberg, conformal_discoveries
 from ood_nc.scores.ensembles import ScoreEnsemble
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.metrics import aupr, auroc, detection_error, fpr95_paper, fpr_at_tpr
@@ -25,13 +26,10 @@ from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
 from ood_nc.scores.streaming import ScoreAccumulator
 from ood_nc.scores.testing import check_metric
 from ood_nc.scores.thresholds import (
-    DiscoveryCounter,
     Threshold,
-    benjamini_hochberg,
     choose_class_thresholds,
     choose_threshold,
     conditional_p_values,
-    conformal_discoveries,
     conformal_p_values,
 )
 from ood_nc.scores.ties import tie_note

@@ -135,7 +135,10 @@ def group_edges(id_sorted: Array, ood_sorted: Array) -> tuple[Array, Array]:
     ordered = merged[order]
     starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
     at = np.concatenate([[0], starts, [len(merged)]])
-    id_edges = np.concatenate([[0], np.cumsum(order < len(id_sorted))])[at]
+    id_edges = np.zeros(len(merged) + 1, dtype=np.int64)
+    np.cumsum(order < len(id_sorted), out=id_edges[1:])
+    if len(at) < len(id_edges):
+        id_edges = id_edges[at]
     return id_edges, at - id_edges
 
 

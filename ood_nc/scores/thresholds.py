@@ -20,9 +20,6 @@ from ood_nc.scores.counts import Array
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.ranking import as_scores, in_one_type
 
-_HAIR = 1 + 1e-12
-"""Where the step-up rule meets its bound exactly, rounding must not decide."""
-
 
 @dataclass(frozen=True)
 class Threshold:
@@ -83,7 +80,7 @@ def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float =
     # A threshold is a float.
     ordered = in_one_type(held_out=_sorted_calibration(held_out), threshold=np.empty(0))[0]
     n = len(ordered)
-    rejected = _allowed_rejections(1 - tpr, n)
+    rejected = allowed_rejections(1 - tpr, n)
     if rejected == 0:
         return Threshold(-np.inf, tpr, n, 0.0, 0.0, 0.0)
     tail = (1 - confidence) / 2
@@ -199,7 +196,7 @@ def conditional_p_values(scores: ArrayLike, held_out: ArrayLike, delta: float = 
     """
     if not 0 < delta < 1:
         raise UserError(f"delta must be in (0, 1), got {delta}.")
-    levels, n = _levels(scores, held_out)
+    levels, n = conformal_levels(scores, held_out)
     k = max(1, n // 2)
     i = n + 1 - np.arange(n + 2)
     adjusted = np.ones(n + 2)
@@ -209,141 +206,7 @@ def conditional_p_values(scores: ArrayLike, held_out: ArrayLike, delta: float = 
     return torch.from_numpy(adjusted[levels])
 
 
-def benjamini_hochberg(p_values: ArrayLike, level: float = 0.05) -> Tensor:
-    """Which samples of a batch to call out-of-distribution with the false discovery rate at most ``level``.
-
-    The step-up rule of Benjamini & Hochberg (1995). On conformal p-values of one held-out set the guarantee stands,
-    although they depend on each other (Bates et al., Testing for outliers with conformal p-values, 2023).
-
-    Args:
-        p_values: (B,) in [0, 1].
-        level: expected share of ID samples among those called OOD, in (0, 1).
-
-    Returns:
-        (B,) bool, True = out of distribution.
-
-    Raises:
-        UserError: ``level`` or a p-value out of range.
-
-    Example:
-        >>> from ood_nc.scores import benjamini_hochberg
-        >>> benjamini_hochberg([0.001, 0.02, 0.5, 0.9], level=0.05).tolist()
-        [True, True, False, False]
-    """
-    values = as_scores(p_values, "p_values").astype(np.float64)
-    _check_level(level)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise UserError("p_values must lie in [0, 1].")
-    ordered = np.sort(values)
-    passing = np.flatnonzero(ordered <= level * _HAIR * np.arange(1, len(values) + 1) / max(len(values), 1))
-    cut = ordered[passing[-1]] if len(passing) else -1.0
-    return torch.from_numpy(values <= cut)
-
-
-def conformal_discoveries(
-    scores: ArrayLike, held_out: ArrayLike, level: float = 0.05, *, storey: float | None = None
-) -> Tensor:
-    """Which samples of a batch to call out-of-distribution, by counting scores; false discovery rate at most ``level``.
-
-    Called are the scores <= t for the largest t at which B pi0 (1 + #{held-out <= t}) / (n + 1), the number of ID
-    samples expected among them, is at most ``level`` times their number. With pi0 = 1 that is
-    :func:`benjamini_hochberg` on :func:`conformal_p_values` (Mary & Roquain, Semi-supervised multiple testing, 2022).
-
-    Args:
-        scores: (B,), larger = more in-distribution.
-        held_out: ID scores (n,) that the detector was not fitted on.
-        level: expected share of ID samples among those called OOD, in (0, 1).
-        storey: lambda in (0, 1): estimate the share of ID samples pi0 from the p-values of at least lambda (rounded
-            down to a multiple of 1/(n + 1), where the guarantee holds: Bates et al., 2023), for more power
-            where many samples are OOD. None: pi0 = 1.
-
-    Returns:
-        (B,) bool, True = out of distribution.
-
-    Raises:
-        EmptySideError: no held-out scores.
-        NanScoreError: a score is NaN.
-        UserError: ``level`` or ``storey`` out of range.
-
-    Example:
-        >>> from ood_nc.scores import conformal_discoveries
-        >>> conformal_discoveries([-3.0, -2.0, 50.0], range(100), level=0.05).tolist()
-        [True, True, False]
-    """
-    levels, n = _levels(scores, held_out)
-    counter = DiscoveryCounter(n)
-    counter._add(levels)
-    return torch.from_numpy(levels / (n + 1) <= counter.cut(level, storey=storey))
-
-
-class DiscoveryCounter:
-    """:func:`conformal_discoveries` over a stream: p-values in, batch by batch; out the largest to call OOD.
-
-    It keeps one count for each of the n + 1 values a conformal p-value can take, however many samples pass.
-
-    Args:
-        held_out_samples: n, the number of held-out scores behind the p-values.
-
-    Raises:
-        UserError: n is not at least 1.
-
-    Example:
-        >>> from ood_nc.scores import DiscoveryCounter, conformal_p_values
-        >>> counter = DiscoveryCounter(held_out_samples=100)
-        >>> for batch in ([-3.0, -2.0], [50.0]):
-        ...     _ = counter.update(conformal_p_values(batch, range(100)))
-        >>> round(counter.cut(level=0.05), 4)
-        0.0099
-    """
-
-    def __init__(self, held_out_samples: int) -> None:
-        if held_out_samples < 1:
-            raise UserError(f"held_out_samples must be at least 1, got {held_out_samples}.")
-        self.held_out_samples = held_out_samples
-        self._counts = np.zeros(held_out_samples + 2, dtype=np.int64)
-
-    def __len__(self) -> int:
-        """Samples counted so far."""
-        return int(self._counts.sum())
-
-    def update(self, p_values: ArrayLike) -> DiscoveryCounter:
-        """Count the :func:`conformal_p_values` of more samples (B,); others count at the next multiple of 1/(n + 1).
-
-        Raises:
-            UserError: a p-value is outside (0, 1].
-        """
-        values = as_scores(p_values, "p_values").astype(np.float64)
-        if not ((values > 0) & (values <= 1)).all():
-            raise UserError("p_values must lie in (0, 1], as conformal p-values do.")
-        levels = np.ceil(values * (self.held_out_samples + 1) - 1e-6).astype(np.int64)
-        self._add(np.maximum(levels, 1))
-        return self
-
-    def cut(self, level: float = 0.05, *, storey: float | None = None) -> float:
-        """The largest p-value to call out-of-distribution, 0 where there is none; arguments as above.
-
-        Raises:
-            UserError: ``level`` or ``storey`` out of range.
-        """
-        _check_level(level)
-        expected = np.arange(len(self._counts)) / (self.held_out_samples + 1)
-        expected *= len(self) if storey is None else self._estimated_id(storey)
-        called = np.cumsum(self._counts)
-        passing = np.flatnonzero((expected <= level * _HAIR * called) & (self._counts > 0))
-        return float(passing[-1] / (self.held_out_samples + 1)) if len(passing) else 0.0
-
-    def _estimated_id(self, storey: float) -> float:
-        if not 0 < storey < 1:
-            raise UserError(f"storey must be in (0, 1), got {storey}.")
-        bins = self.held_out_samples + 1
-        first = max(1, _allowed_rejections(storey, self.held_out_samples))
-        return float(1 + self._counts[first:].sum()) / (1 - first / bins)
-
-    def _add(self, levels: Array) -> None:
-        self._counts += np.bincount(levels, minlength=len(self._counts))
-
-
-def _levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int]:
+def conformal_levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int]:
     """1 + #{held-out <= score} of each score, and the number of held-out scores."""
     queries, ordered = _prepared(scores, held_out)
     return 1 + np.searchsorted(ordered, queries, "right"), len(ordered)
@@ -357,17 +220,13 @@ def _prepared(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, Array]:
     return queries, ordered
 
 
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise UserError(f"level must be in (0, 1), got {level}.")
-
-
 def _p_values(queries: Array, ordered: Array) -> Array:
     values: Array = (1 + np.searchsorted(ordered, queries, "right")) / (len(ordered) + 1)
     return values
 
 
-def _allowed_rejections(alpha: float, n: int) -> int:
+def allowed_rejections(alpha: float, n: int) -> int:
+    """floor(alpha (n + 1)): of n held-out scores, how many a share alpha of false alarms lets below the threshold."""
     # 1 - 0.95 is a hair above 0.05 in floating point; a hair below must not cost a whole sample.
     return int(np.floor(alpha * (n + 1) + 1e-9))
 

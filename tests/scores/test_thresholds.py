@@ -9,15 +9,17 @@ from scipy.stats import betabinom, binom, false_discovery_control
 
 from ood_nc.errors import UserError
 from ood_nc.scores import (
+    DiscoveryCounter,
     EmptySideError,
     NanScoreError,
     ScoreEnsemble,
     benjamini_hochberg,
     choose_class_thresholds,
     choose_threshold,
+    conditional_p_values,
+    conformal_discoveries,
     conformal_p_values,
 )
-from ood_nc.scores.thresholds import DiscoveryCounter, conditional_p_values, conformal_discoveries
 
 
 def test_accepted_share_of_fresh_id():
