@@ -33,6 +33,8 @@ from ood_nc.errors import UserError
 DEFAULT = PixelConfig()
 Pixels = Image.Image | np.ndarray
 _NO_PICTURES = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "WMF", "MPEG"})
+_COMMON = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
+_REMARKS = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
 _BITS_TAG, _ORIENTATION_TAG = 258, 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -56,9 +58,14 @@ class PixelError(UserError):
 
 @functools.cache
 def image_formats() -> tuple[str, ...]:
-    """The formats that are read: those that the installed Pillow decodes by itself."""
+    """The formats that are read, in the order in which they are tried: those that Pillow decodes by itself.
+
+    Common ones come first, and last those that have no mark to know them by and take nearly any bytes for theirs.
+    """
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NO_PICTURES)
+    rank = {name: place for place, name in enumerate(_COMMON)}
+    known = [name for name in Image.ID if name not in _NO_PICTURES]
+    return tuple(sorted(known, key=lambda name: (Image.OPEN[name][1] is None, rank.get(name, len(rank)))))
 
 
 @functools.cache
@@ -216,7 +223,7 @@ def _own_range(values: np.ndarray, image: Pixels) -> tuple[float, float]:
 def _upright(image: Image.Image, stored: Image.Image, pixels: PixelConfig) -> Image.Image:
     """``image`` turned as the remarks in ``stored`` say."""
     image.load()
-    if not pixels.orientation:
+    if not pixels.orientation or not (hasattr(stored, "tag_v2") or _REMARKS & stored.info.keys()):
         return image
     try:
         turn = _TURNS.get(stored.getexif().get(_ORIENTATION_TAG, 1))

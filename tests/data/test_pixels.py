@@ -11,7 +11,7 @@ from torchvision.transforms import PILToTensor
 
 from ood_nc.config import PixelConfig
 from ood_nc.data import ImageDataset, open_dataset, scan
-from ood_nc.data.pixels import PixelError, image_suffixes, recognise, to_rgb
+from ood_nc.data.pixels import PixelError, image_formats, image_suffixes, recognise, to_rgb
 from ood_nc.data.stores import ArrayStore
 from ood_nc.data.transforms import eval_transform
 
@@ -192,6 +192,13 @@ def test_every_format_that_pillow_writes_and_reads_is_read(tmp_path):
     dataset = open_dataset(str(tmp_path))
     assert set(dataset.ids) >= names
     assert scan(dataset).broken == []
+
+
+def test_formats_without_a_mark_are_tried_last():
+    formats = image_formats()
+    unmarked = [name for name in formats if Image.OPEN[name][1] is None]
+    assert formats[: len(formats) - len(unmarked)] + tuple(unmarked) == formats and "TGA" in unmarked
+    assert formats[:2] == ("JPEG", "PNG")
 
 
 def test_what_starts_a_program_is_no_image(tmp_path):
