@@ -87,10 +87,6 @@ def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Apply ``compute`` to aligned row chunks of the tensors and join its results (chunk, ...) to (B, ...).
 
     Where a graph is traced, the rows stay in one piece: their number is not known there.
-
-    Example:
-        >>> by_chunks(lambda part: part.double().norm(dim=1), torch.tensor([[3.0, 4.0]]))
-        tensor([5.], dtype=torch.float64)
     """
     if torch.compiler.is_compiling() or len(tensors[0]) <= CHUNK:
         whole: Tensor = compute(*tensors)
