@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -40,3 +41,9 @@ def _no_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
 def _seeded() -> None:
     """Every test sees the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _heard() -> None:
+    """A command that ran with --quiet before leaves no test deaf to warnings."""
+    logging.getLogger("ood_nc").setLevel(logging.NOTSET)
