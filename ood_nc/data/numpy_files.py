@@ -42,7 +42,7 @@ def open_numpy(path: Path, split: str, name: str, max_inflated: int | None = Non
             with np.load(path, allow_pickle=False) as arrays:
                 x, y = _keys(arrays.files, split, path)
                 for key in (x, *([y] if y else [])):
-                    _check_size(path, key, max_inflated)
+                    check_array_size(path, key, max_inflated)
                 images, labels = arrays[x], arrays[y] if y else None
     except (UserError, MemoryError):
         raise
@@ -56,7 +56,7 @@ def open_numpy(path: Path, split: str, name: str, max_inflated: int | None = Non
     )
 
 
-def _check_size(path: Path, key: str, max_inflated: int | None) -> None:
+def check_array_size(path: Path, key: str, max_inflated: int | None = None) -> None:
     """Refuse an array that inflates to more than allowed, or claims to be larger than its member."""
     with zipfile.ZipFile(path) as file:
         info = file.getinfo(f"{key}.npy")

@@ -16,7 +16,6 @@ In a folder they are the paths, each file's own keys added: ``ood/textures.npz``
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.data import ImageDataset
+from ood_nc.data.numpy_files import check_array_size
 from ood_nc.data.stores import Store
 from ood_nc.errors import UserError
 from ood_nc.features import FeatureBank
@@ -244,7 +244,13 @@ def _read_file(path: Path) -> dict[str, ArrayLike]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        loaded = np.load(path, allow_pickle=False)
-        return {"": loaded} if path.suffix == ".npy" else dict(loaded.items())
-    except (OSError, ValueError, EOFError, SafetensorError, zipfile.BadZipFile) as error:
+        if path.suffix == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                check_array_size(path, key)
+            return dict(arrays.items())
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes make the readers raise nearly anything
         raise UserError(f"Cannot read {path} ({' '.join(str(error).split())[:150]}).") from None

@@ -144,6 +144,21 @@ def test_damaged_files_are_one_line(tmp_path: Path, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_inflates_beyond_all_measure_is_refused_before_it_takes_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ood_nc.data.numpy_files.most_inflated", lambda stored, given: 100 * stored)
+    np.savez_compressed(tmp_path / "x.npz", **{**small(), "ood/x/encoder": np.zeros((4096, 80))})
+    with pytest.raises(UserError, match="would inflate"):
+        open_features(tmp_path / "x.npz")
+    (tmp_path / "set").mkdir()
+    with (tmp_path / "set" / "y.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (1 << 40, 4)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(UserError, match=r"Cannot read .*y\.npy"):
+        open_features(tmp_path / "set")
+
+
 def test_features_and_a_model_or_its_detectors_do_not_go_together(model: ControlledModel) -> None:
     with pytest.raises(UserError, match="not both"):
         evaluate(model, features=small())
