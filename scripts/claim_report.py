@@ -174,15 +174,16 @@ def percent(values: Sequence[float | None]) -> str:
 
 
 def missing() -> list[str]:
-    """The planned runs that are not measured."""
+    """The planned runs that are not measured, a line an arm."""
     content = yaml.safe_load((ROOT / "configs" / "claim" / "plan.yaml").read_text())
-    planned = [
-        f"{stage['suite']}-{arm}-seed{seed}"
-        for stage in content["order"]
-        for seed in stage["seeds"]
-        for arm in stage["arms"]
-    ]
-    return [name for name in planned if not (RESULTS / f"{name}.csv").exists()]
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for stage in content["order"]:
+        for arm in stage["arms"]:
+            there = [
+                seed for seed in stage["seeds"] if not (RESULTS / f"{stage['suite']}-{arm}-seed{seed}.csv").exists()
+            ]
+            seeds.setdefault((stage["suite"], arm), []).extend(there)
+    return [f"- {suite}, `{arm}`: seeds {', '.join(map(str, left))}" for (suite, arm), left in seeds.items() if left]
 
 
 def verdicts(runs: Sequence[Run], suite: str) -> Iterable[str]:
@@ -317,7 +318,7 @@ def page(runs: Sequence[Run]) -> str:
                 lines.append([protocol, error, *(cell[0] for cell in cells), cells[0][1]])
         parts.append(table(["protocol", "error", "r with NC1", "r with log NC1", "seeds"], lines))
     if todo:
-        parts.append("## Not yet run\n\n" + ", ".join(f"`{name}`" for name in todo) + "\n")
+        parts.append("## Planned and not yet run\n\n" + "\n".join(todo) + "\n")
     return "\n".join(parts)
 
 
