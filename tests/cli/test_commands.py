@@ -62,7 +62,7 @@ def test_evaluating_again_gives_the_same_numbers(runs: Path, capsys: pytest.Capt
 
 
 def test_the_tracker_gets_the_values_of_the_long_table(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ood_nc import tracking
+    from ood_nc.tracking import wandb_log
 
     summaries: list[dict[str, float]] = []
 
@@ -73,7 +73,7 @@ def test_the_tracker_gets_the_values_of_the_long_table(runs: Path, monkeypatch: 
         def finish(self, summary: dict[str, float]) -> None:
             summaries.append(summary)
 
-    monkeypatch.setattr(tracking, "WandbLog", Recorder)
+    monkeypatch.setattr(wandb_log, "WandbLog", Recorder)
     assert main(["evaluate", str(runs / "baseline"), "--log-wandb", "--quiet"]) == 0
     rows = json.loads((runs / "baseline" / "results.json").read_text())["rows"]
     (row,) = (r for r in rows if r["kind"] == "accuracy" and r["method"] == "head" and r["metric"] == "accuracy")
