@@ -86,7 +86,8 @@ TRAIN = Command(
   ood-nc train --config my.yaml --lr 0.01 --epochs 50 --experiment trial
   ood-nc train --experiment trial --resume
   ood-nc train --experiment trial --resume --epochs 100
-  torchrun --nproc-per-node 4 -m ood_nc train --config imagenet100-resnet18 --data-dir /data""",
+  torchrun --nproc-per-node 4 -m ood_nc train --config imagenet100-resnet18 --data-dir /data
+    (four processes share the 512 images of the recipe's batch, so its learning rate holds)""",
     add_arguments=_add_arguments,
     execute=_train,
     takes_config=True,

@@ -68,6 +68,7 @@ class ModelConfig(Section):
     )
     pooling: Text | dict[Text, Text] = flag("auto", "how a tap is pooled, for all or by tap name")
     head: Literal["linear", "etf"] = flag("linear", "trainable linear head, or the fixed ETF classifier")
+    head_init: Literal["native", "xavier_uniform"] = flag("native", "how the linear head's weights start")
     kwargs: dict[str, Any] = flag({}, "further arguments of the timm model")
     projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
 
@@ -112,6 +113,7 @@ class OptimConfig(Section):
     sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = flag("cosine", "timm schedule")
     sched_on_updates: bool = flag(False, "move the schedule at every step, not at every epoch")
     warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
+    warmup_prefix: bool = flag(False, "the schedule begins behind the warm-up, over the epochs that remain")
     warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the start of the warm-up")
     min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
     decay_epochs: float = Field(default=30, gt=0, description="step schedule: epochs between two decays")
@@ -211,7 +213,9 @@ class TrainConfig(Section):
     """The training loop."""
 
     epochs: int = Field(default=100, ge=1, le=2**24, description="epochs")
-    batch_size: Annotated[int, Field(ge=1, le=2**24)] = flag(128, "images a device a step", "-b", "--batch-size")
+    batch_size: Annotated[int, Field(ge=1, le=2**24)] = flag(
+        128, "images a batch, shared out over all processes", "-b", "--batch-size"
+    )
     grad_accum_steps: int = Field(
         default=1, ge=1, le=2**16, description="batches whose gradients are added up for a step"
     )

@@ -71,7 +71,7 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
         standing = Standing() if last is None else restore(setup, *last)
         if last is not None and accelerator.is_main_process:
             _say_what_the_rate_does(setup, standing, last[1]["config"]["train"]["epochs"])
-        _on_main(accelerator, lambda: record_start(directory, config, accelerator, ignored))
+        _on_main(accelerator, lambda: record_start(directory, setup, ignored))
         opened: list[Tracker] = []
         if accelerator.is_main_process:
             settings = config.model_dump(mode="json")
@@ -129,7 +129,7 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
         for buffer in setup.model.buffers():  # batch statistics differ by the images that each process has seen
             broadcast(buffer)
     step = standing.step + setup.steps_per_epoch
-    sizes = {"batch_size": train.batch_size, "workers": train.workers}
+    sizes = {"batch_size": int(setup.loader.batch_size or 1), "workers": train.workers}
     scores = validate(setup.model, setup.val, setup.objective, accelerator, **sizes)
     if not math.isfinite(scores["loss"]):  # the last step of an epoch can spoil the weights behind a finite loss
         raise diverged(scores["loss"], step)

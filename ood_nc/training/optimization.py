@@ -54,13 +54,14 @@ def create_schedule(
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=optim.sched,
-        num_epochs=epochs,
+        num_epochs=max(1, epochs - optim.warmup_epochs) if optim.warmup_prefix else epochs,
         decay_epochs=optim.decay_epochs,
         decay_milestones=list(optim.decay_milestones),
         decay_rate=optim.decay_rate,
         min_lr=optim.min_lr,
         warmup_lr=optim.warmup_lr,
         warmup_epochs=optim.warmup_epochs,
+        warmup_prefix=optim.warmup_prefix,
         step_on_epochs=not optim.sched_on_updates,
         updates_per_epoch=steps_per_epoch,
     )

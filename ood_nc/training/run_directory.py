@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 import ood_nc
 from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
 from ood_nc.training.launch import recorded_variables
+
+if TYPE_CHECKING:
+    from ood_nc.training.setup import Setup
 
 PACKAGES = (
     "torch", "torchvision", "timm", "accelerate", "safetensors", "numpy", "scikit-learn",
@@ -139,20 +141,22 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def record_start(directory: RunDirectory, config: Config, accelerator: Accelerator, ignored: list[str]) -> None:
+def record_start(directory: RunDirectory, setup: Setup, ignored: list[str]) -> None:
     """Write config.yaml and environment.json; a resumed run adds itself to the latter.
 
     Args:
         directory: the run's.
-        config: the run's.
-        accelerator: device and processes.
+        setup: what it trains with.
         ignored: variables that were set and that the run does not look at.
     """
+    config, accelerator = setup.config, setup.accelerator
     session = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
         "device": _device_name(accelerator.device),
         "processes": accelerator.num_processes,
+        "images_per_step": setup.global_batch,
+        "learning_rate": float(setup.optimizer.defaults["lr"]),
         "threads": torch.get_num_threads(),
         "variables": recorded_variables(),
         "ignored_variables": ignored,

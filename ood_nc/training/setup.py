@@ -41,6 +41,7 @@ class Setup:
     train_plain: ImageDataset
     val: ImageDataset
     steps_per_epoch: int
+    global_batch: int
 
     @property
     def sampler(self) -> EpochSampler:
@@ -93,20 +94,23 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     mixup = create_mixup(config.augment, model.num_classes)
+    processes = accelerator.num_processes
+    if train.batch_size % processes:
+        raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
     loader = train_loader(
         data.train.with_transform(train_transform(model.preprocessing, config.augment)),
-        batch_size=train.batch_size,
+        batch_size=train.batch_size // processes,
         accum_steps=train.grad_accum_steps,
         repeats=config.augment.aug_repeats,
         even=mixup is not None,
         seed=train.seed,
         rank=accelerator.process_index,
-        world=accelerator.num_processes,
+        world=processes,
         workers=train.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
     steps_per_epoch = len(loader) // train.grad_accum_steps
-    global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * accelerator.num_processes
+    global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
     module, optimizer = accelerator.prepare(model, optimizer)
@@ -123,6 +127,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         train_plain=data.train.with_transform(eval_transform(model.preprocessing)),
         val=data.val.with_transform(eval_transform(model.preprocessing)),
         steps_per_epoch=steps_per_epoch,
+        global_batch=global_batch,
     )
 
 
@@ -137,6 +142,8 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
         )
     model = build_model(settings, len(class_names))
     model.class_names = class_names
+    if settings.head_init == "xavier_uniform" and isinstance(model.head, nn.Linear):
+        nn.init.xavier_uniform_(model.head.weight)
     model.preprocessing = {**model.preprocessing, "pixels": config.data.pixels.model_dump(mode="json")}
     model.spec()  # what no checkpoint could hold is refused now, not after an epoch
     report = load_initial(model, settings)

@@ -28,11 +28,32 @@ def recipe(name: str, **overrides: object) -> Config:
 def test_a_recipe_loads_and_builds_its_model(name: str) -> None:
     config = recipe(name)
     model = build_model(config.model, 100)
-    assert model.tap_names[-2:] == ("encoder", "projector")
+    assert model.tap_names[-1] == ("encoder" if config.model.projector.kind == "none" else "projector")
     assert set(config.loss.entropy_weights()) <= set(model.tap_names)
     size = model.preprocessing["input_size"][-1]
     with torch.no_grad():
         assert model.eval()(torch.zeros(1, 3, size, size)).shape == (1, 100)
+
+
+def differing(first: Config, second: Config) -> set[str]:
+    a, b = first.model_dump(), second.model_dump()
+    return {
+        f"{part}.{key}" for part in a if isinstance(a[part], dict) for key in a[part] if a[part][key] != b[part][key]
+    }
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_a_baseline_differs_from_ours_in_what_it_is_named_for(name: str) -> None:
+    method = {"model.projector", "model.taps", "loss.entropy_weight"}
+    ours, baseline, cnn = recipe(name), recipe(f"{name}-baseline"), "vit" not in name
+    scope = {"loss.entropy_scope"} if not cnn else set()
+    assert differing(ours, baseline) == method | scope | ({"model.normalization"} if cnn else set())
+    assert baseline.model.normalization == "native" and not baseline.loss.entropy_weights()
+    assert (f"{name}-baseline_ws" in shipped_configs()) == cnn
+    if cnn:
+        assert differing(ours, recipe(f"{name}-baseline_ws")) == method
+        assert ours.optim.warmup_prefix and ours.model.head_init == "xavier_uniform"
+    assert ours.train.batch_size == (512 if cnn else 1024)
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))

@@ -76,7 +76,10 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
     resumed.log({"epoch": 0.5, "split": "train", "loss": 1.25}, 5)
     resumed.finish({})
 
-    records = offline_records(tmp_path)
+    records, until = offline_records(tmp_path), time.monotonic() + 60
+    while len(records["exit"]) < 2 and time.monotonic() < until:  # wandb's own process writes behind our back
+        time.sleep(0.2)
+        records = offline_records(tmp_path)
     assert len(records["ids"]) == 2 and len(set(records["ids"])) == 1
     assert set(records["entity"]) == {""}
     assert records["exit"] == [130, 0]

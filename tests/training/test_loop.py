@@ -563,3 +563,19 @@ def test_each_variable_alone_changes_no_bit(small, monkeypatch, name):
     plain = train(small("plain", **{"train.epochs": 1}))
     monkeypatch.setenv(name, LEFT_OVER[name])
     assert equal(weights(plain), weights(train(small("surrounded", **{"train.epochs": 1}))))
+
+
+def test_the_head_starts_from_xavier_weights_where_asked(small, monkeypatch):
+    seen = {}
+    prepare = loop_module.prepare
+
+    def spying(*arguments, **options):
+        seen["weight"] = prepare(*arguments, **options).model.head.weight.detach().clone()
+        raise UserError("seen")
+
+    monkeypatch.setattr(loop_module, "prepare", spying)
+    with pytest.raises(UserError, match="seen"):
+        train(small(**{"model.head_init": "xavier_uniform"}))
+    torch.manual_seed(0)
+    bound = math.sqrt(6 / sum(seen["weight"].shape))
+    assert 0.9 * bound < float(seen["weight"].abs().max()) <= bound

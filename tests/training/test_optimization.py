@@ -95,6 +95,24 @@ def test_schedules(settings, expected):
     assert rates(OptimConfig(lr=0.1, **settings), 4) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_warm_up_and_cosine_of_the_cnn_recipes():
+    """A linear warm-up from a hundredth, then torch's cosine over the epochs that remain: as the authors do."""
+    optim = OptimConfig(lr=0.01, sched="cosine", warmup_epochs=5, warmup_lr=1e-4, warmup_prefix=True)
+    reference = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    warmup = torch.optim.lr_scheduler.LinearLR(reference, start_factor=0.01, total_iters=5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=95)
+    both = torch.optim.lr_scheduler.SequentialLR(reference, [warmup, cosine], milestones=[5])
+    expected = []
+    for _ in range(100):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        both.step()
+    assert rates(optim, 100) == pytest.approx(expected, abs=1e-12)
+    plain = rates(optim.model_copy(update={"warmup_prefix": False}), 100)
+    assert plain[50] / expected[50] == pytest.approx(1 - 0.076, abs=5e-4)
+    assert len(rates(optim, 5)) == 5  # nothing is left for the cosine
+
+
 def test_mixup_mixes_images_and_targets_alike_and_smooths_nothing():
     assert create_mixup(AugmentConfig(), 3) is None
     mixup = create_mixup(AugmentConfig(mixup=0.8, cutmix=1.0), 3)

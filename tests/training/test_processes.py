@@ -110,7 +110,7 @@ def test_two_processes_train_one_model(small, tmp_path, scope):
     device = "cpu" if torch.cuda.is_available() else "auto"
     settings = {"optim.opt": "sgd", "optim.lr": 0.05, "loss.entropy_weight": 0.1, "loss.entropy_scope": scope}
     settings |= {"train.collapse_interval": 1, "data.limit": 21}
-    two = small("two", **settings, **{"train.batch_size": 8, "train.device": device})
+    two = small("two", **settings, **{"train.device": device})
     codes, outputs = launch(2, write_config(tmp_path, two))
     assert codes == [0, 0], outputs
     ranks = [Path(f"{tmp_path / 'two.yaml'}.rank{rank}").read_text() for rank in (0, 1)]
@@ -119,9 +119,10 @@ def test_two_processes_train_one_model(small, tmp_path, scope):
     lines = read_log(two.run_directory / "metrics.jsonl")
     keys = [(line["split"], line["step"]) for line in lines]
     assert len(keys) == len(set(keys))
-    assert json.loads((two.run_directory / "environment.json").read_text())["processes"] == 2
+    environment = json.loads((two.run_directory / "environment.json").read_text())
+    assert (environment["processes"], environment["images_per_step"], environment["learning_rate"]) == (2, 16, 0.05)
 
-    one = train(small("one", **settings, **{"train.batch_size": 16}))
+    one = train(small("one", **settings))
     first, second = (load_file(d / "checkpoints" / "last.safetensors") for d in (one, two.run_directory))
     difference = max(float((first[name] - second[name]).abs().max()) for name in first)
     expected = read_log(one / "metrics.jsonl")
