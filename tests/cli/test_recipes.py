@@ -54,6 +54,8 @@ def test_a_baseline_differs_from_ours_in_what_it_is_named_for(name: str) -> None
         assert differing(ours, recipe(f"{name}-baseline_ws")) == method
         assert ours.optim.warmup_prefix and ours.model.head_init == "xavier_uniform"
     assert ours.train.batch_size == (512 if cnn else 1024)
+    size = build_model(ours.model, 100).preprocessing
+    assert (size["input_size"], size["crop_pct"], size["interpolation"]) == ((3, 224, 224), 0.875, "bicubic")
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
