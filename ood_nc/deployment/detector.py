@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ood_nc.data import eval_transform
-from ood_nc.data.pixels import PixelError, read_image
-from ood_nc.data.transforms import ModelTransform
 from ood_nc.deployment import file
+from ood_nc.deployment.images import Errors, ImageLike, as_batch
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import InputDetector, Network, TapQueries
-from ood_nc.errors import UserError
+from ood_nc.errors import MissingPackageError
 from ood_nc.models import ControlledModel
 from ood_nc.passes import evaluating
 from ood_nc.scores import ScoreEnsemble
-
-ImageLike = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,6 +30,8 @@ class Verdict:
         accepted: (B,) bool, True = in-distribution.
         predictions: (B,) index of the predicted class.
         class_names: names of the classes, or None.
+        errors: of each image why it could not be read, or None. Where there is a reason, score and p-value are NaN,
+            the image is not accepted, and its prediction is -1, without a name.
     """
 
     scores: torch.Tensor
@@ -42,6 +39,7 @@ class Verdict:
     accepted: torch.Tensor
     predictions: torch.Tensor
     class_names: tuple[str, ...] | None = None
+    errors: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -49,8 +47,10 @@ class Verdict:
     @property
     def predicted_names(self) -> list[str]:
         """The predicted class of each image by name, or by index where the classes have no names."""
-        indices = self.predictions.tolist()
-        return [str(index) if self.class_names is None else self.class_names[index] for index in indices]
+        names = self.class_names
+        return [
+            "" if index < 0 else str(index) if names is None else names[index] for index in self.predictions.tolist()
+        ]
 
 
 class Detector:
@@ -92,7 +92,7 @@ class Detector:
 
     @classmethod
     def load(cls, path: str | Path, *, backbone: ControlledModel | str | Path | None = None) -> Detector:
-        """Read a detector from its file; nothing in it is code.
+        """Read a detector from its file; nothing in it is code, and it has judged a blank image before it is given.
 
         Args:
             path: written by `save`.
@@ -103,7 +103,15 @@ class Detector:
             UserError: no such file, damaged, of a later format, without a backbone, or one whose weights are not those
                 the detector was fitted on.
         """
-        return cls(*file.read(Path(path), backbone))
+        model, members, ensemble, calibration, about = file.read(Path(path), backbone)
+        try:
+            detector = cls(model, members, ensemble, calibration, about)
+            detector(torch.zeros(1, *model.preprocessing["input_size"]))
+        except MissingPackageError:
+            raise
+        except Exception as error:  # parts that do not fit each other fail anywhere
+            raise file.unusable(Path(path), error) from error
+        return detector
 
     def save(self, path: str | Path, *, backbone: bool = True) -> None:
         """Write one file, atomically.
@@ -123,23 +131,30 @@ class Detector:
         self.model.to(self.device)
         return self
 
-    def __call__(self, images: torch.Tensor | ImageLike | Sequence[ImageLike]) -> Verdict:
+    def __call__(self, images: ImageLike | Iterable[ImageLike], *, errors: Errors = "raise") -> Verdict:
         """Judge images, each independently of the others.
 
         Args:
-            images: a path, a PIL image, an array (H, W) or (H, W, C), or a list of these; or a tensor (B, C, H, W)
-                that is preprocessed already (``self.transform``).
+            images: a path, the bytes of a file, a PIL image, pixels as an array (H, W), (H, W, C) or (C, H, W) or as a
+                tensor of integers (C, H, W), or a list of these (also stacked); or a tensor of floats (B, C, H, W) or
+                (C, H, W) that is preprocessed already (``self.transform``).
+            errors: an image that cannot be read is an error (``raise``), or a ``row`` with the reason.
 
         Raises:
             UserError: an image cannot be read, or is of another kind.
         """
-        batch = images if isinstance(images, torch.Tensor) else _prepared(images, self.transform)
-        if batch.ndim != 4:
-            raise UserError(f"A tensor of images must have shape (B, C, H, W), got {tuple(batch.shape)}.")
-        scores, predictions = self.member_scores(batch)
-        combined = self.combine(scores)
-        p_values = self.calibration.p_values(combined, predictions)
-        return Verdict(combined, p_values, self._accept(combined, predictions), predictions, self.model.class_names)
+        batch, reasons = as_batch(images, self.transform, self.model.preprocessing["input_size"], errors)
+        readable = torch.tensor([reason is None for reason in reasons])
+        scores = torch.full((len(reasons),), float("nan"), dtype=torch.float64)
+        p_values, accepted = scores.clone(), torch.zeros(len(reasons), dtype=torch.bool)
+        predictions = torch.full((len(reasons),), -1)
+        if batch is not None:
+            members, classes = self.member_scores(batch)
+            combined = self.combine(members)
+            scores[readable], predictions[readable] = combined, classes
+            p_values[readable] = self.calibration.p_values(combined, classes)
+            accepted[readable] = self._accept(combined, classes)
+        return Verdict(scores, p_values, accepted, predictions, self.model.class_names, tuple(reasons))
 
     def member_scores(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The score of every member (B, m) and the predicted classes (B,), on the CPU."""
@@ -176,18 +191,3 @@ class Detector:
             self.class_thresholds[c].value if c in self.class_thresholds else unseen for c in predictions.tolist()
         ]
         return scores >= torch.tensor(limits, dtype=torch.float64)
-
-
-def _prepared(images: ImageLike | Sequence[ImageLike], transform: ModelTransform) -> torch.Tensor:
-    listed = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray)) else list(images)
-    if not listed:
-        raise UserError("No image was given.")
-    return torch.stack([_as_tensor(image, transform) for image in listed])
-
-
-def _as_tensor(image: ImageLike, transform: ModelTransform) -> torch.Tensor:
-    try:
-        return transform(read_image(image, transform.channels, transform.pixels))
-    except (OSError, PixelError) as error:
-        what = image if isinstance(image, (str, Path)) else type(image).__name__
-        raise UserError(f"Cannot read the image {what} ({' '.join(str(error).split())}).") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -74,15 +76,17 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
     Raises:
         UserError: as `DetectorGraph` does; the file cannot be written.
     """
-    graph = DetectorGraph(detector.to("cpu")).eval()
+    graph = copy.deepcopy(DetectorGraph(detector)).cpu().eval()  # a copy: the caller's stays where and as it is
     example = torch.rand(2, *detector.model.preprocessing["input_size"])
     batch = torch.export.Dim("batch", min=1, max=2**31)  # without a bound PyTorch 2.6 refuses it
     with _quiet(), torch.no_grad():
         program = torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}}, strict=False)
     if path is not None:
-        # To an open file: of a name the exporter looks at the ending, and the temporary one has another.
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            torch.export.save(program, file)
+        # By way of memory: where the disk is full, PyTorch's own writer ends the process.
+        content = io.BytesIO()
+        torch.export.save(program, content)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
     return program
 
 

@@ -1,31 +1,32 @@
-"""The file of a detector: tensors and one JSON header, in the safetensors format, so that nothing in it can run."""
+"""The file of a detector: tensors and one JSON header under a digest (`ood_nc.sealed`), so that nothing in it can run.
+
+It may come from somebody who is not trusted: the network is built from a closed list of settings, detectors from their
+registry, and what comes out has to judge an image before anybody gets it.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 import ood_nc
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
-from ood_nc.files import atomic_path
 from ood_nc.models import ControlledModel, load_weights, weights_hash
 from ood_nc.scores import ScoreEnsemble
+from ood_nc.sealed import read_sealed, write_sealed
 
-logger = logging.getLogger(__name__)
-FORMAT = 1
-_ENTRY = "ood_nc_detector"
+FORMAT = 2
 _BACKBONE = "backbone/"
 _SHOWN = 12
+_MADE_ANEW = ("index_", "index_sizes_")
+"""Search indexes: faiss reads them without checking them, so they are built again from the features."""
 
 
 def write(
@@ -54,7 +55,10 @@ def write(
         "versions": {"ood_nc": ood_nc.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
         "backbone": {"spec": spec, "hash": weights_hash(model), "included": backbone},
         "members": [
-            {"tap": member.tap, "state": _pack(member.detector.state_dict(), f"member{index}", tensors)}
+            {
+                "tap": member.tap,
+                "state": _pack(_without_indexes(member.detector.state_dict()), f"member{index}", tensors),
+            }
             for index, member in enumerate(members)
         ],
         "ensemble": None if ensemble is None else _pack(ensemble.state_dict(), "ensemble", tensors),
@@ -63,10 +67,7 @@ def write(
     }
     if backbone:
         tensors |= {_BACKBONE + key: value for key, value in model.state_dict().items()}
-    # Copies: tied weights share their memory, which the format refuses.
-    plain = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={_ENTRY: json.dumps(header)})
+    write_sealed(path, tensors, header)
 
 
 def read(
@@ -80,13 +81,23 @@ def read(
     header, tensors = _contents(path)
     try:
         model = _model(path, header["backbone"], tensors, backbone)
-        members = [Member(entry["tap"], _detector(_unpack(entry["state"], tensors))) for entry in header["members"]]
+        members = [
+            Member(str(entry["tap"]), _detector(_unpack(entry["state"], tensors))) for entry in header["members"]
+        ]
         state = header["ensemble"]
         ensemble = None if state is None else ScoreEnsemble().load_state_dict(_unpack(state, tensors))
         calibration = Calibration(**_unpack(header["calibration"], tensors))
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): fit it again.") from error
-    return model, members, ensemble, calibration, header["about"]
+        return model, members, ensemble, calibration, dict(header["about"])
+    except UserError:
+        raise
+    except Exception as error:  # a forged header makes nearly anything fail
+        raise unusable(path, error) from error
+
+
+def unusable(path: Path, error: Exception) -> UserError:
+    """What to say of a file whose digest is right and whose content is not."""
+    why = " ".join(str(error).split())[:200]
+    return UserError(f"{path} cannot be used ({type(error).__name__}: {why}): fit it again.")
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -102,17 +113,12 @@ def describe(path: str | Path) -> dict[str, Any]:
 def _contents(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if not path.is_file():
         raise UserError(f"No detector file {path}: make one with ood-nc fit.")
-    try:
-        with safe_open(path, framework="pt") as opened:
-            entry = (opened.metadata() or {}).get(_ENTRY)
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()} if with_tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged, or no detector file ({' '.join(str(error).split())[:100]}).") from error
-    if entry is None:
+    header, tensors = read_sealed(path, with_tensors=with_tensors)
+    if "members" not in header:
         raise UserError(f"{path} is no detector file: make one with ood-nc fit.")
-    header = json.loads(entry)
-    if header["format"] != FORMAT:
-        raise UserError(f"{path} has format {header['format']}, this version reads {FORMAT}: update ood_nc.")
+    if header.get("format") != FORMAT:
+        found = str(header.get("format"))[:_SHOWN]
+        raise UserError(f"{path} has format {found}, this version reads {FORMAT}: update ood_nc, or fit it again.")
     return header, tensors
 
 
@@ -148,7 +154,12 @@ def _model(
 
 
 def _detector(state: dict[str, Any]) -> Any:
-    return create_detector(state["detector"]).load_state_dict(state)
+    return create_detector(state["detector"]).load_state_dict(_without_indexes(state))
+
+
+def _without_indexes(state: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in state["fitted"].items() if name not in _MADE_ANEW}
+    return {**state, "fitted": kept}
 
 
 def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -163,6 +174,8 @@ def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, Mapping):
         # Pairs, not an object: JSON would turn keys that are numbers into text.
         return {"pairs": [[key, _pack(part, f"{name}/{key}", tensors)] for key, part in value.items()]}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise TypeError(f"A detector's state must be tensors and plain values; {name} is a {type(value).__name__}.")
@@ -175,6 +188,8 @@ def _unpack(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return value
     if "tensor" in value:
         return tensors[value["tensor"]]
+    if "float" in value:
+        return float(value["float"])
     if "tuple" in value:
         return tuple(_unpack(part, tensors) for part in value["tuple"])
     return {key: _unpack(part, tensors) for key, part in value["pairs"]}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ood_nc.detection import FeatureDetector, InputDetector
+from ood_nc.errors import UserError
 from ood_nc.scores import Threshold, choose_class_thresholds, choose_threshold, conformal_p_values
 
 
@@ -36,11 +37,21 @@ class Calibration:
         scores: (n,) float64.
         classes: predicted class of each (n,) where thresholds and p-values hold class by class, else None.
         tpr: share of fresh ID images that is accepted at least.
+
+    Raises:
+        UserError: no score, one that is not finite, or classes that do not fit them.
     """
 
     scores: torch.Tensor
     classes: torch.Tensor | None
     tpr: float
+
+    def __post_init__(self) -> None:
+        scores, classes = self.scores, self.classes
+        if scores.ndim != 1 or scores.dtype != torch.float64 or not len(scores) or not bool(scores.isfinite().all()):
+            raise UserError("A calibration needs one finite float64 score or more.")
+        if classes is not None and (classes.dtype != torch.int64 or classes.shape != scores.shape):
+            raise UserError("A calibration by class needs the predicted class of every score.")
 
     def threshold(self) -> Threshold:
         """The threshold for all classes together."""

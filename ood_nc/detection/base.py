@@ -198,6 +198,8 @@ class BaseDetector(ABC):
         self.set_params(**state["parameters"])
         self._load_further_state(state)
         for name, value in state["fitted"].items():
+            if not _is_learnt(name):
+                raise UserError(f"Detector {self.name!r} learns nothing that is called {name!r}: the state is damaged.")
             setattr(self, name, value)
         return self
 
@@ -210,12 +212,16 @@ class BaseDetector(ABC):
         return
 
     def _fitted(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name.endswith("_") and not name.startswith("_")}
+        return {name: value for name, value in vars(self).items() if _is_learnt(name)}
 
     def _forget(self) -> None:
         kept = self.parameter_names()
         for name in [name for name in vars(self) if name not in kept]:
             delattr(self, name)
+
+
+def _is_learnt(name: str) -> bool:
+    return name.endswith("_") and not name.startswith("_")
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,41 @@ def test_onnx_of_a_fitted_file(model: ControlledModel, tmp_path: Path) -> None:
     facts = onnxruntime.InferenceSession(tmp_path / "d.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(facts["ood_nc.threshold"]) == detector.threshold.value
     assert json.loads(facts["ood_nc.class_names"]) == list("01234")
+
+
+def test_the_detector_that_is_exported_stays_as_it_is(tiny: ControlledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = as_detector(tiny, "energy")
+    moved: list[object] = []
+    monkeypatch.setattr(Detector, "to", lambda self, device: moved.append(device))
+    detector.model.train()
+    before = {name: value.clone() for name, value in detector.model.state_dict().items()}
+    export_program(detector)
+    assert all(module.training for module in detector.model.modules())
+    assert moved == []
+    assert all(torch.equal(value, before[name]) for name, value in detector.model.state_dict().items())
+    tiny.eval()
+
+
+def test_a_full_disk_is_one_line(tiny: ControlledModel, tmp_path: Path) -> None:
+    """With as little room as a file of 4 KiB, in a process of its own: the limit holds for all of it."""
+    code = (
+        "import resource, signal, sys, torch\n"
+        "from ood_nc.deployment import Detector, export_program\n"
+        "detector = Detector.load(sys.argv[1])\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    (detector.save if sys.argv[2].endswith('s') else lambda path: export_program(detector, path))(sys.argv[2])\n"
+        "except ValueError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    as_detector(ControlledModel("test_resnet", 5, img_size=32), "energy").save(tmp_path / "d.safetensors")
+    for name in ("e.pt2", "e.safetensors"):
+        arguments = [sys.executable, "-c", code, str(tmp_path / "d.safetensors"), str(tmp_path / name)]
+        ended = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.startswith(f"UserError Cannot write {tmp_path / name}: File too large")
+    assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
 
 
 def test_a_saved_program_loads(model: ControlledModel, tmp_path: Path) -> None:

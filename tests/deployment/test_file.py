@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ood_nc import Detector
-from ood_nc.config import PixelConfig
 from ood_nc.deployment import fit_detector
 from ood_nc.deployment.file import describe
+from ood_nc.deployment.members import Calibration, Member
+from ood_nc.detection import create_feature_detector
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
+from ood_nc.sealed import read_sealed, write_sealed
 from tests.deployment.conftest import digits, halves, image_tensor, make_model, near
 
 SCORE = """
@@ -102,12 +105,21 @@ def test_another_backbone_is_refused(fitted: Detector, model: ControlledModel, t
 def test_a_changed_weight_in_the_file_is_noticed(fitted: Detector, tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     fitted.save(path)
-    with safe_open(path, framework="pt") as opened:
-        header = opened.metadata()
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    tensors["backbone/head.bias"][0] += 1
-    save_file(tensors, path, metadata=header)
+    header, tensors = read_sealed(path)
+    tensors["backbone/head.bias"] = tensors["backbone/head.bias"] + 1
+    write_sealed(path, tensors, header)
     with pytest.raises(UserError, match="its own backbone has"):
+        Detector.load(path)
+
+
+def test_a_changed_header_is_noticed(fitted: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    fitted.save(path)
+    whole = path.read_bytes()
+    mean = json.dumps(json.dumps(fitted.model.preprocessing["mean"]))[1:-1].encode()
+    assert whole.count(mean) == 1
+    path.write_bytes(whole.replace(mean, b"[9, 9, 9]".ljust(len(mean))))
+    with pytest.raises(UserError, match="is damaged: its content does not have the digest"):
         Detector.load(path)
 
 
@@ -121,6 +133,9 @@ def test_files_that_are_no_detector(fitted: Detector, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is damaged"):
         Detector.load(path)
     save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="no file of ood_nc .it carries no digest"):
+        Detector.load(path)
+    write_sealed(path, {}, {"spec": {}})
     with pytest.raises(UserError, match="is no detector file"):
         Detector.load(path)
     with pytest.raises(UserError, match="Cannot write"):
@@ -136,46 +151,83 @@ def test_an_interrupted_write_leaves_the_old_file(fitted: Detector, tmp_path: Pa
         Path(filename).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ood_nc.deployment.file.save_file", interrupted)
+    monkeypatch.setattr("ood_nc.sealed.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fitted.save(path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["d.safetensors"]
 
 
-def test_images_beyond_the_limit_are_our_own_error(
-    fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SPEC = ("backbone", "spec")
+FORGERIES = {
+    "an address": (*SPEC, "backbone", "hf-hub:timm/resnet18.a1_in1k"),
+    "a folder": (*SPEC, "backbone", "local-dir:/etc"),
+    "weights to fetch": (*SPEC, "backbone_options", {"pretrained": True}),
+    "weights from a url": (*SPEC, "backbone_options", {"pretrained_cfg_overlay": {"url": "http://localhost/w.pth"}}),
+    "weights from a file": (*SPEC, "backbone_options", {"pretrained_cfg_overlay": {"file": "/etc/passwd"}}),
+    "a checkpoint": (*SPEC, "backbone_options", {"checkpoint_path": "/etc/passwd"}),
+    "an option nobody has": (*SPEC, "backbone_options", {"nope": 1}),
+    "too many classes": (*SPEC, "num_classes", 10**12),
+    "other classes": (*SPEC, "class_names", ["a"]),
+    "a huge image": (*SPEC, "preprocessing", "input_size", [3, 10**9, 10**9]),
+    "no specification": (*SPEC, 3),
+    "no backbone": ("backbone", []),
+    "no members": ("members", []),
+    "members that are none": ("members", {"a": 1}),
+    "an unknown tap": ("members", 0, "tap", "nope"),
+    "an unknown detector": ("members", 0, "state", "pairs", [["detector", "os.system"], ["fitted", {"pairs": []}]]),
+    "no state": ("members", 0, "state", None),
+    "an unknown tensor": ("calibration", {"tensor": "nope"}),
+    "an impossible rate": ("calibration", "pairs", 2, 1, 7.0),
+    "no rate": ("calibration", "pairs", 2, 1, None),
+    "a broken ensemble": ("ensemble", {"pairs": []}),
+    "nothing about it": ("about", 3),
+    "another format": ("format", 10**30),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES.values(), ids=FORGERIES)
+def test_a_forged_header_is_refused_in_one_line(
+    forgery: tuple, fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    near().load(0).save(tmp_path / "large.png")
-    monkeypatch.setattr(fitted.transform, "pixels", PixelConfig(max_pixels=5))
-    with pytest.raises(UserError, match=r"Cannot read the image .*large\.png .*the limit is"):
-        fitted(tmp_path / "large.png")
-    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 5)
-    with pytest.raises(UserError, match=r"Cannot read the image .*large\.png .*the limit is"):
-        fitted(tmp_path / "large.png")
+    path = tmp_path / "d.safetensors"
+    fitted.save(path)
+    header, tensors = read_sealed(path)
+    inner: Any = header
+    *places, last, value = forgery
+    for place in places:
+        inner = inner[place]
+    inner[last] = value
+    write_sealed(path, tensors, header)
+    asked: list[object] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **_: asked.append(arguments))
+    with pytest.raises(UserError) as found:
+        Detector.load(path)
+    assert "\n" not in str(found.value)
+    assert asked == []
 
 
-def test_kinds_of_images(fitted: Detector, tmp_path: Path) -> None:
-    image = near().load(0)
-    image.save(tmp_path / "i.png")
-    expected = fitted(image).scores
-    for given in (
-        tmp_path / "i.png",
-        str(tmp_path / "i.png"),
-        np.asarray(image),
-        [image],
-        np.asarray(image.convert("L")),
-    ):
-        np.testing.assert_allclose(fitted(given).scores, expected, rtol=1e-5)
-    (tmp_path / "broken.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"Cannot read the image .*broken\.png"):
-        fitted(tmp_path / "broken.png")
-    with pytest.raises(UserError, match="its values go from 7 to 7, not 0 to 1"):
-        fitted(np.full((4, 4), 7.0))
-    with pytest.raises(UserError, match=r"\(B, C, H, W\)"):
-        fitted(torch.zeros(3, 16, 16))
-    with pytest.raises(UserError, match="No image"):
-        fitted([])
+@pytest.mark.parametrize("name", ["score", "__class__", "_network"])
+def test_a_forged_state_sets_nothing_but_what_is_learnt(name: str, fitted: Detector, tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    fitted.save(path)
+    header, tensors = read_sealed(path)
+    state = dict(header["members"][0]["state"]["pairs"])
+    state["fitted"]["pairs"].append([name, 1])
+    write_sealed(path, tensors, header)
+    with pytest.raises(UserError, match=f"learns nothing that is called '{name}'"):
+        Detector.load(path)
+
+
+@pytest.mark.parametrize("index", ["hnsw", "ivf"])
+def test_search_indexes_are_built_again(index: str, model: ControlledModel, tmp_path: Path) -> None:
+    features = torch.randn(1200, model.encoder_dim)
+    fitted = create_feature_detector("knn", index=index, k=3).fit(features)
+    detector = Detector(model, [Member("encoder", fitted)], None, Calibration(torch.zeros(20).double(), None, 0.9))
+    detector.save(tmp_path / "d.safetensors")
+    assert not any("index" in name for name in read_sealed(tmp_path / "d.safetensors")[1])
+    images = torch.randn(10, *model.preprocessing["input_size"])
+    assert torch.equal(Detector.load(tmp_path / "d.safetensors")(images).scores, detector(images).scores)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -186,5 +238,5 @@ def test_models_of_other_types_are_judged_through(dtype: torch.dtype, model: Con
     images = torch.stack([image_tensor(model, digits("test"), index) for index in range(4)])
     verdict = detector(images)
     assert verdict.scores.dtype == torch.float64 and bool(verdict.scores.isfinite().all())
-    with pytest.raises(UserError, match="no image"):
+    with pytest.raises(UserError, match="No image"):
         detector(images[:0])
