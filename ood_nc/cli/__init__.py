@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from ood_nc.cli import compare, evaluate, fit, flags, listing, quickstart, report, score, train
 from ood_nc.errors import UserError, nearest
+from ood_nc.stopping import termination_interrupts
 
 __all__ = ["main"]
 
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     try:
-        return _run(words)
+        with termination_interrupts():
+            return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     except KeyboardInterrupt as interrupt:
@@ -53,10 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _say(
-                f"no space left on the disk ({error.filename or 'output'}): free some, then go on with --resume.",
-                debug,
-            )
+            _say(f"no space left on the disk ({error.filename or 'output'}): free some, then run it again.", debug)
             return 2
         _say(f"fault: {type(error).__name__}: {error}. Run again with --debug for the traceback.", debug)
         return 1
@@ -162,4 +161,5 @@ def _say(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
     if os.environ.get("RANK", "0") == "0":
-        print(f"ood-nc: {message}", file=sys.stderr)
+        # One line, whatever names in it hold.
+        print(f"ood-nc: {' '.join(message.splitlines())}", file=sys.stderr)

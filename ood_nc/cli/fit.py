@@ -14,6 +14,7 @@ from ood_nc.cli.evaluate import foreign_config, foreign_model
 from ood_nc.cli.show import say
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
+from ood_nc.files import write_lock
 
 if TYPE_CHECKING:
     from ood_nc.deployment import Detector
@@ -56,6 +57,18 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
+    with write_lock(arguments.file):
+        try:
+            detector = _fit(arguments, model, config, cache)
+            detector.save(arguments.file, backbone=not arguments.no_backbone)
+        except KeyboardInterrupt:
+            kept = "no file was written" if cache is None else "the features that are finished are kept"
+            raise KeyboardInterrupt(f"{kept}: the same command fits again.") from None
+    _show(detector, arguments.file)
+    return 0
+
+
+def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, cache: Path | None) -> Detector:
     from ood_nc.data import eval_transform, load_data, open_dataset
     from ood_nc.deployment import fit_detector
     from ood_nc.devices import choose_device
@@ -67,7 +80,7 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.validation_ood is not None:
         opened = open_dataset(arguments.validation_ood, root=config.data.root)
         validation = opened.with_transform(eval_transform(model.preprocessing))
-    detector = fit_detector(
+    return fit_detector(
         model,
         data.train,
         data.val,
@@ -85,9 +98,6 @@ def _execute(arguments: argparse.Namespace) -> int:
         device=choose_device(config.train.device),
         cache=cache,
     )
-    detector.save(arguments.file, backbone=not arguments.no_backbone)
-    _show(detector, arguments.file)
-    return 0
 
 
 def _model(arguments: argparse.Namespace) -> tuple[ControlledModel, Config, Path | None]:
@@ -110,7 +120,10 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not (name and equals and value):
             raise UserError(f"--set takes KEY=VALUE, e.g. --set k=10, got {pair!r}.")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise UserError(f"--set {name}: {value[:60]!r} is no value: give a number, a word or [a, list].") from None
     return found
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from ood_nc.cli.command import Command
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
+from ood_nc.files import write_lock
+from ood_nc.spreadsheets import as_row
 
 
 def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +78,7 @@ class _Lines:
         if not self.started:
             self.writer.writerow(table.column_names)
             self.started = True
-        self.writer.writerows(zip(*(column.to_pylist() for column in table.columns), strict=True))
+        self.writer.writerows(map(as_row, zip(*(column.to_pylist() for column in table.columns), strict=True)))
         sys.stdout.flush()
 
 
@@ -93,7 +95,8 @@ def _export(arguments: argparse.Namespace) -> int:
     from ood_nc.deployment import Detector, export_onnx, export_program
 
     detector = Detector.load(arguments.file, backbone=arguments.backbone)
-    (export_onnx if suffix == ".onnx" else export_program)(detector, arguments.output)
+    with write_lock(arguments.output):
+        (export_onnx if suffix == ".onnx" else export_program)(detector, arguments.output)
     channels, height, width = detector.model.preprocessing["input_size"]
     say(f"graph: {arguments.output}; images (B, {channels}, {height}, {width}), float32, RGB in [0, 1]")
     say("outputs: logits, score (larger = more in-distribution), p_value, accepted")

@@ -124,7 +124,7 @@ def _command(folder: Path, seed: int) -> list[str]:
 
 def _work(pending: dict[int, list[str]], jobs: int, folder: Path) -> list[int]:
     """Run the commands, ``jobs`` at a time, and return the seeds that failed."""
-    from ood_nc.training.launch import termination_interrupts
+    from ood_nc.stopping import termination_interrupts
 
     waiting, running, failed = list(pending), dict[int, tuple[int, subprocess.Popen[bytes]]](), list[int]()
     with termination_interrupts():

@@ -60,7 +60,7 @@ class ImageStream(IterableDataset[StreamBatch]):
     (`ood_nc.data.folders`); so is a list (`ood_nc.data.imglists`), whose class indices are ignored and whose relative
     paths start at its folder. An archive is indexed and read in place. What ends in no image suffix is opened as
     `open_dataset` does. An image that cannot be read, and any other visible file, is reported in its batch with the
-    reason and costs no other.
+    reason and costs no other; so is one that is named among other sources and not there.
 
     Args:
         sources: paths and names of data sets.
@@ -80,7 +80,7 @@ class ImageStream(IterableDataset[StreamBatch]):
         self.batch_size = batch_size
         self.skip = skip
         # Opened once, here: workers share the index, and a wrong path is known before any work is done.
-        self._opened = {source: _open(source) for source in self.sources}
+        self._opened = _open_all(self.sources)
 
     def __iter__(self) -> Iterator[StreamBatch]:
         worker = get_worker_info()
@@ -163,6 +163,33 @@ class _Members:
             yield _Entry(f"{self.source}::{name}", self.store, index)
         for name in self.passed_over:
             yield _passed_over(f"{self.source}::{name}")
+
+
+def _open_all(sources: Sequence[str]) -> dict[str, Callable[[], Iterator[_Entry]]]:
+    opened: dict[str, Callable[[], Iterator[_Entry]]] = {}
+    errors: list[UserError] = []
+    for source in sources:
+        try:
+            opened[source] = _open(source)
+        except UserError as error:
+            if Path(source).exists() or suffix_of(source) not in image_suffixes():
+                raise
+            errors.append(error)
+            opened[source] = _Missing(source, str(error))
+    if errors and len(errors) == len(sources):
+        raise errors[0]
+    return opened
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """An image that is named and not there, among other sources."""
+
+    source: str
+    why: str
+
+    def __call__(self) -> Iterator[_Entry]:
+        yield _Entry(self.source, _Unreadable(self.why), 0)
 
 
 def _open(source: str) -> Callable[[], Iterator[_Entry]]:

@@ -13,6 +13,7 @@ from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.errors import UserError
 from ood_nc.evaluation.results import Results
 from ood_nc.headline import headline
+from ood_nc.spreadsheets import as_row
 
 _COLUMNS = {
     "FPR@95": "fpr95_ood_positive",
@@ -53,7 +54,7 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
         if by_set:
             lines.append([f"{group}ood", *_percent(_means(list(by_set.values()))), _format(accuracy)])
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(map(as_row, lines))
     return text.getvalue()
 
 

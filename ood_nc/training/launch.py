@@ -1,13 +1,10 @@
-"""Where a run computes: the device, the precision, the processes, and the signals that end it."""
+"""Where a run computes: the device, the precision, the processes."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
@@ -110,23 +107,6 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
                 accelerator.state.destroy_process_group()
     finally:
         _replace_states(saved)
-
-
-@contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that a scheduler's stop leaves the same files."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _replace_states(contents: list[dict]) -> None:

@@ -18,9 +18,10 @@ from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.progress import progress
+from ood_nc.stopping import termination_interrupts
 from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
-from ood_nc.training.launch import accelerator_for, ignored_variables, termination_interrupts
+from ood_nc.training.launch import accelerator_for, ignored_variables
 from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything

@@ -10,6 +10,7 @@ import pytest
 from ood_nc import cli
 from ood_nc.cli import command, main
 from ood_nc.config import load
+from ood_nc.errors import UserError
 
 
 @pytest.fixture
@@ -66,6 +67,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         (OSError(errno.ENOSPC, "full", "out.bin"), 2, "no space left on the disk (out.bin)"),
         (OSError(errno.EIO, "broken"), 1, "fault: OSError"),
         (ZeroDivisionError("a\nb"), 1, "fault: ZeroDivisionError: a b"),
+        (UserError("no class 'a\nb'"), 2, "no class 'a b'"),
     ],
 )
 def test_exit_codes(failing, error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:

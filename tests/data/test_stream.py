@@ -127,6 +127,15 @@ def test_a_link_to_a_folder_above_ends(folder: Path) -> None:
 def test_a_wrong_path_is_known_before_any_work(folder: Path) -> None:
     with pytest.raises(UserError, match=r"No image, folder or archive at .*imagse\. Did you mean 'images'\?"):
         ImageStream([str(folder), str(folder.parent / "imagse")], as_tensor)
+    with pytest.raises(UserError, match=r"No image, folder or archive at .*nope\.png"):
+        ImageStream([str(folder / "nope.png")] * 2, as_tensor)
+
+
+def test_an_image_that_is_not_there_costs_no_other(folder: Path) -> None:
+    batches = list(ImageStream([str(folder / "nope.png"), str(folder)], as_tensor))
+    assert len(batches[0]) == 6
+    position, why = batches[0].errors[0]
+    assert position == 0 and "No image, folder or archive at" in why and "nope.png" in why
 
 
 def test_memory_does_not_grow_with_the_number_of_images(folder: Path) -> None:

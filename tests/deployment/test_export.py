@@ -124,7 +124,10 @@ def test_a_full_disk_is_one_line(tiny: ControlledModel, tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"
-        "    (detector.save if sys.argv[2].endswith('s') else lambda path: export_program(detector, path))(sys.argv[2])\n"
+        "    if sys.argv[2].endswith('s'):\n"
+        "        detector.save(sys.argv[2])\n"
+        "    else:\n"
+        "        export_program(detector, sys.argv[2])\n"
         "except ValueError as error:\n"
         "    print(type(error).__name__, error)\n"
     )

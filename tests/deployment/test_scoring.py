@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from ood_nc.data import NoImagesError, open_dataset
 from ood_nc.deployment import Detector, fit_detector, score_images
 from ood_nc.errors import UserError
+from ood_nc.files import write_lock
 from ood_nc.models import ControlledModel
 from ood_nc.scores import benjamini_hochberg
 from tests.deployment.conftest import digits, halves, near
@@ -115,6 +118,98 @@ def test_parts_of_other_work_are_not_continued(
     (folder / "id00.png").unlink()
     with pytest.raises(UserError, match=r"The images changed since .*s\.parquet\.parts was written"):
         score_images(fitted, [folder], tmp_path / "s.parquet", batch_size=8)
+
+
+def stopped(detector: Detector, sources: list[Path], output: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Stop a call by Ctrl-C after so many batches of eight, and return what it said."""
+    call, seen = Detector.__call__, []
+
+    def stopping(self, images):
+        if len(seen) == after:
+            raise KeyboardInterrupt
+        seen.append(0)
+        return call(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt) as interrupt:
+            score_images(detector, sources, output, batch_size=8)
+    return str(interrupt.value)
+
+
+def test_an_interrupted_call_says_how_to_go_on(
+    fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = stopped(fitted, [folder], tmp_path / "s.csv", 2, monkeypatch)
+    assert said == f"What is scored is kept in {tmp_path / 's.csv.parts'}: the same command goes on with it."
+
+
+@pytest.mark.parametrize("left", [2, 1, 0])
+def test_a_call_that_was_killed_while_it_tidied_up_is_finished(
+    left: int, fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, parts = tmp_path / "s.parquet", tmp_path / "s.parquet.parts"
+    score_images(fitted, [folder], tmp_path / "whole.parquet", batch_size=8)
+    stopped(fitted, [folder], output, 1, monkeypatch)
+    stopped(fitted, [folder], output, 1, monkeypatch)
+    for path in sorted(parts.glob("part-*"))[left:]:
+        path.unlink()
+    pq.write_table(pq.read_table(tmp_path / "whole.parquet"), output)
+    summary = score_images(fitted, [folder], output, batch_size=8)
+    assert (summary.images, summary.resumed) == (61, 8 * left)
+    assert pq.read_table(output).equals(pq.read_table(tmp_path / "whole.parquet"))
+    assert not parts.exists()
+
+
+def test_damaged_parts_are_told(
+    fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, parts = tmp_path / "s.parquet", tmp_path / "s.parquet.parts"
+    for _ in range(2):
+        stopped(fitted, [folder], output, 1, monkeypatch)
+    for name in ("call", "part-00000001"):
+        whole = (parts / name).read_bytes()
+        for damaged in (whole[:-70], whole[:10] + b"x" + whole[11:], b"", b"{" * 5000):
+            (parts / name).write_bytes(damaged)
+            with pytest.raises(UserError, match=r"is damaged.* Remove the folder .*s\.parquet\.parts"):
+                score_images(fitted, [folder], output)
+        (parts / name).write_bytes(whole)
+    (parts / "part-00000000").unlink()
+    with pytest.raises(UserError, match=r"A part before .*part-00000001 is gone"):
+        score_images(fitted, [folder], output)
+
+
+def test_one_writer_at_a_time(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "s.csv"
+    with write_lock(output), pytest.raises(UserError, match=r"s\.csv is being written by process \d+"):
+        score_images(fitted, [folder], output)
+    assert not output.exists()
+
+
+def test_a_full_disk_keeps_what_is_there(
+    fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    output = tmp_path / "s.parquet"
+    for what in ("ood_nc.deployment.parts.write_sealed_bytes", "ood_nc.deployment.parts.pq.ParquetWriter"):
+        with monkeypatch.context() as patch:
+            patch.setattr(what, full)
+            with pytest.raises((UserError, OSError), match="No space left on"):
+                score_images(fitted, [folder], output)
+    assert score_images(fitted, [folder], output).resumed == 61
+
+
+def test_names_that_spreadsheets_would_compute(
+    fitted: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    near().load(0).save("=1+1.png")
+    score_images(fitted, ["=1+1.png"], "s.csv")
+    score_images(fitted, ["=1+1.png"], "s.parquet")
+    assert pyarrow.csv.read_csv("s.csv")["id"].to_pylist() == ["'=1+1.png"]
+    assert pq.read_table("s.parquet")["id"].to_pylist() == ["=1+1.png"]
 
 
 def test_nothing_is_overwritten_unasked(fitted: Detector, folder: Path, tmp_path: Path) -> None:

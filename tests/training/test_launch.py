@@ -1,10 +1,8 @@
-"""Device, precision, processes and signals."""
+"""Device, precision and processes."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
 
 import pytest
 import torch
@@ -13,12 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
-from ood_nc.training.launch import (
-    accelerator_for,
-    ignored_variables,
-    is_main_process,
-    termination_interrupts,
-)
+from ood_nc.training.launch import accelerator_for, ignored_variables, is_main_process
 
 
 def test_runs_of_different_precision_share_a_process_and_leave_no_trace():
@@ -81,23 +74,3 @@ def test_code_that_timm_would_exchange_is_refused(monkeypatch):
     monkeypatch.setenv("TIMM_USE_NAFLEXVIT", "1")
     with pytest.raises(UserError, match=r"TIMM_USE_NAFLEXVIT=1 .*unset it"), accelerator_for(TrainConfig(device="cpu")):
         pass
-
-
-def test_sigterm_is_an_interrupt_inside_and_what_it_was_outside():
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), termination_interrupts():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_outside_the_main_thread_signals_are_left_alone():
-    finished = []
-
-    def work():
-        with termination_interrupts():
-            finished.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert finished == [True]
