@@ -21,13 +21,12 @@ from ood_nc.detection.registry import (
     register_detector,
 )
 from ood_nc.detection.selection import Selection, select, synthetic_outliers
-from ood_nc.detection.testing import DetectorCheckError, check_detector
+from ood_nc.detection.testing import check_detector
 from ood_nc.errors import NotFittedError
 from ood_nc.scores import aupr, auroc, detection_metrics, fpr_at_tpr
 
 __all__ = [
     "BaseDetector",
-    "DetectorCheckError",
     "DetectorInfo",
     "FeatureDetector",
     "InputDetector",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ood_nc.detection.testing.common import DetectorCheckError
 from ood_nc.detection.testing.feature_checks import check_detector, detector_checks
 
-__all__ = ["DetectorCheckError", "check_detector", "detector_checks"]
+__all__ = ["check_detector", "detector_checks"]

@@ -12,21 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ood_nc.conformance import CheckError
 from ood_nc.detection.base import BaseDetector, DetectorInfo
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.errors import UserError
 
 AnyDetector = TypeVar("AnyDetector", bound=BaseDetector)
-
-
-class DetectorCheckError(AssertionError):
-    """A detector breaks the protocol; the message names the detector, the check and what it saw."""
+Refusal = TypeVar("Refusal", bound=UserError)
 
 
 def require(condition: bool, cls: type[BaseDetector], what: str) -> None:
-    """Raise :class:`DetectorCheckError` unless the condition holds."""
+    """Raise `CheckError` unless the condition holds."""
     if not condition:
-        raise DetectorCheckError(f"Detector {getattr(cls, 'name', cls.__name__)!r}: {what}")
+        raise CheckError(f"Detector {getattr(cls, 'name', cls.__name__)!r}: {what}")
+
+
+def refusal(cls: type[BaseDetector], what: str, wanted: type[Refusal], attempt: Callable[[], Any]) -> Refusal:
+    """The error, of one line, that the attempt must end in."""
+    try:
+        attempt()
+    except wanted as error:
+        require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
+        return error
+    raise CheckError(f"Detector {cls.name!r}: {what} must raise {wanted.__name__}.")
 
 
 def close(first: Tensor, second: Tensor, tolerance: float = 1e-6) -> bool:
@@ -98,8 +106,4 @@ def _check_parameters(cls: type[BaseDetector]) -> None:
         given = made.state_dict()["parameters"]
         same = given == defaults and all(type(given[name]) is type(value) for name, value in defaults.items())
         require(same, cls, "the state of a detector made with NumPy scalars does not hold plain values.")
-    try:
-        detector.set_params(no_such_parameter=1)
-    except UserError:
-        return
-    raise DetectorCheckError(f"Detector {cls.name!r}: set_params takes an unknown name.")
+    refusal(cls, "set_params with an unknown name", UserError, lambda: detector.set_params(no_such_parameter=1))

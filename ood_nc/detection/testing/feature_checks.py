@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.testing import common, input_checks, numeric_checks
-from ood_nc.detection.testing.common import DetectorCheckError, close, read_only, require, saved_and_loaded
+from ood_nc.detection.testing.common import close, read_only, refusal, require, saved_and_loaded
 from ood_nc.detection.testing.problem import Problem, fit_on, problem_for, score_on
 from ood_nc.errors import NotFittedError, UserError
 from ood_nc.scores.metrics import auroc
@@ -26,7 +27,7 @@ def check_detector(cls: type[BaseDetector]) -> None:
     """Run every check of its kind on a detector class.
 
     Raises:
-        DetectorCheckError: a check fails; the message says which and what it saw.
+        CheckError: a check fails; the message says which and what it saw.
 
     Example:
         >>> from ood_nc.detection import detector_class
@@ -115,20 +116,12 @@ def _check_state(cls: type[FeatureDetector]) -> None:
 def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
     if cls.needs_fit:
-        try:
-            score_on(cls(), problem, problem.queries)
-        except NotFittedError:
-            pass
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: score before fit must raise NotFittedError.")
+        refusal(cls, "score before fit", NotFittedError, lambda: score_on(cls(), problem, problem.queries))
     given: dict[str, Any] = {"labels": problem.labels, "head": problem.head}
     for name in cls.requires & set(given):
-        try:
-            cls().fit(problem.features, **{**given, name: None}, logits=problem.logits(problem.features))
-        except MissingInputError as error:
-            require(name in str(error), cls, f"the error for missing {name} does not name it.")
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: fit without {name} must raise MissingInputError.")
+        fit = partial(cls().fit, problem.features, **{**given, name: None}, logits=problem.logits(problem.features))
+        error = refusal(cls, f"fit without {name}", MissingInputError, fit)
+        require(name in str(error), cls, f"the error for missing {name} does not name it.")
 
 
 def _check_wrong_width(cls: type[FeatureDetector]) -> None:
@@ -137,11 +130,8 @@ def _check_wrong_width(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
     detector = fit_on(cls(), problem)
     for rows, what in ((problem.queries[:, :-1], "fewer features"), (problem.queries[:, :, None], "feature maps")):
-        try:
-            detector.score(rows, logits=problem.logits(problem.queries))
-        except UserError:
-            continue
-        raise DetectorCheckError(f"Detector {cls.name!r}: {what} than it was fitted on must raise UserError.")
+        score = partial(detector.score, rows, logits=problem.logits(problem.queries))
+        refusal(cls, f"{what} than it was fitted on", UserError, score)
 
 
 def _check_other_logits(cls: type[FeatureDetector]) -> None:
@@ -150,14 +140,9 @@ def _check_other_logits(cls: type[FeatureDetector]) -> None:
         return
     detector, logits = fit_on(cls(), problem), problem.logits(problem.queries)
     for given in (logits[:, :-1], torch.cat([logits, logits], dim=1)):
-        try:
-            detector.score(problem.queries, logits=given)
-        except UserError as error:
-            require("logits per sample" in str(error), cls, "the error for another number of logits does not say so.")
-        else:
-            raise DetectorCheckError(
-                f"Detector {cls.name!r}: another number of logits than in fit must raise UserError."
-            )
+        score = partial(detector.score, problem.queries, logits=given)
+        error = refusal(cls, "another number of logits than in fit", UserError, score)
+        require("logits per sample" in str(error), cls, "the error for another number of logits does not say so.")
 
 
 def _check_shared_context(cls: type[FeatureDetector]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from ood_nc.detection.errors import MissingInputError, NonFiniteError
 from ood_nc.detection.input_base import InputDetector
 from ood_nc.detection.testing.common import (
-    DetectorCheckError,
     close,
     finite_or_refused,
     read_only,
+    refusal,
     require,
     saved_and_loaded,
 )
@@ -154,12 +155,8 @@ def _check_state(cls: type[InputDetector]) -> None:
     detector = fit_on(cls(), problem)
     expected = detector.score(problem.queries)
     for name, other in {"loading": saved_and_loaded(detector), "copying": copy.deepcopy(detector)}.items():
-        try:
-            other.score(problem.queries)
-        except MissingInputError as error:
-            require("network" in str(error), cls, "the error for a missing network does not name it.")
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: {name} takes the network along.")
+        error = refusal(cls, f"{name} without the network", MissingInputError, partial(other.score, problem.queries))
+        require("network" in str(error), cls, "the error for a missing network does not name it.")
         scores = other.attach(problem.network).score(problem.queries)
         require(torch.equal(scores, expected), cls, f"{name} changes the scores.")
 
@@ -179,25 +176,19 @@ def _check_missing_inputs(cls: type[InputDetector]) -> None:
     not_a_module: Any = torch.relu
     cases.append(("a network that is no module", UserError, lambda: cls().fit(not_a_module, problem.batches())))
     for what, wanted, attempt in cases:
-        try:
-            attempt()
-        except wanted as error:
-            require("\n" not in str(error), cls, f"the error for {what} has more than one line.")
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: {what} must raise {wanted.__name__}.")
+        refusal(cls, what, wanted, attempt)
 
 
 def _check_missing_layers(cls: type[InputDetector]) -> None:
     if "layers" not in cls.parameter_names():
         return
     problem = make_image_problem()
-    try:
-        detector = cls().set_params(layers=("stage1", "stag2"))
-        fit_on(detector, problem).score(problem.queries)
-    except UserError as error:
-        require("'stag2'" in str(error) and "'stage2'" in str(error), cls, "the error does not name the nearest layer.")
-    else:
-        raise DetectorCheckError(f"Detector {cls.name!r}: an unknown layer must raise UserError.")
+
+    def attempt() -> None:
+        fit_on(cls().set_params(layers=("stage1", "stag2")), problem).score(problem.queries)
+
+    seen = str(refusal(cls, "an unknown layer", UserError, attempt))
+    require("'stag2'" in seen and "'stage2'" in seen, cls, "the error does not name the nearest layer.")
 
 
 def _check_non_finite(cls: type[InputDetector]) -> None:
@@ -211,12 +202,8 @@ def _check_non_finite(cls: type[InputDetector]) -> None:
         images = problem.queries.clone()
         images[3, 0, 2, 1] = value
         for first, attempt in attempts:
-            try:
-                attempt(images)
-            except NonFiniteError as error:
-                require(error.first == first and error.count == 1, cls, "the error does not name image and count.")
-            else:
-                raise DetectorCheckError(f"Detector {cls.name!r}: {value} in an image must raise NonFiniteError.")
+            error = refusal(cls, f"{value} in an image", NonFiniteError, partial(attempt, images))
+            require(error.first == first and error.count == 1, cls, "the error does not name image and count.")
 
 
 def _check_extremes(cls: type[InputDetector]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.detection.feature_base import FeatureDetector
-from ood_nc.detection.testing.common import DetectorCheckError, close, finite_or_refused, require
+from ood_nc.detection.testing.common import close, finite_or_refused, refusal, require
 from ood_nc.detection.testing.problem import Problem, fit_on, problem_for, score_on
 
 _ALONE = 1e-5
@@ -66,13 +67,9 @@ def _check_non_finite(cls: type[FeatureDetector]) -> None:
     for value in (float("nan"), float("inf")):
         rows = problem.queries.clone()
         rows[3, 2] = value
-        logits = problem.logits(rows)
-        try:
-            detector.score(rows, logits=logits)
-        except NonFiniteError as error:
-            require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
-        else:
-            raise DetectorCheckError(f"Detector {cls.name!r}: {value} in the input must raise NonFiniteError.")
+        score = partial(detector.score, rows, logits=problem.logits(rows))
+        error = refusal(cls, f"{value} in the input", NonFiniteError, score)
+        require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
 
 
 def _check_degenerate_fits(cls: type[FeatureDetector]) -> None:

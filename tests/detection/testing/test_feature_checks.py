@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ood_nc.conformance import CheckError
 from ood_nc.detection import (
-    DetectorCheckError,
     DetectorInfo,
     FeatureDetector,
     check_detector,
@@ -128,16 +128,16 @@ def test_each_check_can_fail(check):
     with pytest.raises(Exception) as caught:
         CHECKS[check](MUTANTS[check])
     # A mutant may also fail by an error of its own, which is a failure all the same.
-    assert isinstance(caught.value, (DetectorCheckError, AttributeError))
+    assert isinstance(caught.value, (CheckError, AttributeError))
 
 
 def test_in_place_changes_are_found():
-    with pytest.raises(DetectorCheckError, match="changes its inputs"):
+    with pytest.raises(CheckError, match="changes its inputs"):
         CHECKS["inputs_unchanged"](broken(_score=_in_place))
 
 
 def test_a_fit_that_remembers_is_found():
-    with pytest.raises(DetectorCheckError, match="different scores"):
+    with pytest.raises(CheckError, match="different scores"):
         CHECKS["determinism"](broken(_fit=_remembers))
 
 

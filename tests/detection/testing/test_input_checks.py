@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ood_nc.conformance import CheckError
 from ood_nc.detection import (
-    DetectorCheckError,
     DetectorInfo,
     InputDetector,
     Network,
@@ -161,12 +161,12 @@ def test_each_check_can_fail(check):
     with pytest.raises(Exception) as caught:
         CHECKS[check](MUTANTS[check])
     # A mutant may also fail by an error of its own, which is a failure all the same.
-    assert isinstance(caught.value, (DetectorCheckError, AttributeError))
+    assert isinstance(caught.value, (CheckError, AttributeError))
 
 
 @pytest.mark.parametrize("score", [_trains, _leaves_hooks])
 def test_other_changes_of_the_network_are_found(score):
-    with pytest.raises(DetectorCheckError, match=r"score changes the network|draws from the global generator"):
+    with pytest.raises(CheckError, match=r"score changes the network|draws from the global generator"):
         CHECKS["network_untouched"](broken(_score=score))
 
 
