@@ -88,8 +88,7 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         **_settings(config, directory),
     )
     results.save(directory)
-    if config.tracking.log_wandb:
-        _track(results, config, directory)
+    _track(results, config, directory)
     return results
 
 
@@ -101,17 +100,18 @@ def _settings(config: Config, directory: Path) -> dict[str, Any]:
 
 def _track(results: Results, config: Config, directory: Path) -> None:
     """Put every value of the long table into the tracked run's summary, under its full name."""
-    from ood_nc.tracking import TRACKERS
+    from ood_nc.tracking import open_trackers
+    from ood_nc.training import RunDirectory
 
-    tracker = TRACKERS["wandb"](directory, config.model_dump(mode="json"), 0)
     named = ("kind", "tap", "dataset", "group", "method", "metric")
-    tracker.finish(
-        {
-            "/".join(str(row[part]) for part in named if row[part]): row["value"]
-            for row in results.rows
-            if row["value"] is not None
-        }
-    )
+    summary = {
+        "/".join(str(row[part]) for part in named if row[part]): row["value"]
+        for row in results.rows
+        if row["value"] is not None
+    }
+    last_step = RunDirectory(directory).read_status().get("step", 0)
+    for tracker in open_trackers(config.tracking.names(), directory, config.model_dump(mode="json"), last_step):
+        tracker.finish(summary)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -261,6 +261,10 @@ class TrackingConfig(Section):
     wandb_group: Name | None = flag(None, "its group; runs of several seeds are one")
     wandb_job_type: Name | None = flag(None, "its job type")
 
+    def names(self) -> list[str]:
+        """The trackers beside the run's own log."""
+        return [*(["wandb"] if self.log_wandb else []), *self.trackers]
+
 
 class Config(Section):
     """A whole run: what is trained, on what, how, and what is measured."""

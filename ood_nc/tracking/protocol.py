@@ -15,5 +15,6 @@ class Tracker(Protocol):
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Take the run's last word and close. Nothing is logged afterwards.
 
-        ``state`` is finished, failed or interrupted, ``reason`` what it failed of; the rest are numbers.
+        Of a training, ``state`` is finished, failed or interrupted, ``reason`` what it failed of; the rest are numbers.
+        An evaluation opens the tracker anew, as a resumed run does, and gives every value of its table.
         """

@@ -1,19 +1,16 @@
-"""Weights & Biases: the same numbers as the local log, and never the cause of a failed run."""
+"""Weights & Biases: the same numbers as the local log."""
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ood_nc.files import write_text
 from ood_nc.tracking.registry import TRACKERS
-
-logger = logging.getLogger(__name__)
 
 # W&B shows a run as failed where this is not 0.
 _EXIT_CODES = {"failed": 1, "interrupted": 130}
@@ -24,7 +21,7 @@ class WandbLog:
 
     Its files are in ``directory/wandb``, and so is the run's id: a run that is resumed goes on as the same one. Steps
     are logged as an axis of their own, because wandb drops every line at or below the last step it saw, and a resumed
-    run goes back to its checkpoint. Whatever wandb raises is noted once, and the run goes on without it.
+    run goes back to its checkpoint. `open_trackers` sees to it that nothing wandb raises ends a run.
 
     Args:
         directory: the run directory.
@@ -47,12 +44,24 @@ class WandbLog:
         group: str | None = None,
         job_type: str | None = None,
     ) -> None:
-        self._run: Any = None
-        settings = {
-            "project": project, "entity": entity, "tags": list(tags), "config": dict(config), "group": group,
-            "job_type": job_type,
-        }  # fmt: skip
-        self._attempt(lambda: self._open(Path(directory), settings))
+        import wandb
+
+        self._run: Any = wandb.init(
+            project=project,
+            entity=entity,
+            tags=list(tags),
+            config=dict(config),
+            group=group,
+            job_type=job_type,
+            dir=str(directory),
+            name=Path(directory).name,
+            id=_run_id(Path(directory) / "wandb" / "run-id.txt"),
+            resume="allow",
+            mode=None if os.environ.get("WANDB_MODE") or _has_key(wandb) else "offline",
+            settings=wandb.Settings(silent=True, console="off", disable_code=True),
+        )
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Log one line; names get their split in front (``train/loss``), as W&B groups its panels by it."""
@@ -62,43 +71,12 @@ class WandbLog:
             for name, value in values.items()
             if name != "split"
         }
-        if self._run is not None:
-            self._attempt(lambda: self._run.log({"step": step, **payload}))
+        self._run.log({"step": step, **payload})
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the summary and close the run, as failed where its ``state`` says so."""
-
-        def close() -> None:
-            self._run.summary.update(dict(summary))
-            self._run.finish(exit_code=_EXIT_CODES.get(str(summary.get("state")), 0))
-
-        if self._run is not None:
-            self._attempt(close)
-        self._run = None
-
-    def _open(self, directory: Path, settings: Mapping[str, Any]) -> None:
-        import wandb
-
-        self._run = wandb.init(
-            **settings,
-            dir=str(directory),
-            name=directory.name,
-            id=_run_id(directory / "wandb" / "run-id.txt"),
-            resume="allow",
-            mode=None if os.environ.get("WANDB_MODE") or _has_key(wandb) else "offline",
-            settings=wandb.Settings(silent=True, console="off", disable_code=True),
-        )
-        self._run.define_metric("step")
-        self._run.define_metric("*", step_metric="step")
-
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Run ``action``; a failure is noted and ends wandb's part in the run."""
-        try:
-            action()
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            logger.warning("Weights & Biases failed, the run goes on without it: %s", reason)
-            self._run = None
+        self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=_EXIT_CODES.get(str(summary.get("state")), 0))
 
 
 def sync_command(directory: str | Path) -> str | None:

@@ -182,7 +182,7 @@ def _collapse_tracker(setup: Setup) -> CollapseTracker | None:
 
 
 def _tracker_names(config: Config) -> list[str]:
-    names = ["local", *(["wandb"] if config.tracking.log_wandb else []), *config.tracking.trackers]
+    names = ["local", *config.tracking.names()]
     for name in names:
         TRACKERS[name]  # an unknown one is refused before anything is built
     return names

@@ -11,13 +11,15 @@ import types
 
 import pytest
 
-from ood_nc.tracking import LocalLog, WandbLog, read_log, sync_command
+from ood_nc.tracking import LocalLog, WandbLog, open_trackers, read_log, sync_command
 
 LINES = [
     ({"epoch": 0.5, "split": "train", "loss": 1.5, "entropy/encoder": -0.25}, 5),
     ({"epoch": 1.0, "split": "val", "accuracy": 0.5}, 10),
     ({"epoch": 1.0, "split": "collapse", "collapse/encoder/nc1_pinv": 2.0}, 10),
 ]
+
+CONFIG = {"tracking": {"wandb_project": "p", "wandb_entity": None, "wandb_tags": []}}
 
 
 def transaction_log(path):
@@ -148,18 +150,18 @@ def fake_wandb(monkeypatch):
 def test_a_failure_is_noted_once_and_the_run_goes_on(failing, fake_wandb, tmp_path, caplog):
     fake_wandb(failing)
     with caplog.at_level(logging.WARNING):
-        tracker = WandbLog(tmp_path, project="p", config={})
+        (tracker,) = open_trackers(["wandb"], tmp_path, CONFIG)
         for values, step in LINES:
             tracker.log(values, step)
         tracker.finish({"best_accuracy": 1.0})
-        tracker.log({}, 99)
     assert len(caplog.records) == 1
     assert "goes on without it" in caplog.text and "\n" not in caplog.records[0].getMessage()
 
 
 def test_without_the_package_the_run_goes_on(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    WandbLog(tmp_path, project="p", config={}).log({}, 1)
+    (tracker,) = open_trackers(["wandb"], tmp_path, CONFIG)
+    tracker.log({}, 1)
     assert len(caplog.records) == 1
 
 
