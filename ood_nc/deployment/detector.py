@@ -11,6 +11,7 @@ import torch
 
 from ood_nc.data import eval_transform
 from ood_nc.deployment import file
+from ood_nc.deployment.blocks import in_blocks
 from ood_nc.deployment.images import Errors, ImageLike, as_batch
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import InputDetector, Network, TapQueries
@@ -159,19 +160,26 @@ class Detector:
     def member_scores(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The score of every member (B, m) and the predicted classes (B,), on the CPU."""
         batch = batch.to(self.device)
+        read = dict.fromkeys(m.tap for m in self.members if not isinstance(m.detector, InputDetector))
         with torch.inference_mode(), evaluating(self.model):
-            logits, taps = self.model.forward_taps(batch)
-        queries: dict[str, TapQueries] = {}
+            logits, *values = in_blocks(lambda block: self._forward(block, list(read)), batch)
+        queries = {}
+        for tap, features in zip(read, values, strict=True):
+            own = logits.float() if tap == self.model.head_tap and self.uses_head else None
+            queries[tap] = TapQueries(features.float(), logits=own)
         columns = []
         for member in self.members:
-            if isinstance(member.detector, InputDetector):
-                columns.append(member.detector.score(batch).cpu())
-                continue
-            if member.tap not in queries:
-                own = logits.float() if member.tap == self.model.head_tap and self.uses_head else None
-                queries[member.tap] = TapQueries(taps[member.tap].float(), logits=own)
-            columns.append(member.detector.score(queries[member.tap]).cpu())
+            detector = member.detector
+            if isinstance(detector, InputDetector):
+                (scores,) = in_blocks(lambda block, score=detector.score: (score(block),), batch)  # type: ignore[misc]
+            else:
+                scores = detector.score(queries[member.tap])
+            columns.append(scores.cpu())
         return torch.stack(columns, dim=1), logits.argmax(dim=1).cpu()
+
+    def _forward(self, block: torch.Tensor, read: Sequence[str]) -> tuple[torch.Tensor, ...]:
+        logits, taps = self.model.forward_taps(block)
+        return logits, *(taps[tap] for tap in read)
 
     @property
     def uses_head(self) -> bool:

@@ -52,7 +52,7 @@ def test_one_image_is_judged_as_in_a_batch(fitted: Detector) -> None:
     together = fitted(images)
     for index, image in enumerate(images):
         alone = fitted(image)
-        np.testing.assert_allclose(alone.scores, together.scores[index : index + 1], rtol=1e-5)
+        np.testing.assert_allclose(alone.scores, together.scores[index : index + 1], rtol=1e-6)
     assert together.predicted_names == [str(int(c)) for c in together.predictions]
 
 
