@@ -6,6 +6,10 @@ The ID classes here are digits 5 to 9, the seeds 100 and up. For each candidate:
 baseline's encoder, of the controlled encoder and of its projector, and the accuracy on validation images. Wanted is a
 projector more collapsed than the baseline's encoder and an encoder at least three times less, at no loss of accuracy,
 in the least time. No OOD or transfer set is opened.
+
+Chosen: alpha 0.02, the exact frames (``orthonormal``), 40 epochs in batches of 64. Seeds 100 and 101: the encoder's NC1
+is 3.6 and 4.9 times the baseline's, the projector's 0.50 and 0.54 times, accuracy .993 against .993 and .997. With the
+``paper`` construction and batches of 64 the projector is as collapsed as the baseline's encoder (0.74 to 1.4 times).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +30,15 @@ from ood_nc.data import eval_transform, load_data
 from ood_nc.features import extract
 from ood_nc.training import load_run, train
 
-SEEDS, EPOCHS = (100, 101), 30
+SEEDS = (100, 101, 102)
 BASELINE: dict[str, Any] = {"model.projector.kind": "none", "loss.entropy_weight": 0.0}
-CANDIDATES: dict[str, dict[str, Any]] = {
-    "baseline": BASELINE,
-    "alpha 0.05": {},
-    "alpha 0.02": {"loss.entropy_weight": 0.02},
-    "alpha 0.2": {"loss.entropy_weight": 0.2},
-    "alpha 0.05, orthonormal": {"model.projector.construction": "orthonormal"},
-    "alpha 0.2, orthonormal": {"model.projector.construction": "orthonormal", "loss.entropy_weight": 0.2},
+ARMS: dict[str, dict[str, Any]] = {"baseline": BASELINE} | {
+    f"alpha {alpha}, {construction}": {"loss.entropy_weight": alpha, "model.projector.construction": construction}
+    for construction in ("paper", "orthonormal")
+    for alpha in (0.01, 0.02, 0.05)
 }
+LENGTHS: tuple[tuple[int, int], ...] = ((25, 32), (40, 32), (40, 64))
+"""Epochs and batch."""
 
 
 def make_digits(path: Path) -> None:
@@ -72,12 +76,13 @@ def main() -> None:
     base = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
     data = {"data.root": str(output), "data.train": "digits.npz::train", "data.val": "digits.npz::val"}
     data |= {"data.test": None, "data.ood": {}, "data.transfer": {}, "output": str(output)}
-    data |= {"model.name": "convnet6", "model.taps": ["encoder", "projector"], "train.epochs": EPOCHS}
-    for seed in SEEDS:
-        for name, changes in CANDIDATES.items():
-            config = load(base, {**data, **changes, "train.seed": seed, "experiment": f"{name} seed {seed}"})
-            numbers = {key: float(f"{value:.3g}") for key, value in measured(config).items()}
-            print(json.dumps({"candidate": name, "seed": seed, **numbers}), flush=True)
+    data |= {"model.taps": ["encoder", "projector"], "train.collapse_interval": 0}
+    for seed, (epochs, batch), (name, changes) in product(SEEDS, LENGTHS, ARMS.items()):
+        length = {"train.epochs": epochs, "train.batch_size": batch}
+        label = f"{name}, {epochs} epochs, batch {batch}, seed {seed}"
+        config = load(base, {**data, **length, **changes, "train.seed": seed, "experiment": label})
+        numbers = {key: float(f"{value:.3g}") for key, value in measured(config).items()}
+        print(json.dumps({"candidate": label, **numbers}), flush=True)
 
 
 if __name__ == "__main__":

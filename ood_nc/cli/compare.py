@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ood_nc.cli.command import Command
@@ -12,8 +13,13 @@ from ood_nc.cli.show import say
 from ood_nc.errors import UserError
 
 
-def compare_runs(directories: list[Path], output: Path) -> tuple[Path, str]:
+def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] = ()) -> tuple[Path, str]:
     """Compare evaluated runs on the same samples and write the report.
+
+    Args:
+        directories: of the runs; the first is the reference.
+        output: where the report goes, and comparison.json beside it.
+        first: sentences that stand before the verdict.
 
     Returns:
         The report's path and its verdict.
@@ -22,6 +28,8 @@ def compare_runs(directories: list[Path], output: Path) -> tuple[Path, str]:
     from ood_nc.report import write_comparison
 
     comparison = compare([Results.load(directory) for directory in directories])
+    comparison["verdicts"] = [*first, *comparison["verdicts"]]
+    comparison["verdict"] = " ".join(comparison["verdicts"])
     save_comparison(comparison, output.with_name("comparison.json"))
     return write_comparison(directories, output, comparison), comparison["verdict"]
 

@@ -48,7 +48,8 @@ class ConvNet(nn.Module):
         for index, (width, stride) in enumerate(LAYERS, start=1):
             self.add_module(f"block{index}", ConvBlock(channels, width, stride))
             channels, reduction = width, reduction * stride
-            self.feature_info.append({"module": f"block{index}", "num_chs": width, "reduction": reduction})
+            if index == len(LAYERS) or LAYERS[index][1] > 1:
+                self.feature_info.append({"module": f"block{index}", "num_chs": width, "reduction": reduction})
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.head_drop = nn.Dropout(drop_rate)

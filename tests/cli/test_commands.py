@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ood_nc.cli import main, quickstart
-from ood_nc.cli.command import find_config
+from ood_nc.cli import main
 from ood_nc.config import load
 
 SMALL = [
@@ -131,20 +130,6 @@ def test_a_model_trained_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["report", str(directory)]) == 0
     assert main([*words, "--num-classes", "5"]) == 2
     assert "head.weight" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_quickstart_compares_a_baseline_with_a_controlled_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small = tmp_path / "small.yaml"
-    changes = {"train.epochs": 1, "data.limit": 20, "data.eval_limit": 60, "evaluation.bootstrap": 50}
-    small.write_text(load(find_config("quickstart"), changes).to_yaml())
-    monkeypatch.setattr(quickstart, "RECIPE", str(small))
-    assert main(["quickstart", "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    assert "controlled against baseline" in said
-    assert (tmp_path / "out" / "report.html").exists()
-    assert main(["quickstart", "--output", str(tmp_path / "out"), "--device", "cpu", "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,12 @@ def test_timms_protocol() -> None:
     assert isinstance(model.get_classifier(), nn.Identity)
 
 
+def test_a_stage_ends_where_the_resolution_falls() -> None:
+    model = ControlledModel("convnet6", 10, taps=("stages", "encoder"))
+    assert model.tap_names == ("block2", "block4", "block6", "encoder")
+    assert [entry["reduction"] for entry in model.backbone.feature_info] == [2, 4, 8]
+
+
 def test_group_ws_replaces_every_norm_and_leaves_every_block_alive() -> None:
     model = ControlledModel("convnet6", 10, normalization="group_ws", taps=("blocks", "block?.conv", "encoder"))
     kinds = [type(module) for module in model.backbone.modules()]
