@@ -28,7 +28,8 @@ def test_reaches_what_scikit_learn_reaches_on_digits(digits: tuple) -> None:
         for strength in (0.1, 1, 10)
     )
     result = linear_probe(*digits)
-    assert abs(result.accuracy - best) < 0.02
+    # Three standard errors of a difference of two accuracies; the best on the test set is itself chosen high.
+    assert abs(result.accuracy - best) < 3 * np.sqrt(2 * best * (1 - best) / len(test_labels))
     assert result.accuracy == np.mean(result.predictions.numpy() == test_labels)
     assert result.low < result.accuracy < result.high
     assert (result.n, result.unseen, result.selected_on) == (len(test_labels), 0, "held out of train")
