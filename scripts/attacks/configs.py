@@ -99,6 +99,9 @@ def attack(mutations: int, seed: int = 0, seconds: int = 8) -> list[str]:
     """Every mutation that ended in a fault."""
     generator, faults, codes = random.Random(seed), [], dict[int, int]()
     start = load(None, SMALL).to_yaml()
+    with tempfile.TemporaryDirectory() as folder:  # without a clock, which would leave an import half done
+        if attempt(start, Path(folder), 0)[0] != 0:
+            raise SystemExit("the configuration to be mutated does not train")
     for number in range(mutations):
         text, what = mutate(start, generator)
         with tempfile.TemporaryDirectory() as folder:
