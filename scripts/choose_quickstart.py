@@ -59,7 +59,7 @@ def measured(config: Config) -> dict[str, float]:
     found = {"seconds": time.process_time() - start}
     data = load_data(config.data, seed=config.train.seed)
     transform = eval_transform(model.preprocessing)
-    bank, val = (extract(model, part.with_transform(transform)) for part in (data.train, data.val))
+    bank, val = (extract(model, part.with_transform(transform)) for part in (data.id_train, data.id_val))
     for tap in ("encoder", "projector"):
         if tap in bank.taps:
             stats = ClassStatistics(5, bank.taps[tap].shape[1]).update(bank.taps[tap], bank.labels)

@@ -102,14 +102,14 @@ def evaluate_all(data: Path, output: Path) -> None:
 def measure(config: Config, weights: Path, job: Job) -> Results:
     """Both protocols from one pass, and the accuracy on clean ID training images."""
     data = load_data(config.data, seed=job.seed, check_images=False)
-    model = build_model(config.model, len(data.class_names))
+    model = build_model(config.model, data.id_train.num_classes)
     load_weights(model, weights)
-    model.class_names = data.class_names
-    assert data.test is not None
+    model.class_names = data.id_train.class_names
+    assert data.id_test is not None
     results = evaluate(
         model,
-        id=data.test,
-        id_train=data.train,
+        id=data.id_test,
+        id_train=data.id_train,
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,
@@ -121,7 +121,7 @@ def measure(config: Config, weights: Path, job: Job) -> Results:
         device="cpu",
         run=job.name,
     )
-    results.rows.append(clean_accuracy(model, data.train, results.select(kind="accuracy", method="head")[0]))
+    results.rows.append(clean_accuracy(model, data.id_train, results.select(kind="accuracy", method="head")[0]))
     return results
 
 

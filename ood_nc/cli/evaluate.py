@@ -73,13 +73,13 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     for note in data.notes:
         logger.info("%s", note)
-    if data.test is None:
+    if data.id_test is None:
         raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
     results = evaluate(
         model,
-        id=data.test,
-        id_train=data.train,
-        id_val=data.val,
+        id=data.id_test,
+        id_train=data.id_train,
+        id_val=data.id_val,
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,

@@ -74,6 +74,7 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     from ood_nc.devices import choose_device
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
+    assert data.id_val is not None  # every run holds some out
     for note in data.notes:
         logger.info("%s", note)
     validation = None
@@ -82,8 +83,8 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
         validation = opened.with_transform(eval_transform(model.preprocessing))
     return fit_detector(
         model,
-        data.train,
-        data.val,
+        data.id_train,
+        data.id_val,
         detectors=arguments.detector or ["knn"],
         taps=arguments.tap,
         parameters=_parameters(arguments.set),

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from ood_nc.data.adapters import as_dataset
 from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes, aligned_pair
+from ood_nc.data.inputs import (
+    HELD_OUT_TRAIN,
+    VALIDATION_OOD,
+    Inputs,
+    Source,
+    TransferSource,
+    ood_key,
+    prepare,
+    public_name,
+    transfer_keys,
+)
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
 from ood_nc.data.registry import SOURCES, OpenSource
-from ood_nc.data.run_data import RunData, load_data
+from ood_nc.data.run_data import load_data
 from ood_nc.data.scan import ScanReport, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split, train_and_test
@@ -18,17 +29,21 @@ from ood_nc.data.testing import check_source
 from ood_nc.data.transforms import eval_transform, train_transform
 
 __all__ = [
+    "HELD_OUT_TRAIN",
     "SOURCES",
+    "VALIDATION_OOD",
     "BrokenImageError",
     "ImageDataset",
     "ImageStream",
+    "Inputs",
     "NativeSizes",
     "NoImagesError",
     "OpenSource",
     "Overlap",
-    "RunData",
     "ScanReport",
+    "Source",
     "StreamBatch",
+    "TransferSource",
     "align_classes",
     "aligned_pair",
     "as_dataset",
@@ -42,11 +57,15 @@ __all__ = [
     "load_data",
     "load_suite",
     "native_sizes",
+    "ood_key",
     "open_dataset",
+    "prepare",
+    "public_name",
     "scan",
     "shared_class_names",
     "size_cue",
     "stratified_split",
     "train_and_test",
     "train_transform",
+    "transfer_keys",
 ]

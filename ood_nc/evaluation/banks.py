@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from ood_nc.data import ImageDataset
+from ood_nc.data import ImageDataset, Inputs
 from ood_nc.evaluation.fitting import VALIDATION_OOD, Extractor
-from ood_nc.evaluation.inputs import Inputs
 from ood_nc.features import FeatureBank, UnreadableError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ood_nc.collapse import METRICS, ClassStatistics, measure
+from ood_nc.data import Inputs, ood_key
 from ood_nc.errors import UserError
-from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ood_nc.data import Inputs, ood_key
 from ood_nc.detection import FeatureDetector, TapQueries, TapStatistics, create_feature_detector
 from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.fitting import Tuning, queries_of, statistics_of
-from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData
 from ood_nc.scores import METRICS, RankResamples, draw_ranks, percentile_interval, resampled_metrics

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ood_nc.data import Inputs
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, detection_rows, null_rows
-from ood_nc.evaluation.inputs import Inputs
 from ood_nc.evaluation.results import MakeRow, reason_of
 from ood_nc.scores import ScoreEnsemble
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ood_nc.data import Inputs
 from ood_nc.evaluation.detection import Measured, Resamples, Scores
 from ood_nc.evaluation.fitting import Tuning
-from ood_nc.evaluation.inputs import Inputs
 from ood_nc.evaluation.results import MakeRow, Row, make_row
 from ood_nc.evaluation.scores_table import Columns, score_column
 from ood_nc.features import FeatureBank

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ood_nc.data import ImageDataset, align_classes
+from ood_nc.data import VALIDATION_OOD, ImageDataset, align_classes
 from ood_nc.detection import FeatureDetector, Selection, TapQueries, TapStatistics, select, synthetic_outliers
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.features import BankStore, FeatureBank, extract
 from ood_nc.models import weights_hash
 
 NONE, SYNTHETIC = "none", "synthetic"
-VALIDATION_OOD = "validation_ood"
-"""The key of the OOD set that chooses hyper-parameters."""
 _SYNTHETIC_OUTLIERS = "held-out ID and synthetic outliers"
 
 Extractor = Callable[[ImageDataset], FeatureBank]

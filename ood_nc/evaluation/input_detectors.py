@@ -9,10 +9,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ood_nc.data import ImageDataset
+from ood_nc.data import ImageDataset, Inputs, ood_key
 from ood_nc.detection import InputDetector, Network, create_detector
 from ood_nc.evaluation.detection import Measured, Resamples, Scored, Scores, measure_one
-from ood_nc.evaluation.inputs import Inputs, ood_key
 from ood_nc.evaluation.results import MakeRow
 from ood_nc.features import ImageBatches
 
@@ -44,7 +43,7 @@ def measure_input_detectors(
     """
     network = Network(model.to(device))
     batches = functools.partial(ImageBatches, batch_size=batch_size, workers=workers)
-    sets = {"id_test": inputs.id_test}
+    sets = {"id_test": inputs.all()["id_test"]}
     sets |= {ood_key(name): dataset for name, dataset in inputs.ood.items() if dataset is not None}
     tested = {key: batches(_readable(dataset, ids[key])) for key, dataset in sets.items() if key in ids}
     train = batches(inputs.id_train)

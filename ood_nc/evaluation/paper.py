@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ood_nc.collapse import METRICS, ClassStatistics, measure
+from ood_nc.data import ood_key, transfer_keys
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import detection_rows, null_rows
 from ood_nc.evaluation.findings import Plan
-from ood_nc.evaluation.inputs import ood_key, transfer_keys
 from ood_nc.evaluation.results import PAPER, MakeRow, Row, make_row, reason_of
 from ood_nc.evaluation.taps import ID_PROBE, labelled
 from ood_nc.evaluation.transfer import accuracy_rows, mean_row

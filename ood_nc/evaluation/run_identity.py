@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ood_nc
+from ood_nc.data import Inputs
 from ood_nc.errors import UserError
-from ood_nc.evaluation.inputs import Inputs
 
 _PACKAGES = ("torch", "timm", "numpy", "scikit-learn", "faiss-cpu", "faiss-gpu")
 

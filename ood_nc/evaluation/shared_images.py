@@ -15,16 +15,20 @@ Images are compared by content (`ood_nc.data.find_overlaps`), never by name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ood_nc.data import ImageDataset, Overlap, find_overlaps, native_sizes, shared_class_names, size_cue
+from ood_nc.data import (
+    VALIDATION_OOD,
+    ImageDataset,
+    Inputs,
+    Overlap,
+    find_overlaps,
+    native_sizes,
+    shared_class_names,
+    size_cue,
+)
 from ood_nc.errors import UserError
-from ood_nc.evaluation.fitting import VALIDATION_OOD
-
-if TYPE_CHECKING:
-    from ood_nc.evaluation.inputs import Inputs
 
 _ROLES = {"id_train": "fit", "id_val": "choose", VALIDATION_OOD: "choose"}
 _CALLED = {"id_train": "ID train", "id_val": "ID validation", "id_test": "ID test"}
@@ -106,7 +110,7 @@ def _note_shared_classes(inputs: Inputs, name: str, dataset: ImageDataset) -> No
 
 def _note_sizes(inputs: Inputs) -> None:
     """Note the OOD sets that the native size of their images gives away."""
-    id_sizes = native_sizes(inputs.id_test)
+    id_sizes = native_sizes(inputs.all()["id_test"])
     for name, dataset in inputs.ood.items():
         cue = None if dataset is None else size_cue(id_sizes, native_sizes(dataset))
         if cue is not None:

@@ -13,6 +13,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
+from ood_nc.data import Source, TransferSource, ood_key, transfer_keys
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
@@ -26,7 +27,7 @@ from ood_nc.evaluation.findings import Found, Plan
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
-from ood_nc.evaluation.inputs import Source, TransferSource, ood_key, prepare, transfer_keys
+from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.paper import PaperTaps, paper_rows
 from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.run_identity import identify
@@ -140,7 +141,7 @@ def evaluate(
         raise UserError("evaluate needs a model and id, its held-out ID images; or features.")
     sets["groups"] = groups or sets.get("groups") or {}
     choose_on = None if choose in (NONE, SYNTHETIC) else choose
-    model, inputs = prepare(model, **sets, holds_out=holds_out, choose_on=choose_on)
+    model, inputs = open_inputs(model, **sets, holds_out=holds_out, choose_on=choose_on)
     clock = {"preparation": time.perf_counter() - start}
     weights = weights_hash(model) if features is None else None
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}

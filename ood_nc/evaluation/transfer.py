@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ood_nc.data import Inputs, transfer_keys
 from ood_nc.documents import MEAN, is_one_set
 from ood_nc.errors import UserError
-from ood_nc.evaluation.inputs import Inputs, transfer_keys
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.scores import percentile_interval

@@ -90,7 +90,8 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if accelerator.is_main_process:
         for note in data.notes:
             logger.warning("%s", note)
-    model = _build(config, data.class_names, from_checkpoint=from_checkpoint)
+    assert data.id_val is not None  # every run holds some out
+    model = _build(config, data.id_train.class_names or (), from_checkpoint=from_checkpoint)
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     mixup = create_mixup(config.augment, model.num_classes)
@@ -98,7 +99,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if train.batch_size % processes:
         raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
     loader = train_loader(
-        data.train.with_transform(train_transform(model.preprocessing, config.augment)),
+        data.id_train.with_transform(train_transform(model.preprocessing, config.augment)),
         batch_size=train.batch_size // processes,
         accum_steps=train.grad_accum_steps,
         repeats=config.augment.aug_repeats,
@@ -124,8 +125,8 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         objective=_objective(config, model),
         mixup=mixup,
         loader=loader,
-        train_plain=data.train.with_transform(eval_transform(model.preprocessing)),
-        val=data.val.with_transform(eval_transform(model.preprocessing)),
+        train_plain=data.id_train.with_transform(eval_transform(model.preprocessing)),
+        val=data.id_val.with_transform(eval_transform(model.preprocessing)),
         steps_per_epoch=steps_per_epoch,
         global_batch=global_batch,
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from ood_nc.data import eval_transform, open_dataset, stratified_split
 from ood_nc.evaluation import evaluate
 from ood_nc.evaluation.banks import extract_banks, same_taps
-from ood_nc.evaluation.inputs import prepare
+from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.features import FeatureBank, UnreadableError, extract
 from ood_nc.models import ControlledModel
 from tests.helpers.tiny import Counting, arguments, part
@@ -37,7 +37,9 @@ def test_an_image_in_several_sets_is_forwarded_once(tiny: Callable[..., Controll
     found = evaluate(model, **{**given, "detectors": ["energy"], "probes": ["nearest_mean"], "bootstrap": 0})
     assert counter.images == len(given["id"]) + len(given["id_train"]) + len(whole)
 
-    _, inputs = prepare(model, id=given["id"], id_train=None, ood=given["ood"], transfer={"same": halves}, groups={})
+    _, inputs = open_inputs(
+        model, id=given["id"], id_train=None, ood=given["ood"], transfer={"same": halves}, groups={}
+    )
     banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
     transform = eval_transform(model.preprocessing)
     for key, dataset in (("transfer/same/train", halves[0]), ("transfer/same/test", halves[1])):
@@ -50,7 +52,7 @@ def test_an_image_in_several_sets_is_forwarded_once(tiny: Callable[..., Controll
 def test_equal_ids_of_other_images_are_other_images(tmp_path: Path, model: ControlledModel) -> None:
     sources = {"a": write(tmp_path / "a", 6, 0), "b": write(tmp_path / "b", 4, 1)}
     id_set = part("bundled/digits-id::test", 20)
-    _, inputs = prepare(model, id=id_set, id_train=None, ood=sources, transfer={}, groups={})
+    _, inputs = open_inputs(model, id=id_set, id_train=None, ood=sources, transfer={}, groups={})
     forwarded = []
 
     def extractor(dataset: object) -> object:
@@ -66,7 +68,7 @@ def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: Cont
     whole = open_dataset(write(tmp_path / "a", 6, 0, broken=(4, 5)))
     rows = [index for index, name in enumerate(whole.ids) if name in ("4.png", "5.png")]
     given = {"id": part("bundled/digits-id::test", 20), "id_train": None, "transfer": {}, "groups": {}}
-    _, inputs = prepare(model, **given, ood={"whole": whole, "broken": whole.subset(rows, name="broken")})
+    _, inputs = open_inputs(model, **given, ood={"whole": whole, "broken": whole.subset(rows, name="broken")})
     banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
     assert "ood/broken" not in banks and len(banks["ood/whole"]) == 4
     assert any("None of the 2 images of broken" in note for note in inputs.notes)
@@ -74,7 +76,7 @@ def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: Cont
 
 def test_an_id_set_without_a_readable_image_ends_it(tmp_path: Path, model: ControlledModel) -> None:
     source = write(tmp_path / "id", 4, 0, broken=(0, 1, 2, 3))
-    _, inputs = prepare(model, id=source, id_train=None, ood={}, transfer={}, groups={})
+    _, inputs = open_inputs(model, id=source, id_train=None, ood={}, transfer={}, groups={})
     with pytest.raises(UnreadableError, match="None of the 2 images"):
         extract_banks(inputs, lambda dataset: extract(model, dataset))
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ood_nc.data import open_dataset
+from ood_nc.data import Inputs, open_dataset
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import Resamples, detection_rows
-from ood_nc.evaluation.inputs import Inputs, prepare
+from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.results import make_row
 from tests.helpers.tiny import tiny_model
 
@@ -47,7 +47,7 @@ def prepared(folders: Path, **options: Any) -> Inputs:
     known = {"class_names": ("0", "1"), "num_classes": 2, "tap_info": {}}
     model = SimpleNamespace(**known, preprocessing=tiny_model().preprocessing)
     given = {"id": str(folders / "test"), "id_train": str(folders / "train"), "transfer": {}, "groups": {}, "ood": {}}
-    return prepare(model, **{**given, **options})[1]
+    return open_inputs(model, **{**given, **options})[1]
 
 
 @pytest.fixture(scope="module")
