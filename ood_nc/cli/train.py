@@ -8,8 +8,10 @@ from pathlib import Path
 
 from ood_nc.cli.command import Command, add_config_arguments, read_run_config
 from ood_nc.cli.evaluate import evaluate_run
+from ood_nc.cli.graphs import run_graphs
 from ood_nc.cli.seeds import report_group, run_seeds
 from ood_nc.cli.show import say, show_results
+from ood_nc.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +28,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
+    if config.graphs is not None:
+        raise UserError("A run on graphs is trained and measured in one: use ood-nc run.")
     from ood_nc.training import is_main_process, train
 
     directory = train(config, resume=arguments.resume)
@@ -70,6 +74,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from ood_nc.report import write_report
     from ood_nc.training import is_main_process, train
 
+    if config.graphs is not None:
+        say(f"report: {write_report(run_graphs(config, resume=arguments.resume))}")
+        return 0
     directory = train(config, resume=arguments.resume)
     if not is_main_process():
         return 0
@@ -100,6 +107,7 @@ RUN = Command(
   ood-nc run --config cifar10-cpu --data-dir /data --epochs 5
   ood-nc run --config quickstart --experiment trial --seeds 0 1 2 --jobs 2
   ood-nc run --experiment trial --seeds 0 1 2 --resume
+  ood-nc run --config configs/graphs/cpu-32-layers.yaml --seeds 0 1 2
   ood-nc run --data.train photos::train --data.test photos::val --ood other=/data/other --epochs 20""",
     add_arguments=_add_seeds,
     execute=_run,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
 from ood_nc.config.schema import (
     AugmentConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "Config",
     "DataConfig",
     "EvaluationConfig",
+    "GraphsConfig",
     "LossConfig",
     "ModelConfig",
     "OodSet",

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from ood_nc.config.schema import Config
-from ood_nc.config.values import Section, is_section
+from ood_nc.config.values import Section, is_section, kinds_of
 from ood_nc.errors import UserError, nearest
 
 
@@ -36,9 +36,9 @@ def known_keys(section: type[Section] = Config, prefix: str = "") -> dict[str, A
     """Every dotted key of the schema with its pydantic field."""
     keys: dict[str, Any] = {}
     for name, field in section.model_fields.items():
-        kind = field.annotation
-        if is_section(kind):
-            keys.update(known_keys(kind, f"{prefix}{name}."))
+        inner = next((kind for kind in kinds_of(field.annotation) if is_section(kind)), None)
+        if inner is not None:
+            keys.update(known_keys(inner, f"{prefix}{name}."))
         else:
             keys[prefix + name] = field
     return keys

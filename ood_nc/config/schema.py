@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.values import (
     Channels,
     ChannelValues,
@@ -279,6 +280,7 @@ class Config(Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    graphs: GraphsConfig | None = flag(None, "a run on graphs, and not on images")
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Config:

@@ -1,0 +1,176 @@
+"""Runs on graphs: sources, training, results, and the command."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+
+from ood_nc.cli import main
+from ood_nc.config import Config, load
+from ood_nc.errors import UserError
+from ood_nc.evaluation import Results, compare
+from ood_nc.graphs import SETTINGS, load_graph
+from ood_nc.graphs.evaluation import evaluate_graphs
+from ood_nc.graphs.sources import BlockSource, FileSource, block_model
+from ood_nc.graphs.training import GraphTrainer, train_graphs
+
+CPU = "configs/graphs/cpu-32-layers.yaml"
+TINY = {
+    "graphs.nodes": 40, "graphs.p": 0.5, "graphs.q": 0.05, "graphs.layers": 3, "graphs.train_graphs": 6,
+    "graphs.test_graphs": 2, "graphs.fit_graphs": 2, "train.epochs": 2, "train.log_interval": 3,
+    "evaluation.detectors": ["energy", "knn", "gmm", "ash_p"], "evaluation.bootstrap": 20,
+}  # fmt: skip
+
+
+def tiny(tmp_path: Path, **overrides: Any) -> Config:
+    return load(CPU, {**TINY, "output": str(tmp_path), "experiment": "tiny", **overrides})
+
+
+def test_the_recipes_name_the_papers_settings() -> None:
+    for name, model in SETTINGS.items():
+        config = load(f"configs/graphs/paper-{name[:2]}.yaml", {"graphs.setting": name})
+        assert config.graphs is not None and block_model(config.graphs) == model
+        assert config.graphs.layers == 34 and config.train.epochs == 8
+        assert (config.graphs.node_features, config.optim.lr) == ((8, 0.004) if name[1] == "2" else (16, 0.006))
+        trainer = GraphTrainer(config)
+        assert [type(trainer.optimizer), trainer.optimizer.param_groups[0]["weight_decay"]] == [torch.optim.SGD, 5e-4]
+        assert not trainer.optimizer.param_groups[0]["nesterov"]
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest() -> None:
+    config = load(CPU, {"graphs.setting": "c2-n100"}).graphs
+    assert config is not None
+    with pytest.raises(UserError, match="Did you mean"):
+        block_model(config)
+
+
+def test_graphs_depend_on_seed_use_and_number_alone() -> None:
+    config = load(CPU, TINY).graphs
+    assert config is not None
+    source, again = BlockSource(config, 0), BlockSource(config, 0)
+    again.train(7)
+    assert torch.equal(source.train(3).graph.x, again.train(3).graph.x)
+    others = [source.train(4), source.test(3), BlockSource(config, 1).train(3)]
+    assert not any(torch.equal(source.train(3).graph.x, other.graph.x) for other in others)
+    mixed = source.mixed(0)
+    assert sorted(mixed.ood) == ["held_out_community", "swapped_block"]
+    assert len(torch.cat([mixed.nodes, *mixed.ood.values()]).unique()) == mixed.graph.num_nodes == 60
+
+
+def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = train_graphs(tiny(tmp_path / "whole"))
+    train_graphs(tiny(tmp_path / "parts", **{"train.epochs": 1}))
+    resumed = train_graphs(tiny(tmp_path / "parts"), resume=True)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name])
+    logs = [(tmp_path / part / "tiny" / "metrics.jsonl").read_text() for part in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    with pytest.raises(UserError, match="already holds a run"):
+        train_graphs(tiny(tmp_path / "whole"))
+    with pytest.raises(UserError, match=r"graphs\.layers"):
+        train_graphs(tiny(tmp_path / "whole", **{"graphs.layers": 4}), resume=True)
+
+
+def test_the_command_writes_a_run_that_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [
+        word
+        for key, value in TINY.items()
+        for word in (f"--{key}", ",".join(value) if isinstance(value, list) else str(value))
+    ]
+    words = ["run", "--config", CPU, "--output", str(tmp_path), *flags]
+    for seed in (0, 1):
+        assert main([*words, "--experiment", f"tiny-seed{seed}", "--seed", str(seed)]) == 0
+    printed = capsys.readouterr().out
+    assert "overlap, network" in printed and "bethe_hessian@128" in printed and "exact recovery margin" in printed
+    runs = [tmp_path / f"tiny-seed{seed}" for seed in (0, 1)]
+    expected = {"config.yaml", "environment.json", "metrics.jsonl", "results.json", "results.parquet", "report.html"}
+    assert expected <= {path.name for path in runs[0].iterdir()}
+    results = [Results.load(run) for run in runs]
+    detection = results[0].select(kind="detection", metric="auroc", dataset="swapped_block")
+    assert {row["method"] for row in detection} == {
+        "energy", "energy_propagated", "knn", "knn_propagated", "gmm", "gmm_propagated", "ash_p",
+    }  # fmt: skip
+    (refused,) = [row for row in detection if row["value"] is None]
+    assert refused["method"] == "ash_p" and "non-negative" in refused["reason"]
+    assert compare(results, replicates=10)["differences"]
+    assert main(["compare", *map(str, runs), "--output", str(tmp_path / "comparison")]) == 0
+    curve = [
+        line
+        for line in map(json.loads, (runs[0] / "metrics.jsonl").read_text().splitlines())
+        if line["split"] == "collapse"
+    ]
+    assert [line["epoch"] for line in curve] == [0, 1, 2] and "collapse/layer002.aggregated/nc1_pinv" in curve[0]
+
+
+def test_rows_of_a_run_say_what_their_oracle_says(tmp_path: Path) -> None:
+    trainer = train_graphs(tiny(tmp_path))
+    results = evaluate_graphs(trainer)
+    values = []
+    for number in range(2):
+        sample = trainer.source.test(number)
+        guessed = trainer.network(sample.graph.x, sample.graph.edge_index).argmax(dim=1)
+        right = float((guessed == sample.graph.y).double().mean())
+        values.append(2 * max(right, 1 - right) - 1)
+    (row,) = results.select(kind="accuracy", metric="overlap", method="head")
+    assert row["value"] == pytest.approx(np.mean(values)) and row["n"] == 2
+    predicted = results.select(tap="layer002", metric="between_ratio_predicted")[0]["value"]
+    low, high = (results.select(tap="layer002", metric=f"between_ratio_{end}")[0]["value"] for end in ("low", "high"))
+    assert low <= predicted <= high
+    for one in results.series["beliefs"]:
+        assert sum(one["counts"]) == 40  # 20 nodes of a community in 2 graphs
+
+
+def planetoid(root: Path) -> None:
+    """Planetoid's raw files of a graph of 540 nodes, 12 of them for training and 12 for the test, of three classes."""
+    generator = np.random.default_rng(0)
+    labels, test = np.arange(540) % 3, np.arange(528, 540)
+    features = scipy.sparse.csr_matrix(np.eye(3)[labels] + generator.random((540, 3)))
+    near = (labels[:, None] == labels) & (generator.random((540, 540)) < 0.05)
+    parts = {
+        "x": features[:12], "y": np.eye(3)[labels[:12]], "tx": features[test], "ty": np.eye(3)[labels[test]],
+        "allx": features[:528], "ally": np.eye(3)[labels[:528]],
+        "graph": {node: np.flatnonzero(row).tolist() for node, row in enumerate(near)},
+    }  # fmt: skip
+    raw = root / "Cora" / "raw"
+    raw.mkdir(parents=True)
+    for part, value in parts.items():
+        (raw / f"ind.cora.{part}").write_bytes(pickle.dumps(value))
+    (raw / "ind.cora.test.index").write_text("".join(f"{number}\n" for number in test))
+
+
+def test_planetoid_is_read_from_local_files_and_trained_on(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    planetoid(data)
+    graph = load_graph("Cora", data)
+    assert graph.y.tolist() == [number % 3 for number in range(540)] and int(graph.train_mask.sum()) == 12
+    overrides = {"output": str(tmp_path), "data.root": str(data), "graphs.held_out_classes": [1], "graphs.hidden": 8}
+    config = load("configs/graphs/cora.yaml", {**overrides, "evaluation.detectors": ["energy"], "train.epochs": 1})
+    trainer = train_graphs(config)
+    assert isinstance(trainer.source, FileSource) and trainer.source.classes == 2
+    test = trainer.source.test(0)
+    assert test.ood["held_out_classes"].tolist() == [529, 532, 535, 538] and set(test.labels.tolist()) == {0, 1}
+    results = evaluate_graphs(trainer)
+    assert {row["dataset"] for row in results.select(kind="detection")} == {"held_out_classes", "mean"}
+    (right,) = results.select(kind="accuracy", metric="accuracy", method="head")
+    assert right["value"] > 0.9
+
+
+def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ind\.cora\.x is not there"):
+        load_graph("Cora", tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'Cora'"):
+        load_graph("cora", tmp_path)
+    with pytest.raises(UserError, match="ogbn_arxiv is not there"):
+        load_graph("ogbn-arxiv", tmp_path)
+
+
+def test_train_alone_and_evaluate_say_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--config", CPU, "--output", str(tmp_path)]) == 2
+    assert "use ood-nc run" in capsys.readouterr().err
