@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
@@ -19,15 +20,15 @@ from ood_nc.scores.ranking import as_scores, group_edges, measure_sorted, sort_s
 from ood_nc.scores.registry import METRICS
 
 _GROUPS = 512
-_GROUPS_PAIRED = 2048
+_GROUPS_PAIRED = 1024
 """Differences of two similar scores are small, so their replicates must be finer."""
-_CELLS = 1 << 16
+_CELLS = 1 << 17
 
 
 class RankResamples(NamedTuple):
     """Resamples of the ranks of one set of n samples.
 
-    Up to 512 samples (2,048 of those drawn sample by sample) every rank is a group of its own and the resamples are
+    Up to 512 samples (1,024 of those drawn sample by sample) every rank is a group of its own and the resamples are
     exact. Beyond, neighbouring ranks share a group and counts in between are interpolated.
 
     Attributes:
@@ -48,15 +49,16 @@ class RankResamples(NamedTuple):
 
     def below(self, ranks: Array) -> Array:
         """Samples drawn below each of P ranks, (R, P)."""
+        # Replicates lie side by side in memory, so a rank is one row to copy, or a mean of two as a sparse product.
+        before = self.before.T
         if len(self.edges) == self.n + 1:
-            return self.before.take(ranks, axis=1)
+            rows: Array = before.take(ranks, axis=0).T
+            return rows
         low = np.minimum(np.searchsorted(self.edges, ranks, "right") - 1, len(self.edges) - 2)
         share = (ranks - self.edges[low]) / (self.edges[low + 1] - self.edges[low])
-        found: Array = self.before.take(low, axis=1)
-        step = self.before.take(low + 1, axis=1)
-        step -= found
-        step *= share
-        found += step
+        weights = np.stack([1 - share, share], axis=1).ravel()
+        columns, starts = np.stack([low, low + 1], axis=1).ravel(), np.arange(0, 2 * len(low) + 1, 2)
+        found: Array = (csr_array((weights, columns, starts), shape=(len(low), len(before))) @ before).T
         return found
 
 
@@ -80,9 +82,7 @@ def draw_ranks(n: int, replicates: int, seed: int | Sequence[int]) -> RankResamp
         draws = (generator.integers(0, max(n, 1), n) for _ in range(replicates))
         rows = [np.bincount(group_of[draw], minlength=len(sizes)) for draw in draws]
         drawn = np.array(rows).reshape(replicates, len(sizes))
-    before: Array = np.zeros((replicates, len(edges)))
-    np.cumsum(drawn, axis=1, out=before[:, 1:])
-    return RankResamples(n, edges, before)
+    return RankResamples(n, edges, _summed(drawn.T))
 
 
 def draw_samples(n: int, replicates: int, seed: int | Sequence[int]) -> Array:
@@ -97,7 +97,9 @@ def draw_samples(n: int, replicates: int, seed: int | Sequence[int]) -> Array:
     generator = np.random.default_rng(seed)
     for row in counts:
         row[:] = np.bincount(generator.integers(0, n, size=n, dtype=np.int32), minlength=n)
-    return counts
+    # Replicates side by side, as a sum over samples wants them.
+    by_sample: Array = np.ascontiguousarray(counts.T).T
+    return by_sample
 
 
 def ranks_of_samples(counts: Array, scores: ArrayLike) -> RankResamples:
@@ -109,12 +111,10 @@ def ranks_of_samples(counts: Array, scores: ArrayLike) -> RankResamples:
         (2, 4)
     """
     order = np.argsort(as_scores(scores, "scores"), kind="stable")
-    edges = _edges(len(order), _GROUPS_PAIRED)
-    before: Array = np.zeros((len(counts), len(edges)))
-    for row, drawn in zip(before, counts, strict=True):
-        # One replicate at a time stays in the cache.
-        row[1:] = np.cumsum(drawn.take(order), dtype=np.int32).take(edges[1:] - 1)
-    return RankResamples(len(order), edges, before)
+    # No more than 64 samples a group: their sum is far below 256.
+    edges = _edges(len(order), max(_GROUPS_PAIRED, len(order) // 64))
+    groups = csr_array((np.ones_like(order, dtype=np.uint8), order, edges), shape=(len(edges) - 1, len(order)))
+    return RankResamples(len(order), edges, _summed(groups @ counts.T))
 
 
 def resampled_metrics(
@@ -127,8 +127,8 @@ def resampled_metrics(
     """Detection metrics of the scores as they are and of each resample.
 
     As many distinct scores as there are groups of ranks on both sides are told apart, and with so few a resample is
-    exact. Of more, neighbouring scores count as tied, and a resample's deviation from the value with these ties is
-    added to the exact one.
+    exact. Of more, neighbouring scores are taken together, and a resample's deviation from the value of these
+    groups is added to the exact one.
 
     Args:
         id_scores: (n,), larger = more in-distribution.
@@ -159,20 +159,25 @@ def resampled_metrics(
         raise UserError(f"Resamples of {id_resamples.n} + {ood_resamples.n} samples for {n} + {m} scores.")
     exact = measure_sorted(scores, chosen)
     id_edges, ood_edges = group_edges(*scores)
-    groups = len(id_resamples.edges) + len(ood_resamples.edges) - 2
-    if len(id_edges) > groups + 1:
-        kept = np.unique(np.searchsorted(id_edges + ood_edges, _edges(n + m, groups)))
+    sides = [len(side.edges) - 1 for side in (id_resamples, ood_resamples)]
+    spread = len(id_edges) > sum(sides) + 1
+    if spread:
+        kept = np.unique(np.searchsorted(id_edges + ood_edges, _edges(n + m, max(sides))))
         id_edges, ood_edges = id_edges[kept], ood_edges[kept]
-    tied = RankCounts(n, m, id_edges[None], ood_edges[None])
-    parts: list[list[Array]] = [[np.full(1, value)] for value in exact]
-    shifts = [value - metric.reduce([metric(tied)]) for value, metric in zip(exact, chosen, strict=True)]
-    step = max(1, _CELLS // len(id_edges))
-    for start in range(0, len(id_resamples.before), step):
-        sides = [side._replace(before=side.before[start : start + step]) for side in (id_resamples, ood_resamples)]
-        counts = RankCounts(n, m, sides[0].below(id_edges), sides[1].below(ood_edges))
-        for values, shift, metric in zip(parts, shifts, chosen, strict=True):
-            values.append(np.clip(metric.reduce([metric(counts)]) + shift, 0, 1))
-    return {name: np.concatenate(values) for name, values in zip(names, parts, strict=True)}
+    stretches = []
+    step = max(1, _CELLS // max(1, len(id_resamples.before)))
+    for start in range(0, len(id_edges) - 1, step):
+        at = slice(start, start + step + 1)
+        counts = RankCounts(n, m, id_resamples.below(id_edges[at]), ood_resamples.below(ood_edges[at]), spread=spread)
+        stretches.append([metric(counts) for metric in chosen])
+    grouped = [RankCounts(n, m, id_edges[None], ood_edges[None], spread=inside) for inside in (False, spread)]
+    found = {}
+    for name, metric, value, parts in zip(names, chosen, exact, zip(*stretches, strict=True), strict=True):
+        whole, inside = (metric.reduce([metric(counts)]) for counts in grouped)
+        # What a metric reads inside of groups is right on average; at one place it would be off for all resamples.
+        shift = value - whole if whole == inside else 0
+        found[name] = np.append(value, np.clip(metric.reduce(parts) + shift, 0, 1))
+    return found
 
 
 def percentile_interval(replicates: Array, confidence: float = 0.95) -> tuple[float | None, float | None]:
@@ -244,6 +249,16 @@ def check_replicates(replicates: int) -> None:
     """
     if replicates < 1:
         raise UserError(f"replicates must be at least 1, got {replicates}.")
+
+
+def _summed(drawn: Array) -> Array:
+    """Samples drawn below each edge (R, E + 1), from those in each group of ranks (E, R)."""
+    sums: Array = np.zeros((len(drawn) + 1, drawn.shape[1]))
+    # Row by row: twice as fast as a sum along the first axis.
+    for row, here, through in zip(drawn, sums[:-1], sums[1:], strict=True):
+        np.add(here, row, out=through)
+    before: Array = sums.T
+    return before
 
 
 def _edges(n: int, groups: int) -> Array:

@@ -15,7 +15,7 @@ import torch
 
 from ood_nc.arrays import EXACT_IN_FLOAT64, ArrayLike, as_signed, as_tensor
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts
+from ood_nc.scores.counts import Array, SampleCounts
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.registry import METRICS, ScoreMetric
 
@@ -118,8 +118,7 @@ def measure_sorted(scores: SortedScores, metrics: Sequence[ScoreMetric]) -> list
     ood_cuts[0] = 0
 
     def parts(low_id: int, high_id: int, low_ood: int, high_ood: int) -> list[Array]:
-        id_edges, ood_edges = group_edges(scores.id[low_id:high_id], scores.ood[low_ood:high_ood])
-        counts = RankCounts(n, m, id_edges[None] + low_id, ood_edges[None] + low_ood)
+        counts = SampleCounts(n, m, scores.id[low_id:high_id], scores.ood[low_ood:high_ood], (low_id, low_ood))
         return [metric(counts) for metric in metrics]
 
     bounds = zip(id_cuts, [*id_cuts[1:], n], ood_cuts, [*ood_cuts[1:], m], strict=True)

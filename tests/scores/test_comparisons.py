@@ -11,7 +11,10 @@ from ood_nc.scores import (
     delong_interval,
     delong_test,
     detection_metrics,
+    draw_samples,
     paired_bootstrap,
+    ranks_of_samples,
+    resampled_metrics,
 )
 
 
@@ -96,3 +99,25 @@ def test_not_the_same_samples():
         delong_test(first, (second[0][1:], second[1]))
     with pytest.raises(UserError, match="at least 2 ID and 2 OOD"):
         delong_interval([1.0], [0.0, 2.0])
+
+
+def test_differences_of_nearly_equal_runs_are_not_off_by_the_groups_of_ranks():
+    # 4,000 samples a side are grouped; those of every resample are measured one by one.
+    generator = np.random.default_rng(0)
+    first = generator.normal(1, 1, 4000), generator.normal(0, 1, 4000)
+    second = tuple(side + 0.1 * generator.normal(size=4000) for side in first)
+    counts = [draw_samples(4000, 60, [0, k]) for k in range(2)]
+    names = ["auroc", "fpr95_id_positive"]
+    grouped = [
+        resampled_metrics(*pair, *(ranks_of_samples(*side) for side in zip(counts, pair, strict=True)), names)
+        for pair in (first, second)
+    ]
+    exact = [
+        [detection_metrics(np.repeat(pair[0], a), np.repeat(pair[1], b)) for a, b in zip(*counts, strict=True)]
+        for pair in (first, second)
+    ]
+    for name in names:
+        found = grouped[1][name][1:] - grouped[0][name][1:]
+        wanted = np.array([b[name] - a[name] for a, b in zip(*exact, strict=True)])
+        assert abs(found.mean() - wanted.mean()) < 0.1 * wanted.std(), name
+        assert np.corrcoef(found, wanted)[0, 1] > 0.95, name

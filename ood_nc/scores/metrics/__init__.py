@@ -6,8 +6,11 @@ increasing change of all scores changes no metric. Infinite scores are allowed; 
 
 from __future__ import annotations
 
-from ood_nc.scores.metrics.aupr import aupr
+# The order of definition is that of results tables.
 from ood_nc.scores.metrics.auroc import auroc
+
+# isort: split
+from ood_nc.scores.metrics.aupr import aupr
 from ood_nc.scores.metrics.detection_error import detection_error
 from ood_nc.scores.metrics.fpr import fpr95_paper, fpr_at_tpr
 

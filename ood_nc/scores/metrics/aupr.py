@@ -24,31 +24,34 @@ def _precision(found: Array, alarms: Array) -> Array:
 @score_metric("aupr_in", "step-wise average precision, ID positive", "sum")
 def id_positive(counts: RankCounts) -> Array:
     """Every ID sample adds the share of ID among the samples at its score or above."""
-    steps: Array = np.einsum("rg,rg->r", counts.id, _precision(counts.id_above, counts.ood_above))
-    return steps / counts.n
+    at = counts.at_id
+    return at.id_sum(_precision(at.id_above, at.ood_above)) / counts.n
 
 
 @score_metric("aupr_out", "step-wise average precision, OOD positive", "sum")
 def ood_positive(counts: RankCounts) -> Array:
     """Every OOD sample adds the share of OOD among the samples at its score or below."""
-    steps: Array = np.einsum("rg,rg->r", counts.ood, _precision(counts.ood_through, counts.id_through))
-    return steps / counts.m
+    at = counts.at_ood
+    return at.ood_sum(_precision(at.ood_through, at.id_through)) / counts.m
 
 
-def _trapezoid(found: Array, alarms: Array, here: Array, beside: Array, total: int) -> Array:
-    """``here`` and ``beside``: positive and other samples of the group itself; before them precision is 1 of none."""
-    before, flagged = found - here, found - here + alarms - beside
-    precision_before = np.where(flagged > 0, before / np.maximum(flagged, 1), 1.0)
-    area: Array = (here * (_precision(found, alarms) + precision_before)).sum(axis=-1)
-    return area / (2 * total)
+def _precisions(found: Array, alarms: Array, found_before: Array, alarms_before: Array) -> Array:
+    """Precision with a group and before it, where it is 1 of none; summed."""
+    flagged = found_before + alarms_before
+    before = np.where(flagged > 0, found_before / np.maximum(flagged, 1), 1.0)
+    both: Array = _precision(found, alarms) + before
+    return both
 
 
-def _trapezoid_id(c: RankCounts) -> Array:
-    return _trapezoid(c.id_above, c.ood_above, c.id, c.ood, c.n)
+def _trapezoid_id(counts: RankCounts) -> Array:
+    at = counts.at_id
+    above = counts.n - at.id_through, counts.m - at.ood_through
+    return at.id_sum(_precisions(at.id_above, at.ood_above, *above)) / (2 * counts.n)
 
 
-def _trapezoid_ood(c: RankCounts) -> Array:
-    return _trapezoid(c.ood_through, c.id_through, c.ood, c.id, c.m)
+def _trapezoid_ood(counts: RankCounts) -> Array:
+    at = counts.at_ood
+    return at.ood_sum(_precisions(at.ood_through, at.id_through, at.ood_below, at.id_below)) / (2 * counts.m)
 
 
 def aupr(

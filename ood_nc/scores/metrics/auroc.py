@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ood_nc.arrays import ArrayLike
 from ood_nc.scores.counts import Array, RankCounts
 from ood_nc.scores.ranking import measure
@@ -13,8 +11,8 @@ from ood_nc.scores.registry import score_metric
 @score_metric("auroc", "P(ID score > OOD score) + P(tie) / 2", "sum")
 def area(counts: RankCounts) -> Array:
     """The Mann-Whitney statistic: of every ID sample, the OOD samples below it and half of those beside it."""
-    won: Array = np.einsum("rg,rg->r", counts.id, counts.ood_below + counts.ood_through)
-    return won / (2 * counts.n * counts.m)
+    at = counts.at_id
+    return at.id_sum(at.ood_below + at.ood_through) / (2 * counts.n * counts.m)
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:

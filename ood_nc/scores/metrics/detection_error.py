@@ -11,8 +11,12 @@ from ood_nc.scores.registry import score_metric
 @score_metric("detection_error", "least mean of the two error rates over all thresholds", "min")
 def least_error(counts: RankCounts) -> Array:
     """Accepted at a threshold: all in its group or above; below the lowest score the error is one half."""
-    errors: Array = (counts.id_below * counts.m + counts.ood_above * counts.n).min(axis=-1)
-    return errors / (2 * counts.n * counts.m)
+    # No threshold between two ID samples is better than the upper of them.
+    at = counts.at_id
+    errors = at.id_below * counts.m
+    errors += at.ood_above * counts.n
+    least: Array = errors.min(axis=-1) / (2 * counts.n * counts.m)
+    return least
 
 
 def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:

@@ -6,32 +6,52 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts
+from ood_nc.scores.counts import Array, RankCounts, entries_below
 from ood_nc.scores.metrics._sides import Side, check_side
 from ood_nc.scores.ranking import measure, smallest_count
 from ood_nc.scores.registry import ScoreMetric, score_metric
 
 
-def _at(below: Array, group: Array, otherwise: int) -> Array:
-    """The count at one group of each resample (R,); ``otherwise`` where the stretch of groups does not reach so far."""
-    groups = below.shape[-1]
-    found: Array = np.take_along_axis(below, np.clip(group, 0, groups - 1)[:, None], axis=-1)[:, 0]
-    return np.where((group >= 0) & (group < groups), found, otherwise)
+def _at(counts: Array, group: Array) -> Array:
+    """The count at one group of each resample, (R,)."""
+    found: Array = counts[np.arange(len(group)), np.clip(group, 0, counts.shape[-1] - 1)]
+    return found
 
 
-def _accepted(counts: RankCounts, ood_rejected: Array, needed: int) -> Array:
-    """The share of OOD accepted at the highest threshold that accepts so many ID samples."""
-    highest = np.count_nonzero(counts.id_below <= counts.n - needed, axis=-1) - 1
-    return (counts.m - _at(ood_rejected, highest, 0)) / counts.m
+def _inside(rank: int, group: Array, below: Array, through: Array, other_below: Array, other_through: Array) -> Array:
+    """The other side's count below the sample of this rank, of a group whose samples are evenly spread."""
+    start, other = _at(below, group), _at(other_below, group)
+    share = np.clip((rank + 0.5 - start) / np.maximum(_at(through, group) - start, 1), 0, 1)
+    found: Array = other + share * (_at(other_through, group) - other)
+    return found
+
+
+def _accepted(counts: RankCounts, rank: int, *, ties: bool) -> Array:
+    """The share of OOD above the ID sample of this ascending rank, with those that tie with it or without."""
+    at = counts.at_id
+    highest = entries_below(at.id_below, rank + 1) - 1
+    if at.spread:
+        rejected = _inside(rank, highest, at.id_below, at.id_through, at.ood_below, at.ood_through)
+    else:
+        rejected = _at(at.ood_below if ties else at.ood_through, highest)
+    # A stretch of groups may lie above the sample.
+    return (counts.m - np.where(highest >= 0, rejected, 0)) / counts.m
 
 
 def _id_positive(counts: RankCounts, tpr: float) -> Array:
-    return _accepted(counts, counts.ood_below, smallest_count(tpr, counts.n))
+    return _accepted(counts, counts.n - smallest_count(tpr, counts.n), ties=True)
 
 
 def _ood_positive(counts: RankCounts, tpr: float) -> Array:
-    lowest = np.count_nonzero(counts.ood_through < smallest_count(tpr, counts.m), axis=-1)
-    return _at(counts.id_through, lowest, counts.n) / counts.n
+    needed = smallest_count(tpr, counts.m)
+    at = counts.at_ood
+    lowest = entries_below(at.ood_through, needed)
+    if at.spread:
+        flagged = _inside(needed - 1, lowest, at.ood_below, at.ood_through, at.id_below, at.id_through)
+    else:
+        flagged = _at(at.id_through, lowest)
+    # A stretch of groups may lie below the sample.
+    return np.where(lowest < at.ood_through.shape[-1], flagged, counts.n) / counts.n
 
 
 @score_metric("fpr95_id_positive", "share of OOD accepted at the threshold that accepts at least 95 % of ID", "min")
@@ -55,7 +75,7 @@ def ood_positive(counts: RankCounts) -> Array:
 )
 def paper(counts: RankCounts) -> Array:
     """OOD samples above a threshold that at least n - round(0.05 n) ID samples reach."""
-    return _accepted(counts, counts.ood_through, counts.n - round(0.05 * counts.n))
+    return _accepted(counts, round(0.05 * counts.n), ties=False)
 
 
 def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, positive: Side = "id") -> float:
