@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models")
+ROOMS = ("scores", "detection", "collapse", "transfer", "losses", "models", "privacy")
 
 WITHOUT_EXAMPLE: dict[str, str] = {
     "models": """
@@ -20,6 +20,7 @@ WITHOUT_EXAMPLE: dict[str, str] = {
         list_backbones list_taps load_by_order load_foreign load_initial load_weights simplex_vertices
         weights_hash
     """,
+    "privacy": "dp_sgd",
 }
 """Still to be written: whoever adds an example takes the name out."""
 
