@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ood_nc.cli import compare, evaluate, fit, flags, listing, quickstart, report, score, train
+from ood_nc.cli import compare, evaluate, figures, fit, flags, listing, quickstart, report, score, train
 from ood_nc.errors import UserError, nearest
 from ood_nc.stopping import termination_interrupts
 
@@ -27,6 +27,7 @@ _COMMANDS = {
         train.RUN,
         report.COMMAND,
         compare.COMMAND,
+        figures.COMMAND,
         fit.COMMAND,
         score.SCORE,
         score.EXPORT,

@@ -28,6 +28,7 @@ from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
+from ood_nc.evaluation.maps import feature_maps
 from ood_nc.evaluation.paper import PaperTaps, paper_rows
 from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.run_identity import identify
@@ -170,6 +171,8 @@ def evaluate(
     found = Found()
     if STRICT in protocols:
         _measure_taps(plan, found, clock)
+        shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
+        found.maps = [one for name in shown for one in feature_maps(name, banks)]
         with _timed(clock, "detection"):
             _measure_network(plan, found)
     if PAPER in protocols:
@@ -191,7 +194,7 @@ def evaluate(
     results = Results(
         rows=found.rows,
         identity=identity,
-        series={"histograms": found.histograms},
+        series={"histograms": found.histograms, "maps": found.maps},
         scores=scores_table(_sets(plan, found)),
     )
     with _timed(clock, "relations"):

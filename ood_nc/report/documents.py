@@ -32,6 +32,7 @@ class Run:
         relations: correlations of collapse with errors.
         choices: the taps collapse alone would choose.
         histograms: histograms of scores.
+        maps: features in a plane.
         log: lines of metrics.jsonl; empty for a model that this project did not train.
         config: config.yaml as text.
         environment: environment.json.
@@ -46,6 +47,7 @@ class Run:
     relations: Sequence[Row]
     choices: Sequence[Row]
     histograms: Sequence[Row]
+    maps: Sequence[Row]
     log: Sequence[Row]
     config: str | None
     environment: Mapping[str, Any] | None
@@ -86,6 +88,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
         relations=document["relations"],
         choices=document["choices"],
         histograms=document["series"].get("histograms") or [],
+        maps=document["series"].get("maps") or [],
         log=read_log(log) if log.is_file() else [],
         config=_read_text(directory / "config.yaml"),
         environment=_read_json(environment) if environment.is_file() else None,

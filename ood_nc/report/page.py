@@ -19,6 +19,7 @@ from ood_nc.headline import HEADLINE_RULE
 from ood_nc.report import headlines, pivots, summary, tables
 from ood_nc.report.differences import difference_table, finding, points
 from ood_nc.report.documents import Row, Run, read_runs
+from ood_nc.report.figures import build, plotly_figure
 from ood_nc.report.glossary import METHODS, metric
 from ood_nc.report.payload import Index, build_payload
 
@@ -77,6 +78,8 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
     joint = list((comparison or {}).get("relations") or [])
     relations: Sequence[Row] = joint or runs[_first_with_relations(runs)].relations
     payload = build_payload(runs, index, joint)
+    figures = build(runs)
+    payload["figures"] = {one.name: plotly_figure(one) for one in figures if one.panels}
     context = {
         "title": _title(runs),
         "runs": [_run_context(run, color) for run, color in zip(runs, payload["runs"], strict=True)],
@@ -100,6 +103,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "warnings": summary.warnings(runs, comparison),
         "glossary": _glossary(payload),
         "methods": {name: METHODS[name] for name in payload["methods"] if name in METHODS},
+        "figures": figures,
         "has_log": any(run.log for run in runs),
         "has_histograms": bool(payload["histograms"]),
         "payload": as_script(payload),

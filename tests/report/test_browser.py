@@ -93,7 +93,7 @@ def column(browser: Any, table: str, position: int) -> list[str]:
 
 def test_figures_are_drawn_without_network_or_errors(page: Any, two: Written) -> None:
     charts = each(page, ".chart", "e.querySelectorAll('svg .trace').length")
-    assert len(charts) == 11
+    assert len(charts) == 17
     assert min(charts) >= 1
     assert page.get_log("browser") == []
     assert page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)") == []

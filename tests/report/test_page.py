@@ -210,7 +210,7 @@ def test_a_row_of_the_headline_has_one_sign(two: Written) -> None:
 
 def test_id_accuracy_and_run_time_stand_in_every_section_of_results(two: Written) -> None:
     strips = [element for element in two.page.all("ul") if element["class"] == "strip"]
-    assert len(strips) == 6
+    assert len(strips) == 7
     for strip in strips:
         assert "baseline: ID accuracy 96.7" in strip.text
         assert "n = 360; evaluated in 14 s" in strip.text
@@ -270,7 +270,7 @@ def test_structure_is_accessible(two: Written) -> None:
     assert all(table.all("caption") for table in two.page.all("table"))
     assert all(head["scope"] for head in two.page.all("th"))
     charts = [element for element in two.page.all("div") if element["class"] == "chart"]
-    assert len(charts) == 11
+    assert len(charts) == 17
     assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert all(figure.all("figcaption") for figure in two.page.all("figure"))
     ids = [element["id"] for element in two.page.all() if element["id"]]

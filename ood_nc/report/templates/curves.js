@@ -142,3 +142,24 @@ const FIGURES = {
 DATA.runs.forEach((_, run) => {
   FIGURES[`scores-${run}`] = { uses: ["scoretap", "detector"], draw: () => scoresFigure(run) };
 });
+
+/** A figure of the paper: its traces as they came, in the page's colours. */
+function paperFigure({ data, layout }) {
+  const annotations = layout.annotations.map(one => ({ ...one, text: escaped(one.text), font: { size: 11 } }));
+  const traces = data.map(trace => {
+    const color = css(`--c${trace.style.color}`);
+    return {
+      ...trace,
+      name: escaped(trace.label),
+      text: trace.text.map(escaped),
+      style: { ...trace.style, color },
+      line: { ...trace.line, color, dash: trace.style.dash, width: 1.5 },
+      marker: { ...trace.marker, color },
+      fillcolor: `${color}40`,
+      error_y: trace.error_y && { ...trace.error_y, color, thickness: 1.2 },
+    };
+  });
+  return { traces, layout: { ...layout, annotations } };
+}
+for (const [name, figure] of Object.entries(DATA.figures))
+  FIGURES[`paper-${name}`] = { uses: [], draw: () => paperFigure(figure) };

@@ -9,6 +9,16 @@ const CONFIG = {
   modeBarButtons: [["toImage", "resetScale2d"]],
 };
 
+/** The axes of every panel in the page's style. */
+function axesOf(layout, axis) {
+  const names = Object.keys(layout).filter(key => /^[xy]axis/.test(key));
+  const styled = name =>
+    name[0] === "x"
+      ? { ...axis, showline: true, ...layout[name] }
+      : { ...axis, ...layout[name], automargin: names.length > 2 };
+  return Object.fromEntries(names.map(name => [name, styled(name)]));
+}
+
 function baseLayout(layout, width) {
   const ink = css("--ink"),
     grid = css("--grid"),
@@ -22,11 +32,10 @@ function baseLayout(layout, width) {
     showlegend: false,
     dragmode: coarse ? false : "zoom",
     font: { family: css("--sans"), size: 12, color: ink },
-    margin: { l: 64, r: 18, t: 14, b: 30 },
+    margin: { l: 64, r: 18, t: layout.annotations ? 36 : 14, b: 30 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: ink },
     hoverlabel: { bgcolor: css("--paper"), bordercolor: line, font: { color: ink, size: 12 } },
-    xaxis: { ...axis, showline: true, ...layout.xaxis },
-    yaxis: { ...axis, ...layout.yaxis, automargin: false },
+    ...axesOf(layout, axis),
   };
 }
 
@@ -44,6 +53,7 @@ function draw(id) {
     .join(" · ");
   drawLegend(id, traces, off);
   chart.hidden = traces.length === 0;
+  if (layout.height) chart.style.height = `${layout.height}px`;
   if (traces.length)
     Plotly.react(
       chart,
@@ -74,8 +84,9 @@ const SHAPES = {
 
 function drawLegend(id, traces, off) {
   const legend = document.getElementById(`legend-${id}`);
+  const first = (trace, position) => traces.findIndex(other => other.label === trace.label) === position;
   legend.replaceChildren(
-    ...traces.map(({ label, style }) => {
+    ...traces.filter(first).map(({ label, style }) => {
       const button = document.createElement("button");
       button.type = "button";
       button.setAttribute("aria-pressed", String(!off.has(label)));
@@ -88,7 +99,7 @@ function drawLegend(id, traces, off) {
       button.addEventListener("click", () => {
         if (!off.delete(label)) off.add(label);
         draw(id);
-        legend.children[[...traces].findIndex(t => t.label === label)].focus();
+        [...legend.children].find(child => child.textContent === label).focus();
       });
       return button;
     }),

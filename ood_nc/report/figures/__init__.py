@@ -1,0 +1,45 @@
+"""The figures of a run or of several, one definition for the report and for files: documents in, `Figure` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ood_nc.report.documents import Run, read_runs
+from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
+from ood_nc.report.figures.files import write_figures
+from ood_nc.report.figures.histograms import histograms
+from ood_nc.report.figures.maps import maps
+from ood_nc.report.figures.outcomes import outcomes
+from ood_nc.report.figures.page import plotly_figure
+from ood_nc.report.figures.profiles import profiles
+from ood_nc.report.figures.trade_off import entropy, trade_off
+from ood_nc.report.figures.training import training
+
+__all__ = ["COLUMNS", "FIGURES", "Figure", "Panel", "Series", "build", "draw_figures", "plotly_figure", "write_figures"]
+
+FIGURES = (trade_off, entropy, outcomes, histograms, training, maps, profiles)
+"""In the order of the paper's figures 1 to 7."""
+
+
+def build(runs: Sequence[Run]) -> list[Figure]:
+    """Every figure of these runs; one that they cannot show says why."""
+    return [make(runs) for make in FIGURES]
+
+
+def draw_figures(directories: Sequence[Path], folder: Path) -> tuple[list[Path], list[str]]:
+    """Write the figures of evaluated runs.
+
+    Args:
+        directories: the runs.
+        folder: of the files.
+
+    Returns:
+        The files, and a line for each figure that these runs cannot show.
+
+    Raises:
+        UserError: a run has no readable results, matplotlib is not installed, a file cannot be written.
+    """
+    figures = build(read_runs(directories))
+    files = write_figures(figures, folder)
+    return files, [f"no figure of {one.title.lower()}: {one.missing}" for one in figures if one.missing]

@@ -1,0 +1,147 @@
+"""Figures as files: SVG and PDF by matplotlib, which needs neither network nor browser, and the numbers as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ood_nc.errors import UserError
+from ood_nc.files import write_text
+from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
+
+COLORS = ("#b84a00", "#0062a8", "#1a7a58", "#8b3d88", "#766000", "#b3245a", "#4c5661", "#0a7f92")
+"""The report's, on white."""
+
+SYMBOLS = ("o", "D", "s", "^", "P", "v", "p", "*")
+DASHES = ("-", "--", ":", "-.")
+_STYLE: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ood_nc"}
+
+
+def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write each figure that has panels as SVG, PDF and CSV, numbered as in the list.
+
+    Args:
+        figures: an empty one is passed over; its number stays free.
+        folder: made where it is not there.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: matplotlib is not installed, or a file cannot be written.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("Figures as files need matplotlib: pip install 'ood_nc[figures]'.") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, figure in enumerate(figures, start=1):
+        if figure.panels:
+            stem = folder / f"figure{number}-{figure.name}"
+            write_text(stem.with_suffix(".csv"), as_csv(figure))
+            written += [stem.with_suffix(".csv"), *_draw(figure, stem)]
+    return written
+
+
+def as_csv(figure: Figure) -> str:
+    """The plotted numbers, all digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(figure.rows())
+    return text.getvalue()
+
+
+def _draw(figure: Figure, stem: Path) -> list[Path]:
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(figure.columns, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    shared = len({tuple(one.name for one in panel.series) for panel in figure.panels}) == 1
+    names = [one.name for one in figure.panels[0].series]
+    legend = 0.2 * -(-len(names) // columns) if shared and len(names) > 1 else 0.0
+    with matplotlib.rc_context(_STYLE):
+        canvas = Canvas(figsize=(3.6 * columns, 2.8 * rows + legend + 0.3), layout="constrained")
+        canvas.suptitle(figure.title, fontsize=10)
+        places = list(canvas.subplots(rows, columns, squeeze=False).flat)
+        for place, panel in zip(places, figure.panels, strict=False):
+            handles = _draw_panel(place, panel)
+            if not shared and len(handles) > 1:
+                place.legend(handles, [one.name for one in panel.series], fontsize=6)
+        for place in places[len(figure.panels) :]:
+            place.remove()
+        if legend:
+            canvas.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7)
+        return [_save(canvas, stem.with_suffix(suffix)) for suffix in (".svg", ".pdf")]
+
+
+def _save(canvas: Any, path: Path) -> Path:
+    # Without the date, so that the same numbers are the same file.
+    dated = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
+    try:
+        canvas.savefig(path, metadata=dated)
+    except OSError as error:
+        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from None
+    return path
+
+
+def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
+    from matplotlib import ticker
+
+    axes.set_title("\n".join(filter(None, (panel.title, panel.note))), fontsize=7, wrap=True)
+    axes.set_xlabel(panel.x)
+    axes.set_ylabel(panel.y)
+    axes.grid(alpha=0.25)
+    # Names in the order of all series, not of the first alone.
+    names = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
+    handles = [_draw_series(axes, panel, number, names) for number in range(len(panel.series))]
+    if panel.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    if len(names) > 4:
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    elif names:
+        axes.set_xticks(range(len(names)), names)
+    return handles
+
+
+def _draw_series(axes: Any, panel: Panel, number: int, names: list[str]) -> Any:
+    one = panel.series[number]
+    color = COLORS[one.color]
+    if one.mark == "steps":
+        is_id = one.color == 6
+        return axes.stairs(one.y[:-1], one.x, color=color, fill=is_id, alpha=0.5 if is_id else 1)
+    x = [names.index(value) for value in one.x] if names else list(one.x)
+    if one.mark == "bars":
+        width = 0.8 / len(panel.series)
+        shift = (number - (len(panel.series) - 1) / 2) * width
+        bars = axes.bar([value + shift for value in x], one.y, width, color=color, yerr=_error(one), capsize=2)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7)
+        return bars
+    if one.mark == "points" and number == 0 and one.labels and len(set(one.labels)) == len(x):
+        for place, y, label in zip(x, one.y, one.labels, strict=True):
+            axes.annotate(label, (place, y), xytext=(3, 3), textcoords="offset points", fontsize=6, color=color)
+    look: dict[str, Any] = {
+        "color": color,
+        "linewidth": 1.2,
+        "elinewidth": 0.7,
+        "markersize": 2.5 if len(x) > 30 else 4,
+    }
+    look |= {"linestyle": "" if one.mark == "points" else DASHES[one.symbol % 4], "marker": SYMBOLS[one.symbol]}
+    return axes.errorbar(x, one.y, _error(one), **look)
+
+
+def _error(one: Series) -> list[list[float]] | None:
+    if one.low is None or one.high is None:
+        return None
+    return [
+        [y - low for y, low in zip(one.y, one.low, strict=True)],  # type: ignore[operator]
+        [high - y for y, high in zip(one.y, one.high, strict=True)],  # type: ignore[operator]
+    ]

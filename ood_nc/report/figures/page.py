@@ -1,0 +1,76 @@
+"""Figures for the report's page: Plotly traces and axes, to which the page's script gives its colours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ood_nc.report.figures.figure import Figure, Panel, Series
+from ood_nc.report.numbers import compact
+
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "pentagon", "star")
+_TICKS = [factor * 10.0**power for power in range(-9, 10) for factor in (1, 2, 5)]
+_HEIGHT = 300
+_GAP = 80
+
+
+def plotly_figure(figure: Figure) -> dict[str, Any]:
+    """Data and layout of a figure with panels.
+
+    Returns:
+        ``data``: traces, each with its ``label`` and ``style`` (color of eight, symbol, dash) for the legend;
+        ``layout``: an axis pair a panel, its title an annotation.
+    """
+    columns = min(figure.columns, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    data: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {"annotations": [], "height": _HEIGHT * rows, "hovermode": "closest", "barmode": "group"}
+    gap = _GAP / (_HEIGHT * rows)
+    width, height = (1 - 0.1 * (columns - 1)) / columns, (1 - gap * (rows - 1)) / rows
+    for number, panel in enumerate(figure.panels):
+        left, top = (number % columns) * (width + 0.1), 1 - (number // columns) * (height + gap)
+        suffix = str(number + 1) if number else ""
+        layout[f"xaxis{suffix}"], layout[f"yaxis{suffix}"] = _axes(panel, suffix, left, left + width, top, height)
+        layout["annotations"].append(_title(panel, left + width / 2, top))
+        data += [{**_trace(one), "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for one in panel.series]
+    return {"data": data, "layout": layout}
+
+
+def _axes(panel: Panel, suffix: str, left: float, right: float, top: float, height: float) -> tuple[Any, Any]:
+    names = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
+    x = {"domain": [left, right], "anchor": f"y{suffix}", "title": {"text": panel.x, "standoff": 4}}
+    x |= {"type": "category", "categoryorder": "array", "categoryarray": names} if names else {}
+    x |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{x:g}" for x in _TICKS]} if panel.log_x else {}
+    y = {"domain": [max(top - height, 0), top], "anchor": f"x{suffix}", "title": {"text": panel.y, "standoff": 2}}
+    return x, y
+
+
+def _title(panel: Panel, x: float, y: float) -> dict[str, Any]:
+    # Beside its neighbours there is room for one of them, and the axes say the rest.
+    place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
+    return {"text": panel.note or panel.title, "showarrow": False, **place}
+
+
+def _trace(one: Series) -> dict[str, Any]:
+    symbol = _SYMBOLS[one.symbol]
+    trace: dict[str, Any] = {
+        "label": one.name,
+        "style": {"color": one.color, "symbol": symbol, "dash": _DASHES[one.symbol % 4]},
+        "x": [x if isinstance(x, str) else compact(x) for x in one.x],
+        "y": [compact(y) for y in one.y],
+        "text": list(one.labels or ()),
+    }
+    if one.mark == "bars":
+        trace |= {"type": "bar", "textposition": "none"}
+    elif one.mark == "steps":
+        trace |= {"type": "scatter", "mode": "lines", "line": {"shape": "hv"}}
+        trace |= {"fill": "tozeroy"} if one.color == 6 else {}
+    else:
+        size = 4 if len(one.x) > 30 else 8
+        mode = "markers" if one.mark == "points" else "lines+markers"
+        trace |= {"type": "scatter", "mode": mode, "marker": {"symbol": symbol, "size": size}}
+    if one.low is not None and one.high is not None:
+        up = [compact(high - y) for y, high in zip(one.y, one.high, strict=True)]  # type: ignore[operator]
+        down = [compact(y - low) for y, low in zip(one.y, one.low, strict=True)]  # type: ignore[operator]
+        trace["error_y"] = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "width": 3}
+    return trace

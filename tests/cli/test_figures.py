@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ood_nc.cli import main
+from tests.helpers.report_runs import build_run
+
+
+def test_figures_of_a_run_lie_in_it_and_what_is_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the figures extra")
+    run = build_run(tmp_path / "run", epochs=2)
+    assert main(["figures", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "no figure of principal components" in said and f"18 files in {run / 'figures'}" in said
+    assert len(list((run / "figures").iterdir())) == 18
+
+
+def test_a_run_that_was_not_evaluated_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", str(tmp_path)]) == 2
+    assert "evaluate the run first" in capsys.readouterr().err
