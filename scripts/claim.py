@@ -96,7 +96,10 @@ def evaluate_all(data: Path, output: Path) -> None:
         results = measure(config, config.run_directory / "checkpoints" / "last.safetensors", job)
         kept.parent.mkdir(parents=True, exist_ok=True)
         write(kept, results)
-        say(f"{job.name}: measured, {time.process_time() - start:.0f} s of processor, commit {commit()}")
+        text = f"{time.process_time() - start:.0f} s of processor, commit {commit()}"
+        trained = (output / f"{job.name}.trained").read_text().strip()
+        kept.with_suffix(".txt").write_text(f"trained: {trained}\nmeasured: {text}\n")
+        say(f"{job.name}: measured, {text}")
 
 
 def measure(config: Config, weights: Path, job: Job) -> Results:
