@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None) -> Results:
+def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None, *, which: str = "best") -> Results:
     """Evaluate a finished run on the data of its configuration, and keep the results in its directory.
 
     Args:
         directory: the run directory.
         overrides: dotted keys that differ from the run's configuration.
+        which: its checkpoint, ``best`` or ``last``.
     """
     from ood_nc.training import load_run
 
     directory = Path(directory)
-    model, _ = load_run(directory)
+    model, _ = load_run(directory, which=which)
     with write_lock(directory / "results.json"):
         return _evaluate(model, load(directory / "config.yaml", overrides), directory)
 
