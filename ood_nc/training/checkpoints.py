@@ -126,7 +126,7 @@ def fill(model: ControlledModel, tensors: Mapping[str, torch.Tensor], path: Path
     wrong = [key for key in own.keys() | tensors.keys() if key not in own or key not in tensors]
     wrong += [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
     if wrong:
-        raise UserError(f"{path} does not fit its model: {len(wrong)} weights differ, among them {min(wrong)}.")
+        raise UserError(f"{path} does not fit its model: {len(wrong)} weights differ, among them {min(wrong)!r}.")
     model.load_state_dict(tensors)
 
 

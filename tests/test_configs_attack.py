@@ -1,4 +1,4 @@
-"""The short versions of scripts/attacks/races.py and configs.py."""
+"""The short version of scripts/attacks/configs.py."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ def attack(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.mark.slow
-def test_one_writes_and_the_other_is_told() -> None:
-    assert attack("races").main(["--races", "1"]) == 0
 
 
 def test_no_mutation_of_a_configuration_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,89 @@
+"""Long commands that are killed at a random moment: run again, each must end as if nothing had happened.
+
+    python scripts/attacks/kills.py [--kills 20] [--seed 0] [--commands train evaluate fit score]
+
+Each is stopped by SIGKILL, SIGTERM or SIGINT, and started again (train with ``--resume`` where it has begun). What it
+leaves must be what an undisturbed one leaves, to the bit, without a lock, a temporary file or parts; by SIGTERM and
+SIGINT it must exit with 130 and one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from children import commands, kept, left_over, prepare, start
+
+COMMANDS = ("train", "evaluate", "fit", "score")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def kill(name: str, alone: dict[str, object], folder: Path, number: signal.Signals, seconds: float) -> tuple[bool, str]:
+    """Whether the command was stopped on its way, and what went wrong."""
+    said, words = folder.parent / "said", commands(folder)[name]
+    child = start(words, said)
+    time.sleep(seconds)
+    early = not child.ended()
+    if early:
+        os.kill(child.pid, number)
+    code, text = child.wait()
+    expected = (-number, 0) if number == signal.SIGKILL else (130, 0)
+    if code not in expected or (code == 130 and "\n" in text):
+        return early, f"it ends with {code}: {text[-300:]!r}"
+    finished = code == 0
+    if not finished:
+        resume = ["--resume"] if name == "train" and (folder / "run").exists() else []
+        code, text = start([*words, *resume], said).wait()
+        if code:
+            return early, f"run again it ends with {code}: {text[-300:]!r}"
+    if kept(folder) != alone:
+        return early, "what is left is not what an undisturbed command leaves"
+    hidden = left_over(folder)
+    return early and not finished, f"left over: {hidden}" if hidden else ""
+
+
+def attack(name: str, kills: int, seed: int, place: Path) -> int:
+    """How many of the kills of a command it did not survive."""
+    generator = random.Random(f"{seed} {name}")
+    prepared, straight, said, failures, stopped = place / name, place / "straight", place / "said", 0, 0
+    prepare(prepared, name, said)
+    shutil.copytree(prepared, straight)
+    begin = time.monotonic()
+    code, text = start(commands(straight)[name], said).wait()
+    length = time.monotonic() - begin
+    if code:
+        raise SystemExit(f"{name} fails alone: {text}")
+    alone = kept(straight)
+    for number in range(kills):
+        shutil.rmtree(straight)
+        shutil.copytree(prepared, straight)
+        how, after = SIGNALS[number % 3], generator.uniform(0.03, 0.97) * length
+        early, fault = kill(name, alone, straight, how, after)
+        stopped, failures = stopped + early, failures + bool(fault)
+        outcome = fault or ("survived" if early else "it had ended")
+        print(f"{name}, {how.name} after {after:.2f} s: {outcome}", flush=True)
+    shutil.rmtree(straight)
+    print(f"{name}: {kills} kills, {stopped} on the way, {failures} faults", flush=True)
+    return failures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="of each command")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=COMMANDS)
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        return int(sum(attack(name, given.kills, given.seed, Path(folder)) for name in given.commands) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
