@@ -77,7 +77,7 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     assert data.id_val is not None  # every run holds some out
     for note in data.notes:
         logger.info("%s", note)
-    names = data.train.class_names
+    names = data.id_train.class_names
     if model.class_names is None and not model.head_is_fresh and names and len(names) == model.num_classes:
         model.class_names = names  # a file of weights knows no names: those of the folders, in their order
     validation = None
