@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ood_nc.cli.show import say, table
 from ood_nc.config import Config
-from ood_nc.evaluation import Results
 from ood_nc.files import write_lock
+
+if TYPE_CHECKING:
+    from ood_nc.evaluation import Results
 
 
 def run_graphs(config: Config, *, resume: bool) -> Path:

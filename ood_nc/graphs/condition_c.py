@@ -114,7 +114,7 @@ def probability_bound(community_size: int, communities: int, p: float, q: float)
     Example:
         >>> from ood_nc.graphs import probability_bound
         >>> round(probability_bound(500, 2, 0.025, 0.0017))
-        -206
+        -184
     """
     n, pairs = community_size, communities * (communities - 1) / 2
     mode = math.floor((n + 1) * q)

@@ -39,11 +39,14 @@ def load_run(
         raise UserError(f"There is no run directory {path}: give the folder that `ood-nc train` wrote.")
     if not directory.config.exists():
         raise UserError(f"{path} is not a run directory: it holds no config.yaml. Give one that `ood-nc train` wrote.")
+    config = load(directory.config)
+    if config.graphs is not None:
+        raise UserError(f"{path} is a run on graphs, which ood-nc run trains and measures in one: read its results.")
     weights = directory.checkpoints / f"{which}.safetensors"
     if not weights.exists():
         there = sorted(file.stem for file in directory.checkpoints.glob("[!.]*.safetensors") if file.name != NEXT)
         raise UserError(f"{path} has no checkpoint {which!r}; it has: {', '.join(there) or 'none, train it first'}.")
-    config, status = load(directory.config), directory.read_status()
+    status = directory.read_status()
     model, facts = load_model(weights)
     if status.get("state", "finished") != "finished":
         so_far = f"{which} checkpoint so far, epoch {facts['epoch']} of {config.train.epochs}"

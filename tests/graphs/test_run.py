@@ -78,6 +78,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path: 
         train_graphs(tiny(tmp_path / "whole", **{"graphs.layers": 4}), resume=True)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_run_that_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [
         word
@@ -171,6 +172,23 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
         load_graph("ogbn-arxiv", tmp_path)
 
 
-def test_train_alone_and_evaluate_say_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_commands_say_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", CPU, "--output", str(tmp_path)]) == 2
     assert "use ood-nc run" in capsys.readouterr().err
+    train_graphs(tiny(tmp_path))
+    assert main(["evaluate", str(tmp_path / "tiny")]) == 2
+    assert "is a run on graphs" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_seeds_make_a_group(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny(tmp_path).to_yaml())
+    words = ["run", "--config", str(tmp_path / "tiny.yaml"), "--seeds", "0", "1"]
+    assert main(words) == 0 and main([*words, "--resume"]) == 0
+    assert (tmp_path / "tiny" / "report.html").exists()
+    (overlap,) = [
+        row
+        for row in json.loads((tmp_path / "tiny" / "seeds.json").read_text())["seeds"]
+        if row["metric"] == "overlap" and row["method"] == "head"
+    ]
+    assert set(overlap["by_seed"]) == {"0", "1"}
