@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from ood_nc.features import FeatureBank, extract
-
-from .fakes import TinyData, TinyModel
+from tests.helpers.fakes import TinyData, TinyModel
 
 
 def test_selected_rows_are_those_of_an_extraction_of_their_own() -> None:

@@ -10,8 +10,7 @@ import torch.multiprocessing as mp
 
 from ood_nc.features import UnreadableError, extract
 from ood_nc.models import ControlledModel
-
-from .fakes import TinyData, TinyModel
+from tests.helpers.fakes import TinyData, TinyModel
 
 
 def expected(data: TinyData) -> dict[str, torch.Tensor]:

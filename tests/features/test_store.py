@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from ood_nc import sealed
 from ood_nc.errors import UserError
 from ood_nc.features import BankStore, cache_key, store
-
-from .fakes import TinyData, TinyModel
+from tests.helpers.fakes import TinyData, TinyModel
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from scipy import stats
 
 from ood_nc.errors import UserError
 from ood_nc.transfer import few_shot, fewshot, nearest_mean_probe
-from tests.transfer.samples import clusters
+from tests.helpers.samples import clusters
 
 TRAIN, TRAIN_LABELS = clusters(80, 6, 4, 1.5, seed=1)
 TEST, TEST_LABELS = clusters(100, 6, 4, 1.5, seed=2)

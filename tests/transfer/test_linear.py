@@ -13,7 +13,7 @@ from ood_nc.errors import UserError
 from ood_nc.transfer import fit_linear_probe, linear_probe
 from ood_nc.transfer._softmax_regression import Setting, evaluate, standardise, train
 from ood_nc.transfer._stratify import hold_out
-from tests.transfer.samples import clusters
+from tests.helpers.samples import clusters
 
 TRAIN, TRAIN_LABELS = clusters(300, 20, 5, 1.5, seed=1)
 TEST, TEST_LABELS = clusters(200, 20, 5, 1.5, seed=2)

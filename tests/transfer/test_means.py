@@ -9,7 +9,7 @@ from scipy.stats import norm
 from sklearn.neighbors import NearestCentroid
 
 from ood_nc.transfer import means, nearest_mean_probe
-from tests.transfer.samples import clusters
+from tests.helpers.samples import clusters
 
 
 @pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")

@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ood_nc.errors import UserError
 from ood_nc.transfer import knn_probe, neighbors
-from tests.transfer.samples import clusters
+from tests.helpers.samples import clusters
 
 TRAIN, TRAIN_LABELS = clusters(120, 6, 4, 1.0, seed=1)
 TEST, TEST_LABELS = clusters(60, 6, 4, 1.0, seed=2)

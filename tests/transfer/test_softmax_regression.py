@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss
 
 from ood_nc.transfer._softmax_regression import BATCH_SIZE, SMOOTHING, Setting, evaluate, standardise, train
-from tests.transfer.samples import clusters
+from tests.helpers.samples import clusters
 
 GRID = [Setting(1e-3, 0.0), Setting(1e-2, 1.0), Setting(1e-1, 1e-2)]
 FEATURES, LABELS = (torch.from_numpy(array) for array in clusters(700, 12, 4, 1.5, seed=0))

@@ -12,8 +12,6 @@ from ood_nc.detection.kit import faiss_backend, linalg
 from ood_nc.detection.kit.neighbors import MARGIN, TRUSTED, ExactNeighbors
 from ood_nc.errors import UserError
 
-__all__ = ["ApproximateNeighbors"]
-
 
 class ApproximateNeighbors(ExactNeighbors):
     """A large bank to search through an index that overlooks some neighbours; distances are exact all the same.

@@ -17,19 +17,6 @@ from torch import Tensor
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.kit import linalg
 
-__all__ = [
-    "BLOCK",
-    "Transform",
-    "blocks",
-    "class_means_by_logit",
-    "moments_of",
-    "random_subset",
-    "second_moment_of",
-    "square_whitening",
-    "triangular_whitening",
-    "whitened_distances",
-]
-
 BLOCK = 4096
 """Rows of a bank that meet a chunk of queries at once."""
 Transform = Callable[[Tensor], Tensor]

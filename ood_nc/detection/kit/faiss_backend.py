@@ -14,21 +14,6 @@ from numpy.typing import NDArray
 
 from ood_nc.errors import MissingPackageError, UserError
 
-__all__ = [
-    "INDEX_KINDS",
-    "SMALLEST_BANK",
-    "add_rows",
-    "faiss_variant",
-    "index_from_bytes",
-    "index_to_bytes",
-    "index_width",
-    "load_faiss",
-    "new_index",
-    "on_gpu",
-    "search_index",
-    "training_rows",
-]
-
 SMALLEST_BANK = {"flat": 1, "ivf": 1000, "hnsw": 1000, "ivfpq": 10_000}
 """Rows from which on a kind of index is worth its recall, and its clustering has enough to learn from."""
 INDEX_KINDS = tuple(SMALLEST_BANK)

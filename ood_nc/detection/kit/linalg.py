@@ -25,32 +25,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "CHUNK",
-    "NORM_FLOOR",
-    "RELATIVE_CUTOFF",
-    "Eigen",
-    "at_least_float32",
-    "by_chunks",
-    "centered_scatter",
-    "chunks",
-    "class_sums",
-    "cutoff",
-    "eigen",
-    "explaining",
-    "head_origin",
-    "largest_cosine",
-    "nearest_squared_distance",
-    "products",
-    "projection_norm",
-    "row_mean",
-    "safe_normalize",
-    "squared_distances",
-    "sum_of_grams",
-    "whiten",
-    "whitening",
-]
-
 CHUNK = 2048
 """Rows per step: a float64 copy of that many stays in the cache."""
 RELATIVE_CUTOFF = 1e-12

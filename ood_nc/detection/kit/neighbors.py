@@ -29,8 +29,6 @@ from torch import Tensor
 
 from ood_nc.detection.kit import faiss_backend, linalg
 
-__all__ = ["MARGIN", "TRUSTED", "ExactNeighbors", "kth_distance"]
-
 _BATCH = 4096
 MARGIN = 32
 TRUSTED = 1e-5

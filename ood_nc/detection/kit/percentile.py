@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ood_nc.detection.kit.linalg import chunks
 
-__all__ = ["as_numpy", "percentile"]
-
 _SAMPLE = 2**16
 
 

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from ood_nc.errors import UserError
 
-__all__ = ["step_against"]
-
 
 def step_against(
     images: Tensor, gradient: Tensor, epsilon: float, std: float | tuple[float, ...] | None = None

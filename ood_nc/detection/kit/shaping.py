@@ -18,18 +18,6 @@ from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg, percentile
 from ood_nc.detection.kit.validation import check_percent
 
-__all__ = [
-    "MAX_EXPONENT",
-    "PERCENTILES",
-    "PruningDetector",
-    "ShapedEnergy",
-    "largest",
-    "largest_sum",
-    "pruned",
-    "scaling",
-    "sum_ratio",
-]
-
 PERCENTILES = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 """The search space of the papers and of OpenOOD."""
 MAX_EXPONENT = 500.0

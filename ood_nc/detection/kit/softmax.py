@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["log_odds", "log_probabilities"]
-
 _NO_CLASS = -1e30
 
 

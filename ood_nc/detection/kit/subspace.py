@@ -13,8 +13,6 @@ from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.validation import check_dimensions
 from ood_nc.errors import UserError
 
-__all__ = ["ResidualDetector"]
-
 
 class ResidualDetector(FeatureDetector):
     """Base of detectors that measure h - u outside the principal subspace, u = -W^+ b the origin of the head.

@@ -19,22 +19,6 @@ from ood_nc.errors import UserError
 if TYPE_CHECKING:
     from ood_nc.detection.base import BaseDetector
 
-__all__ = [
-    "check_channel_std",
-    "check_choice",
-    "check_dimensions",
-    "check_flag",
-    "check_layers",
-    "check_nonnegative_number",
-    "check_percent",
-    "check_percentiles",
-    "check_positive",
-    "check_powers",
-    "check_share",
-    "check_weights",
-    "check_whole",
-]
-
 
 def check_positive(detector: BaseDetector, parameter: str) -> None:
     """The hyper-parameter is a number above 0."""
