@@ -12,7 +12,19 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from ood_nc.cli import compare, evaluate, figures, fit, flags, listing, quickstart, report, score, train
+from ood_nc.cli import (
+    compare,
+    evaluate,
+    figures,
+    fit,
+    flags,
+    listing,
+    private_head,
+    quickstart,
+    report,
+    score,
+    train,
+)
 from ood_nc.errors import UserError, nearest
 from ood_nc.stopping import termination_interrupts
 
@@ -29,6 +41,7 @@ _COMMANDS = {
         compare.COMMAND,
         figures.COMMAND,
         fit.COMMAND,
+        private_head.COMMAND,
         score.SCORE,
         score.EXPORT,
         listing.COMMAND,

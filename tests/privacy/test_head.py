@@ -34,7 +34,7 @@ CASES: list[Any] = [
     {"center": True, "components": 4},
     {"center": True, "accountant": "zcdp"},
     {"public": data(n=80)[0], "components": 4, "normalize": False},
-    {"method": "dp_sgd", "accountant": "rdp", "batch_size": 250, "steps": 20},
+    pytest.param({"method": "dp_sgd", "accountant": "rdp", "batch_size": 250, "steps": 20}, marks=pytest.mark.slow),
     pytest.param(
         {"method": "dp_sgd", "accountant": "rdp", "batch_size": 250, "steps": 20, "components": 4},
         marks=pytest.mark.slow,
