@@ -139,9 +139,9 @@ the budget. Test accuracy, mean and standard deviation over 5 seeds:
 
 {table(["remedy", *map(budget, epsilons)], cells)}
 
-The last column is the same training without clipping and noise, 30 steps too. Unit norm helps at every budget; 40 public
-directions hold less than all 1280 features do, so that here, without a disturbance, PCA costs accuracy. Paid for, they
-cost more, most at a small budget, where the noise on 1280 x 1280 products turns them: look for public data first.
+The last column is the same training without clipping and noise, 30 steps too. Unit norm helps at every budget. Forty
+directions of other photographs cost some accuracy where nothing is disturbed; the data's own, without noise, cost none,
+but paid for they cost more than the public ones, most at a small budget: the noise on 1280 x 1280 products turns them.
 
 The private head beside the one without privacy: AUROC of the energy of its logits (which costs no further privacy), and
 collapse of the training features with the head (not private: a diagnosis; of seed 0):
@@ -198,9 +198,9 @@ accuracy, ε = 1 (2 seeds) and not private:
 
 {table(head, cells)}
 
-Noise on the training features costs a private head on raw features more than the same head without privacy, and least
-with unit norm and PCA; so do an offset and imbalance. The head that is not private fails under the offset on raw
-features because its rate, chosen for features without it, is too large there: clipping spares the private one.
+Noise on the training features costs a private head on raw features more than the same head without privacy. Noise there,
+an offset and imbalance all cost the private head least with unit norm and PCA. (On raw features the offset hurts the head
+without privacy most: no clipping bounds its steps.)
 """
 
 
