@@ -15,6 +15,7 @@ from ood_nc.graphs.network import GraphNetwork
 
 COLLAPSE = ("nc1_pinv", "nc1_ratio", "trace_within", "trace_between", "nc2_etf_means")
 HEAD = ("nc2_etf", "nc3_duality")
+_SMALLEST = 1e-16  # what rounding leaves of 0 has no logarithm that means anything
 KINDS = ("", ".aggregated", ".w1", ".w2")
 """What is measured at a layer: its input H, A^ H, and the terms W1 H and W2 H A^ of its output apart."""
 
@@ -110,11 +111,11 @@ class OverGraphs(NamedTuple):
 
 
 def over_graphs(found: Sequence[dict[tuple[str, str], float]]) -> dict[tuple[str, str], OverGraphs]:
-    """Mean and deviation of log10 over graphs, of every (tap, metric) that some graph has."""
+    """Mean and deviation of log10 over graphs, of every (tap, metric) that some graph has; 1e-16 stands for less."""
     keys = dict.fromkeys(key for one in found for key in one)
     summary = {}
     for key in keys:
-        logs = np.log10(np.maximum([one[key] for one in found if key in one], 1e-300))
+        logs = np.log10(np.maximum([one[key] for one in found if key in one], _SMALLEST))
         mean, deviation = logs.mean(), logs.std()
         low, middle, high = (float(10**value) for value in (mean - deviation, mean, mean + deviation))
         summary[key] = OverGraphs(middle, low, high, len(logs))

@@ -1,10 +1,12 @@
-"""The room as a whole: its examples, and what is said where PyTorch Geometric is not installed."""
+"""The room as a whole: its examples, its page, and what is said where PyTorch Geometric is not installed."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import pkgutil
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 
 import ood_nc.graphs
 from ood_nc.cli import main
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(ood_nc.graphs.__path__)])
@@ -27,3 +31,12 @@ def test_without_pytorch_geometric_the_command_says_in_a_line_how_to_install_it(
     monkeypatch.setitem(sys.modules, "torch_geometric", None)
     assert main(["run", "--config", "configs/graphs/cpu-32-layers.yaml", "--output", str(tmp_path)]) == 2
     assert capsys.readouterr().err == "ood-nc: Graphs need PyTorch Geometric: pip install 'ood_nc[graphs]'.\n"
+
+
+@pytest.mark.slow
+def test_the_page_is_written_and_has_the_sections_of_the_one_in_docs(tmp_path: Path) -> None:
+    runpy.run_path(str(DOCS / "graphs.py"))["main"](tmp_path, quick=True)
+    sections = [re.findall(r"^## .*", (folder / "graphs.md").read_text(), re.MULTILINE) for folder in (tmp_path, DOCS)]
+    assert sections[0] == sections[1]
+    for picture in re.findall(r"\]\((graphs/.*?\.svg)\)", (DOCS / "graphs.md").read_text()):
+        assert (tmp_path / picture).exists() and (DOCS / picture).exists()
