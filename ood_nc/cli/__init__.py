@@ -23,6 +23,7 @@ from ood_nc.cli import (
     quickstart,
     report,
     score,
+    sweep,
     train,
 )
 from ood_nc.errors import UserError, nearest
@@ -40,6 +41,7 @@ _COMMANDS = {
         report.COMMAND,
         compare.COMMAND,
         figures.COMMAND,
+        sweep.COMMAND,
         fit.COMMAND,
         private_head.COMMAND,
         score.SCORE,

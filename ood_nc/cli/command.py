@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ def read_config(path: str | None, overrides: dict[str, Any]) -> Config:
 
 def read_run_config(path: str | None, overrides: dict[str, Any], *, resume: bool) -> Config:
     """The configuration of a training command: a resumed run brings its own, where no file is given."""
+    # A W&B agent starts many runs of one configuration: each goes by the name the agent has for it.
+    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+        overrides = {"experiment": os.environ["WANDB_RUN_ID"], **overrides}
     where: dict[str, Any] = {"output": "runs"}
     where |= {key: value for key, value in overrides.items() if key in ("output", "experiment")}
     own = Path(str(where["output"])) / str(where.get("experiment")) / "config.yaml"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ood_nc.cli.command import find_config
+from ood_nc.cli.processes import work
 from ood_nc.cli.show import say
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
@@ -52,11 +50,11 @@ def run_seeds(path: str | None, overrides: dict[str, Any], seeds: Sequence[int],
         if resume:
             check_same(load(folder / GROUP), config, folder)
         write_text(folder / GROUP, config.to_yaml())
-        pending = {seed: _command(folder, seed) for seed in seeds if not _is_finished(folder, seed)}
-        failed = _work(pending, jobs, folder)
+        pending = {f"seed {seed}": _command(folder, seed) for seed in seeds if not _is_finished(folder, seed)}
+        failed = work(pending, jobs, f"What is finished is kept in {folder}: go on with --resume.")
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(seeds)} runs failed (seed {', '.join(map(str, failed))}); what is finished is "
+                f"{len(failed)} of {len(seeds)} runs failed ({', '.join(failed)}); what is finished is "
                 f"kept in {folder}: go on with --resume."
             )
     return folder
@@ -120,43 +118,3 @@ def _command(folder: Path, seed: int) -> list[str]:
     words = [sys.executable, "-m", "ood_nc", "run", "--config", str(folder / GROUP), "--output", str(folder)]
     words += ["--experiment", member.name, "--seed", str(seed)]
     return words + (["--resume"] if (member / "config.yaml").exists() else [])
-
-
-def _work(pending: dict[int, list[str]], jobs: int, folder: Path) -> list[int]:
-    """Run the commands, ``jobs`` at a time, and return the seeds that failed."""
-    from ood_nc.stopping import termination_interrupts
-
-    waiting, running, failed = list(pending), dict[int, tuple[int, subprocess.Popen[bytes]]](), list[int]()
-    with termination_interrupts():
-        try:
-            while waiting or running:
-                for slot in sorted(set(range(jobs)) - running.keys())[: len(waiting)]:
-                    seed = waiting.pop(0)
-                    say(f"seed {seed}: {_member(folder, seed)}")
-                    # In a session of its own, so that Ctrl-C reaches it once, through us.
-                    process = subprocess.Popen(pending[seed], env=_environment(slot, jobs), start_new_session=True)
-                    running[slot] = seed, process
-                time.sleep(0.1)
-                for slot, (seed, process) in list(running.items()):
-                    if process.poll() is not None:
-                        del running[slot]
-                        failed += [seed] if process.returncode else []
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"What is finished is kept in {folder}: go on with --resume.") from None
-        finally:
-            for _, process in running.values():
-                process.terminate()
-            for _, process in running.values():
-                process.wait()
-    return failed
-
-
-def _environment(slot: int, jobs: int) -> dict[str, str]:
-    """For several processes at a time each has a share of the cores, and a GPU."""
-    if jobs == 1:
-        return dict(os.environ)
-    import torch
-
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    return {**share, **os.environ, **({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if len(gpus) > 1 else {})}

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ood_nc.report.figures import draw_figures
 from ood_nc.report.page import write_comparison, write_report
+from ood_nc.report.sweep import write_sweep
 
-__all__ = ["draw_figures", "write_comparison", "write_report"]
+__all__ = ["draw_figures", "write_comparison", "write_report", "write_sweep"]

@@ -1,0 +1,114 @@
+"""``ood-nc sweep``: a sweep file of W&B, run here."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import ood_nc
+from ood_nc.cli.command import Command
+from ood_nc.cli.processes import work
+from ood_nc.cli.show import say
+from ood_nc.cli.sweep_file import Setting, Sweep, read_sweep
+from ood_nc.errors import UserError, nearest
+from ood_nc.files import write_lock
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="a sweep file, or the name of one that ships")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("runs"), help="its folder's folder [runs]")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="so many runs at a time [1]")
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    sweep = read_sweep(find_sweep(arguments.file))
+    table = run_sweep(sweep, arguments.output / sweep.name, jobs=arguments.jobs)
+    print(table.read_text(encoding="utf-8"), end="")
+    say(f"table and figure: {table.parent}")
+    return 0
+
+
+def find_sweep(name: str) -> Path:
+    """The file of that path, or the shipped sweep of that name.
+
+    Raises:
+        UserError: there is neither.
+    """
+    package = Path(ood_nc.__file__).parent
+    folders = (package / "configs" / "sweeps", package.parent / "configs" / "sweeps")
+    shipped = {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    if name in shipped:
+        return shipped[name]
+    raise UserError(f"No sweep {name!r}.{nearest(name, shipped)} Give a YAML file or one of: {', '.join(shipped)}.")
+
+
+def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
+    """Make every run of a sweep that is not finished, then its table and figure.
+
+    Args:
+        sweep: what is tried.
+        folder: holds a run directory a trial.
+        jobs: runs at a time.
+
+    Returns:
+        The table, ``sweep.md``; ``sweep.csv`` and the figure lie beside it.
+
+    Raises:
+        UserError: runs failed; what is finished is kept, and the same command goes on.
+    """
+    from ood_nc.report import write_sweep
+
+    if jobs < 1:
+        raise UserError("--jobs is at least 1.")
+    runs = {trial_name(sweep, setting): setting for setting in sweep.settings}
+    with write_lock(folder):
+        pending = {
+            name: _words(sweep, setting, folder / name)
+            for name, setting in runs.items()
+            if not (folder / name / "report.html").is_file()
+        }
+        failed = work(pending, jobs, f"What is finished is kept in {folder}: the same command goes on.")
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); what is finished is kept in "
+                f"{folder}: go on with the same command."
+            )
+        return write_sweep(sweep.name, {folder / name: setting for name, setting in runs.items()}, folder)
+
+
+def trial_name(sweep: Sweep, setting: Setting) -> str:
+    """A name that can be read, and never that of another setting."""
+    text = "-".join(f"{key.rpartition('.')[2]}_{setting[key]}" for key in sweep.varied)
+    name = re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("._-")
+    mark = hashlib.sha256(json.dumps(setting, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    return f"{name[:80]}-{mark}"
+
+
+def _words(sweep: Sweep, setting: Setting, directory: Path) -> list[str]:
+    """The trial's own words, then where it goes and that nothing is tracked elsewhere."""
+    here = [f"--output={directory.parent}", f"--experiment={directory.name}", "--tracking.log_wandb=false", "--quiet"]
+    return [
+        sys.executable,
+        "-m",
+        "ood_nc",
+        *sweep.words(setting),
+        *here,
+        *(["--resume"] if (directory / "config.yaml").is_file() else []),
+    ]
+
+
+COMMAND = Command(
+    name="sweep",
+    summary="Make the runs of a sweep file in W&B's format here, without W&B; then its table and figure.",
+    examples="""  ood-nc sweep alpha
+  ood-nc sweep configs/sweeps/components.yaml --jobs 4
+  wandb sweep configs/sweeps/alpha.yaml    (the same file, on any number of machines by wandb agent)""",
+    add_arguments=_add_arguments,
+    execute=_execute,
+)

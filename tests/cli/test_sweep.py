@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ood_nc.cli import main
+
+TINY = """
+name: tiny
+method: grid
+parameters:
+  loss.entropy_weight: {values: [0.0, 0.1]}
+  train.epochs: {value: 1}
+  data.limit: {value: 12}
+  data.eval_limit: {value: 12}
+  train.collapse_interval: {value: 0}
+  evaluation.bootstrap: {value: 0}
+  evaluation.detectors: {value: energy}
+  evaluation.probes: {value: nearest_mean}
+command: ["${env}", ood-nc, run, --config=quickstart, --log-wandb, "${args}"]
+"""
+
+
+def test_a_sweep_ends_with_its_table_and_goes_on_where_it_stopped(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY, encoding="utf-8")
+    words = ["sweep", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path), "--jobs", "2"]
+    assert main(words) == 0
+    out = capfd.readouterr().out
+    assert f"table and figure: {tmp_path / 'tiny'}" in out and "| 0.1 | 1 |" in out
+    rows = list(csv.DictReader((tmp_path / "tiny" / "sweep.csv").open()))
+    assert [row["loss.entropy_weight"] for row in rows] == ["0.0", "0.1"]
+    assert all(0 <= float(row["mean FPR95 (ID positive) by energy, %"]) <= 100 for row in rows)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tiny/*/report.html")}
+    assert len(written) == 2 and not list(tmp_path.rglob("wandb"))
+    first, second = written
+    second.unlink()
+    assert main(words) == 0
+    assert first.stat().st_mtime_ns == written[first] and second.is_file()

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ood_nc.report import write_sweep
+from ood_nc.report.documents import read_runs
+from ood_nc.report.sweep import sweep_figure
+from tests.helpers.report_runs import build_run
+
+
+def test_a_row_a_setting_with_means_over_seeds(tmp_path: Path) -> None:
+    settings = {
+        build_run(tmp_path / f"r{alpha}{seed}", seed=seed, strength=1 - alpha, epochs=1): {
+            "loss.entropy_weight": alpha,
+            "train.seed": seed,
+        }
+        for alpha in (0.0, 0.5)
+        for seed in (0, 1)
+    }
+    table = write_sweep("alpha", settings, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
+    assert [(row["loss.entropy_weight"], row["seeds"]) for row in rows] == [("0.0", "2"), ("0.5", "2")]
+    runs = read_runs(list(settings))
+    wanted = {"kind": "detection", "dataset": "mean", "group": "ood", "method": "knn", "metric": "fpr95_id_positive"}
+    values = [
+        next(row["value"] for row in run.rows if wanted.items() <= row.items() and row["tap"] == "projector")
+        for run in runs
+    ]
+    name = "mean FPR95 (ID positive) by knn, %"
+    assert [float(row[name]) for row in rows] == pytest.approx([50 * sum(values[:2]), 50 * sum(values[2:])])
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4 and lines[2].startswith("| 0.0 | 2 | ")
+    panel = next(one for one in sweep_figure("alpha", runs, list(settings.values())).panels if one.title == name)
+    (series,) = panel.series
+    assert list(series.x) == ["0.0", "0.5"] and panel.x == "entropy_weight"
+    assert series.low is not None and np.allclose(series.low[0], 100 * min(values[:2]))
