@@ -114,17 +114,19 @@ def open_features(source: str | Path | Mapping[str, ArrayLike]) -> tuple[Feature
     for needed in ("id_train", "id_test"):
         if needed not in sets:
             raise UserError(f"The features hold no {needed}: name arrays {_LAYOUT}.")
-    taps = _order([name for name in sets["id_train"] if name not in ("labels", "logits", "ids")])
+    names = _order([name for name in sets["id_train"] if name not in ("labels", "logits", "ids")])
+    taps = {tap: as_matrix(sets["id_train"][tap], f"id_train/{tap}").shape[1] for tap in names}
     with_logits = all("logits" in parts for parts in sets.values())
     weight = None if "weight" not in head else as_matrix(head["weight"], "head/weight").float()
     bias = None if "bias" not in head else as_tensor(head["bias"], "head/bias").float()
-    head_tap = _head_tap(taps, sets["id_train"], weight)
+    if bias is not None and (weight is None or bias.shape != (len(weight),)):
+        raise UserError(f"head/bias has the shape {tuple(bias.shape)}: head/weight (C, d) takes (C,).")
+    head_tap = _head_tap(taps, weight)
     opened = {}
     for key, parts in sets.items():
         opened[key] = _open(key, parts, taps, head_tap, weight, bias, with_logits)
     num_classes = opened["id_train"].num_classes if weight is None else len(weight)
-    dims = {tap: opened["id_train"].store.taps[tap].shape[1] for tap in taps}  # type: ignore[attr-defined]
-    info = {tap: TapInfo(tap, depth, "none", dims[tap], None) for depth, tap in enumerate(taps)}
+    info = {tap: TapInfo(tap, depth, "none", width, None) for depth, (tap, width) in enumerate(taps.items())}
     fresh = weight is None and not with_logits
     return FeatureModel(info, head_tap, num_classes, weight, bias, fresh), _arguments(opened)
 
@@ -163,7 +165,7 @@ def _arguments(opened: Mapping[str, ImageDataset]) -> dict[str, Any]:
 def _open(
     key: str,
     parts: Mapping[str, Any],
-    taps: list[str],
+    taps: Mapping[str, int],
     head_tap: str,
     weight: torch.Tensor | None,
     bias: torch.Tensor | None,
@@ -175,10 +177,14 @@ def _open(
         what = f"no tap {missing[0]!r}" if missing else f"a tap {unknown[0]!r} that id_train lacks"
         raise UserError(f"{key} has {what}: every set needs the same taps, {', '.join(taps)}.")
     features = {tap: as_matrix(parts[tap], f"{key}/{tap}").float().cpu() for tap in taps}
-    n = len(features[taps[0]])
+    for tap, width in taps.items():
+        if features[tap].shape[1] != width:
+            raise UserError(f"{key}/{tap} has {features[tap].shape[1]} columns, id_train/{tap} has {width}.")
+    first = next(iter(taps))
+    n = len(features[first])
     wrong = next((tap for tap in taps if len(features[tap]) != n), None)
     if wrong is not None:
-        raise UserError(f"{key}: {taps[0]} has {n} rows, {wrong} has {len(features[wrong])}; there must be as many.")
+        raise UserError(f"{key}: {first} has {n} rows, {wrong} has {len(features[wrong])}; there must be as many.")
     labels = torch.full((n,), -1) if "labels" not in parts else as_labels(parts["labels"], n, f"{key}/labels")
     if with_logits:
         logits = as_matrix(parts["logits"], f"{key}/logits").float().cpu()
@@ -192,13 +198,12 @@ def _open(
     return ImageDataset(FeatureStore(features, logits), name=key, ids=ids, targets=labels.cpu().numpy())
 
 
-def _head_tap(taps: list[str], train: Mapping[str, Any], weight: torch.Tensor | None) -> str:
+def _head_tap(taps: Mapping[str, int], weight: torch.Tensor | None) -> str:
     if weight is None:
-        return taps[-1]
-    widths = {tap: np.shape(train[tap])[-1] for tap in taps}
-    fitting = [tap for tap in taps if widths[tap] == weight.shape[1]]
+        return list(taps)[-1]
+    fitting = [tap for tap, width in taps.items() if width == weight.shape[1]]
     if not fitting:
-        listed = ", ".join(f"{tap} {width}" for tap, width in widths.items())
+        listed = ", ".join(f"{tap} {width}" for tap, width in taps.items())
         raise UserError(f"head/weight has {weight.shape[1]} columns, and no tap has that width ({listed}).")
     return fitting[-1]
 

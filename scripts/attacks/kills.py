@@ -44,8 +44,10 @@ def kill(name: str, alone: dict[str, object], folder: Path, number: signal.Signa
         code, text = start([*words, *resume], said).wait()
         if code:
             return early, f"run again it ends with {code}: {text[-300:]!r}"
-    if kept(folder) != alone:
-        return early, "what is left is not what an undisturbed command leaves"
+    left = kept(folder)
+    differing = sorted(name for name in left.keys() | alone.keys() if left.get(name) != alone.get(name))
+    if differing:
+        return early, f"what is left is not what an undisturbed command leaves: {differing}"
     hidden = left_over(folder)
     return early and not finished, f"left over: {hidden}" if hidden else ""
 
