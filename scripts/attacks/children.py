@@ -22,6 +22,7 @@ import ood_nc.report
 import ood_nc.training  # noqa: F401  imported once, here
 from ood_nc.cli import main
 from ood_nc.data import open_dataset
+from ood_nc.sealed import read_sealed
 
 SMALL = [
     *("--model", "test_vit", "--img-size", "32", "--limit", "20", "--eval-limit", "40", "-j", "0", "--device", "cpu"),
@@ -117,7 +118,9 @@ def kept(folder: Path) -> dict[str, object]:
             content = path.read_bytes()
             found[path.name] = content[8 + int.from_bytes(content[:8], "little") :]  # the header names each writing
         elif path.suffix == ".safetensors" and path.parent.name != "features":
-            found[path.name] = path.read_bytes().replace(str(folder).encode(), b"")
+            content = path.read_bytes()  # safetensors puts the entries of its header in any order
+            tensors = content[8 + int.from_bytes(content[:8], "little") :]
+            found[path.name] = (read_sealed(path, with_tensors=False)[0], tensors)
         elif path.name == "s.parquet":
             table = pq.read_table(path).to_pydict()
             found["scores"] = {**table, "id": [Path(name).name for name in table["id"]]}
