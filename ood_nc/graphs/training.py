@@ -35,10 +35,17 @@ class GraphTrainer:
 
     Args:
         config: with the section ``graphs``.
+
+    Raises:
+        UserError: the configuration asks for a schedule, or for another device than the CPU.
     """
 
     def __init__(self, config: Config) -> None:
         assert config.graphs is not None
+        if config.optim.sched != "none":
+            raise UserError("Runs on graphs have a constant learning rate: add --sched none.")
+        if config.train.device not in ("auto", "cpu"):
+            raise UserError(f"Runs on graphs are made on the CPU: leave out --device {config.train.device}.")
         self.config, self.graphs = config, config.graphs
         self.source: BlockSource | FileSource = open_source(config)
         seed_everything(config.train.seed, "network")

@@ -172,6 +172,12 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
         load_graph("ogbn-arxiv", tmp_path)
 
 
+@pytest.mark.parametrize(("key", "value"), [("optim.sched", "cosine"), ("train.device", "cuda")])
+def test_what_a_run_on_graphs_does_not_heed_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    with pytest.raises(UserError, match="Runs on graphs"):
+        train_graphs(tiny(tmp_path, **{key: value}))
+
+
 def test_other_commands_say_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--config", CPU, "--output", str(tmp_path)]) == 2
     assert "use ood-nc run" in capsys.readouterr().err
