@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,8 @@ def _parameters(pairs: list[str]) -> dict[str, Any]:
             raise UserError(f"--set takes KEY=VALUE, e.g. --set k=10, got {pair!r}.")
         try:
             found[name] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
+            json.dumps(found[name])  # neither dates nor anything that holds itself
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
             raise UserError(f"--set {name}: {value[:60]!r} is no value: give a number, a word or [a, list].") from None
     return found
 

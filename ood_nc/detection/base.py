@@ -154,7 +154,7 @@ class BaseDetector(ABC):
         """The hyper-parameters by name (``deep`` is there for scikit-learn's sake)."""
         return {name: getattr(self, name) for name in self.parameter_names()}
 
-    def set_params(self: Self, **parameters: Any) -> Self:
+    def set_params(self: Self, /, **parameters: Any) -> Self:
         """Set hyper-parameters by name.
 
         Raises:

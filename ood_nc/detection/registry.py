@@ -93,7 +93,7 @@ def detector_class(name: str) -> type[BaseDetector]:
     return DETECTORS[name]
 
 
-def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
+def create_detector(name: str, /, **hyperparameters: Any) -> BaseDetector:
     """An unfitted detector by name.
 
     Args:
@@ -110,7 +110,7 @@ def create_detector(name: str, **hyperparameters: Any) -> BaseDetector:
     return detector_class(name)().set_params(**hyperparameters)
 
 
-def create_feature_detector(name: str, **hyperparameters: Any) -> FeatureDetector:
+def create_feature_detector(name: str, /, **hyperparameters: Any) -> FeatureDetector:
     """An unfitted detector that reads features, by name.
 
     Raises:
