@@ -125,7 +125,7 @@ def test_tokens_can_be_named():
     ("parameters", "message"),
     [
         ({"weights": (1.0,)}, "there are 1 weights for 2 layers"),
-        ({"weights": ()}, "weights must be a tuple of numbers, or None"),
+        ({"weights": ()}, "weights must be a tuple of numbers or None"),
         ({"epsilon": -1.0}, "epsilon must be a number of at least 0"),
     ],
 )
