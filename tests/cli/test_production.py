@@ -136,6 +136,7 @@ def test_export(detector: Path, tmp_path: Path, suffix: str, capsys: pytest.Capt
         (["fit", "RUN", "--set", "k", "-o", "x"], "--set takes KEY=VALUE"),
         (["fit", "RUN", "--set", "k={", "-o", "x"], "--set k: '{' is no value"),
         (["fit", "RUN", "--set", "k=&a [*a]", "-o", "x"], "--set k: '&a [*a]' is no value"),
+        (["fit", "RUN", "--detector", "nnguide", "--set", "fraction=abc", "-o", "x"], "'nnguide': fraction must be a"),
         (["fit", "RUN", "--set", "name=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'name'"),
         (["fit", "RUN", "--set", "self=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'self'"),
         (["fit", "RUN", "--set", "k=2001-01-01", "-o", "x"], "--set k: '2001-01-01' is no value"),

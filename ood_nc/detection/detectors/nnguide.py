@@ -12,7 +12,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_whole
+from ood_nc.detection.kit.validation import check_positive, check_whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -54,7 +54,8 @@ class NearestNeighborGuidance(FeatureDetector):
     def _check_parameters(self) -> None:
         check_whole(self, "k", 1, none_allowed=True)
         check_whole(self, "seed", 0)
-        if isinstance(self.fraction, bool) or not 0 < self.fraction <= 1:
+        check_positive(self, "fraction")
+        if self.fraction > 1:
             raise UserError(f"Detector 'nnguide': fraction must be above 0 and at most 1, got {self.fraction!r}.")
 
     def _search_space(self) -> dict[str, tuple[Any, ...]]:
