@@ -10,17 +10,28 @@ from types import FrameType
 
 
 @contextmanager
-def termination_interrupts() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that a scheduler's stop leaves the same files."""
+def termination_interrupts(came: list[int] | None = None) -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that a scheduler's stop leaves the same files.
+
+    Args:
+        came: gets the number of each of the two signals that comes: some libraries make an error of their own of the
+            ``KeyboardInterrupt`` that is raised inside them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if came is not None:
+            came.append(number)
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # Ctrl-C is left alone where somebody ignores it (nohup) or handles it.
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    numbers = [signal.SIGTERM, *([signal.SIGINT] if plain else [])]
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

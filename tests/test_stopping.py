@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from ood_nc.cli import main
 from ood_nc.stopping import termination_interrupts
 
 
@@ -29,3 +30,19 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert finished == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            raise RuntimeError("a validator failed") from None
+        return 0
+
+    monkeypatch.setattr("ood_nc.cli._run", run)
+    assert main(["list", "taps"]) == 130
+    assert capsys.readouterr().err == "ood-nc: interrupted.\n"

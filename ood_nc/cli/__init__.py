@@ -55,8 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors are one line, a traceback only under ``--debug``."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    came: list[int] = []
     try:
-        with termination_interrupts():
+        with termination_interrupts(came):
             return _run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -66,19 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except UserError as error:
+    except Exception as error:
+        if came:  # a library has made an error of the interrupt
+            _say("interrupted.", debug)
+            return 130
+        return _failed(error, debug)
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    if isinstance(error, UserError):
         _say(str(error), debug)
         return 2
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            _say(f"no space left on the disk ({error.filename or 'output'}): free some, then run it again.", debug)
-            return 2
-        _say(f"fault: {type(error).__name__}: {error}. Run again with --debug for the traceback.", debug)
-        return 1
-    except Exception as error:
-        text = " ".join(str(error).split())
-        _say(f"fault: {type(error).__name__}: {text}. Run again with --debug for the traceback.", debug)
-        return 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _say(f"no space left on the disk ({error.filename or 'output'}): free some, then run it again.", debug)
+        return 2
+    text = " ".join(str(error).split())
+    _say(f"fault: {type(error).__name__}: {text}. Run again with --debug for the traceback.", debug)
+    return 1
 
 
 def _run(words: list[str]) -> int:
