@@ -171,7 +171,14 @@ def test_ctrl_c_then_resume_gives_the_weights_of_a_run_that_was_never_stopped(tm
     words += ["--device", "cpu", "--log-interval", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*words, "--experiment", "straight"], check=True, env=environment)
-    process = subprocess.Popen([*words, "--experiment", "stopped"], env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*words, "--experiment", "stopped"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background ignores Ctrl-C, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     log = tmp_path / "stopped" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (log.exists() and '"val"' in log.read_text()):
