@@ -285,7 +285,7 @@ def _check_fit(
     hint = ""
     if len(unexpected) == len(wrong):
         hint = " All of the network is there: drop_extra leaves the rest out."
-    elif "head.weight" in reshaped and all(key.startswith("head.") for key in wrong):
+    elif "head.weight" in reshaped and all(key.startswith("head.") for key in wrong) and state["head.weight"].ndim:
         classes = state["head.weight"].shape[0]
         hint = f" Only the head differs: num_classes {classes} keeps it, new_head leaves it out."
     elif all(key.startswith(_head_parts(model)) for key in [*missing, *reshaped, *(k for k in state if k not in own)]):

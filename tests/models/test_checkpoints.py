@@ -135,6 +135,14 @@ def test_another_number_of_classes(plain: nn.Module, images: torch.Tensor, tmp_p
     assert torch.equal(model.backbone(images), features)
 
 
+def test_a_head_that_is_one_number_is_one_line(tmp_path: Path) -> None:
+    model = ControlledModel("resnet10t", 7, projector=None, img_size=32)
+    state = {**model.state_dict(), "head.weight": torch.tensor(1.0)}
+    save_file({key: value.contiguous() for key, value in state.items()}, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"head\.weight \(\) for \(7, 512\)"):
+        load_weights(model, tmp_path / "w.safetensors")
+
+
 def test_new_head_drops_nothing_else(plain: nn.Module, tmp_path: Path) -> None:
     state = {**plain.state_dict(), "extra.weight": torch.zeros(1)}
     with pytest.raises(UserError, match=r": 1 unexpected \(extra.weight\)\. All of the network is there: drop_extra"):
