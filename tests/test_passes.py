@@ -48,8 +48,10 @@ def test_a_train_method_that_does_more_is_not_called() -> None:
         def train(self, mode: bool = True) -> Merging:
             raise AssertionError("weights would be merged here")
 
-    with evaluating(Merging(1, 1)):
-        pass
+    module = Merging(1, 1)
+    with evaluating(module):
+        assert not module.training
+    assert module.training
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -61,6 +61,8 @@ def test_values_that_do_not_fit_each_other_are_refused(overrides: dict, message:
 
 
 def test_what_a_schedule_does_not_use_is_not_compared() -> None:
-    load(None, {"optim.sched": "none", "optim.warmup_epochs": 1000, "optim.min_lr": 1.0})
-    load(None, {"optim.lr": 1e-12})  # the default warm-up rate is higher, and there is no warm-up
-    load(None, {"optim.warmup_epochs": 3, "train.epochs": 3})
+    assert load(None, {"optim.sched": "none", "optim.warmup_epochs": 1000, "optim.min_lr": 1.0}).optim.min_lr == 1.0
+    assert (
+        load(None, {"optim.lr": 1e-12}).optim.lr == 1e-12
+    )  # the default warm-up rate is higher, and there is no warm-up
+    assert load(None, {"optim.warmup_epochs": 3, "train.epochs": 3}).optim.warmup_epochs == 3
