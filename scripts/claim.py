@@ -53,10 +53,12 @@ class Job(NamedTuple):
         return f"{self.suite}-{self.arm}-seed{self.seed}"
 
 
-def plan() -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Every run in order, with what its arm changes in the suite's configuration."""
+def plan(suites: list[str] | None = None) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Every run in order, all or those of some suites, with what its arm changes in the suite's configuration."""
     content = yaml.safe_load((FOLDER / "plan.yaml").read_text())
     for stage in content["order"]:
+        if suites and stage["suite"] not in suites:
+            continue
         for seed in stage["seeds"]:
             for arm in stage["arms"]:
                 yield Job(stage["suite"], arm, seed), content["arms"][arm]
@@ -68,9 +70,9 @@ def configuration(job: Job, changes: dict[str, Any], data: Path, output: Path) -
     return load(FOLDER / f"{job.suite}.yaml", {**changes, **overrides, "train.seed": job.seed})
 
 
-def train_all(data: Path, output: Path) -> None:
+def train_all(data: Path, output: Path, suites: list[str] | None) -> None:
     """Train what is not trained."""
-    for job, changes in plan():
+    for job, changes in plan(suites):
         done = output / f"{job.name}.trained"
         if done.exists():
             continue
@@ -85,9 +87,9 @@ def train_all(data: Path, output: Path) -> None:
         say(f"{job.name}: trained, {text}")
 
 
-def evaluate_all(data: Path, output: Path) -> None:
+def evaluate_all(data: Path, output: Path, suites: list[str] | None) -> None:
     """Measure what is trained and not measured yet."""
-    for job, changes in plan():
+    for job, changes in plan(suites):
         kept = RESULTS / f"{job.name}.csv"
         if kept.exists() or not (output / f"{job.name}.trained").exists():
             continue
@@ -162,9 +164,11 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "evaluate"))
     parser.add_argument("--data-dir", type=Path, required=True, help="what scripts/claim_data.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--suites", nargs="+", help="these alone, so that two processes share the work (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    {"train": train_all, "evaluate": evaluate_all}[arguments.what](arguments.data_dir, arguments.output)
+    act = {"train": train_all, "evaluate": evaluate_all}[arguments.what]
+    act(arguments.data_dir, arguments.output, arguments.suites)
 
 
 if __name__ == "__main__":
