@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -20,14 +21,14 @@ from typing import Any
 
 from ood_nc.errors import UserError
 
-_held: set[int] = set()
+PATIENCE = 5.0  # seconds for the lock of an owner that has died
+_held: list[int] = []
 
 
 def _let_go() -> None:
     """Close every lock: a process forked to load images must not keep those of an owner that has died."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
+    while _held:  # the last first: whoever gets the lock of a target may remove the temporary files of its owner
+        os.close(_held.pop())
 
 
 os.register_at_fork(after_in_child=_let_go)
@@ -100,14 +101,18 @@ def write_lock(target: str | Path) -> Iterator[None]:
 
 
 def _acquire(path: Path, target: Path) -> int:
+    deadline = time.monotonic() + PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         free = _lock(descriptor)
         owner = _owner(descriptor)
         if not free or _elsewhere(owner):
             os.close(descriptor)
-            raise UserError(_refusal(owner, path, target))
-        _held.add(descriptor)
+            if _elsewhere(owner) or _is_alive(owner.get("pid")) or time.monotonic() > deadline:
+                raise UserError(_refusal(owner, path, target))
+            time.sleep(0.02)  # its owner has died, and a process that it forked is about to let go
+            continue
+        _held.append(descriptor)
         if _is_file(path, descriptor):  # else its holder removed it between our two calls
             break
         _close(descriptor)
@@ -129,11 +134,15 @@ def _lock(descriptor: int) -> bool:
 
 
 def _is_alive(pid: int | None) -> bool:
-    with suppress(ProcessLookupError):
-        if pid:
-            os.kill(pid, 0)
-            return True
-    return False
+    if not pid:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _owner(descriptor: int) -> dict[str, Any]:
@@ -173,8 +182,9 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 
 def _close(descriptor: int) -> None:
-    _held.discard(descriptor)
-    os.close(descriptor)
+    if descriptor in _held:  # not in a forked child, which has let go of it
+        _held.remove(descriptor)
+        os.close(descriptor)
 
 
 def _temporary(target: Path) -> tuple[int, Path]:
@@ -183,7 +193,7 @@ def _temporary(target: Path) -> tuple[int, Path]:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         with suppress(OSError):  # on a disk without locks there is nobody to be wary of
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _held.add(descriptor)
+        _held.append(descriptor)
         if _is_file(Path(name), descriptor):
             return descriptor, Path(name)
         _close(descriptor)

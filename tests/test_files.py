@@ -16,6 +16,8 @@ from ood_nc.files import atomic_path, write_lock, write_text
 
 HOLD = """
 import os, sys, time
+if "slow" in sys.argv:  # its child lets go of the lock long after the fork
+    os.register_at_fork(after_in_child=lambda: time.sleep(1))
 from ood_nc.files import atomic_path, write_lock
 with write_lock(sys.argv[1]), atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
@@ -67,7 +69,7 @@ def test_a_lock_is_gone_afterwards_and_not_shared_within_a_process(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("more", [(), ("fork",)])
+@pytest.mark.parametrize("more", [(), ("fork",), ("fork", "slow")])
 def test_what_a_killed_writer_left_is_taken_over_and_removed(tmp_path, hold, more):
     target = tmp_path / "scores.csv"
     process = hold(target, *more)
