@@ -11,6 +11,7 @@ from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import pair_distances
 from ood_nc.collapse.frames import nearest_cosines
 from ood_nc.collapse.geometry import alignment_per_class
+from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import cdnv_per_class, means_resolution
 from ood_nc.errors import UserError
@@ -92,13 +93,13 @@ def measure_classes(
         >>> report.mean_norm, report.alignment, report.reasons["alignment"]
         ((2.5, 2.5), (None, None), 'needs weight.')
     """
-    present = stats.present
+    present, layer = stats.present, Layer(stats, weight=weight, center=center)
     functions = {
         "variance": lambda: stats.class_variances[present],
         "mean_norm": lambda: torch.linalg.vector_norm(stats.centered_means(center), dim=1),
         "cdnv": lambda: cdnv_per_class(stats),
         "nearest_cosine": lambda: nearest_cosines(stats, center),
-        "alignment": lambda: alignment_per_class(stats, _given(weight), center),
+        "alignment": lambda: alignment_per_class(stats, layer.weight, center),
     }
     columns: dict[str, tuple[float | None, ...]] = {}
     reasons: dict[str, str] = {}
@@ -146,9 +147,3 @@ def confused_pairs(stats: ClassStatistics, count: int = 10) -> list[ClassPair]:
         best = best[best[:, 2].argsort(descending=True, stable=True)][:count]
     names = stats.present.tolist()
     return [ClassPair(names[int(i)], names[int(j)], value, distance) for i, j, value, distance in best.tolist()]
-
-
-def _given(weight: ArrayLike | None) -> ArrayLike:
-    if weight is None:
-        raise UndefinedMetricError("needs weight.")
-    return weight

@@ -9,7 +9,7 @@ import torch
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError, as_bias, as_head, row_blocks
 from ood_nc.collapse._pending import check_finite
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -61,6 +61,13 @@ def _nearest(samples: torch.Tensor, means: torch.Tensor, origin: torch.Tensor) -
     return index
 
 
+@collapse_metric(
+    "share of samples whose nearest class mean is not the head's prediction",
+    "Papyan et al. 2020",
+    lambda layer: share(layer.nearest_means, layer.predictions, "predictions", equal=False),
+    needs=("features", "predictions or weight"),
+    memory="features",
+)
 def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike) -> float:
     """Share of samples whose nearest class mean differs from the head's prediction (Papyan et al., 2020); in [0, 1].
 
@@ -78,16 +85,13 @@ def nc4_ncc(stats: ClassStatistics, features: ArrayLike, predictions: ArrayLike)
     return share(nearest_means(stats, features), predictions, "predictions", equal=False)
 
 
-add_metric(
-    "nc4_ncc",
-    "share of samples whose nearest class mean is not the head's prediction",
-    "Papyan et al. 2020",
-    lambda layer: share(layer.nearest_means, layer.predictions, "predictions", equal=False),
-    needs=("features", "predictions or weight"),
+@collapse_metric(
+    "share of samples whose nearest class mean is their class's",
+    "Rangamani et al. 2023",
+    lambda layer: share(layer.nearest_means, layer.labels, "labels", equal=True),
+    collapsed="high",
     memory="features",
 )
-
-
 def ncc_accuracy(stats: ClassStatistics, features: ArrayLike, labels: ArrayLike) -> float:
     """Share of samples whose nearest class mean is that of their label; in [0, 1].
 
@@ -98,17 +102,6 @@ def ncc_accuracy(stats: ClassStatistics, features: ArrayLike, labels: ArrayLike)
         1.0
     """
     return share(nearest_means(stats, features), labels, "labels", equal=True)
-
-
-add_metric(
-    "ncc_accuracy",
-    "share of samples whose nearest class mean is their class's",
-    "Rangamani et al. 2023",
-    lambda layer: share(layer.nearest_means, layer.labels, "labels", equal=True),
-    needs=("features", "labels"),
-    collapsed="high",
-    memory="features",
-)
 
 
 def share(nearest: torch.Tensor, classes: ArrayLike, name: str, *, equal: bool) -> float:
@@ -149,6 +142,7 @@ def head_predictions(features: ArrayLike, weight: ArrayLike, bias: ArrayLike | N
     return result
 
 
+@collapse_metric("|W mu_G + b|", "Harun et al. 2025 (code)", invariances=("rotation",))
 def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None = None) -> float:
     """|W mu_G + b|_2, what the ICML 2025 code calls NC4; no bias counts as zeros. Not invariant to a shift.
 
@@ -168,16 +162,9 @@ def nc4_bias(stats: ClassStatistics, weight: ArrayLike, bias: ArrayLike | None =
     return length
 
 
-add_metric(
-    "nc4_bias",
-    "|W mu_G + b|",
-    "Harun et al. 2025 (code)",
-    lambda layer: nc4_bias(layer.stats, layer.weight, layer.bias),
-    needs=("weight",),
-    invariances=("rotation",),
+@collapse_metric(
+    "mean over classes of |cos(mu_c, mean OOD feature)|", "Ammar et al. 2024 (NECO)", invariances=("scale", "rotation")
 )
-
-
 def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     """Mean over classes of |cos(mu_c, mean OOD feature)| (NC5 of NECO, Ammar et al., ICLR 2024); in [0, 1].
 
@@ -207,13 +194,3 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     if not bool((lengths > 0).all()):
         raise UndefinedMetricError("the mean OOD feature or a class mean is 0: it has no direction.")
     return float(((means @ mean) / lengths).abs().mean())
-
-
-add_metric(
-    "nc5_ortho",
-    "mean over classes of |cos(mu_c, mean OOD feature)|",
-    "Ammar et al. 2024 (NECO)",
-    lambda layer: nc5_ortho(layer.stats, layer.ood),
-    needs=("ood",),
-    invariances=("scale", "rotation"),
-)

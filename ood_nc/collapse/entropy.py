@@ -9,12 +9,19 @@ import torch
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.collapse._common import UndefinedMetricError, row_blocks
 from ood_nc.collapse._pending import check_finite
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.errors import UserError
 
 _EPS = 1e-8
 
 
+@collapse_metric(
+    "mean log nearest-neighbour distance on the unit sphere",
+    "Kozachenko and Leonenko 1987",
+    lambda layer: _mean_log_distance(_subset(layer.features, layer.entropy_samples, layer.seed)),
+    invariances=("scale", "rotation"),
+    memory="features",
+)
 def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int = 0) -> float:
     """Mean log distance to the nearest neighbour on the unit sphere, minus the entropy loss of method.md.
 
@@ -35,21 +42,7 @@ def entropy_nn(features: ArrayLike, *, max_samples: int | None = None, seed: int
         >>> round(entropy_nn([[1.0, 0.0], [-3.0, 0.0]]), 3)  # the log of the distance of two opposite points
         0.693
     """
-    points = _subset(as_matrix(features), max_samples, seed).double()
-    points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
-    difference = points - points[_neighbors(points)] + _EPS
-    return float((torch.linalg.vector_norm(difference, dim=1) + _EPS).log().mean())
-
-
-add_metric(
-    "entropy_nn",
-    "mean log nearest-neighbour distance on the unit sphere",
-    "Kozachenko and Leonenko 1987",
-    lambda layer: entropy_nn(layer.features, max_samples=layer.entropy_samples, seed=layer.seed),
-    needs=("features",),
-    invariances=("scale", "rotation"),
-    memory="features",
-)
+    return _mean_log_distance(_subset(features, max_samples, seed))
 
 
 def entropy_full(
@@ -77,9 +70,9 @@ def entropy_full(
         >>> abs(entropy_full(uniform, on_sphere=False)) < 0.1  # 0 nats on the unit square
         True
     """
-    points = _subset(as_matrix(features), max_samples, seed).double()
+    points = _subset(features, max_samples, seed)
     if on_sphere:
-        points = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
+        points = _on_sphere(points)
     dim = points.shape[1] - 1 if on_sphere else points.shape[1]
     rho = torch.linalg.vector_norm(points - points[_neighbors(points)], dim=1)
     if not bool((rho > 0).all()):
@@ -90,17 +83,30 @@ def entropy_full(
     return float(dim * rho.log().mean()) + log_volume + digamma
 
 
-def _subset(matrix: torch.Tensor, max_samples: int | None, seed: int) -> torch.Tensor:
+def _on_sphere(points: torch.Tensor) -> torch.Tensor:
+    unit: torch.Tensor = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
+    return unit
+
+
+def _mean_log_distance(points: torch.Tensor) -> float:
+    points = _on_sphere(points)
+    difference = points - points[_neighbors(points)] + _EPS
+    return float((torch.linalg.vector_norm(difference, dim=1) + _EPS).log().mean())
+
+
+def _subset(features: ArrayLike, max_samples: int | None, seed: int) -> torch.Tensor:
+    """At most so many of the rows, in float64."""
+    matrix = as_matrix(features)
     if max_samples is not None and max_samples < 2:
         raise UserError(f"max_samples must be at least 2, got {max_samples}: a nearest neighbour needs another sample.")
     check_finite(matrix)
     if len(matrix) < 2:
         raise UndefinedMetricError(f"needs at least 2 samples, got {len(matrix)}.")
-    if max_samples is None or len(matrix) <= max_samples:
-        return matrix
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(matrix), generator=generator)[:max_samples].sort().values
-    return matrix[chosen.to(matrix.device)]
+    if max_samples is not None and len(matrix) > max_samples:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(matrix), generator=generator)[:max_samples].sort().values
+        matrix = matrix[chosen.to(matrix.device)]
+    return matrix.double()
 
 
 def _neighbors(points: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from ood_nc.arrays import ArrayLike
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
 from ood_nc.collapse.geometry import direction_summary, distinct_means, etf_distance, head_rows, head_summary
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
@@ -31,6 +31,7 @@ def etf_floor(num_classes: int, dim: int) -> float:
     return math.sqrt(max(0.0, 2 - 2 * math.sqrt(min(1.0, dim / (num_classes - 1)))))
 
 
+@collapse_metric("distance of M'M from a tight frame's; nc2_etf_means up to C = d + 1", "Benedetto and Fickus 2003")
 def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
     """Distance of the class means from a tight frame: |S/|S|_F - I/sqrt(r)|_F over the r = min(d, C - 1) directions.
 
@@ -51,14 +52,7 @@ def gnc2_frame(stats: ClassStatistics, center: Center = "classes") -> float:
     return frame_distance(distinct_means(stats, center))
 
 
-add_metric(
-    "gnc2_frame",
-    "distance of M'M from a tight frame's; nc2_etf_means up to C = d + 1",
-    "Benedetto and Fickus 2003",
-    lambda layer: gnc2_frame(layer.stats, layer.center),
-)
-
-
+@collapse_metric("gnc2_frame of W", "Benedetto and Fickus 2003")
 def gnc2_frame_head(weight: ArrayLike) -> float:
     """`gnc2_frame` of the rows of a classifier (C, d), as they are.
 
@@ -69,15 +63,6 @@ def gnc2_frame_head(weight: ArrayLike) -> float:
         0.606
     """
     return frame_distance(head_rows(weight))
-
-
-add_metric(
-    "gnc2_frame_head",
-    "gnc2_frame of W",
-    "Benedetto and Fickus 2003",
-    lambda layer: gnc2_frame_head(layer.weight),
-    needs=("weight",),
-)
 
 
 def frame_distance(rows: torch.Tensor) -> float:
@@ -107,6 +92,11 @@ def nearest_cosines(stats: ClassStatistics, center: Center = "classes") -> torch
     return direction_summary(stats, center).closest
 
 
+@collapse_metric(
+    "mean largest cosine with another class, minus the best possible",
+    "Jiang et al. 2024; Rankin 1955",
+    lambda layer: margin_gap(layer.directions.closest, layer.stats.dim),
+)
 def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
     """Mean over classes of the largest cosine with another class, minus the best possible; 0 = optimal.
 
@@ -128,14 +118,11 @@ def gnc2_margin(stats: ClassStatistics, center: Center = "classes") -> float:
     return margin_gap(nearest_cosines(stats, center), stats.dim)
 
 
-add_metric(
-    "gnc2_margin",
-    "mean largest cosine with another class, minus the best possible",
+@collapse_metric(
+    "gnc2_margin of W",
     "Jiang et al. 2024; Rankin 1955",
-    lambda layer: margin_gap(layer.directions.closest, layer.stats.dim),
+    lambda layer: margin_gap(layer.head_directions.closest, layer.stats.dim),
 )
-
-
 def gnc2_margin_head(weight: ArrayLike) -> float:
     """`gnc2_margin` of the rows of a classifier (C, d), as they are.
 
@@ -149,21 +136,17 @@ def gnc2_margin_head(weight: ArrayLike) -> float:
     return margin_gap(summary.closest, head_rows(weight).shape[1])
 
 
-add_metric(
-    "gnc2_margin_head",
-    "gnc2_margin of W",
-    "Jiang et al. 2024; Rankin 1955",
-    lambda layer: margin_gap(layer.head_directions.closest, layer.stats.dim),
-    needs=("weight",),
-)
-
-
 def margin_gap(closest: torch.Tensor, dim: int) -> float:
     """Mean of the largest cosines (K,) minus Rankin's bound for K directions in ``dim`` dimensions."""
     best = -1 / (len(closest) - 1) if len(closest) <= dim + 1 else 0.0
     return float(closest.mean()) - best
 
 
+@collapse_metric(
+    "std / mean of the log distances of the mean directions",
+    "Wu and Papyan 2024",
+    lambda layer: log_variation(layer.directions),
+)
 def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
     """Variation over pairs of the log distance between directions: std / |mean| of log |m_c - m_k|, m = M normalised.
 
@@ -183,14 +166,7 @@ def gnc2_uniformity(stats: ClassStatistics, center: Center = "classes") -> float
     return log_variation(direction_summary(stats, center))
 
 
-add_metric(
-    "gnc2_uniformity",
-    "std / mean of the log distances of the mean directions",
-    "Wu and Papyan 2024",
-    lambda layer: log_variation(layer.directions),
-)
-
-
+@collapse_metric("gnc2_uniformity of W", "Wu and Papyan 2024", lambda layer: log_variation(layer.head_directions))
 def gnc2_uniformity_head(weight: ArrayLike) -> float:
     """`gnc2_uniformity` of the rows of a classifier (C, d), as they are.
 
@@ -201,15 +177,6 @@ def gnc2_uniformity_head(weight: ArrayLike) -> float:
         0.0
     """
     return log_variation(head_summary(weight))
-
-
-add_metric(
-    "gnc2_uniformity_head",
-    "gnc2_uniformity of W",
-    "Wu and Papyan 2024",
-    lambda layer: log_variation(layer.head_directions),
-    needs=("weight",),
-)
 
 
 def log_variation(summary: DirectionSummary) -> float:
@@ -223,6 +190,11 @@ def log_variation(summary: DirectionSummary) -> float:
     return summary.log_spread / abs(summary.log_mean)
 
 
+@collapse_metric(
+    "log mean exp(-2 |m_c - m_k|^2) of the mean directions",
+    "Wang and Isola 2020",
+    lambda layer: layer.directions.potential,
+)
 def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
     """log of the mean over pairs of exp(-2 |m_c - m_k|^2), m = M normalised (Wang and Isola, ICML 2020).
 
@@ -241,14 +213,7 @@ def uniformity(stats: ClassStatistics, center: Center = "classes") -> float:
     return direction_summary(stats, center).potential
 
 
-add_metric(
-    "uniformity",
-    "log mean exp(-2 |m_c - m_k|^2) of the mean directions",
-    "Wang and Isola 2020",
-    lambda layer: layer.directions.potential,
-)
-
-
+@collapse_metric("uniformity of W", "Wang and Isola 2020", lambda layer: layer.head_directions.potential)
 def uniformity_head(weight: ArrayLike) -> float:
     """`uniformity` of the rows of a classifier (C, d), as they are.
 
@@ -259,12 +224,3 @@ def uniformity_head(weight: ArrayLike) -> float:
         -4.0
     """
     return head_summary(weight).potential
-
-
-add_metric(
-    "uniformity_head",
-    "uniformity of W",
-    "Wang and Isola 2020",
-    lambda layer: layer.head_directions.potential,
-    needs=("weight",),
-)

@@ -18,13 +18,14 @@ from ood_nc.collapse._common import (
     row_blocks,
 )
 from ood_nc.collapse._pairs import DirectionSummary, summarize_directions
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import means_resolution
 
 _EPS = float(torch.finfo(torch.float64).eps)
 
 
+@collapse_metric("std / mean of |mu_c - mu_G|", "Papyan et al. 2020")
 def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
     """Equinormness: population standard deviation over mean of |mu_c - mu_G| (Papyan et al., 2020); 0 = equal norms.
 
@@ -41,11 +42,11 @@ def nc2_norm(stats: ClassStatistics, center: Center = "classes") -> float:
     return norm_variation(distinct_means(stats, center))
 
 
-add_metric(
-    "nc2_norm", "std / mean of |mu_c - mu_G|", "Papyan et al. 2020", lambda layer: nc2_norm(layer.stats, layer.center)
+@collapse_metric(
+    "mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)|",
+    "Papyan et al. 2020",
+    lambda layer: layer.directions.angle,
 )
-
-
 def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
     """Equiangularity: mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)| (Papyan et al., 2020).
 
@@ -62,14 +63,7 @@ def nc2_angle(stats: ClassStatistics, center: Center = "classes") -> float:
     return direction_summary(stats, center).angle
 
 
-add_metric(
-    "nc2_angle",
-    "mean over pairs of |cos(mu_c - mu_G, mu_k - mu_G) + 1/(C - 1)|",
-    "Papyan et al. 2020",
-    lambda layer: layer.directions.angle,
-)
-
-
+@collapse_metric("|MM'/|MM'| - (I - 11'/C)/sqrt(C - 1)|", "Zhu et al. 2021")
 def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
     """Distance of the Gram matrix of the centred class means from that of a simplex ETF; in [0, sqrt(2)].
 
@@ -87,14 +81,7 @@ def nc2_etf_means(stats: ClassStatistics, center: Center = "classes") -> float:
     return etf_distance(means, means)
 
 
-add_metric(
-    "nc2_etf_means",
-    "|MM'/|MM'| - (I - 11'/C)/sqrt(C - 1)|",
-    "Zhu et al. 2021",
-    lambda layer: nc2_etf_means(layer.stats, layer.center),
-)
-
-
+@collapse_metric("|WW'/|WW'| - (I - 11'/C)/sqrt(C - 1)|", "Zhu et al. 2021")
 def nc2_etf(weight: ArrayLike) -> float:
     """|WW'/|WW'|_F - (I - 11'/C)/sqrt(C - 1)|_F of a classifier's rows (C, d); in [0, sqrt(2)]; 0 = simplex ETF.
 
@@ -113,15 +100,7 @@ def nc2_etf(weight: ArrayLike) -> float:
     return etf_distance(rows, rows)
 
 
-add_metric(
-    "nc2_etf",
-    "|WW'/|WW'| - (I - 11'/C)/sqrt(C - 1)|",
-    "Zhu et al. 2021",
-    lambda layer: nc2_etf(layer.weight),
-    needs=("weight",),
-)
-
-
+@collapse_metric("std / mean of |w_c|", "Papyan et al. 2020")
 def nc2_norm_head(weight: ArrayLike) -> float:
     """`nc2_norm` of the rows of a classifier (C, d), as they are.
 
@@ -134,15 +113,9 @@ def nc2_norm_head(weight: ArrayLike) -> float:
     return norm_variation(head_rows(weight))
 
 
-add_metric(
-    "nc2_norm_head",
-    "std / mean of |w_c|",
-    "Papyan et al. 2020",
-    lambda layer: nc2_norm_head(layer.weight),
-    needs=("weight",),
+@collapse_metric(
+    "mean over pairs of |cos(w_c, w_k) + 1/(C - 1)|", "Papyan et al. 2020", lambda layer: layer.head_directions.angle
 )
-
-
 def nc2_angle_head(weight: ArrayLike) -> float:
     """`nc2_angle` of the rows of a classifier (C, d), as they are.
 
@@ -155,15 +128,7 @@ def nc2_angle_head(weight: ArrayLike) -> float:
     return head_summary(weight).angle
 
 
-add_metric(
-    "nc2_angle_head",
-    "mean over pairs of |cos(w_c, w_k) + 1/(C - 1)|",
-    "Papyan et al. 2020",
-    lambda layer: layer.head_directions.angle,
-    needs=("weight",),
-)
-
-
+@collapse_metric("|WM'/|WM'| - (I - 11'/C)/sqrt(C - 1)|", "Zhu et al. 2021")
 def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
     """|W M'/|W M'|_F - (I - 11'/C)/sqrt(C - 1)|_F (Zhu et al., NeurIPS 2021); 0 = W and means dual and a simplex ETF.
 
@@ -182,15 +147,7 @@ def nc3_duality(stats: ClassStatistics, weight: ArrayLike, center: Center = "cla
     return etf_distance(matching_rows(stats, weight), means)
 
 
-add_metric(
-    "nc3_duality",
-    "|WM'/|WM'| - (I - 11'/C)/sqrt(C - 1)|",
-    "Zhu et al. 2021",
-    lambda layer: nc3_duality(layer.stats, layer.weight, layer.center),
-    needs=("weight",),
-)
-
-
+@collapse_metric("|W/|W| - M/|M||", "Papyan et al. 2020")
 def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
     """|W/|W|_F - M/|M|_F|_F (Papyan et al., 2020); in [0, 2]; 0 = self-dual.
 
@@ -210,15 +167,6 @@ def nc3_papyan(stats: ClassStatistics, weight: ArrayLike, center: Center = "clas
     if not float(length):
         raise UndefinedMetricError("the weight is 0.")
     return float(torch.linalg.vector_norm(rows / length - means / torch.linalg.vector_norm(means)))
-
-
-add_metric(
-    "nc3_papyan",
-    "|W/|W| - M/|M||",
-    "Papyan et al. 2020",
-    lambda layer: nc3_papyan(layer.stats, layer.weight, layer.center),
-    needs=("weight",),
-)
 
 
 def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> torch.Tensor:
@@ -245,6 +193,7 @@ def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Cente
     return (rows * means).sum(dim=1).div(lengths)
 
 
+@collapse_metric("mean cosine of w_c and mu_c - mu_G, both centred", "self-duality without an ETF", collapsed="high")
 def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "classes") -> float:
     """Mean over classes of the cosine between centred class mean and centred row of W; 1 = self-dual.
 
@@ -258,16 +207,6 @@ def nc3_alignment(stats: ClassStatistics, weight: ArrayLike, center: Center = "c
         1.0
     """
     return float(alignment_per_class(stats, weight, center).mean())
-
-
-add_metric(
-    "nc3_alignment",
-    "mean cosine of w_c and mu_c - mu_G, both centred",
-    "self-duality without an ETF",
-    lambda layer: nc3_alignment(layer.stats, layer.weight, layer.center),
-    needs=("weight",),
-    collapsed="high",
-)
 
 
 def matching_rows(stats: ClassStatistics, weight: ArrayLike) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from ood_nc.arrays import ArrayLike
 from ood_nc.collapse._common import UndefinedMetricError
 from ood_nc.collapse.geometry import matching_rows
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 
 _EPS = float(torch.finfo(torch.float64).eps)
@@ -33,6 +33,7 @@ def minority_classes(stats: ClassStatistics, share: float = 0.5) -> torch.Tensor
     return present[counts[present] < share * counts[present].mean()]
 
 
+@collapse_metric("mean cosine of the minority classes' rows of W", "Fang et al. 2021", collapsed="high")
 def minority_collapse(stats: ClassStatistics, weight: ArrayLike, share: float = 0.5) -> float:
     """Mean cosine between the rows of W of the minority classes (Fang, He, Long, Su, PNAS 2021); 1 = fully merged.
 
@@ -64,16 +65,7 @@ def minority_collapse(stats: ClassStatistics, weight: ArrayLike, share: float = 
     return float((directions.sum(dim=0).square().sum() - count) / (count * (count - 1)))
 
 
-add_metric(
-    "minority_collapse",
-    "mean cosine of the minority classes' rows of W",
-    "Fang et al. 2021",
-    lambda layer: minority_collapse(layer.stats, layer.weight),
-    needs=("weight",),
-    collapsed="high",
-)
-
-
+@collapse_metric("distance of WW' from the imbalanced optimum's", "Thrampoulidis et al. 2022", memory="O(C d + C^2)")
 def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
     """|WW'/|WW'|_F - G/|G|_F|_F, G the Gram matrix of simplex-encoded-labels interpolation for these class sizes.
 
@@ -106,13 +98,3 @@ def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
     return float(
         torch.linalg.vector_norm(gram / torch.linalg.vector_norm(gram) - ideal / torch.linalg.vector_norm(ideal))
     )
-
-
-add_metric(
-    "nc2_seli",
-    "distance of WW' from the imbalanced optimum's",
-    "Thrampoulidis et al. 2022",
-    lambda layer: nc2_seli(layer.stats, layer.weight),
-    needs=("weight",),
-    memory="O(C d + C^2)",
-)

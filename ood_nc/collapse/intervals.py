@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from scipy.special import stdtrit
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError
@@ -249,31 +250,8 @@ def _interval(value: float, replicates: list[float], confidence: float) -> Inter
     mean = sum(replicates) / count
     error = math.sqrt((count - 1) / count * sum((one - mean) ** 2 for one in replicates))
     bias = (count - 1) * (mean - value)
-    reach = t_reach(confidence, count - 1) * error
+    reach = float(stdtrit(count - 1, (1 + confidence) / 2)) * error
     return Interval(value, value - bias - reach, value - bias + reach, error, bias)
-
-
-def t_reach(confidence: float, freedom: int) -> float:
-    """The t with P(|T| <= t) = ``confidence`` for Student's T, by bisection of Abramowitz and Stegun 26.7.3-4."""
-    low, high = 0.0, math.pi / 2
-    for _ in range(80):
-        angle = (low + high) / 2
-        if _t_share(angle, freedom) < confidence:
-            low = angle
-        else:
-            high = angle
-    return math.tan(low) * math.sqrt(freedom)
-
-
-def _t_share(angle: float, freedom: int) -> float:
-    """P(|T| <= t) with t = tan(angle) sqrt(freedom)."""
-    cosine, odd = math.cos(angle), freedom % 2
-    term, total = (cosine if odd else 1.0), 0.0
-    for step in range(2 + odd, freedom + 1, 2):
-        total += term
-        term *= cosine**2 * (step - 1) / step
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
 
 
 def _checked(metrics: Collection[str]) -> list[str]:

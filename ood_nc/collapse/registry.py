@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from ood_nc.registry import Registry
 
@@ -12,7 +13,10 @@ if TYPE_CHECKING:
     from ood_nc.collapse.layer import Layer
 
 Memory: TypeAlias = Literal["O(C d)", "O(C d + C^2)", "O(C d + d^2)", "features"]
+Function = TypeVar("Function", bound=Callable[..., float])
 RIGID, SIMILAR = ("shift", "rotation"), ("shift", "scale", "rotation")
+_GIVEN = ("weight", "features", "labels", "ood")
+_PARTS = ("stats", "center", "bias", *_GIVEN)
 
 
 @dataclass(frozen=True)
@@ -55,16 +59,28 @@ METRICS: Registry[CollapseMetric] = Registry(
 """Every metric by name, in the order of the report. Ours are added in the files of this folder, beside the function."""
 
 
-def add_metric(
-    name: str,
+def collapse_metric(
     definition: str,
     source: str,
-    compute: Callable[[Layer], float],
+    compute: Callable[[Layer], float] | None = None,
     *,
-    needs: tuple[str, ...] = (),
+    needs: tuple[str, ...] | None = None,
     collapsed: Literal["low", "high"] | None = "low",
     invariances: tuple[str, ...] = SIMILAR,
     memory: Memory = "O(C d)",
-) -> None:
-    """Make a metric known; the arguments are those of `CollapseMetric`, with what most metrics have for defaults."""
-    METRICS.add(name, CollapseMetric(name, definition, source, collapsed, invariances, memory, compute, needs))
+) -> Callable[[Function], Function]:
+    """Function decorator: make a function of parts of a `Layer` known as the metric of its name.
+
+    The arguments are those of `CollapseMetric`, with what most metrics have for defaults. Without ``compute`` and
+    ``needs`` the function's parameters say what of the layer it reads.
+    """
+
+    def add(function: Function) -> Function:
+        read = [part for part in inspect.signature(function).parameters if part in _PARTS]
+        found = compute or (lambda layer: function(*(getattr(layer, part) for part in read)))
+        needed = tuple(part for part in read if part in _GIVEN) if needs is None else needs
+        name = function.__name__
+        METRICS.add(name, CollapseMetric(name, definition, source, collapsed, invariances, memory, found, needed))
+        return function
+
+    return add

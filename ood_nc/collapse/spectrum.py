@@ -6,13 +6,16 @@ import torch
 
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError, as_head
-from ood_nc.collapse.registry import add_metric
+from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
 
 _EPS = float(torch.finfo(torch.float64).eps)
 
 
+@collapse_metric(
+    "exp(entropy of the singular values), centred features", "Roy and Vetterli 2007", memory="O(C d + d^2)"
+)
 def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     """exp(entropy of the normalised singular values) of the feature matrix (Roy and Vetterli, 2007).
 
@@ -51,21 +54,15 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
-add_metric(
-    "effective_rank",
-    "exp(entropy of the singular values), centred features",
-    "Roy and Vetterli 2007",
-    lambda layer: effective_rank(layer.stats),
-    memory="O(C d + d^2)",
-)
-add_metric(
-    "effective_rank_uncentered",
+@collapse_metric(
     "exp(entropy of the singular values), features as they are",
     "Harun et al. 2025",
-    lambda layer: effective_rank(layer.stats, centered=False),
     invariances=("scale", "rotation"),
     memory="O(C d + d^2)",
 )
+def effective_rank_uncentered(stats: ClassStatistics) -> float:
+    """`effective_rank` of the features as they are."""
+    return effective_rank(stats, centered=False)
 
 
 def pabs(means: ArrayLike | ClassStatistics, weight: ArrayLike, rank: int | None = None) -> float:

@@ -6,12 +6,13 @@ import torch
 
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import pair_distances
-from ood_nc.collapse.registry import RIGID, add_metric
+from ood_nc.collapse.registry import RIGID, collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 
 _EPS = float(torch.finfo(torch.float64).eps)
 
 
+@collapse_metric("tr Sigma_W", "Rangamani et al. 2023", invariances=RIGID)
 def trace_within(stats: ClassStatistics) -> float:
     """tr Sigma_W: mean squared distance of a sample to its class mean.
 
@@ -24,11 +25,7 @@ def trace_within(stats: ClassStatistics) -> float:
     return float(stats.scatter_traces.sum() / stats.counts.sum())
 
 
-add_metric(
-    "trace_within", "tr Sigma_W", "Rangamani et al. 2023", lambda layer: trace_within(layer.stats), invariances=RIGID
-)
-
-
+@collapse_metric("tr Sigma_B", "Rangamani et al. 2023", collapsed=None, invariances=RIGID)
 def trace_between(stats: ClassStatistics, center: Center = "classes") -> float:
     """tr Sigma_B: mean squared distance of the class means to the global mean; 0 where all class means coincide.
 
@@ -41,16 +38,7 @@ def trace_between(stats: ClassStatistics, center: Center = "classes") -> float:
     return _trace_between(stats, center)[0]
 
 
-add_metric(
-    "trace_between",
-    "tr Sigma_B",
-    "Rangamani et al. 2023",
-    lambda layer: trace_between(layer.stats, layer.center),
-    collapsed=None,
-    invariances=RIGID,
-)
-
-
+@collapse_metric("tr Sigma_W / tr Sigma_B", "trace form of NC1")
 def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
     """tr Sigma_W / tr Sigma_B.
 
@@ -66,11 +54,7 @@ def nc1_ratio(stats: ClassStatistics, center: Center = "classes") -> float:
     return trace_within(stats) / _positive_trace_between(stats, center)
 
 
-add_metric(
-    "nc1_ratio", "tr Sigma_W / tr Sigma_B", "trace form of NC1", lambda layer: nc1_ratio(layer.stats, layer.center)
-)
-
-
+@collapse_metric("mean of v_c / tr Sigma_B", "NC1 with equal class weights")
 def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> float:
     """(mean over classes of v_c) / tr Sigma_B: every class counts the same, however many samples it has.
 
@@ -86,14 +70,7 @@ def nc1_ratio_balanced(stats: ClassStatistics, center: Center = "classes") -> fl
     return float(stats.class_variances[stats.present].mean()) / _positive_trace_between(stats, center)
 
 
-add_metric(
-    "nc1_ratio_balanced",
-    "mean of v_c / tr Sigma_B",
-    "NC1 with equal class weights",
-    lambda layer: nc1_ratio_balanced(layer.stats, layer.center),
-)
-
-
+@collapse_metric("tr Sigma_W / (tr Sigma_W + tr Sigma_B)", "Rangamani et al. 2023")
 def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
     """tr Sigma_W / (tr Sigma_W + tr Sigma_B), in [0, 1] (Rangamani et al., ICML 2023).
 
@@ -112,14 +89,7 @@ def within_share(stats: ClassStatistics, center: Center = "classes") -> float:
     return within / (within + between)
 
 
-add_metric(
-    "within_share",
-    "tr Sigma_W / (tr Sigma_W + tr Sigma_B)",
-    "Rangamani et al. 2023",
-    lambda layer: within_share(layer.stats, layer.center),
-)
-
-
+@collapse_metric("tr(Sigma_W Sigma_B^+) / C", "Papyan et al. 2020", memory="O(C d + d^2)")
 def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
     """tr(Sigma_W Sigma_B^+) / C (Papyan, Han, Donoho, PNAS 2020).
 
@@ -145,15 +115,12 @@ def nc1_pinv(stats: ClassStatistics, center: Center = "classes") -> float:
     return float((spread / values).sum())
 
 
-add_metric(
-    "nc1_pinv",
-    "tr(Sigma_W Sigma_B^+) / C",
-    "Papyan et al. 2020",
-    lambda layer: nc1_pinv(layer.stats, layer.center),
+@collapse_metric(
+    "1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1)",
+    "Xu and Liu 2023",
+    invariances=("shift", "linear"),
     memory="O(C d + d^2)",
 )
-
-
 def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     """Variability collapse index 1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1), Sigma_T = Sigma_W + Sigma_B, in [0, 1].
 
@@ -178,16 +145,7 @@ def vci(stats: ClassStatistics, center: Center = "classes") -> float:
     return min(max(1 - explained / min(dim, classes - 1), 0.0), 1.0)
 
 
-add_metric(
-    "vci",
-    "1 - tr(Sigma_T^+ Sigma_B) / min(d, C - 1)",
-    "Xu and Liu 2023",
-    lambda layer: vci(layer.stats, layer.center),
-    invariances=("shift", "linear"),
-    memory="O(C d + d^2)",
-)
-
-
+@collapse_metric("mean over pairs of (v_i + v_j) / (2 |mu_i - mu_j|^2)", "Galanti et al. 2022")
 def cdnv(stats: ClassStatistics) -> float:
     """Class-distance normalised variance: mean over pairs i != j of (v_i + v_j) / (2 |mu_i - mu_j|^2).
 
@@ -203,14 +161,6 @@ def cdnv(stats: ClassStatistics) -> float:
         0.04
     """
     return float(cdnv_per_class(stats).mean())
-
-
-add_metric(
-    "cdnv",
-    "mean over pairs of (v_i + v_j) / (2 |mu_i - mu_j|^2)",
-    "Galanti et al. 2022",
-    lambda layer: cdnv(layer.stats),
-)
 
 
 def cdnv_per_class(stats: ClassStatistics) -> torch.Tensor:
