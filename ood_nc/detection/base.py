@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection.errors import check_finite
+from ood_nc.detection.kit.parameters import Parameter
 from ood_nc.errors import UserError, nearest
 
 Self = TypeVar("Self", bound="BaseDetector")
@@ -77,6 +78,20 @@ class BaseDetector(ABC):
     requires: ClassVar[frozenset[str]]
     needs_fit: ClassVar[bool] = True
     fits_on_held_out: ClassVar[bool] = False
+    _declared: ClassVar[dict[str, Parameter[Any]]] = {}
+    __signature__: ClassVar[inspect.Signature] = inspect.Signature()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        by_name = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        cls._declared = {name: value for name, value in by_name.items() if isinstance(value, Parameter)}
+        kind = inspect.Parameter.KEYWORD_ONLY
+        shown = [inspect.Parameter(name, kind, default=value.default) for name, value in cls._declared.items()]
+        shown += [given for given in inspect.signature(cls.__init__).parameters.values() if given.kind is kind]
+        cls.__signature__ = inspect.Signature(shown)
+
+    def __init__(self, **parameters: Any) -> None:
+        self._assign(parameters)
 
     @abstractmethod
     def fit(self: Self, *args: Any, **kwargs: Any) -> Self:
@@ -93,7 +108,7 @@ class BaseDetector(ABC):
 
     def hyperparameters(self) -> dict[str, tuple[Any, ...]]:
         """The values worth trying for each hyper-parameter; empty where there is nothing to choose."""
-        return self._search_space()
+        return {name: declared.search for name, declared in self._declared.items() if declared.search}
 
     def to(self: Self, device: torch.device) -> Self:
         """Move everything learnt to a device; ``score`` does so by itself where its inputs are elsewhere."""
@@ -101,12 +116,8 @@ class BaseDetector(ABC):
             setattr(self, name, _moved(value, device))
         return self
 
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        """What :meth:`hyperparameters` returns."""
-        return {}
-
     def _check_parameters(self) -> None:
-        """Raise :class:`UserError` where a hyper-parameter is out of range; their values are plain."""
+        """Raise :class:`UserError` where hyper-parameters, each within its range, do not fit each other."""
         return
 
     # What both kinds do before fit and score, and after.
@@ -117,6 +128,8 @@ class BaseDetector(ABC):
             plain = _plain(value)
             if plain is not value:
                 setattr(self, name, plain)
+        for name, declared in self._declared.items():
+            declared.allowed.check(self, name)
         self._check_parameters()
 
     @contextmanager
@@ -146,9 +159,8 @@ class BaseDetector(ABC):
 
     @classmethod
     def parameter_names(cls) -> tuple[str, ...]:
-        """The names of the hyper-parameters, in the order of ``__init__``."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        """The names of the hyper-parameters, in the order in which they are declared."""
+        return tuple(cls.__signature__.parameters)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The hyper-parameters by name (``deep`` is there for scikit-learn's sake)."""
@@ -160,13 +172,16 @@ class BaseDetector(ABC):
         Raises:
             UserError: unknown name, or out of range.
         """
+        self._assign(parameters)
+        self._settle_parameters()
+        return self
+
+    def _assign(self, parameters: Mapping[str, Any]) -> None:
         known = self.parameter_names()
         for name, value in parameters.items():
             if name not in known:
                 raise UserError(f"Detector {self.name!r} has no hyper-parameter {name!r}.{nearest(name, known)}")
             setattr(self, name, value)
-        self._settle_parameters()
-        return self
 
     def __repr__(self) -> str:
         given = ", ".join(f"{name}={value!r}" for name, value in self.get_params().items())

@@ -1,8 +1,9 @@
 """What a detector is: ``fit`` on ID train data, ``score`` new samples, larger = more in-distribution.
 
-A new detector is one file: subclass :class:`FeatureDetector`, give ``name``, ``info`` and ``requires``, keep every
-hyper-parameter of ``__init__`` under its own name, put what ``_fit`` learns into attributes that end in an underscore,
-and write ``_score``. Storing, loading, cloning, and the checks of inputs, devices and dtypes come from here.
+A new detector is one file: subclass :class:`FeatureDetector`, give ``name``, ``info`` and ``requires``, declare its
+hyper-parameters (:mod:`ood_nc.detection.kit.parameters`), put what ``_fit`` learns into attributes that end in an
+underscore, and write ``_score``. Storing, loading, cloning, and the checks of inputs, devices and dtypes come from
+here.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class FeatureDetector(BaseDetector):
             self._head = self._head.to(device)
         return self
 
-    # What a detector writes: _score, and of _fit, _check_parameters and _search_space those it needs.
+    # What a detector writes: _score, and of _fit and _check_parameters those it needs.
 
     def _fit(self, train: TapStatistics) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""

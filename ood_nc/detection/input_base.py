@@ -1,8 +1,8 @@
 """What an input detector is: it reads images through the network, where a feature detector reads cached features.
 
-A new one is one file: subclass :class:`InputDetector`, give ``name``, ``info`` and ``requires``, keep every
-hyper-parameter of ``__init__`` under its own name, put what ``_fit`` learns into attributes that end in an underscore,
-and write ``_score``. Images come checked, on the network's device and in its dtype.
+A new one is one file: subclass :class:`InputDetector`, give ``name``, ``info`` and ``requires``, declare its
+hyper-parameters (:mod:`ood_nc.detection.kit.parameters`), put what ``_fit`` learns into attributes that end in an
+underscore, and write ``_score``. Images come checked, on the network's device and in its dtype.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class InputDetector(BaseDetector):
         named: tuple[str, ...] | None = getattr(self, "layers", None)
         return network.stages(images) if named is None else tuple(named)
 
-    # What a detector writes: _score, and of _fit, _check_parameters and _search_space those it needs.
+    # What a detector writes: _score, and of _fit and _check_parameters those it needs.
 
     def _fit(self, network: Network, batches: Batches) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -9,11 +10,16 @@ from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import Batches, InputDetector
-from ood_nc.detection.kit.validation import check_choice, check_nonnegative_number, check_percentiles, check_share
+from ood_nc.detection.kit.parameters import Allowed, Parameter, is_number, nonnegative, one_of, share
 from ood_nc.detection.network import Network, wide
 from ood_nc.detection.registry import register_detector
 
 VARIANTS = ("activations", "logits")
+
+
+def _are_percentages(value: Any) -> bool:
+    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(is_number, value))
+    return pair and 0 < value[0] <= value[1] < 100
 
 
 @register_detector
@@ -49,36 +55,17 @@ class AdaSCALE(InputDetector):
 
     shifts_: Tensor
 
-    def __init__(
-        self,
-        *,
-        variant: str = "activations",
-        percentiles: tuple[float, float] = (75.0, 85.0),
-        shift_share: float = 0.01,
-        activation_share: float = 0.05,
-        shift_weight: float = 10.0,
-        pixel_share: float = 0.05,
-        epsilon: float = 0.5,
-    ) -> None:
-        self.variant = variant
-        self.percentiles = percentiles
-        self.shift_share = shift_share
-        self.activation_share = activation_share
-        self.shift_weight = shift_weight
-        self.pixel_share = pixel_share
-        self.epsilon = epsilon
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "variant", VARIANTS)
-        check_percentiles(self, "percentiles")
-        for name in ("shift_share", "activation_share", "pixel_share"):
-            check_share(self, name)
-        for name in ("shift_weight", "epsilon"):
-            check_nonnegative_number(self, name)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        edges = (60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0, 99.0)
-        return {"percentiles": tuple((low, high) for low in edges for high in edges if low < high)}
+    variant = Parameter("activations", one_of(*VARIANTS))
+    percentiles = Parameter[tuple[float, float]](
+        (75.0, 85.0),
+        Allowed(_are_percentages, "two percentages between 0 and 100, the lower first"),
+        search=tuple(combinations((60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0, 99.0), 2)),
+    )
+    shift_share = Parameter(0.01, share)
+    activation_share = Parameter(0.05, share)
+    shift_weight = Parameter(10.0, nonnegative)
+    pixel_share = Parameter(0.05, share)
+    epsilon = Parameter(0.5, nonnegative)
 
     def _fit(self, network: Network, batches: Batches) -> None:
         shifts = [self._shift(*self._both_features(network, images)) for images, _ in batches]

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection.feature_base import DetectorInfo
-from ood_nc.detection.kit.shaping import PruningDetector, ShapedEnergy, pruned, scaling, sum_ratio
+from ood_nc.detection.kit.parameters import Parameter, percent
+from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, ShapedEnergy, pruned, scaling, sum_ratio
 from ood_nc.detection.registry import register_detector
 
 
@@ -40,9 +41,6 @@ class AshP(ActivationShaping):
 
     name = "ash_p"
 
-    def __init__(self, *, percentile: float = 65.0) -> None:
-        super().__init__(percentile=percentile)
-
     def _shape(self, features: Tensor) -> tuple[Tensor, None]:
         return pruned(features, self._kept(features))[0], None
 
@@ -58,9 +56,6 @@ class AshB(ActivationShaping):
     """
 
     name = "ash_b"
-
-    def __init__(self, *, percentile: float = 65.0) -> None:
-        super().__init__(percentile=percentile)
 
     def _shape(self, features: Tensor) -> tuple[Tensor, Tensor]:
         _, shares = pruned(features, self._kept(features))
@@ -82,8 +77,7 @@ class AshS(ActivationShaping):
 
     name = "ash_s"
 
-    def __init__(self, *, percentile: float = 90.0) -> None:
-        super().__init__(percentile=percentile)
+    percentile = Parameter(90.0, percent, search=PERCENTILES)
 
     def _shape(self, features: Tensor) -> tuple[Tensor, Tensor]:
         kept, _ = pruned(features, self._kept(features))

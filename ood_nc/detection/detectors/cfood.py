@@ -14,7 +14,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import random_subset
-from ood_nc.detection.kit.validation import check_share, check_whole
+from ood_nc.detection.kit.parameters import Parameter, share, whole
 from ood_nc.detection.registry import register_detector
 
 _DISTANCES = 1 << 23
@@ -53,18 +53,9 @@ class Cfood(FeatureDetector):
     radii_: Tensor
     shares_: Tensor
 
-    def __init__(self, *, k: float = 0.01, bank_size: int | None = 1000, seed: int = 0) -> None:
-        self.k = k
-        self.bank_size = bank_size
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_share(self, "k")
-        check_whole(self, "bank_size", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"k": (0.001, 0.005, 0.01, 0.05)}
+    k = Parameter(0.01, share, search=(0.001, 0.005, 0.01, 0.05))
+    bank_size = Parameter[int | None](1000, whole(1).or_none())
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         size = len(train) if self.bank_size is None else min(self.bank_size, len(train))

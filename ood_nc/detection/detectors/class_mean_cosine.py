@@ -8,7 +8,7 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_flag
+from ood_nc.detection.kit.parameters import Parameter, flag
 from ood_nc.detection.registry import register_detector
 
 
@@ -35,14 +35,7 @@ class ClassMeanCosine(FeatureDetector):
     center_: Tensor
     directions_: Tensor
 
-    def __init__(self, *, center: bool = False) -> None:
-        self.center = center
-
-    def _check_parameters(self) -> None:
-        check_flag(self, "center")
-
-    def _search_space(self) -> dict[str, tuple[bool, ...]]:
-        return {"center": (False, True)}
+    center = Parameter(False, flag, search=(False, True))
 
     def _fit(self, train: TapStatistics) -> None:
         self.center_ = train.global_mean if self.center else torch.zeros_like(train.global_mean)

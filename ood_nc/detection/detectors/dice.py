@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg, percentile
-from ood_nc.detection.kit.validation import check_percent
+from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.registry import register_detector
 
 
@@ -37,14 +35,7 @@ class Dice(FeatureDetector):
 
     weight_: Tensor
 
-    def __init__(self, *, percentile: float = 90.0) -> None:
-        self.percentile = percentile
-
-    def _check_parameters(self) -> None:
-        check_percent(self, "percentile")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"percentile": (10.0, 30.0, 50.0, 70.0, 90.0)}
+    percentile = Parameter(90.0, percent, search=(10.0, 30.0, 50.0, 70.0, 90.0))
 
     def _fit(self, train: TapStatistics) -> None:
         contributions = self.head.weight * train.mean

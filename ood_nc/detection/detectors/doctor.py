@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg, softmax
-from ood_nc.detection.kit.validation import check_choice, check_positive
+from ood_nc.detection.kit.parameters import Parameter, one_of, positive
 from ood_nc.detection.registry import register_detector
 
 
@@ -39,16 +37,8 @@ class Doctor(FeatureDetector):
     requires = frozenset({"logits"})
     needs_fit = False
 
-    def __init__(self, *, variant: str = "alpha", temperature: float = 1.0) -> None:
-        self.variant = variant
-        self.temperature = temperature
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "variant", ("alpha", "beta"))
-        check_positive(self, "temperature")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"variant": ("alpha", "beta"), "temperature": (0.5, 1.0, 1.5, 2.0, 5.0)}
+    variant = Parameter("alpha", one_of("alpha", "beta"), search=("alpha", "beta"))
+    temperature = Parameter(1.0, positive, search=(0.5, 1.0, 1.5, 2.0, 5.0))
 
     def _score(self, queries: TapQueries) -> Tensor:
         odds = _odds_alpha if self.variant == "alpha" else _odds_beta

@@ -9,7 +9,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_choice
+from ood_nc.detection.kit.parameters import Parameter, one_of
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -38,11 +38,7 @@ class EtfCosine(FeatureDetector):
     center_: Tensor
     vertices_: Tensor
 
-    def __init__(self, *, vertices: str = "means") -> None:
-        self.vertices = vertices
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "vertices", ("means", "head"))
+    vertices = Parameter("means", one_of("means", "head"))
 
     def _fit(self, train: TapStatistics) -> None:
         if self.vertices == "head":

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_choice
+from ood_nc.detection.kit.parameters import Parameter, one_of
 from ood_nc.detection.registry import register_detector
 
 
@@ -39,14 +37,7 @@ class FastDecisionBoundary(FeatureDetector):
     center_: Tensor
     inverse_distances_: Tensor
 
-    def __init__(self, *, normalizer: str = "distance") -> None:
-        self.normalizer = normalizer
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "normalizer", ("distance", "norm"))
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"normalizer": ("distance", "norm")}
+    normalizer = Parameter("distance", one_of("distance", "norm"), search=("distance", "norm"))
 
     def _fit(self, train: TapStatistics) -> None:
         weight = train.head.weight

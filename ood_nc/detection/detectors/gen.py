@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg, softmax
-from ood_nc.detection.kit.validation import check_positive, check_whole
+from ood_nc.detection.kit.parameters import Parameter, positive, whole
 from ood_nc.detection.registry import register_detector
 
 DEFAULT_CLASSES = 100
@@ -40,16 +38,8 @@ class GeneralizedEntropy(FeatureDetector):
     requires = frozenset({"logits"})
     needs_fit = False
 
-    def __init__(self, *, gamma: float = 0.1, top_classes: int | None = None) -> None:
-        self.gamma = gamma
-        self.top_classes = top_classes
-
-    def _check_parameters(self) -> None:
-        check_positive(self, "gamma")
-        check_whole(self, "top_classes", 1, none_allowed=True)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"gamma": (0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0), "top_classes": (10, 50, 100, 200, 500, 1000)}
+    gamma = Parameter(0.1, positive, search=(0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0))
+    top_classes = Parameter[int | None](None, whole(1).or_none(), search=(10, 50, 100, 200, 500, 1000))
 
     def _score(self, queries: TapQueries) -> Tensor:
         classes = queries.logits.shape[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import moments_of, triangular_whitening, whitened_distances
-from ood_nc.detection.kit.validation import check_choice, check_share
+from ood_nc.detection.kit.parameters import Parameter, one_of, share
 from ood_nc.detection.registry import register_detector
 
 
@@ -53,16 +52,8 @@ class GaussianMixture(FeatureDetector):
     log_weights_: Tensor
     rank_: int
 
-    def __init__(self, *, covariance: str = "tied", shrinkage: float = 0.1) -> None:
-        self.covariance = covariance
-        self.shrinkage = shrinkage
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "covariance", ("tied", "diag", "full"))
-        check_share(self, "shrinkage")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"covariance": ("tied", "diag", "full"), "shrinkage": (0.01, 0.1, 0.5, 0.9)}
+    covariance = Parameter("tied", one_of("tied", "diag", "full"), search=("tied", "diag", "full"))
+    shrinkage = Parameter(0.1, share, search=(0.01, 0.1, 0.5, 0.9))
 
     def _fit(self, train: TapStatistics) -> None:
         self.center_ = train.global_mean

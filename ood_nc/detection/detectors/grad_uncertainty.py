@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
-from ood_nc.detection.kit.validation import check_layers
+from ood_nc.detection.kit.parameters import Parameter, layer_names
 from ood_nc.detection.network import Network
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
@@ -40,11 +40,7 @@ class GradUncertainty(InputDetector):
     requires = frozenset({"network"})
     needs_fit = False
 
-    def __init__(self, *, layers: tuple[str, ...] | None = None) -> None:
-        self.layers = layers
-
-    def _check_parameters(self) -> None:
-        check_layers(self)
+    layers = Parameter[tuple[str, ...] | None](None, layer_names)
 
     def _score(self, network: Network, images: Tensor) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad(), network.evaluating():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_positive
+from ood_nc.detection.kit.parameters import Parameter, positive
 from ood_nc.detection.registry import register_detector
 
 
@@ -37,14 +35,7 @@ class GradNorm(FeatureDetector):
     requires = frozenset({"features", "logits"})
     needs_fit = False
 
-    def __init__(self, *, temperature: float = 1.0) -> None:
-        self.temperature = temperature
-
-    def _check_parameters(self) -> None:
-        check_positive(self, "temperature")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"temperature": (0.5, 1.0, 2.0, 5.0, 10.0)}
+    temperature = Parameter(1.0, positive, search=(0.5, 1.0, 2.0, 5.0, 10.0))
 
     def _score(self, queries: TapQueries) -> Tensor:
         def norm(features: Tensor, logits: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import Batches, InputDetector
-from ood_nc.detection.kit.validation import check_flag, check_layers, check_powers, check_share
+from ood_nc.detection.kit.parameters import Parameter, flag, layer_names, several, share, whole
 from ood_nc.detection.network import Network, Pass, wide
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
@@ -56,27 +55,14 @@ class Gram(InputDetector):
     seen_: Tensor
     expected_: list[float]
 
-    def __init__(
-        self,
-        *,
-        layers: tuple[str, ...] | None = None,
-        powers: tuple[int, ...] = (1, 2, 3, 4, 5),
-        held_out: float = 0.1,
-        divide_by_confidence: bool = True,
-    ) -> None:
-        self.layers = layers
-        self.powers = powers
-        self.held_out = held_out
-        self.divide_by_confidence = divide_by_confidence
-
-    def _check_parameters(self) -> None:
-        check_layers(self)
-        check_powers(self, "powers")
-        check_share(self, "held_out")
-        check_flag(self, "divide_by_confidence")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"powers": ((1,), (1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10))}
+    layers = Parameter[tuple[str, ...] | None](None, layer_names)
+    powers = Parameter[tuple[int, ...]](
+        (1, 2, 3, 4, 5),
+        several(whole(1).holds, "a tuple of different whole numbers of at least 1", distinct=True),
+        search=((1,), (1, 2, 3), (1, 2, 3, 4, 5), tuple(range(1, 11))),
+    )
+    held_out = Parameter(0.1, share)
+    divide_by_confidence = Parameter(True, flag)
 
     def _fit(self, network: Network, batches: Batches) -> None:
         self.layers_ = self._chosen_layers(network, batches.first())

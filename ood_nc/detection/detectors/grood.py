@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_choice, check_whole
+from ood_nc.detection.kit.parameters import Parameter, one_of, whole
 from ood_nc.detection.registry import register_detector
 
 
@@ -45,18 +43,9 @@ class GradientOod(FeatureDetector):
     prototypes_: Tensor
     bank_: Tensor
 
-    def __init__(self, *, prototype: str = "mean", bank_size: int | None = 2000, seed: int = 0) -> None:
-        self.prototype = prototype
-        self.bank_size = bank_size
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "prototype", ("mean", "mixup"))
-        check_whole(self, "bank_size", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"prototype": ("mean", "mixup")}
+    prototype = Parameter("mean", one_of("mean", "mixup"), search=("mean", "mixup"))
+    bank_size = Parameter[int | None](2000, whole(1).or_none())
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         # Around the centre of the class means, products keep the digits of the distances.

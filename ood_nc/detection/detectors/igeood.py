@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_choice, check_positive
+from ood_nc.detection.kit.parameters import Parameter, one_of, positive
 from ood_nc.detection.registry import register_detector
 
 
@@ -42,16 +40,8 @@ class Igeood(FeatureDetector):
 
     roots_: Tensor
 
-    def __init__(self, *, reduce: str = "sum", temperature: float = 1.0) -> None:
-        self.reduce = reduce
-        self.temperature = temperature
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "reduce", ("sum", "min"))
-        check_positive(self, "temperature")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"reduce": ("sum", "min"), "temperature": (0.5, 1.0, 2.0, 5.0, 10.0)}
+    reduce = Parameter("sum", one_of("sum", "min"), search=("sum", "min"))
+    temperature = Parameter(1.0, positive, search=(0.5, 1.0, 2.0, 5.0, 10.0))
 
     def _fit(self, train: TapStatistics) -> None:
         self.roots_ = self._root(train.class_logit_means)

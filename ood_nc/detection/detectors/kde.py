@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_dimensions, check_positive, check_whole
+from ood_nc.detection.kit.parameters import Parameter, check_not_both, positive, share, whole
 from ood_nc.detection.registry import register_detector
 
 DEFAULT_EXPLAINED_VARIANCE = 0.9
@@ -51,30 +50,14 @@ class KernelDensity(FeatureDetector):
     log_scale_: float
     dim_: int
 
-    def __init__(
-        self,
-        *,
-        dim: int | None = None,
-        explained_variance: float | None = None,
-        bandwidth: float | None = None,
-        bank_size: int | None = 1000,
-        seed: int = 0,
-    ) -> None:
-        self.dim = dim
-        self.explained_variance = explained_variance
-        self.bandwidth = bandwidth
-        self.bank_size = bank_size
-        self.seed = seed
+    dim = Parameter[int | None](None, whole(1).or_none())
+    explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.8, 0.9, 0.95))
+    bandwidth = Parameter[float | None](None, positive.or_none(), search=(None, 0.05, 0.1, 0.2, 0.5, 1.0))
+    bank_size = Parameter[int | None](1000, whole(1).or_none())
+    seed = Parameter(0, whole(0))
 
     def _check_parameters(self) -> None:
-        check_dimensions(self, 1)
-        if self.bandwidth is not None:
-            check_positive(self, "bandwidth")
-        check_whole(self, "bank_size", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"explained_variance": (0.5, 0.8, 0.9, 0.95), "bandwidth": (None, 0.05, 0.1, 0.2, 0.5, 1.0)}
+        check_not_both(self, "dim", "explained_variance")
 
     def _fit(self, train: TapStatistics) -> None:
         decomposition = train.eigen

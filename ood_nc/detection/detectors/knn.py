@@ -14,7 +14,7 @@ from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
 from ood_nc.detection.kit.faiss_backend import INDEX_KINDS, SMALLEST_BANK
 from ood_nc.detection.kit.neighbors import ExactNeighbors, kth_distance
-from ood_nc.detection.kit.validation import check_choice, check_flag, check_whole
+from ood_nc.detection.kit.parameters import Parameter, flag, one_of, whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -63,36 +63,13 @@ class NearestNeighbors(FeatureDetector):
     index_sizes_: Tensor
     _banks: list[ExactNeighbors] | None = None
 
-    def __init__(
-        self,
-        *,
-        k: int | None = None,
-        normalize: bool = True,
-        index: str = "flat",
-        bank_size: int | None = None,
-        balanced: bool = False,
-        per_class: bool = False,
-        seed: int = 0,
-    ) -> None:
-        self.k = k
-        self.normalize = normalize
-        self.index = index
-        self.bank_size = bank_size
-        self.balanced = balanced
-        self.per_class = per_class
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_whole(self, "k", 1, none_allowed=True)
-        check_flag(self, "normalize")
-        check_choice(self, "index", INDEX_KINDS)
-        check_whole(self, "bank_size", 1, none_allowed=True)
-        check_flag(self, "balanced")
-        check_flag(self, "per_class")
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"k": (1, 5, 10, 20, 50, 100, 200, 500, 1000), "normalize": (True, False)}
+    k = Parameter[int | None](None, whole(1).or_none(), search=(1, 5, 10, 20, 50, 100, 200, 500, 1000))
+    normalize = Parameter(True, flag, search=(True, False))
+    index = Parameter("flat", one_of(*INDEX_KINDS))
+    bank_size = Parameter[int | None](None, whole(1).or_none())
+    balanced = Parameter(False, flag)
+    per_class = Parameter(False, flag)
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         labels = train.labels.cpu() if "labels" in train.available else None

@@ -7,7 +7,8 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.shaping import PruningDetector, largest_sum, sum_ratio
+from ood_nc.detection.kit.parameters import Parameter, percent
+from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, largest_sum, sum_ratio
 from ood_nc.detection.registry import register_detector
 
 
@@ -33,8 +34,7 @@ class LogitScaling(PruningDetector):
     requires = frozenset({"features", "logits", "nonnegative"})
     needs_fit = False
 
-    def __init__(self, *, percentile: float = 95.0) -> None:
-        super().__init__(percentile=percentile)
+    percentile = Parameter(95.0, percent, search=PERCENTILES)
 
     def _score(self, queries: TapQueries) -> Tensor:
         def energy(features: Tensor, logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_flag
+from ood_nc.detection.kit.parameters import Parameter, flag
 from ood_nc.detection.registry import register_detector
 
 
@@ -39,14 +39,7 @@ class Mahalanobis(FeatureDetector):
     whitened_means_: Tensor
     rank_: int
 
-    def __init__(self, *, normalize: bool = False) -> None:
-        self.normalize = normalize
-
-    def _check_parameters(self) -> None:
-        check_flag(self, "normalize")
-
-    def _search_space(self) -> dict[str, tuple[bool, ...]]:
-        return {"normalize": (False, True)}
+    normalize = Parameter(False, flag, search=(False, True))
 
     def _fit(self, train: TapStatistics) -> None:
         if self.normalize:

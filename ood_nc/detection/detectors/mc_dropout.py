@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
-from ood_nc.detection.kit.validation import check_choice, check_share, check_whole
+from ood_nc.detection.kit.parameters import Parameter, one_of, share, whole
 from ood_nc.detection.network import Network, wide
 from ood_nc.detection.registry import register_detector
 
@@ -45,20 +43,14 @@ class MCDropout(InputDetector):
     requires = frozenset({"network", "dropout"})
     needs_fit = False
 
-    def __init__(self, *, p: float = 0.5, passes: int = 5, statistic: str = "probability", seed: int = 0) -> None:
-        self.p = p
-        self.passes = passes
-        self.statistic = statistic
-        self.seed = seed
+    p = Parameter(0.5, share, search=(0.1, 0.3, 0.5, 0.7))
+    passes = Parameter(5, whole(1), search=(5, 10, 30))
+    statistic = Parameter("probability", one_of(*STATISTICS))
+    seed = Parameter(0, whole(0))
 
     def _check_parameters(self) -> None:
-        check_share(self, "p")
-        check_choice(self, "statistic", STATISTICS)
-        check_whole(self, "passes", 2 if self.statistic == "variance" else 1)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"p": (0.1, 0.3, 0.5, 0.7), "passes": (5, 10, 30)}
+        if self.statistic == "variance":
+            whole(2).check(self, "passes")
 
     def _score(self, network: Network, images: Tensor) -> Tensor:
         head = network.head(images)

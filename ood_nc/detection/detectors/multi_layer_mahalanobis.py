@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,8 +9,8 @@ from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.input_base import Batches, InputDetector
 from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.parameters import Parameter, channel_std, layer_names, nonnegative, numbers
 from ood_nc.detection.kit.perturbation import step_against
-from ood_nc.detection.kit.validation import check_channel_std, check_layers, check_nonnegative_number, check_weights
 from ood_nc.detection.network import Network, wide
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
@@ -50,27 +48,10 @@ class MultiLayerMahalanobis(InputDetector):
     whitenings_: list[Tensor]
     whitened_class_means_: list[Tensor]
 
-    def __init__(
-        self,
-        *,
-        layers: tuple[str, ...] | None = None,
-        weights: tuple[float, ...] | None = None,
-        epsilon: float = 0.0,
-        std: float | tuple[float, ...] | None = None,
-    ) -> None:
-        self.layers = layers
-        self.weights = weights
-        self.epsilon = epsilon
-        self.std = std
-
-    def _check_parameters(self) -> None:
-        check_layers(self)
-        check_weights(self, "weights")
-        check_nonnegative_number(self, "epsilon")
-        check_channel_std(self, "std")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"epsilon": (0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01)}
+    layers = Parameter[tuple[str, ...] | None](None, layer_names)
+    weights = Parameter[tuple[float, ...] | None](None, numbers.or_none())
+    epsilon = Parameter(0.0, nonnegative, search=(0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01))
+    std = Parameter[float | tuple[float, ...] | None](None, channel_std)
 
     def _fit(self, network: Network, batches: Batches) -> None:
         layers = self._chosen_layers(network, batches.first())

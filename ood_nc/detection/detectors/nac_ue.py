@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_positive, check_whole
+from ood_nc.detection.kit.parameters import Parameter, positive, whole
 from ood_nc.detection.registry import register_detector
 
 _SAMPLES = 4096
@@ -46,19 +44,9 @@ class NeuronActivationCoverage(FeatureDetector):
     alpha_: float
     coverage_: Tensor
 
-    def __init__(self, *, alpha: float | None = None, bins: int = 50, filled: int = 50) -> None:
-        self.alpha = alpha
-        self.bins = bins
-        self.filled = filled
-
-    def _check_parameters(self) -> None:
-        if self.alpha is not None:
-            check_positive(self, "alpha")
-        check_whole(self, "bins", 1)
-        check_whole(self, "filled", 1)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"alpha": (None, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0), "bins": (50, 500, 1000), "filled": (1, 50, 1000)}
+    alpha = Parameter[float | None](None, positive.or_none(), search=(None, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0))
+    bins = Parameter(50, whole(1), search=(50, 500, 1000))
+    filled = Parameter(50, whole(1), search=(1, 50, 1000))
 
     def _fit(self, train: TapStatistics) -> None:
         self.alpha_ = self._scale(train) if self.alpha is None else float(self.alpha)

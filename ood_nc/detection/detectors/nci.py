@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_nonnegative_number
+from ood_nc.detection.kit.parameters import Parameter, nonnegative
 from ood_nc.detection.registry import register_detector
 
 
@@ -39,14 +37,7 @@ class NeuralCollapseInspired(FeatureDetector):
 
     mean_: Tensor
 
-    def __init__(self, *, alpha: float = 1e-4) -> None:
-        self.alpha = alpha
-
-    def _check_parameters(self) -> None:
-        check_nonnegative_number(self, "alpha")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"alpha": (0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.5, 1.0)}
+    alpha = Parameter(1e-4, nonnegative, search=(0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.5, 1.0))
 
     def _fit(self, train: TapStatistics) -> None:
         self.mean_ = train.mean

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_dimensions, check_flag
+from ood_nc.detection.kit.parameters import Parameter, check_not_both, flag, share, whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -47,19 +45,12 @@ class Neco(FeatureDetector):
     scale_: Tensor
     components_: Tensor
 
-    def __init__(
-        self, *, dim: int | None = None, explained_variance: float | None = None, max_logit: bool = True
-    ) -> None:
-        self.dim = dim
-        self.explained_variance = explained_variance
-        self.max_logit = max_logit
+    dim = Parameter[int | None](None, whole(1).or_none())
+    explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99))
+    max_logit = Parameter(True, flag, search=(False, True))
 
     def _check_parameters(self) -> None:
-        check_dimensions(self, 1)
-        check_flag(self, "max_logit")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"explained_variance": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99), "max_logit": (False, True)}
+        check_not_both(self, "dim", "explained_variance")
 
     def _fit(self, train: TapStatistics) -> None:
         if self.dim is not None and self.dim > train.dim:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_positive, check_whole
+from ood_nc.detection.kit.parameters import Allowed, Parameter, is_number, whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -46,20 +45,13 @@ class NearestNeighborGuidance(FeatureDetector):
     bank_: Tensor
     k_: int
 
-    def __init__(self, *, k: int | None = None, fraction: float = 0.01, seed: int = 0) -> None:
-        self.k = k
-        self.fraction = fraction
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_whole(self, "k", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-        check_positive(self, "fraction")
-        if self.fraction > 1:
-            raise UserError(f"Detector 'nnguide': fraction must be above 0 and at most 1, got {self.fraction!r}.")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"k": (1, 5, 10, 20, 50, 100), "fraction": (0.01, 0.1, 1.0)}
+    k = Parameter[int | None](None, whole(1).or_none(), search=(1, 5, 10, 20, 50, 100))
+    fraction = Parameter(
+        0.01,
+        Allowed(lambda value: is_number(value) and 0 < value <= 1, "above 0 and at most 1"),
+        search=(0.01, 0.1, 1.0),
+    )
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         k = min(DEFAULT_K, len(train)) if self.k is None else self.k

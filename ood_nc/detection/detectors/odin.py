@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection.kit.parameters import Parameter, channel_std, nonnegative, positive
 from ood_nc.detection.kit.perturbation import step_against
-from ood_nc.detection.kit.validation import check_channel_std, check_nonnegative_number, check_positive
 from ood_nc.detection.network import Network, Pass, wide
 from ood_nc.detection.registry import register_detector
 
@@ -40,20 +38,9 @@ class ODIN(InputDetector):
     requires = frozenset({"network"})
     needs_fit = False
 
-    def __init__(
-        self, *, temperature: float = 1000.0, epsilon: float = 0.0014, std: float | tuple[float, ...] | None = None
-    ) -> None:
-        self.temperature = temperature
-        self.epsilon = epsilon
-        self.std = std
-
-    def _check_parameters(self) -> None:
-        check_positive(self, "temperature")
-        check_nonnegative_number(self, "epsilon")
-        check_channel_std(self, "std")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"temperature": (1.0, 10.0, 100.0, 1000.0), "epsilon": (0.0, 0.0007, 0.0014, 0.0028)}
+    temperature = Parameter(1000.0, positive, search=(1.0, 10.0, 100.0, 1000.0))
+    epsilon = Parameter(0.0014, nonnegative, search=(0.0, 0.0007, 0.0014, 0.0028))
+    std = Parameter[float | tuple[float, ...] | None](None, channel_std)
 
     def _score(self, network: Network, images: Tensor) -> Tensor:
         gradient, _ = network.input_gradient(images, self._loss)

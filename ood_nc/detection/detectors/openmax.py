@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_whole
+from ood_nc.detection.kit.parameters import Parameter, whole
 from ood_nc.detection.registry import register_detector
 
 TRANSLATION = 1e4
@@ -53,16 +51,8 @@ class OpenMax(FeatureDetector):
     width_: Tensor
     known_: Tensor
 
-    def __init__(self, *, tail: int = 20, alpha: int = 3) -> None:
-        self.tail = tail
-        self.alpha = alpha
-
-    def _check_parameters(self) -> None:
-        check_whole(self, "tail", 2)
-        check_whole(self, "alpha", 1)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"tail": (10, 20, 30, 40, 50), "alpha": (1, 3, 5, 10, 15, 20)}
+    tail = Parameter(20, whole(2), search=(10, 20, 30, 40, 50))
+    alpha = Parameter(3, whole(1), search=(1, 3, 5, 10, 15, 20))
 
     def _fit(self, train: TapStatistics) -> None:
         classes = train.logits.shape[1]

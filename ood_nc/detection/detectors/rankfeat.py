@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.base import DetectorInfo
 from ood_nc.detection.input_base import InputDetector
-from ood_nc.detection.kit.validation import check_layers, check_positive
+from ood_nc.detection.kit.parameters import Parameter, layer_names, positive
 from ood_nc.detection.network import Network, wide
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
@@ -39,16 +37,8 @@ class RankFeat(InputDetector):
     requires = frozenset({"network", "layers"})
     needs_fit = False
 
-    def __init__(self, *, layers: tuple[str, ...] | None = None, temperature: float = 1.0) -> None:
-        self.layers = layers
-        self.temperature = temperature
-
-    def _check_parameters(self) -> None:
-        check_layers(self)
-        check_positive(self, "temperature")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"temperature": (0.1, 1.0, 10.0)}
+    layers = Parameter[tuple[str, ...] | None](None, layer_names)
+    temperature = Parameter(1.0, positive, search=(0.1, 1.0, 10.0))
 
     def _score(self, network: Network, images: Tensor) -> Tensor:
         layers = self._chosen_layers(network, images)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import percentile
+from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.kit.shaping import ShapedEnergy
-from ood_nc.detection.kit.validation import check_percent
 from ood_nc.detection.registry import register_detector
 
 
@@ -37,14 +35,7 @@ class ReAct(ShapedEnergy):
 
     threshold_: Tensor
 
-    def __init__(self, *, percentile: float = 90.0) -> None:
-        self.percentile = percentile
-
-    def _check_parameters(self) -> None:
-        check_percent(self, "percentile")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"percentile": (85.0, 90.0, 95.0, 99.0)}
+    percentile = Parameter(90.0, percent, search=(85.0, 90.0, 95.0, 99.0))
 
     def _fit(self, train: TapStatistics) -> None:
         self.threshold_ = self.head.bias.new_tensor(percentile.percentile(train.features, self.percentile))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
-from ood_nc.detection.kit.validation import check_nonnegative_number, check_positive, check_whole
+from ood_nc.detection.kit.parameters import Parameter, nonnegative, positive, whole
 from ood_nc.detection.registry import register_detector
 
 
@@ -44,22 +42,10 @@ class NeuralRelationGraph(FeatureDetector):
     units_: Tensor
     probabilities_: Tensor
 
-    def __init__(
-        self, *, power: float = 1.0, threshold: float = 0.03, bank_size: int | None = 1000, seed: int = 0
-    ) -> None:
-        self.power = power
-        self.threshold = threshold
-        self.bank_size = bank_size
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_positive(self, "power")
-        check_nonnegative_number(self, "threshold")
-        check_whole(self, "bank_size", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"power": (1.0, 2.0, 4.0, 6.0, 8.0)}
+    power = Parameter(1.0, positive, search=(1.0, 2.0, 4.0, 6.0, 8.0))
+    threshold = Parameter(0.03, nonnegative)
+    bank_size = Parameter[int | None](1000, whole(1).or_none())
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         size = len(train) if self.bank_size is None else self.bank_size

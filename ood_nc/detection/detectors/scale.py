@@ -7,7 +7,8 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.shaping import PruningDetector, largest_sum, scaling, sum_ratio
+from ood_nc.detection.kit.parameters import Parameter, percent
+from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, largest_sum, scaling, sum_ratio
 from ood_nc.detection.registry import register_detector
 
 
@@ -34,8 +35,7 @@ class Scale(PruningDetector):
     )
     requires = frozenset({"features", "logits", "head", "nonnegative"})
 
-    def __init__(self, *, percentile: float = 85.0) -> None:
-        super().__init__(percentile=percentile)
+    percentile = Parameter(85.0, percent, search=PERCENTILES)
 
     def _score(self, queries: TapQueries) -> Tensor:
         bias = self.head.bias

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,7 +9,7 @@ from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import class_means_by_logit
-from ood_nc.detection.kit.validation import check_choice
+from ood_nc.detection.kit.parameters import Parameter, one_of
 from ood_nc.detection.registry import register_detector
 
 
@@ -40,14 +38,9 @@ class SimplifiedHopfieldEnergy(FeatureDetector):
 
     patterns_: Tensor
 
-    def __init__(self, *, metric: str = "inner_product") -> None:
-        self.metric = metric
-
-    def _check_parameters(self) -> None:
-        check_choice(self, "metric", ("inner_product", "euclidean", "cosine"))
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"metric": ("inner_product", "euclidean", "cosine")}
+    metric = Parameter(
+        "inner_product", one_of("inner_product", "euclidean", "cosine"), search=("inner_product", "euclidean", "cosine")
+    )
 
     def _fit(self, train: TapStatistics) -> None:
         all_means = class_means_by_logit(train)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -13,7 +11,7 @@ from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import moments_of, square_whitening, whitened_distances
-from ood_nc.detection.kit.validation import check_whole
+from ood_nc.detection.kit.parameters import Parameter, whole
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -44,16 +42,8 @@ class SelfSupervisedDetector(FeatureDetector):
     means_: Tensor
     whitenings_: Tensor
 
-    def __init__(self, *, clusters: int | None = 1, seed: int = 0) -> None:
-        self.clusters = clusters
-        self.seed = seed
-
-    def _check_parameters(self) -> None:
-        check_whole(self, "clusters", 1, none_allowed=True)
-        check_whole(self, "seed", 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"clusters": (1, 2, 5, 10)}
+    clusters = Parameter[int | None](1, whole(1).or_none(), search=(1, 2, 5, 10))
+    seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
         members = self._members(train)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.feature_base import DetectorInfo
 from ood_nc.detection.kit import percentile
+from ood_nc.detection.kit.parameters import Parameter, one_of, percent
 from ood_nc.detection.kit.shaping import ShapedEnergy
-from ood_nc.detection.kit.validation import check_choice, check_percent
 from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
@@ -45,20 +43,13 @@ class VariationalRectifiedActivation(ShapedEnergy):
     lower_: Tensor
     upper_: Tensor
 
-    def __init__(self, *, lower: float = 10.0, upper: float = 90.0, below: str = "zero") -> None:
-        self.lower = lower
-        self.upper = upper
-        self.below = below
+    lower = Parameter(10.0, percent, search=(1.0, 5.0, 10.0, 15.0, 50.0, 60.0))
+    upper = Parameter(90.0, percent, search=(85.0, 90.0, 95.0, 99.0))
+    below = Parameter("zero", one_of("zero", "clip"))
 
     def _check_parameters(self) -> None:
-        check_percent(self, "lower")
-        check_percent(self, "upper")
-        check_choice(self, "below", ("zero", "clip"))
         if self.lower > self.upper:
             raise UserError(f"Detector {self.name!r}: lower {self.lower} is above upper {self.upper}.")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"lower": (1.0, 5.0, 10.0, 15.0, 50.0, 60.0), "upper": (85.0, 90.0, 95.0, 99.0)}
 
     def _fit(self, train: TapStatistics) -> None:
         lower, upper = (percentile.percentile(train.features, percent) for percent in (self.lower, self.upper))

@@ -11,5 +11,5 @@ Detectors here import nothing private: what stands below is what a new one has.
 - :mod:`~ood_nc.detection.kit.percentile`: exact percentiles of large matrices;
 - :mod:`~ood_nc.detection.kit.neighbors`, :mod:`~ood_nc.detection.kit.approximate`,
   :mod:`~ood_nc.detection.kit.faiss_backend`: exact and approximate nearest neighbours;
-- :mod:`~ood_nc.detection.kit.validation`: checks of hyper-parameters, a line each.
+- :mod:`~ood_nc.detection.kit.parameters`: hyper-parameters, each declared with what it may be.
 """

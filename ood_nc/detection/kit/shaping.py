@@ -7,7 +7,6 @@ A detector of the kind is :class:`ShapedEnergy` with one method, ``_shape``; one
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg, percentile
-from ood_nc.detection.kit.validation import check_percent
+from ood_nc.detection.kit.parameters import Parameter, percent
 
 PERCENTILES = (65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0)
 """The search space of the papers and of OpenOOD."""
@@ -50,14 +49,7 @@ class PruningDetector(FeatureDetector):
     The k largest of d are kept, k = d - round(d percentile / 100) and at least 1 (the rule of the papers' code).
     """
 
-    def __init__(self, *, percentile: float) -> None:
-        self.percentile = percentile
-
-    def _check_parameters(self) -> None:
-        check_percent(self, "percentile")
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"percentile": PERCENTILES}
+    percentile = Parameter(65.0, percent, search=PERCENTILES)
 
     def _kept(self, features: Tensor) -> int:
         dim = features.shape[1]

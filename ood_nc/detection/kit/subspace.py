@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.validation import check_dimensions
+from ood_nc.detection.kit.parameters import Parameter, check_not_both, share, whole
 from ood_nc.errors import UserError
 
 
@@ -28,15 +26,11 @@ class ResidualDetector(FeatureDetector):
     origin_: Tensor
     basis_: Tensor
 
-    def __init__(self, *, dim: int | None = None, explained_variance: float | None = None) -> None:
-        self.dim = dim
-        self.explained_variance = explained_variance
+    dim = Parameter[int | None](None, whole(0).or_none())
+    explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99))
 
     def _check_parameters(self) -> None:
-        check_dimensions(self, 0)
-
-    def _search_space(self) -> dict[str, tuple[Any, ...]]:
-        return {"explained_variance": (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)}
+        check_not_both(self, "dim", "explained_variance")
 
     def _fit(self, train: TapStatistics) -> None:
         self.origin_ = linalg.head_origin(*train.head)

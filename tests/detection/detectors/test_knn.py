@@ -5,7 +5,6 @@ import io
 import pickle
 import subprocess
 import sys
-from types import FunctionType
 
 import faiss
 import numpy as np
@@ -18,6 +17,7 @@ from ood_nc.detection import MissingInputError, check_detector, create_detector
 from ood_nc.detection.detectors.knn import NearestNeighbors as Knn
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
 from ood_nc.detection.kit.faiss_backend import SMALLEST_BANK
+from ood_nc.detection.kit.parameters import Parameter
 from ood_nc.errors import MissingPackageError, UserError
 from tests.detection.agreement import PROBLEMS, agreement_test, fitted, peer, peer_tensors, scores_of
 
@@ -305,9 +305,8 @@ def test_large_and_small_classes_in_one_detector():
 
 def variant(**hyperparameters):
     """knn with other defaults, for checks that create a detector by its class."""
-    init = FunctionType(Knn.__init__.__code__, Knn.__init__.__globals__)
-    init.__kwdefaults__ = {**Knn.__init__.__kwdefaults__, **hyperparameters}
-    return type("Variant", (Knn,), {"__init__": init, "__doc__": Knn.__doc__})
+    declared = {name: Parameter(value, getattr(Knn, name).allowed) for name, value in hyperparameters.items()}
+    return type("Variant", (Knn,), {**declared, "__doc__": Knn.__doc__})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ood_nc.detection import (
     detector_class,
     list_detectors,
 )
+from ood_nc.detection.kit.parameters import Parameter, positive
 from ood_nc.detection.testing.feature_checks import detector_checks
 
 CHECKS = dict(detector_checks())
@@ -29,11 +30,7 @@ class Sound(FeatureDetector):
     info = DetectorInfo("t", "v", "u", "n", "d", "c")
     requires = frozenset({"features", "labels"})
 
-    def __init__(self, *, power: float = 1.0) -> None:
-        self.power = power
-
-    def _search_space(self):
-        return {"power": (1.0, 2.0)}
+    power = Parameter(1.0, positive, search=(1.0, 2.0))
 
     def _fit(self, train):
         self.means_ = train.class_means
@@ -106,7 +103,7 @@ MUTANTS = {
     "inputs_unchanged": broken(_fit=_by_reference),
     "determinism": broken(_fit=_random),
     "declaration": broken(requires=frozenset({"pixels"})),
-    "parameters": broken(_search_space=lambda self: {"exponent": (1.0,)}),
+    "parameters": broken(hyperparameters=lambda self: {"exponent": (1.0,)}),
     "missing_inputs": broken(_check_inputs=lambda self, given, where: None, _fit=_takes_anything),
     "non_finite": broken(_check_inputs=lambda self, given, where: None, _checked_scores=lambda self, scores: scores),
     "degenerate_fits": broken(_score=lambda self, q: Sound._score(self, q) / self.means_.std(dim=0).amin()),

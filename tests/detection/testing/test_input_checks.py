@@ -33,7 +33,7 @@ class Sound(InputDetector):
     def __init__(self, *, layers: tuple[str, ...] | None = None) -> None:
         self.layers = layers
 
-    def _search_space(self):
+    def hyperparameters(self):
         return {"layers": (None, ("stage1",))}
 
     def _fit(self, network, batches):
@@ -147,7 +147,7 @@ MUTANTS = {
     "failing_network": broken(_score=_eval_without_finally),
     "state": broken(_fit=_hides, _score=_uses_hidden),
     "declaration": broken(requires=frozenset({"features"})),
-    "parameters": broken(_search_space=lambda self: {"exponent": (1.0,)}),
+    "parameters": broken(hyperparameters=lambda self: {"exponent": (1.0,)}),
     "missing_inputs": broken(needs_fit=False),
     "missing_layers": broken(_fit=_any_layer, attach=_attach_unchecked),
     "non_finite": broken(score=_takes_anything),
