@@ -71,12 +71,16 @@ def write_text(target: str | Path, text: str) -> None:
 
 
 @contextmanager
-def write_lock(target: str | Path) -> Iterator[None]:
+def write_lock(target: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Be the only writer of ``target``, a file or a folder, while the block runs.
 
     The lock is the file ``.NAME.lock`` beside it; it says who holds it, and is gone afterwards. One that a killed
     process of this machine left is taken over, also after a restart. Whether the process of another machine lives
     nobody here can tell (not every shared disk carries locks), so what that left is the user's to remove.
+
+    Args:
+        target: what is written.
+        wait: for another process of this machine, as long as it takes.
 
     Raises:
         UserError: another process writes it, or the folder cannot be written.
@@ -86,7 +90,7 @@ def write_lock(target: str | Path) -> Iterator[None]:
     missing = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, target)
+        descriptor = _acquire(path, target, wait)
     except OSError as error:
         raise _as_user_error(error, target) from error
     try:
@@ -100,7 +104,7 @@ def write_lock(target: str | Path) -> Iterator[None]:
                 path.parent.rmdir()
 
 
-def _acquire(path: Path, target: Path) -> int:
+def _acquire(path: Path, target: Path, wait: bool) -> int:
     deadline = time.monotonic() + PATIENCE
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -108,9 +112,9 @@ def _acquire(path: Path, target: Path) -> int:
         owner = _owner(descriptor)
         if not free or _elsewhere(owner):
             os.close(descriptor)
-            if _elsewhere(owner) or _is_alive(owner.get("pid")) or time.monotonic() > deadline:
+            if _elsewhere(owner) or (not wait and (_is_alive(owner.get("pid")) or time.monotonic() > deadline)):
                 raise UserError(_refusal(owner, path, target))
-            time.sleep(0.02)  # its owner has died, and a process that it forked is about to let go
+            time.sleep(0.02)  # until its owner has done, or a process that a dead one forked has let go
             continue
         _held.append(descriptor)
         if _is_file(path, descriptor):  # else its holder removed it between our two calls
@@ -216,4 +220,4 @@ def _umask() -> int:
 def _as_user_error(error: OSError, target: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"No space left on the disk while writing {target}: free some, then run the command again.")
-    return UserError(f"Cannot write {target}: {error.strerror or error}. Choose another --output.")
+    return UserError(f"Cannot write {target}: {error.strerror or error}. Choose another place for it.")

@@ -206,6 +206,9 @@ class DataConfig(Section):
         le=2**50,
         description="bytes a compressed file may inflate to; 100 times its own always",
     )
+    cache: Text | None = flag(
+        None, "keep decoded training images: memory, or the folder of a file that runs and processes share"
+    )
     pixels: PixelConfig = Field(default_factory=PixelConfig)
     skip_broken: bool = flag(False, "leave out training images that cannot be read, instead of stopping")
 

@@ -14,7 +14,7 @@ from ood_nc.arrays import as_labels
 from ood_nc.config import PixelConfig
 from ood_nc.data.names import printables
 from ood_nc.data.pixels import DEFAULT, Pixels
-from ood_nc.data.stores import Store, decode
+from ood_nc.data.stores import Store
 from ood_nc.errors import UserError, nearest
 
 
@@ -101,7 +101,7 @@ class ImageDataset(Dataset[Any]):
             BrokenImageError: it cannot be read or decoded.
         """
         try:
-            return decode(self.store, int(self.rows[index]), self.pixels, self.channels)
+            return self.store.decode(int(self.rows[index]), self.pixels, self.channels)
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make the decoders raise nearly anything

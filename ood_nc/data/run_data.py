@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ood_nc.config import DataConfig, OodSet, TransferSet
+from ood_nc.data.cache import cached
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.inputs import Inputs, Source, prepare
 from ood_nc.data.layout import EXPECTED, NoImagesError
@@ -27,9 +28,10 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     Args:
         config: the data section of the configuration; the sets of its suite are added.
         seed: of the validation split.
-        workers: threads that check the training images.
-        check_images: decode all training images first (the others are checked as they are read), and note what the
-            sets share; an evaluation looks for that itself.
+        workers: threads that check and decode the training images.
+        check_images: decode all training images first (the others are checked as they are read), note what the sets
+            share, and keep ID train and validation where ``config.cache`` says. An evaluation, which reads each image
+            once, does without.
 
     Raises:
         UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
@@ -53,10 +55,15 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     def evaluated_id(source: str | None, key: str) -> ImageDataset | None:
         return None if source is None else _labelled(evaluated(source), source, key)
 
+    def kept(dataset: ImageDataset) -> ImageDataset:
+        in_use = check_images and config.cache is not None
+        return cached(dataset, str(config.cache), workers=workers) if in_use else dataset
+
     train = _labelled(opened(config.train, config.limit), config.train, "data.train")
     train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
-    train = _checked(train, workers, check_images, config.skip_broken, notes)
+    train = kept(_checked(train, workers, check_images, config.skip_broken, notes))
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
+    val = None if val is None else kept(val)
     ood, transfer = _with_suite(config)
     data = prepare(
         id=test,

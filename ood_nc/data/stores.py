@@ -44,6 +44,10 @@ class Store(ABC):
         """The image as it is stored: opened lazily in its own mode, or an array."""
         return recognise(self.read(index))
 
+    def decode(self, index: int, pixels: PixelConfig = DEFAULT, channels: int = 3) -> Pixels:
+        """The image as `to_channels` has it. Whatever a damaged file makes the decoders raise comes through."""
+        return to_channels(within_limit(lambda: self.image(index), pixels), channels, pixels)
+
     def size(self, index: int) -> tuple[int, int]:
         """Width and height of an image as it is stored."""
         image = self.image(index)
@@ -144,12 +148,6 @@ class WrappedStore(Store):
         if not isinstance(image, (Image.Image, np.ndarray)):
             raise PixelError(f"its items begin with {type(image).__name__}, not with an image")
         return image
-
-
-def decode(store: Store, index: int, pixels: PixelConfig = DEFAULT, channels: int = 3) -> Pixels:
-    """Return an image of ``store`` as `to_channels` has it. Whatever a damaged file makes the decoders raise comes
-    through."""
-    return to_channels(within_limit(lambda: store.image(index), pixels), channels, pixels)
 
 
 def verify(store: Store, index: int, pixels: PixelConfig = DEFAULT) -> float | None:

@@ -21,7 +21,7 @@ from ood_nc.data.names import printable, printables
 from ood_nc.data.pixels import DEFAULT, Pixels, image_suffixes
 from ood_nc.data.registry import SOURCES
 from ood_nc.data.sources import open_dataset
-from ood_nc.data.stores import FileStore, Store, decode
+from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
 
 Transform = Callable[[Any], torch.Tensor]
@@ -112,7 +112,7 @@ class ImageStream(IterableDataset[StreamBatch]):
         images, errors = [], []
         for position, entry in enumerate(batch):
             try:
-                images.append(self.transform(decode(entry.store, entry.position, self.pixels, self.channels)))
+                images.append(self.transform(entry.store.decode(entry.position, self.pixels, self.channels)))
             except MemoryError:
                 raise
             except Exception as error:  # damaged bytes make the decoders raise nearly anything

@@ -32,7 +32,7 @@ PACKAGES = (
 # What a run may change when it is resumed: it moves where and how things are computed or shown, not what is trained.
 FREE_ON_RESUME = (
     "output", "experiment", "evaluation.", "tracking.",
-    "data.root", "data.test", "data.suite", "data.ood", "data.transfer", "data.eval_limit",
+    "data.root", "data.cache", "data.test", "data.suite", "data.ood", "data.transfer", "data.eval_limit",
     "train.workers", "train.device", "train.log_interval", "train.collapse_interval", "train.checkpoint_interval",
 )  # fmt: skip
 

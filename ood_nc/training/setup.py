@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,7 @@ class Setup:
     optimizer: AcceleratedOptimizer
     scheduler: Scheduler | None
     objective: Objective
+    normalize: Callable[[torch.Tensor], torch.Tensor]
     mixup: Mixup | None
     loader: DataLoader
     train_plain: ImageDataset
@@ -55,9 +57,10 @@ class Setup:
         return len(self.sampler) * self.accelerator.num_processes
 
     def place(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch on the device, in the memory layout and mixed as the configuration says."""
-        layout = torch.channels_last if self.config.train.channels_last else torch.preserve_format
-        images = images.to(self.accelerator.device, non_blocking=True, memory_format=layout)
+        """A batch on the device, normalised, in the memory layout and mixed as the configuration says."""
+        images = self.normalize(images.to(self.accelerator.device, non_blocking=True))
+        if self.config.train.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         targets = targets.to(self.accelerator.device, non_blocking=True)
         return (images, targets) if self.mixup is None else self.mixup(images, targets)
 
@@ -98,8 +101,9 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     processes = accelerator.num_processes
     if train.batch_size % processes:
         raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
+    transform = train_transform(model.preprocessing, config.augment, by_batch=True)
     loader = train_loader(
-        data.id_train.with_transform(train_transform(model.preprocessing, config.augment)),
+        data.id_train.with_transform(transform),
         batch_size=train.batch_size // processes,
         accum_steps=train.grad_accum_steps,
         repeats=config.augment.aug_repeats,
@@ -123,6 +127,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         optimizer=optimizer,
         scheduler=scheduler,
         objective=_objective(config, model),
+        normalize=transform.normalize,
         mixup=mixup,
         loader=loader,
         train_plain=data.id_train.with_transform(eval_transform(model.preprocessing)),

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
 
 from ood_nc.data import BrokenImageError, ImageDataset, align_classes, open_dataset
-from ood_nc.data.stores import ArrayStore
+from ood_nc.data.stores import ArrayStore, Store
 from ood_nc.errors import UserError
 
 from .conftest import encoded
@@ -134,6 +134,6 @@ class TestBroken:
         def exhausted(*_):
             raise MemoryError
 
-        monkeypatch.setattr("ood_nc.data.dataset.decode", exhausted)
+        monkeypatch.setattr(Store, "decode", exhausted)
         with pytest.raises(MemoryError):
             dataset[0]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -113,3 +114,36 @@ def test_transforms_travel_to_workers():
     for preprocessing in (PREPROCESSING, GREY):
         transform = train_transform(preprocessing, AugmentConfig())
         assert pickle.loads(pickle.dumps(transform))(IMAGE).shape[1:] == (32, 32)
+
+
+@pytest.mark.parametrize("reprob", [0.0, 1.0])
+def test_training_is_timms_own_with_the_same_random_numbers(reprob):
+    augment = AugmentConfig(color_jitter=0.2, reprob=reprob)
+    theirs = timm.data.create_transform(
+        **{key: PREPROCESSING[key] for key in ("input_size", "mean", "std", "interpolation")},
+        is_training=True, color_jitter=0.2, re_prob=reprob,
+    )  # fmt: skip
+    images = []
+    for transform in (theirs, train_transform(PREPROCESSING, augment)):
+        random.seed(1)
+        torch.manual_seed(1)
+        images.append(transform(IMAGE))
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("reprob", [0.0, 1.0])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_batch_normalised_at_once_is_its_images_normalised_alone(channels, reprob):
+    settings = {**PREPROCESSING, "input_size": (channels, 32, 32)}
+    image = IMAGE if channels < 4 else np.asarray(IMAGE.convert("RGBA"))
+    batches = []
+    for by_batch in (False, True):
+        random.seed(1)
+        torch.manual_seed(1)
+        transform = train_transform(settings, AugmentConfig(reprob=reprob), by_batch=by_batch)
+        batches.append(torch.stack([transform(image) for _ in range(3)]))
+    alone, at_once = batches
+    assert (at_once.dtype == torch.uint8) == (reprob == 0)
+    normalised = transform.normalize(at_once)
+    assert torch.equal(normalised, alone)
+    assert normalised.is_contiguous()
