@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +36,10 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None,
     directory = Path(directory)
     model, _ = load_run(directory, which=which)
     with write_lock(directory / "results.json"):
-        return _evaluate(model, load(directory / "config.yaml", overrides), directory)
+        config = load(directory / "config.yaml", overrides)
+        # `fit` reads the best checkpoint alone.
+        source = [str(directory), *_data_flags(overrides or {})] if which == "best" else None
+        return _evaluate(model, config, directory, source)
 
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
@@ -42,7 +48,7 @@ def evaluate_model(config: Config) -> tuple[Results, Path]:
     model = foreign_model(config)
     with write_lock(directory / "results.json"):
         write_text(directory / "config.yaml", config.to_yaml())
-        return _evaluate(model, config, directory), directory
+        return _evaluate(model, config, directory, ["--config", str(directory / "config.yaml")]), directory
 
 
 def evaluate_features(source: Path, config: Config) -> tuple[Results, Path]:
@@ -67,7 +73,7 @@ def foreign_model(config: Config) -> ControlledModel:
     return model
 
 
-def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Results:
+def _evaluate(model: ControlledModel, config: Config, directory: Path, source: Sequence[str] | None) -> Results:
     from ood_nc.data import load_data
     from ood_nc.evaluation import evaluate
 
@@ -88,9 +94,40 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path) -> Result
         cache=directory / "features",
         **_settings(config, directory),
     )
+    if source is not None:
+        results.identity["fit"] = fit_command(results, config, directory, source)
     results.save(directory)
     _track(results, config, directory)
     return results
+
+
+def fit_command(results: Results, config: Config, directory: Path, source: Sequence[str]) -> str | None:
+    """The command that fits the recommended tap and detector; None where there is none.
+
+    Args:
+        results: with the choices.
+        config: of the evaluation.
+        directory: of the results; the file goes there.
+        source: the words that name the network and its data.
+    """
+    for choice in results.choices:
+        if choice["task"] == "detection" and choice["recommended"]:
+            tap, detector, chosen_on = choice["chosen_tap"], choice["method"], config.evaluation.choose
+            tuned = {"none": [], "synthetic": ["--choose"]}.get(chosen_on)
+            if tuned is None and chosen_on not in config.data.ood:
+                return None  # of a suite, which `fit` does not open
+            tuned = tuned if tuned is not None else ["--validation-ood", str(config.data.ood[chosen_on].source)]
+            file = directory / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', f'{detector}-{tap}')}.safetensors"
+            words = ["--detector", detector, "--tap", tap, *tuned, "-o", str(file)]
+            return shlex.join(["ood-nc", "fit", *source, *words])
+    return None
+
+
+def _data_flags(overrides: dict[str, Any]) -> list[str]:
+    """The flags of an evaluation that say where the ID data are, for the command that fits on them."""
+    where = ("root", "train", "val", "val_fraction", "limit")
+    given = {key: overrides[f"data.{key}"] for key in where if f"data.{key}" in overrides}
+    return [word for key, value in given.items() for word in (f"--data.{key}", str(value))]
 
 
 def _settings(config: Config, directory: Path) -> dict[str, Any]:

@@ -56,6 +56,21 @@ def show_results(results: Results) -> None:
         body.append([tap, *cells])
     columns = ["tap", "NC1", *(f"mean FPR95 (ID positive), {name}" for name in chosen.detectors), "mean transfer error"]
     table(f"{results.identity.get('run', 'run')}: every layer (* the headline, fixed beforehand)", columns, body)
+    show_recommendation(results)
+
+
+def show_recommendation(results: Results) -> None:
+    """One line: the tap and detector chosen without OOD data, what the tests made of it, the command that fits it."""
+    chosen = [one for one in results.choices if one["task"] == "detection" and one["recommended"]]
+    for one in chosen:
+        told = f"recommended without OOD data (rule {one['rule']}): {one['method']} on {one['chosen_tap']}"
+        if one["regret"] is not None:
+            told += (
+                f", mean FPR95 (ID positive) {one['value_chosen']:.3f}; in hindsight the best of all is "
+                f"{one['best_method']} on {one['best_tap']}, {one['value_best']:.3f}"
+            )
+        command = results.identity.get("fit")
+        say(f"{told}: {command}" if command else told)
 
 
 def _one(results: Results, *, as_error: bool = False, **equals: Any) -> str:

@@ -15,6 +15,7 @@ from ood_nc.data.inputs import (
     public_name,
     transfer_keys,
 )
+from ood_nc.data.jumbled import jumbled
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
@@ -50,6 +51,7 @@ __all__ = [
     "check_source",
     "eval_transform",
     "find_overlaps",
+    "jumbled",
     "limit_per_class",
     "limit_total",
     "list_datasets",

@@ -125,8 +125,7 @@ def prepare(
         transfer: (train, test), or one set, which is split four to one (stratified, seed 0); likewise.
         groups: near, far (when not given) or covariate of each OOD set.
         id_val: ID images that settle choices.
-        hold_out: the share of ID train and the seed that make ``id_val`` where none is given; where this is None,
-            nothing is held out and ``id_val`` is not read.
+        hold_out: the share of ID train and the seed that make ``id_val`` where none is given; None holds out nothing.
         choose_on: the OOD set that hyper-parameters are chosen on.
         opened: opens a source, given what it is called.
 
@@ -149,7 +148,7 @@ def prepare(
     else:
         raise UserError("There is no ID set: give id or id_train.")
     val = None
-    if hold_out is not None and id_val is not None:
+    if id_val is not None:
         val = _with_images(opened(id_val, None))
     elif hold_out is not None:
         kept, held_out = stratified_split(train.targets, *hold_out)

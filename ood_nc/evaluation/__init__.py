@@ -9,13 +9,11 @@ from ood_nc.evaluation.openood import to_openood_csv
 from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.seeds import over_seeds
 from ood_nc.evaluation.suite import evaluate
-from ood_nc.evaluation.tap_choice import choose_taps
 
 __all__ = [
     "COLUMNS",
     "Comparison",
     "Results",
-    "choose_taps",
     "compare",
     "evaluate",
     "over_seeds",

@@ -46,6 +46,17 @@ def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> 
     return rows
 
 
+def held_out_collapse(tap: TapData, inputs: Inputs) -> dict[str, float]:
+    """NC1 and VCI on ID images held out of the fits, for rules that choose a tap; empty where they are undefined."""
+    if "id_val" not in tap.features:
+        return {}
+    try:
+        values = measure(_statistics(tap, "id_val", inputs), metrics=["nc1_pinv", "vci"]).values
+    except UserError:
+        return {}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _statistics(tap: TapData, split: str, inputs: Inputs) -> ClassStatistics:
     features, labels = tap.features[split], tap.labels[split]
     if not labelled(labels):

@@ -6,6 +6,7 @@ import functools
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from ood_nc.data import Inputs, ood_key
 from ood_nc.detection import FeatureDetector, TapQueries, TapStatistics, create_feature_detector
 from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
-from ood_nc.evaluation.fitting import Tuning, queries_of, statistics_of
+from ood_nc.evaluation.fitting import Tuning, outliers_of, queries_of, statistics_of
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
+from ood_nc.evaluation.rules import MADE_FEATURES, MADE_IMAGES
 from ood_nc.evaluation.taps import TapData
 from ood_nc.scores import METRICS, RankResamples, draw_ranks, percentile_interval, resampled_metrics
 
@@ -49,8 +51,8 @@ class Measured:
 
     @property
     def tested(self) -> dict[str, Scores]:
-        """The scores without those of ID images held out for what is settled before the test."""
-        return {key: scores for key, scores in self.scores.items() if key != "id_val"}
+        """The scores of the sets that are tested, without those for what is settled before the test."""
+        return {key: scores for key, scores in self.scores.items() if key not in ("id_val", MADE_FEATURES, MADE_IMAGES)}
 
 
 class Scored(NamedTuple):
@@ -74,7 +76,7 @@ def measure_detectors(
     """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
 
     What several detectors compute alike is shared; its time counts for the first that asks. Where ID images are held
-    out (``id_val``) they are scored too, without rows.
+    out (``id_val``) they and outliers made of them (`ood_nc.evaluation.rules`) are scored too, without rows.
 
     Args:
         tap: the tap.
@@ -86,8 +88,11 @@ def measure_detectors(
         tuning: how hyper-parameters are chosen; None leaves the defaults.
     """
     train = statistics_of(tap)
-    keys = [key for key in ("id_test", "id_val", *map(ood_key, inputs.ood)) if key in tap.features]
+    keys = [key for key in ("id_test", "id_val", MADE_IMAGES, *map(ood_key, inputs.ood)) if key in tap.features]
     queries = {key: queries_of(tap, key) for key in keys}
+    if "id_val" in tap.features:
+        with suppress(UserError):
+            queries[MADE_FEATURES] = outliers_of(tap, resamples.seed)
     return {
         name: measure_one(
             name, functools.partial(_at_tap, name, tap, train, queries, tuning), inputs, ids, resamples, make

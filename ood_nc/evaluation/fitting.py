@@ -98,8 +98,7 @@ class Tuning:
         if not detector.hyperparameters():
             return None
         if self.outliers == SYNTHETIC:
-            made = synthetic_outliers(tap.features["id_val"], tap.labels["id_val"], seed=self.seed)
-            outliers, where = TapQueries(made, head=tap.head), _SYNTHETIC_OUTLIERS
+            outliers, where = outliers_of(tap, self.seed), _SYNTHETIC_OUTLIERS
         else:
             outliers, where = queries_of(tap, VALIDATION_OOD), f"held-out ID and {self.outliers}"
         found = select(detector.name, train, queries_of(tap, "id_val"), outliers, selected_on=where, seed=self.seed)
@@ -116,6 +115,17 @@ def statistics_of(tap: TapData) -> TapStatistics:
 def queries_of(tap: TapData, key: str) -> TapQueries:
     """What detectors score of a set at a tap."""
     return TapQueries(tap.features[key], logits=tap.own_logits.get(key), head=tap.head)
+
+
+def outliers_of(tap: TapData, seed: int) -> TapQueries:
+    """Outliers made of the features of held-out ID at a tap (`ood_nc.detection.synthetic_outliers`).
+
+    Raises:
+        UserError: fewer than two of them.
+    """
+    labels = tap.labels["id_val"] if labelled(tap.labels["id_val"]) else None
+    made = synthetic_outliers(tap.features["id_val"], labels, seed=seed)
+    return TapQueries(made.to(tap.features["id_val"].device), head=tap.head)
 
 
 def _statistics(tap: TapData, key: str, held_out: TapStatistics | None) -> TapStatistics:

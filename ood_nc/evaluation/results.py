@@ -34,7 +34,7 @@ class Results:
             measurement is undefined, and ``reason`` then says why.
         identity: the run, its model, taps, data sets (with n, group, fingerprint, duplicates), versions, seconds.
         relations: correlations of collapse with detection and transfer errors (`relate`).
-        choices: the taps collapse alone would choose and what that costs (`choose_taps`).
+        choices: the tap and method each rule chooses without OOD or transfer data, and its regret (`make_choices`).
         series: histograms of scores.
         scores: one row a sample: ``group``, ``dataset``, ``id``, then ``score/<tap>/<detector>`` and
             ``correct/<tap>/<probe>``, null where a column does not concern the sample.

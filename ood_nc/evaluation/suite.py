@@ -13,12 +13,13 @@ import torch
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
-from ood_nc.data import Source, TransferSource, ood_key, transfer_keys
+from ood_nc.data import Source, TransferSource, jumbled, ood_key, transfer_keys
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import extract_banks, same_taps
-from ood_nc.evaluation.collapse import collapse_rows
+from ood_nc.evaluation.choices import evidence_of, make_choices
+from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
@@ -31,9 +32,9 @@ from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.maps import feature_maps
 from ood_nc.evaluation.paper import PaperTaps, paper_rows
 from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
+from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
-from ood_nc.evaluation.tap_choice import choose_taps
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
 from ood_nc.models import weights_hash
@@ -84,7 +85,8 @@ def evaluate(
             ``DataLoader`` of (image, label); the other sets likewise.
         id_train: ID training images; without them half of ``id`` is fitted on.
         id_val: ID images that were not trained on, for what is settled before the test (ensembles, choices, detectors
-            that fit on held-out ID); where needed and not given, a tenth of ``id_train``.
+            that fit on held-out ID); where needed and not given, a tenth of ``id_train``. Where it is given, more rules
+            choose a tap and detector (`ood_nc.evaluation.rules`).
         ood: OOD sets by name.
         transfer: transfer tasks by name: (train, test), or one set, of which a fifth is the test part.
         features: features from elsewhere instead of a model and images: a file, a folder or arrays by name, laid out as
@@ -151,6 +153,9 @@ def evaluate(
         extractor = feature_bank if features is not None else bank_extractor(tapped, cache, weights=weights, **options)
         banks = extract_banks(inputs, extractor)
     aliases = same_taps(model.tap_names, banks, preferred=(model.head_tap, "encoder"))
+    if inputs.id_val is not None and inputs.id_val.transform is not None:
+        with _timed(clock, "features"):
+            banks[MADE_IMAGES] = extractor(jumbled(inputs.id_val))
     inputs.notes += [f"{name} is the same tensor as {tap}: measured once" for tap in aliases for name in aliases[tap]]
     plan = Plan(
         model=model,
@@ -199,7 +204,7 @@ def evaluate(
     )
     with _timed(clock, "relations"):
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
-        results.choices = choose_taps(results.main_rows)
+        results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
 
@@ -239,6 +244,7 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
 
     with _timed(clock, "collapse"):
         found.rows += collapse_rows(tap, plan.inputs, seed=plan.seed, make=of("collapse"))
+        found.held_out[tap.name] = held_out_collapse(tap, plan.inputs)
     with _timed(clock, "detection"):
         measured = measure_detectors(
             tap, plan.inputs, plan.ids, plan.detectors, plan.resamples, of("detection"), tuning=plan.tuning

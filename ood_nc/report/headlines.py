@@ -27,10 +27,9 @@ def sentences(run: Run) -> list[str]:
     transfer = _transfer_row(run, chosen)
     told.append(_told("Transfer", chosen.transfer_tap, [transfer] if transfer else []))
     for task in ("detection", "transfer"):
-        choices = [choice for choice in run.choices if choice["task"] == task and choice["value_best"] is not None]
-        if choices:
-            sign = 1 if metric(choices[0]["metric"]).better == "lower" else -1
-            told.append(_hindsight(task, min(choices, key=lambda choice: sign * choice["value_best"])))
+        followed = (choice for choice in run.choices if choice["task"] == task and choice.get("recommended"))
+        if (choice := next(followed, None)) is not None:
+            told.append(_hindsight(task, choice))
     return [text for text in told if text]
 
 
@@ -53,23 +52,25 @@ def _chance(row: Row) -> str:
 
 
 def _hindsight(task: str, choice: Row) -> str:
-    """The best tap and method, which were picked on the test sets, and what collapse alone would have picked."""
+    """The best tap and method, which were picked on the test sets, and what was recommended without them."""
     shown, value, picked = metric(choice["metric"]), choice["value_best"], choice["value_chosen"]
+    if value is None:
+        return ""
     if shown.better == "higher":
         value, picked, shown = 1 - value, None if picked is None else 1 - picked, metric("transfer_error")
     if task == "detection" and value >= _CHANCE_FPR95:
         return "In hindsight no tap with any detector tells these OOD sets from ID better than chance."
     text = (
         f"Best {task} in hindsight, picked on the test sets and so too good to expect again: {choice['best_tap']} with "
-        f"{choice['method']}, mean {number(value, shown.unit)} %"
+        f"{choice['best_method']}, mean {number(value, shown.unit)} %"
     )
     if choice["regret"] is None:
-        return f"{text}; collapse alone chooses no tap that can be compared ({choice.get('reason') or 'undefined'})."
-    if choice["chosen_tap"] == choice["best_tap"]:
-        return f"{text}. Collapse alone would have chosen the same tap."
+        return f"{text}; what is recommended without these data cannot be compared ({choice.get('reason')})."
+    if (choice["chosen_tap"], choice["method"]) == (choice["best_tap"], choice["best_method"]):
+        return f"{text}. It is also what is recommended without these data."
     return (
-        f"{text}. Collapse alone would have chosen {choice['chosen_tap']} at {number(picked, shown.unit)} %, "
-        f"a regret of {number(choice['regret'], shown.unit)} points."
+        f"{text}. Recommended without these data is {choice['chosen_tap']} with {choice['method']}: "
+        f"{number(picked, shown.unit)} %, a regret of {number(choice['regret'], shown.unit)} points."
     )
 
 

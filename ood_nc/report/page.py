@@ -16,11 +16,12 @@ from plotly.offline import get_plotlyjs
 from ood_nc.documents import check_schema
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE
-from ood_nc.report import headlines, pivots, summary, tables
+from ood_nc.report import choices, headlines, pivots, summary, tables
 from ood_nc.report.differences import difference_table, finding, points
 from ood_nc.report.documents import Row, Run, read_runs
 from ood_nc.report.figures import build, plotly_figure
 from ood_nc.report.glossary import METHODS, metric
+from ood_nc.report.numbers import percent
 from ood_nc.report.payload import Index, build_payload
 
 SCRIPTS = ("core.js", "figures.js", "curves.js", "tables.js", "page.js")
@@ -95,7 +96,10 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "collapse": tables.collapse_table(runs, lookup),
         "relations": tables.relation_table(relations, len(runs) if joint else _first_with_relations(runs), bool(joint)),
         "relation_sets": _relation_sets(runs, joint),
-        "choices": tables.choice_table(runs),
+        "choices": choices.choice_table(runs[0].choices) if len(runs) == 1 else [],
+        "regrets": choices.regret_table([run.choices for run in runs]) if len(runs) > 1 else [],
+        "recommended": choices.recommendations(runs),
+        "rules": choices.rules(runs),
         "differences": difference_table(comparison) if comparison else None,
         "datasets": summary.datasets(runs),
         "id_size": pivots.id_size(runs[0]),
@@ -164,6 +168,7 @@ def _environment() -> Environment:
         style=Markup(source(environment, "report.css")[0]),
         script=Markup("\n".join(source(environment, name)[0] for name in SCRIPTS)),
         metric=metric,
+        percent=percent,
         points=points,
         finding=finding,
     )

@@ -140,17 +140,3 @@ def _correlation(row: Row | None, name: str, address: str) -> Table:
     return cell(
         {"value": row.get(name), **ends, "n": row.get("n"), "reason": row.get("reason")}, "correlation", address
     )
-
-
-def choice_table(runs: Sequence[Run]) -> list[Table]:
-    """What collapse alone would choose, for each task and method of each run."""
-    lines = []
-    for number_of_run, run in enumerate(runs):
-        for choice in run.choices:
-            unit = metric(choice["metric"]).unit
-            shown = {
-                name: cell({"value": choice.get(name), "reason": choice.get("reason")}, unit)
-                for name in ("value_chosen", "value_best", "regret")
-            }
-            lines.append({**choice, **shown, "run": number_of_run, "label": metric(choice["metric"]).label})
-    return lines

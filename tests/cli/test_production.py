@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,29 @@ def test_the_file_says_what_was_fitted(run: Path, detector: Path) -> None:
     assert header["about"]["fitted_on"]["n"] == 60
     assert header["about"]["held_out"]["n"] == 40
     assert Detector.load(detector).threshold.tpr == 0.9
+
+
+def test_evaluate_ends_in_the_command_that_fits_what_it_recommends(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command is run as it is printed: for a run whose data are elsewhere, and for a model from elsewhere."""
+    dataset = open_dataset("bundled/digits-id::train")
+    for index in range(60):
+        folder = tmp_path / "digits" / str(dataset.targets[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        dataset.load(index).save(folder / f"{index}.png")
+    model = ["--model", "test_resnet", "--img-size", "32", "--taps", "layer3,encoder", "--id", str(tmp_path / "digits")]
+    limits = ["--bootstrap", "0", "--probes", "linear", "--detectors", "knn,mahalanobis", "--device", "cpu", "-j", "0"]
+    foreign = [*model, "--ood", "near=bundled/digits-near", "--output", str(tmp_path), "--experiment", "theirs"]
+    for where in ([str(run), "--data.val-fraction", "0.3", "--eval-limit", "20"], [*foreign, "--eval-limit", "40"]):
+        assert main(["evaluate", *where, *limits]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("recommended"))
+        told, _, command = line.partition(": ood-nc ")
+        assert "without OOD data" in told and "in hindsight" in told
+        words = shlex.split(command)
+        assert words[0] == "fit" and main([*words, "--quiet"]) == 0
+        detector, tap = told.partition("): ")[2].partition(",")[0].split(" on ")
+        assert describe(Path(words[-1]))["about"]["detectors"] == [f"{detector} on {tap}"]
 
 
 def test_fit_says_what_to_expect(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from statistics import mean
 from typing import Any
 
 TAPS = ("stem", "stages.0", "stages.1", "stages.2", "stages.3", "encoder", "projector")
@@ -174,14 +175,15 @@ class RunMaker:
             ("transfer", "accuracy", PROBES, -1),
         ):
             group = "ood" if task == "detection" else "transfer"
-            chosen = self.taps[-1] if task == "detection" else self.taps[2]
-            for method in methods:
-                wanted = {"kind": task, "dataset": "mean", "group": group, "method": method, "metric": metric}
-                values = {row["tap"]: row["value"] for row in rows if wanted.items() <= row.items()}
-                best = min(values, key=lambda tap: sign * values[tap])
-                rule = "lowest nc1_pinv on ID train" if sign == 1 else "highest nc1_pinv among taps above the floor"
-                entry = {"task": task, "method": method, "metric": metric, "chosen_tap": chosen, "best_tap": best}
-                entry |= {"value_chosen": values[chosen], "value_best": values[best], "rule": rule, "reason": None}
+            wanted = {"kind": task, "dataset": "mean", "group": group, "metric": metric}
+            values = {(row["tap"], row["method"]): row["value"] for row in rows if wanted.items() <= row.items()}
+            best = min(values, key=lambda place: sign * values[place])
+            for rule, tap, method in (("headline", -1, 0), ("nc1_train", -2, -1)):
+                chosen = self.taps[tap], methods[method]
+                entry = {"task": task, "rule": rule, "text": f"what {rule} says", "recommended": rule == "nc1_train"}
+                entry |= {"metric": metric, "chosen_tap": chosen[0], "method": chosen[1], "reason": None}
+                entry |= {"best_tap": best[0], "best_method": best[1], "value_mean": mean(values.values())}
+                entry |= {"value_chosen": values[chosen], "value_best": values[best]}
                 yield {**entry, "regret": sign * (values[chosen] - values[best])}
 
     def histograms(self) -> Iterator[Row]:

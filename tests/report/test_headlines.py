@@ -28,7 +28,7 @@ def test_sentence_without_intervals_says_so(tmp_path: Path) -> None:
 def test_sentence_where_collapse_chooses_nothing(tmp_path: Path) -> None:
     reason = {"value_chosen": None, "regret": None, "chosen_tap": None, "reason": "collapse is undefined on every tap"}
     run = edited(tmp_path, lambda document: [choice.update(reason) for choice in document["choices"]])
-    told = "no tap that can be compared (collapse is undefined on every tap)"
+    told = "cannot be compared (collapse is undefined on every tap)"
     assert all(told in text for text in sentences(run)[2:])
 
 
@@ -38,7 +38,7 @@ def test_the_headline_stays_whatever_is_best_in_hindsight(tmp_path: Path) -> Non
 
     def improve(document: dict[str, Any]) -> None:
         for choice in document["choices"]:
-            choice.update(best_tap="stem", method="msp", value_best=0.0 if choice["task"] == "detection" else 1.0)
+            choice.update(best_tap="stem", best_method="msp", value_best=0.0 if choice["task"] == "detection" else 1.0)
 
     better = edited(tmp_path, improve)
     assert sentences(better)[:2] == sentences(run)[:2]
