@@ -104,6 +104,19 @@ def write_lock(target: str | Path, *, wait: bool = False) -> Iterator[None]:
                 path.parent.rmdir()
 
 
+@contextmanager
+def writing(target: str | Path) -> Iterator[None]:
+    """Turn the system's refusal to write ``target`` into one line.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _as_user_error(error, Path(target)) from error
+
+
 def _acquire(path: Path, target: Path, wait: bool) -> int:
     deadline = time.monotonic() + PATIENCE
     while True:

@@ -27,6 +27,8 @@ _SEAL = re.compile(rb'"seal":"([0-9a-f]{64})"')
 _MARK = b"ood_nc sealed:"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 _CHUNK = 1 << 22
+_PAGE = 4096
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 class DamagedFileError(UserError):
@@ -54,10 +56,65 @@ def write_sealed(path: str | Path, tensors: Mapping[str, torch.Tensor], header: 
             # safetensors hides the system's error; a full disk must be told from a fault of ours.
             code = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
-        place, _, digest = _digest(temporary)
-        with open(temporary, "r+b") as file:
-            file.seek(place)
-            file.write(digest.encode())
+        _seal(temporary)
+
+
+class RowFile:
+    """A matrix of ``most`` rows at the most, appended to in place; `seal` makes it a file that `read_sealed` reads.
+
+    The header stands first in a safetensors file and says how many rows there are, so room is left for it.
+
+    Args:
+        path: the file; what stands there already is kept, and `keep` says how much of it counts.
+        width: numbers a row.
+        dtype: float32, float16 or bfloat16.
+        most: rows that it may come to hold.
+        header: JSON values.
+    """
+
+    def __init__(self, path: Path, width: int, dtype: torch.dtype, most: int, header: Mapping[str, Any]) -> None:
+        self.width, self.dtype, self.row_bytes = width, dtype, width * dtype.itemsize
+        self._path, self._header = path, json.dumps(dict(header), allow_nan=False)
+        self._start = -(-(8 + len(self._head(most))) // _PAGE) * _PAGE
+        self._file = open(path, "r+b" if path.exists() else "w+b", buffering=0)  # noqa: SIM115
+        self.rows = 0
+
+    def append(self, rows: torch.Tensor) -> memoryview:
+        """Write rows behind the others; returns their bytes."""
+        data: memoryview = rows.to(self.dtype).contiguous().view(-1).view(torch.uint8).numpy().data
+        self._write(self._start + self.rows * self.row_bytes, data)
+        self.rows += len(rows)
+        return data
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes of some rows, as far as there are any."""
+        return os.pread(self._file.fileno(), (stop - start) * self.row_bytes, self._start + start * self.row_bytes)
+
+    def keep(self, rows: int) -> None:
+        """Leave the first ``rows`` alone."""
+        self.rows = rows
+        self._file.truncate(self._start + rows * self.row_bytes)
+
+    def seal(self) -> None:
+        """Write the header and the digest, and see all of it to the disk."""
+        room = self._start - 8
+        self._write(0, memoryview(room.to_bytes(8, "little") + self._head(self.rows).ljust(room)))
+        _seal(self._path)
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, place: int, data: memoryview) -> None:
+        while data:
+            written = os.pwrite(self._file.fileno(), data, place)
+            place, data = place + written, data[written:]
+
+    def _head(self, rows: int) -> bytes:
+        facts = {"format": "pt", "seal": _BLANK.decode(), "ood_nc": self._header}
+        matrix = {"dtype": _DTYPES[self.dtype], "shape": [rows, self.width], "data_offsets": [0, rows * self.row_bytes]}
+        return json.dumps({"__metadata__": facts, "rows": matrix}, separators=(",", ":")).encode()
 
 
 def read_sealed(path: str | Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -132,6 +189,13 @@ def _digest(path: Path, *, header_only: bool = False) -> tuple[int, str, str]:
         while not header_only and (chunk := file.read(_CHUNK)):
             whole.update(chunk)
     return len(prefix) + start, seals[0][1].decode(), whole.hexdigest()
+
+
+def _seal(path: Path) -> None:
+    place, _, digest = _digest(path)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(digest.encode())
 
 
 def _contents(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

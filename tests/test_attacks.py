@@ -20,6 +20,7 @@ ATTACKS = Path(__file__).parent.parent / "scripts" / "attacks"
         ["kills.py", "--kills", "3"],
         ["damage.py", "--mutations", "200"],
         ["mutations.py", "--mutations", "60"],
+        ["banks.py", "--kills", "3", "--images", "100"],
     ],
     ids=lambda words: words[0],
 )

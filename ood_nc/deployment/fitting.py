@@ -26,9 +26,9 @@ from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import (
     SYNTHETIC,
     VALIDATION_OOD,
+    BankExtractor,
     Extractor,
     Tuning,
-    bank_extractor,
     number_classes,
     statistics_of,
 )
@@ -109,7 +109,7 @@ def fit_detector(
     train, held_out = train.with_transform(transform), held_out.with_transform(transform)
     several = len(detectors) * len(names) > 1
     splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
-    get = bank_extractor(model, cache, batch_size=batch_size, workers=workers, device=device)
+    get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
     data = _data(get, model, train, held_out, validation_ood, splits, seed)
     tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
     members: list[Member] = []

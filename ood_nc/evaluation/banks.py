@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
@@ -11,7 +11,9 @@ from ood_nc.evaluation.fitting import VALIDATION_OOD, Extractor
 from ood_nc.features import FeatureBank, UnreadableError
 
 
-def extract_banks(inputs: Inputs, extractor: Extractor) -> dict[str, FeatureBank]:
+def extract_banks(
+    inputs: Inputs, extractor: Extractor, *, begin: Callable[[Sequence[ImageDataset]], None] | None = None
+) -> dict[str, FeatureBank]:
     """Extract the bank of every set, by its key.
 
     A set whose images are all in a larger one, as the halves of a transfer task are in the OOD set of the same source,
@@ -20,32 +22,39 @@ def extract_banks(inputs: Inputs, extractor: Extractor) -> dict[str, FeatureBank
     Args:
         inputs: the sets; what cannot be read is noted in them.
         extractor: makes the bank of a data set.
+        begin: is given the sets that will be extracted, before the first is.
 
     Raises:
         UnreadableError: none of the images of an ID set, or of the set that choices are made on, can be read.
     """
-    extracted: list[tuple[ImageDataset, FeatureBank]] = []
-    banks: dict[str, FeatureBank] = {}
-    datasets = inputs.all()
+    datasets, wholes = inputs.all(), dict[str, str]()
     for key in sorted(datasets, key=lambda key: -len(datasets[key])):
+        known = [one for one, whole in wholes.items() if one == whole]
+        wholes[key] = next((one for one in known if _holds(datasets[one], datasets[key])), key)
+    if begin is not None:
+        begin([datasets[key] for key, whole in wholes.items() if key == whole])
+    banks: dict[str, FeatureBank] = {}
+    for key, whole in wholes.items():
         dataset = datasets[key]
-        bank = next(
-            (known.select(dataset.ids, dataset.targets) for whole, known in extracted if _holds(whole, dataset)), None
-        )
         try:
-            if bank is None:
-                bank = extractor(dataset)
-                extracted.append((dataset, bank))
-            elif len(bank) == 0:
-                raise UnreadableError(f"None of the {len(dataset)} images of {dataset.name} can be read.")
+            if key == whole or whole not in banks:
+                banks[key] = extractor(dataset)
+            else:
+                banks[key] = _part(banks[whole], dataset)
         except UnreadableError as error:
             if key in ("id_train", "id_test", "id_val", VALIDATION_OOD):
                 raise
             inputs.notes.append(f"{error} It is undefined and in no mean.")
             continue
-        banks[key] = bank
-        inputs.note_broken(key, bank.broken)
+        inputs.note_broken(key, banks[key].broken)
     return {key: banks[key] for key in datasets if key in banks}
+
+
+def _part(whole: FeatureBank, dataset: ImageDataset) -> FeatureBank:
+    bank = whole.select(dataset.ids, dataset.targets)
+    if len(bank) == 0:
+        raise UnreadableError(f"None of the {len(dataset)} images of {dataset.name} can be read.")
+    return bank
 
 
 def _holds(whole: ImageDataset, part: ImageDataset) -> bool:

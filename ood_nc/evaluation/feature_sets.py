@@ -38,6 +38,7 @@ FEATURE_FILES = (".npy", ".npz", ".safetensors")
 ONE_TAP = "features"
 """The name of a tap that has none."""
 
+_ROWS_AT_ONCE = 1 << 16
 _LENGTHS = {"id_train": 1, "id_val": 1, "id_test": 1, "ood": 2, "near": 2, "far": 2, "covariate": 2, "transfer": 3}
 _LAYOUT = "id_train/TAP, id_test/TAP, ood/NAME/TAP, transfer/NAME/train/TAP, SET/labels, SET/logits, head/weight"
 
@@ -54,7 +55,7 @@ class FeatureStore(Store):
 
     def read(self, index: int) -> bytes:
         """The features of a sample."""
-        return b"".join(features[index].numpy().tobytes() for features in self.taps.values())
+        return b"".join(features[index].view(torch.uint8).numpy().tobytes() for features in self.taps.values())
 
     def image(self, index: int) -> Image.Image:
         """There is none."""
@@ -135,8 +136,10 @@ def feature_bank(dataset: ImageDataset) -> FeatureBank:
     """The bank of a set (or a part of one) that `open_features` opened."""
     store, rows = dataset.store, torch.as_tensor(dataset.rows)
     assert isinstance(store, FeatureStore)
-    taps = {name: features[rows] for name, features in store.taps.items()}
-    return FeatureBank(taps, store.logits[rows], torch.as_tensor(dataset.targets), dataset.ids)
+    # A whole set stays where it is: it may be larger than the memory.
+    place = slice(None) if torch.equal(rows, torch.arange(len(store))) else rows
+    taps = {name: features[place] for name, features in store.taps.items()}
+    return FeatureBank(taps, store.logits[place], torch.as_tensor(dataset.targets), dataset.ids)
 
 
 def _arguments(opened: Mapping[str, ImageDataset]) -> dict[str, Any]:
@@ -176,7 +179,7 @@ def _open(
     if missing or unknown:
         what = f"no tap {missing[0]!r}" if missing else f"a tap {unknown[0]!r} that id_train lacks"
         raise UserError(f"{key} has {what}: every set needs the same taps, {', '.join(taps)}.")
-    features = {tap: as_matrix(parts[tap], f"{key}/{tap}").float().cpu() for tap in taps}
+    features = {tap: _kept(as_matrix(parts[tap], f"{key}/{tap}")) for tap in taps}
     for tap, width in taps.items():
         if features[tap].shape[1] != width:
             raise UserError(f"{key}/{tap} has {features[tap].shape[1]} columns, id_train/{tap} has {width}.")
@@ -191,11 +194,18 @@ def _open(
         if len(logits) != n:
             raise UserError(f"{key}: logits have {len(logits)} rows for {n} samples.")
     elif weight is not None:
-        logits = torch.nn.functional.linear(features[head_tap], weight.cpu(), None if bias is None else bias.cpu())
+        offset = None if bias is None else bias.cpu()
+        blocks = features[head_tap].split(_ROWS_AT_ONCE)
+        logits = torch.cat([torch.nn.functional.linear(block.float(), weight.cpu(), offset) for block in blocks])
     else:
         logits = torch.zeros(n, 0)
     ids = [str(name) for name in parts["ids"]] if "ids" in parts else [f"{index:06d}" for index in range(n)]
     return ImageDataset(FeatureStore(features, logits), name=key, ids=ids, targets=labels.cpu().numpy())
+
+
+def _kept(features: torch.Tensor) -> torch.Tensor:
+    """In half precision as they are, else float32."""
+    return (features if features.dtype in (torch.float16, torch.bfloat16) else features.float()).cpu()
 
 
 def _head_tap(taps: Mapping[str, int], weight: torch.Tensor | None) -> str:
@@ -250,7 +260,8 @@ def _read_file(path: Path) -> dict[str, ArrayLike]:
             with safe_open(path, framework="pt") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if path.suffix == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+            # Mapped so that it may be written to (privately): what may not be is copied on its way to a tensor.
+            return {"": np.load(path, mmap_mode="c", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as arrays:
             for key in arrays.files:
                 check_array_size(path, key)

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from ood_nc.data import VALIDATION_OOD, ImageDataset, align_classes
 from ood_nc.detection import FeatureDetector, Selection, TapQueries, TapStatistics, select, synthetic_outliers
+from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.features import BankStore, FeatureBank, extract
 from ood_nc.models import weights_hash
@@ -20,22 +23,54 @@ from ood_nc.models import weights_hash
 NONE, SYNTHETIC = "none", "synthetic"
 _SYNTHETIC_OUTLIERS = "held-out ID and synthetic outliers"
 
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
 Extractor = Callable[[ImageDataset], FeatureBank]
 
 
-def bank_extractor(model: Any, cache: str | Path | None, *, weights: str | None = None, **options: Any) -> Extractor:
+class BankExtractor:
     """What makes the feature bank of a data set, kept in the folder ``cache`` where one is given.
 
     Args:
         model: as for `ood_nc.features.extract`.
         cache: folder of banks, or None.
         weights: the model's `weights_hash`, where the caller already has it.
+        dtype: of the features: float32, float16 or bfloat16.
         **options: passed on to `extract`.
+
+    Raises:
+        UserError: another dtype.
     """
-    if cache is None:
-        return lambda dataset: extract(model, dataset, **options)
-    store, weights = BankStore(cache), weights or weights_hash(model)
-    return lambda dataset: store.get(model, dataset, weights=weights, **options)
+
+    def __init__(
+        self,
+        model: Any,
+        cache: str | Path | None,
+        *,
+        weights: str | None = None,
+        dtype: str = "float32",
+        **options: Any,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise UserError(f"Unknown bank_dtype {dtype!r}: use {', '.join(_DTYPES)}.{nearest(dtype, _DTYPES)}")
+        self._model, self._dtype, self._options = model, _DTYPES[dtype], options
+        self._store = None if cache is None else BankStore(cache, self._dtype)
+        self._weights = weights or (None if cache is None else weights_hash(model))
+
+    def __call__(self, dataset: ImageDataset) -> FeatureBank:
+        """The bank of a data set."""
+        if self._store is None:
+            return extract(self._model, dataset, dtype=self._dtype, **self._options)
+        return self._store.get(self._model, dataset, weights=self._weights, **self._options)
+
+    def begin(self, datasets: Sequence[ImageDataset]) -> None:
+        """Refuse what the disk cannot hold, before the first pass.
+
+        Raises:
+            UserError: with the bytes needed and those free.
+        """
+        if self._store is not None:
+            self._store.check_space(self._model, datasets, weights=self._weights, **self._options)
 
 
 class NumberedClasses(NamedTuple):

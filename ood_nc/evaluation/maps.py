@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from ood_nc.features import FeatureBank
 
 POINTS = 300
 """The most points of a set in a map."""
+_ROWS_AT_ONCE = 1 << 16
 
 
 def feature_maps(tap: str, banks: Mapping[str, FeatureBank]) -> list[dict[str, Any]]:
@@ -28,10 +31,10 @@ def feature_maps(tap: str, banks: Mapping[str, FeatureBank]) -> list[dict[str, A
         last the shares of the variance that the two components hold. None where features have no spread.
     """
     samples = {key: bank for key, bank in banks.items() if key == "id_test" or key.startswith("ood/")}
-    rows = {key: _sample(bank.taps[tap].numpy(force=True)) for key, bank in samples.items()}
+    rows = {key: _sample(bank.taps[tap]) for key, bank in samples.items()}
     maps: list[dict[str, Any]] = []
     for view, keys in (("id", ["id_test"]), ("all", sorted(rows, key=lambda key: key != "id_test"))):
-        features = {key: samples[key].taps[tap].numpy(force=True)[rows[key]].astype(np.float64) for key in keys}
+        features = {key: samples[key].taps[tap][rows[key]].double().numpy(force=True) for key in keys}
         together = np.concatenate(list(features.values()))
         if min(together.shape) < 2 or not np.ptp(together, axis=0).any():
             continue
@@ -52,7 +55,8 @@ def feature_maps(tap: str, banks: Mapping[str, FeatureBank]) -> list[dict[str, A
     return maps
 
 
-def _sample(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _sample(features: torch.Tensor) -> NDArray[np.int64]:
     """Positions of finite rows, evenly spaced where there are more than `POINTS`."""
-    finite = np.flatnonzero(np.isfinite(features).all(axis=1))
-    return finite[np.linspace(0, len(finite) - 1, min(POINTS, len(finite))).astype(int)]
+    finite = torch.cat([block.isfinite().all(dim=1) for block in features.split(_ROWS_AT_ONCE)]).nonzero()[:, 0]
+    positions: NDArray[np.int64] = finite.numpy(force=True)
+    return positions[np.linspace(0, len(finite) - 1, min(POINTS, len(finite))).astype(int)]

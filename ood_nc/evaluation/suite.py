@@ -25,7 +25,7 @@ from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_det
 from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, Plan
-from ood_nc.evaluation.fitting import NONE, SYNTHETIC, Tuning, bank_extractor
+from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
@@ -65,6 +65,7 @@ def evaluate(
     device: str | torch.device = "auto",
     amp: bool = False,
     cache: str | Path | None = None,
+    bank_dtype: str = "float32",
     run: str = "run",
     protocols: Sequence[str] = (STRICT,),
 ) -> Results:
@@ -106,6 +107,7 @@ def evaluate(
         device: where the model and the measurements run; ``auto`` takes a GPU where there is one.
         amp: extract under autocast.
         cache: folder of feature banks; nothing is kept when not given.
+        bank_dtype: what features are kept in: float32, float16 or bfloat16. Logits are float32.
         run: name of the run in the results.
         protocols: of strict and paper; each row says which. Both come from one forward pass.
 
@@ -150,8 +152,11 @@ def evaluate(
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with _timed(clock, "features"):
         tapped = PaperTaps(model) if PAPER in protocols else model
-        extractor = feature_bank if features is not None else bank_extractor(tapped, cache, weights=weights, **options)
-        banks = extract_banks(inputs, extractor)
+        if features is not None:
+            banks = extract_banks(inputs, feature_bank)
+        else:
+            extractor = BankExtractor(tapped, cache, weights=weights, dtype=bank_dtype, **options)
+            banks = extract_banks(inputs, extractor, begin=extractor.begin)
     aliases = same_taps(model.tap_names, banks, preferred=(model.head_tap, "encoder"))
     if inputs.id_val is not None and inputs.id_val.transform is not None:
         with _timed(clock, "features"):

@@ -16,11 +16,17 @@ import torch
 
 from ood_nc.models import weights_hash
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def bank_key(
-    model: Any, dataset: Any, *, weights: str | None = None, amp: bool = False, amp_dtype: torch.dtype = torch.float16
+    model: Any,
+    dataset: Any,
+    *,
+    weights: str | None = None,
+    amp: bool = False,
+    amp_dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float32,
 ) -> str:
     """A sha256 over everything a bank depends on.
 
@@ -33,7 +39,7 @@ def bank_key(
         "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
         "transform": canonical_text(dataset.transform),
         "data": dataset.fingerprint(),
-        "dtype": str(amp_dtype) if amp else "float32",
+        "dtype": [str(amp_dtype) if amp else "float32", str(dtype)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

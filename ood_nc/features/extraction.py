@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -17,11 +18,84 @@ from ood_nc.features.batches import Reader, collate
 from ood_nc.passes import evaluating
 from ood_nc.progress import progress
 
-_SYNC_ELEMENTS = 1 << 24
+Unread = list[tuple[int, str]]
 
 
 class UnreadableError(UserError):
     """A data set has images, but none that can be read."""
+
+
+class Forwarded(NamedTuple):
+    """One batch of a data set, forwarded.
+
+    Attributes:
+        stop: the position in the data set behind the batch.
+        rows: positions of the images that could be read (B,).
+        taps: tap name to features (B, d) on the CPU.
+        logits: (B, C) float32 on the CPU.
+        unread: position and reason of each image that could not be read.
+    """
+
+    stop: int
+    rows: torch.Tensor
+    taps: dict[str, torch.Tensor]
+    logits: torch.Tensor
+    unread: Unread
+
+
+def forwarded(
+    model: Any,
+    dataset: Any,
+    *,
+    start: int = 0,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    amp: bool = False,
+    amp_dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float32,
+) -> Generator[Forwarded, None, None]:
+    """Run a data set through the model, batch by batch in its order. Close the iterator where it is left early.
+
+    Under `torch.distributed` whole batches are dealt out to the processes, and every process is given all of them.
+    Batches hold the same images whatever the number of processes, so nothing depends on it.
+
+    Args:
+        start: the position to begin at, where an earlier batch stopped.
+        dtype: of the features.
+        model, dataset, batch_size, workers, device, amp, amp_dtype: as for `extract`.
+
+    Raises:
+        UserError: a feature is too large for ``dtype``.
+    """
+    device = choose_device(device)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    starts = range(start, len(dataset), batch_size)
+    batches = [list(range(first, min(first + batch_size, len(dataset)))) for first in starts]
+    own = batches[rank::world]
+    loader: DataLoader[Any] = DataLoader(
+        Reader(dataset),
+        batch_sampler=own,
+        num_workers=min(workers, len(own)),
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the global one is the caller's
+    )
+    autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
+    read = iter(loader)
+    with evaluating(model.to(device)), progress(f"features of {dataset.name}", len(dataset)) as advance:
+        advance(start)
+        for first in range(0, len(batches), world):
+            batch = None
+            if first + rank < len(batches):
+                rows, images, unread = next(read)
+                # Not around the whole loop: what is done with a batch is the caller's.
+                with torch.inference_mode(), autocast:
+                    output, taps = _forward(model, images, device, dtype)
+                batch = Forwarded(batches[first + rank][-1] + 1, rows, taps, output, unread)
+            for one in _from_all(batch):
+                yield one
+                advance(len(one.rows) + len(one.unread))
 
 
 def extract(
@@ -31,15 +105,14 @@ def extract(
     batch_size: int = 128,
     workers: int = 0,
     device: str | torch.device = "cpu",
-    accelerator: Any = None,
     amp: bool = False,
     amp_dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype = torch.float32,
 ) -> FeatureBank:
-    """Run every image of a data set through the model once and keep all taps and the logits.
+    """Run every image of a data set through the model once and keep all taps and the logits in memory.
 
-    Under `torch.distributed` whole batches are dealt out to the processes and every process returns the whole bank.
-    Batches hold the same images whatever the number of processes, so the bank does not depend on it; no sample is
-    padded or repeated. An image that cannot be read is left out and listed in ``broken``.
+    Under `torch.distributed` whole batches are dealt out to the processes and every process returns the whole bank; no
+    sample is padded or repeated. An image that cannot be read is left out and listed in ``broken``.
 
     Args:
         model: `ControlledModel`, or any module with ``forward_taps``, ``tap_info`` and ``num_classes``.
@@ -47,110 +120,78 @@ def extract(
         batch_size: images a forward pass.
         workers: processes that load images.
         device: where the model runs; the bank is on the CPU.
-        accelerator: Hugging Face `Accelerator` that prepared the model; its device is used.
-        amp: run the model under autocast; the bank is float32 in any case.
+        amp: run the model under autocast; the bank is of ``dtype`` in any case.
         amp_dtype: autocast's type.
+        dtype: of the features in the bank: float32, float16 or bfloat16. Logits are float32.
 
     Raises:
         UnreadableError: none of the images can be read.
+        UserError: a feature is too large for ``dtype``.
     """
     start = time.perf_counter()
-    if accelerator is not None:
-        model, device = accelerator.unwrap_model(model), accelerator.device
-    device = choose_device(device)
-    taps, logits = _allocate(model, len(dataset))
-    autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
-    with evaluating(model.to(device)):
-        broken = _fill(model, dataset, taps, logits, batch_size, workers, device, autocast)
-    broken = _synchronise([*taps.values(), logits], broken)
-    if broken and len(broken) == len(dataset):
-        raise UnreadableError(
-            f"None of the {len(dataset)} images of {dataset.name} can be read (the first: {broken[0][1]})."
+    taps = {name: torch.empty(len(dataset), info.dim, dtype=dtype) for name, info in model.tap_info.items()}
+    logits = torch.empty(len(dataset), model.num_classes)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "device": device}
+    broken: Unread = []
+    count = 0
+    with closing(forwarded(model, dataset, **options, amp=amp, amp_dtype=amp_dtype, dtype=dtype)) as batches:
+        for batch in batches:
+            stop = count + len(batch.rows)
+            logits[count:stop] = batch.logits
+            for name, features in batch.taps.items():
+                taps[name][count:stop] = features
+            broken += batch.unread
+            count = stop
+    labels, ids, named = described(dataset, broken)
+    taps = {name: features[:count] for name, features in taps.items()}
+    return FeatureBank(taps, logits[:count], labels, ids, broken=named, seconds=time.perf_counter() - start)
+
+
+def described(dataset: Any, broken: Unread) -> tuple[torch.Tensor, tuple[str, ...], list[tuple[str, str]]]:
+    """Labels and ids of the images that could be read, and id and reason of the others.
+
+    Raises:
+        UnreadableError: none could be read.
+    """
+    labels, ids = torch.as_tensor(dataset.targets, dtype=torch.long), tuple(dataset.ids)
+    if broken and len(broken) == len(ids):
+        reason = broken[0][1]
+        raise UnreadableError(f"None of the {len(ids)} images of {dataset.name} can be read (the first: {reason}).")
+    keep = torch.ones(len(ids), dtype=torch.bool)
+    keep[[position for position, _ in broken]] = False
+    named = [(ids[position], reason) for position, reason in broken]
+    return labels[keep], tuple(ids[row] for row in keep.nonzero().flatten().tolist()), named
+
+
+def _forward(
+    model: Any, images: torch.Tensor | None, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    if images is None:
+        taps = {name: torch.empty(0, info.dim, dtype=dtype) for name, info in model.tap_info.items()}
+        return torch.empty(0, model.num_classes), taps
+    output, features = model.forward_taps(images.to(device, non_blocking=True))
+    return output.float().cpu(), {name: _stored(name, features[name].float(), dtype) for name in model.tap_info}
+
+
+def _stored(tap: str, features: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    stored = features.to(dtype)
+    if bool((stored.isinf() & features.isfinite()).any()):
+        largest = float(features.abs().nan_to_num(0, 0).max())
+        raise UserError(
+            f"A feature of tap {tap!r} is {largest:.3g}, and {str(dtype).removeprefix('torch.')} ends at "
+            f"{torch.finfo(dtype).max:.3g}: keep the bank in bfloat16 or float32."
         )
-    return _finish(dataset, taps, logits, broken, time.perf_counter() - start)
-
-
-def _allocate(model: Any, n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    taps = {name: torch.zeros(n, info.dim) for name, info in model.tap_info.items()}
-    return taps, torch.zeros(n, model.num_classes)
-
-
-def _fill(
-    model: Any,
-    dataset: Any,
-    taps: dict[str, torch.Tensor],
-    logits: torch.Tensor,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-    autocast: AbstractContextManager[Any],
-) -> list[tuple[int, str]]:
-    """Write this process's rows; return the positions that could not be read, with the reason."""
-    batches = _own_batches(len(dataset), batch_size)
-    loader: DataLoader[Any] = DataLoader(
-        Reader(dataset),
-        batch_sampler=batches,
-        num_workers=min(workers, len(batches)),
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the global one is the caller's
-    )
-    broken: list[tuple[int, str]] = []
-    total = sum(len(batch) for batch in batches)
-    with torch.inference_mode(), progress(f"features of {dataset.name}", total) as advance:
-        for rows, images, unread in loader:
-            broken += unread
-            if images is not None:
-                with autocast:
-                    output, features = model.forward_taps(images.to(device, non_blocking=True))
-                logits[rows] = output.float().cpu()
-                for name, bank in taps.items():
-                    bank[rows] = features[name].float().cpu()
-            advance(len(rows) + len(unread))
-    return broken
-
-
-def _own_batches(n: int, batch_size: int) -> list[list[int]]:
-    """The batches of this process: every ``world``-th batch of the data set in order."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    starts = range(rank * batch_size, n, world * batch_size)
-    return [list(range(start, min(start + batch_size, n))) for start in starts]
+    return stored.cpu()
 
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _synchronise(banks: list[torch.Tensor], broken: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Give every process all rows: each row is zero in all processes but one, so a sum is exact."""
+def _from_all(batch: Forwarded | None) -> list[Forwarded]:
+    """The batches of a round, of all processes that had one."""
     if not _distributed():
-        return sorted(broken)
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else None
-    for bank in banks:
-        for part in bank.view(-1).split(_SYNC_ELEMENTS):
-            shared = part if device is None else part.to(device)
-            dist.all_reduce(shared)
-            if device is not None:
-                part.copy_(shared)
-    gathered: list[list[tuple[int, str]]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, broken)
-    return sorted(pair for pairs in gathered for pair in pairs)
-
-
-def _finish(
-    dataset: Any,
-    taps: dict[str, torch.Tensor],
-    logits: torch.Tensor,
-    broken: list[tuple[int, str]],
-    seconds: float,
-) -> FeatureBank:
-    labels = torch.as_tensor(dataset.targets, dtype=torch.long)
-    ids = tuple(dataset.ids)
-    named = [(ids[position], reason) for position, reason in broken]
-    if broken:
-        keep = torch.ones(len(ids), dtype=torch.bool)
-        keep[[position for position, _ in broken]] = False
-        taps = {name: bank[keep] for name, bank in taps.items()}
-        logits, labels = logits[keep], labels[keep]
-        ids = tuple(ids[row] for row in keep.nonzero().flatten().tolist())
-    return FeatureBank(taps, logits, labels, ids, broken=named, seconds=seconds)
+        return [] if batch is None else [batch]
+    gathered: list[Forwarded | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, batch)
+    return [one for one in gathered if one is not None]

@@ -108,7 +108,9 @@ def kept(folder: Path) -> dict[str, object]:
     """What the commands leave that no clock decides."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        if path.name == "metrics.jsonl":
+        if "features" in path.parts:
+            found[str(path.relative_to(folder))] = path.read_bytes() if path.is_file() else b""
+        elif path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found["log"] = [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
         elif path.name == "results.json":
@@ -117,7 +119,7 @@ def kept(folder: Path) -> dict[str, object]:
         elif path.suffix == ".safetensors" and path.parent.name == "checkpoints":
             content = path.read_bytes()
             found[path.name] = content[8 + int.from_bytes(content[:8], "little") :]  # the header names each writing
-        elif path.suffix == ".safetensors" and path.parent.name != "features":
+        elif path.suffix == ".safetensors":
             content = path.read_bytes()  # safetensors puts the entries of its header in any order
             tensors = content[8 + int.from_bytes(content[:8], "little") :]
             found[path.name] = (read_sealed(path, with_tensors=False)[0], tensors)

@@ -97,7 +97,7 @@ def targets(folder: Path) -> dict[Path, Reader]:
         folder / "run/results.json": results,
         folder / "run/scores.parquet": results,
     }
-    found |= dict.fromkeys((folder / "features").iterdir(), bank)
+    found |= dict.fromkeys((path for path in (folder / "features").rglob("*") if path.is_file()), bank)
     return found | dict.fromkeys(interrupted(judge, folder, output), rows)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 
 from ood_nc.data import eval_transform, open_dataset, stratified_split
+from ood_nc.errors import UserError
 from ood_nc.evaluation import evaluate
 from ood_nc.evaluation.banks import extract_banks, same_taps
 from ood_nc.evaluation.inputs import open_inputs
@@ -72,6 +75,23 @@ def test_a_part_without_a_readable_image_has_no_bank(tmp_path: Path, model: Cont
     banks = extract_banks(inputs, lambda dataset: extract(model, dataset))
     assert "ood/broken" not in banks and len(banks["ood/whole"]) == 4
     assert any("None of the 2 images of broken" in note for note in inputs.notes)
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_the_first_pass(
+    tiny: Callable[..., ControlledModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(taps=("encoder",))
+    counter, given = Counting(model), {**arguments(), "ood": {}, "groups": {}}
+    whole, held = given["transfer"]["more digits"]
+    given["transfer"] = {"task": (whole, held), "again": (whole, held)}
+    images = len(given["id"]) + len(given["id_train"]) + len(whole) + len(held)
+    needed = images * (2 * model.tap_info["encoder"].dim + 4 * model.num_classes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    with pytest.raises(UserError, match=f"The features take {needed:,} bytes more and .* has {needed - 1:,} free"):
+        evaluate(model, **given, cache=tmp_path, bank_dtype="float16")
+    assert counter.images == 0
+    with pytest.raises(UserError, match=r"Unknown bank_dtype 'float61'.*float16"):
+        evaluate(model, **given, bank_dtype="float61")
 
 
 def test_an_id_set_without_a_readable_image_ends_it(tmp_path: Path, model: ControlledModel) -> None:

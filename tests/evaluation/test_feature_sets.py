@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, evaluate
-from ood_nc.evaluation.feature_sets import open_features
+from ood_nc.evaluation.feature_sets import ONE_TAP, feature_bank, open_features
 from ood_nc.features import FeatureBank, extract
 from ood_nc.models import ControlledModel
 from tests.helpers.tiny import arguments
@@ -170,3 +170,25 @@ def test_features_and_a_model_or_its_detectors_do_not_go_together(model: Control
         evaluate(features=small(), detectors=["odin"])
     with pytest.raises(UserError, match="needs a model and id"):
         evaluate(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(
+    dtype: torch.dtype, arrays: dict[str, torch.Tensor]
+) -> None:
+    names = [name for name in arrays if not name.endswith(("labels", "logits", "weight", "bias"))]
+    half = {name: arrays[name].to(dtype) for name in names}
+    wide = {name: rows.float() for name, rows in half.items()}
+    found, wanted = (numbers(evaluate(features={**arrays, **rows}, **FEW)) for rows in (half, wide))
+    assert found == wanted
+
+
+def test_half_precision_stays_and_a_mapped_file_is_not_copied(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float16)
+    for name in ("id_train", "id_test"):
+        np.save(tmp_path / f"{name}.npy", rows)
+    _, sets = open_features(tmp_path)
+    bank = feature_bank(sets["id_train"])
+    assert bank.taps[ONE_TAP].dtype == torch.float16 and bank.taps[ONE_TAP].numpy().tobytes() == rows.tobytes()
+    if Path("/proc/self/maps").exists():
+        assert str(tmp_path / "id_train.npy") in Path("/proc/self/maps").read_text()

@@ -85,18 +85,6 @@ def test_banks_are_float32_under_autocast() -> None:
     assert not torch.equal(bank.taps["encoder"], want), "autocast was on"
 
 
-def test_an_accelerator_names_the_device_and_unwraps_the_model() -> None:
-    class Accelerator:
-        device = torch.device("cpu")
-
-        def unwrap_model(self, wrapped: torch.nn.Module) -> torch.nn.Module:
-            return wrapped.module
-
-    wrapped = torch.nn.Module()
-    wrapped.module = TinyModel()
-    assert len(extract(wrapped, TinyData(), accelerator=Accelerator())) == 10
-
-
 def _extract_in_process(rank: int, world: int, port: int, n: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import shutil
+import signal
 import socket
-from dataclasses import replace
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,11 +14,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from safetensors import SafetensorError
 
-from ood_nc import sealed
 from ood_nc.errors import UserError
-from ood_nc.features import BankStore, cache_key, store
+from ood_nc.features import BankStore, UnreadableError, cache_key
+from ood_nc.files import write_lock
+from ood_nc.sealed import RowFile
 from tests.helpers.fakes import TinyData, TinyModel
 
 
@@ -30,7 +33,7 @@ def test_the_second_reading_runs_no_model_and_equals_the_first(tmp_path: Path) -
     again = BankStore(tmp_path).get(model, TinyData(broken=(4,)), batch_size=3)
     assert model.images == 9, "broken images are remembered too"
     assert again.ids == first.ids and again.broken == first.broken == [("4.png", "OSError: truncated file 4")]
-    assert again.key == first.key and again.seconds == first.seconds
+    assert again.key == first.key and first.seconds > again.seconds == 0
     assert list(again.taps) == list(first.taps)
     for one, other in (
         (first.logits, again.logits),
@@ -93,44 +96,224 @@ def test_a_transform_that_cannot_be_described_is_never_taken_from_the_cache(tmp_
     assert model.images == 20
 
 
-@pytest.mark.parametrize("damage", ["one bit", "truncated", "garbage", "empty", "other key", "rows"])
+@pytest.mark.parametrize("file", ["tap-1.safetensors", "logits.safetensors", "index"])
+@pytest.mark.parametrize("damage", ["one bit", "truncated", "garbage", "empty", "missing", "of another bank"])
 def test_a_damaged_file_is_extracted_again_with_a_note(
-    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str, file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, folder = TinyModel(), BankStore(tmp_path)
     bank = folder.get(model, TinyData())
-    path = folder.path("tiny", bank.key)
+    path = folder.path("tiny", bank.key) / file
     content = path.read_bytes()
     path.unlink()  # the bank in use keeps the old file
     if damage == "one bit":
-        place = content.rindex(bank.logits.numpy().tobytes())
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
     elif damage == "garbage":
         path.write_bytes(b"\xff" * len(content))
     elif damage == "empty":
         path.write_bytes(b"")
-    elif damage == "other key":
-        store._save(replace(bank, key="0" * 64), path)
-    else:
-        store._save(replace(bank, logits=bank.logits[:5]), path)
+    elif damage == "of another bank":
+        other = folder.get(TinyModel(), TinyData(7))
+        path.write_bytes((folder.path("tiny", other.key) / path.name).read_bytes())
     with caplog.at_level(logging.WARNING, logger="ood_nc"):
         again = folder.get(model, TinyData())
     assert model.images == 20 and torch.equal(again.logits, bank.logits)
-    assert len(caplog.messages) == 1 and str(path) in caplog.text and "again" in caplog.text
+    assert len(caplog.messages) == 1 and str(path.parent) in caplog.text and "again" in caplog.text
     caplog.clear()
     folder.get(model, TinyData())
     assert model.images == 20 and not caplog.messages, "it was mended"
 
 
-def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        raise SafetensorError(f"Error while serializing: I/O error: No space left on device (os error {errno.ENOSPC})")
+def test_files_of_one_bank_that_differ_in_rows_are_damaged(tmp_path: Path) -> None:
+    model, folder = TinyModel(), BankStore(tmp_path)
+    key = folder.get(model, TinyData()).key
+    path = folder.path("tiny", key) / "logits.safetensors"
+    path.unlink()
+    short = RowFile(path, 3, torch.float32, 10, {"key": key})
+    short.append(torch.zeros(5, 3))
+    short.seal()
+    short.close()
+    assert len(folder.get(model, TinyData()).logits) == 10 and model.images == 20
 
-    monkeypatch.setattr(sealed, "save_file", full)
-    with pytest.raises(UserError, match="No space left"):
-        BankStore(tmp_path).get(TinyModel(), TinyData())
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> dict[str, bytes]:
+    """The files of a bank that nothing has interrupted."""
+    BankStore(tmp_path / "whole").get(TinyModel(), TinyData(broken=(4,)), batch_size=3)
+    return contents(tmp_path / "whole")
+
+
+class Stopping(TinyModel):
+    def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.images >= 5:
+            raise KeyboardInterrupt
+        return super().forward_taps(images)
+
+
+def stopped(tmp_path: Path) -> Path:
+    """A folder of banks where the first two of four batches were written."""
+    with pytest.raises(KeyboardInterrupt):
+        BankStore(tmp_path).get(Stopping(), TinyData(broken=(4,)), batch_size=3)
+    (part,) = tmp_path.iterdir()
+    assert part.name.endswith(".part")
+    return part
+
+
+def test_an_extraction_goes_on_at_the_batch_it_stopped_at(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    stopped(tmp_path / "stopped")
+    model = TinyModel()
+    bank = BankStore(tmp_path / "stopped").get(model, TinyData(broken=(4,)), batch_size=3)
+    assert model.images == 4, "of nine readable ones five were there"
+    assert bank.broken == [("4.png", "OSError: truncated file 4")]
+    assert contents(tmp_path / "stopped") == whole, "to the byte, and nothing else is left"
+
+
+@pytest.mark.parametrize(
+    ("harm", "forwarded"),
+    [
+        ("half a batch more", 4),
+        ("a batch lost", 6),
+        ("a byte of it", 6),
+        ("a line cut", 6),
+        ("a line", 6),
+        ("no journal", 9),
+    ],
+)
+def test_what_the_journal_does_not_vouch_for_is_forwarded_again(
+    harm: str, forwarded: int, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    part = stopped(tmp_path / "stopped")
+    tap, journal = part / "tap-1.safetensors", part / "journal"
+    data, lines = tap.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    if harm == "half a batch more":
+        tap.write_bytes(data + b"half")
+    elif harm == "a batch lost":
+        tap.write_bytes(data[:-16])
+    elif harm == "a byte of it":
+        tap.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif harm == "a line cut":
+        journal.write_bytes(lines[0] + lines[1][:-20])
+    elif harm == "a line":
+        journal.write_bytes(lines[0] + lines[1].replace(b'"stop": 6', b'"stop": 9'))
+    else:
+        journal.unlink()
+    model = TinyModel()
+    BankStore(tmp_path / "stopped").get(model, TinyData(broken=(4,)), batch_size=3)
+    assert model.images == forwarded
+    assert contents(tmp_path / "stopped") == whole
+
+
+def test_what_was_stopped_between_its_last_steps_is_whole(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    folder = tmp_path / "whole"
+    (bank,) = folder.iterdir()
+    bank.rename(folder / f".{bank.name}.part")
+    model = TinyModel()
+    BankStore(folder).get(model, TinyData(broken=(4,)), batch_size=3)
+    assert model.images == 0 and contents(folder) == whole
+
+
+def _get_and_die(folder: str, images: int) -> None:
+    class Dying(TinyModel):
+        def forward_taps(self, pixels: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            if self.images >= images:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward_taps(pixels)
+
+    BankStore(folder).get(Dying(), TinyData(broken=(4,)), batch_size=3)
+
+
+def test_killed_again_and_again_it_is_the_same_to_the_byte(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    context = mp.get_context("fork")
+    for images in (1, 1, 3):  # of its own: each process gets one batch further, or none
+        process = context.Process(target=_get_and_die, args=(str(tmp_path / "killed"), images))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    model = TinyModel()
+    BankStore(tmp_path / "killed").get(model, TinyData(broken=(4,)), batch_size=3)
+    assert 0 < model.images < 9 and contents(tmp_path / "killed") == whole
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rounds_the_features_alone(dtype: torch.dtype, tmp_path: Path) -> None:
+    exact, half = BankStore(tmp_path), BankStore(tmp_path, dtype)
+    model = TinyModel()
+    first = exact.get(model, TinyData())
+    for _ in range(2):
+        bank = half.get(model, TinyData())
+        assert torch.equal(bank.logits, first.logits) and bank.key != first.key
+        for name, features in bank.taps.items():
+            assert features.dtype == dtype and torch.equal(features, first.taps[name].to(dtype))
+    assert model.images == 20
+
+
+def test_what_float16_cannot_hold_is_one_line(tmp_path: Path) -> None:
+    model = TinyModel()
+    model.first.data *= 1e5
+    with pytest.raises(UserError, match=r"tap 'encoder' is .*float16 ends at 6.55e\+04: .*bfloat16 or float32\.$"):
+        BankStore(tmp_path, torch.float16).get(model, TinyData())
+    BankStore(tmp_path, torch.bfloat16).get(model, TinyData())
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_the_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = TinyModel(), TinyData()
+    needed = 10 * (2 * (12 + 4) + 4 * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed - 1))
+    store = BankStore(tmp_path / "features", torch.float16)
+    with pytest.raises(
+        UserError, match=f"features of tiny take {needed} bytes more and .* has {needed - 1} free"
+    ) as told:
+        store.get(model, data)
+    assert "\n" not in str(told.value) and model.images == 0 and list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=needed))
+    with pytest.raises(UserError, match=f"take {2 * needed} bytes more"):
+        store.check_space(model, [data, TinyData(10, broken=(1,))])
+    store.get(model, data)
+    store.check_space(model, [data, TinyData(10, broken=(1,))])
+
+
+def test_a_bank_that_another_process_makes_is_waited_for(tmp_path: Path) -> None:
+    model, folder = TinyModel(), BankStore(tmp_path)
+    path = folder.path("tiny", folder.get(model, TinyData()).key)
+    with futures.ThreadPoolExecutor() as pool:
+        with write_lock(path):
+            path.rename(tmp_path / "elsewhere")
+            waiting = pool.submit(folder.get, model, TinyData())
+            with pytest.raises(futures.TimeoutError):
+                waiting.result(timeout=0.2)
+            (tmp_path / "elsewhere").rename(path)
+        assert len(waiting.result(timeout=60)) == 10
+    assert model.images == 10
+
+
+def test_a_full_disk_is_the_users_error_and_keeps_what_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, bytes]
+) -> None:
+    written, write = [], os.pwrite
+
+    def full(*arguments: object) -> int:
+        written.append(0)
+        if len(written) > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="No space left"):
+        patched.setattr(os, "pwrite", full)
+        BankStore(tmp_path / "full").get(TinyModel(), TinyData(broken=(4,)), batch_size=3)
+    model = TinyModel()
+    BankStore(tmp_path / "full").get(model, TinyData(broken=(4,)), batch_size=3)
+    assert model.images == 4 and contents(tmp_path / "full") == whole
+
+
+def test_nothing_is_kept_of_a_set_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match="None of the 2 images"):
+        BankStore(tmp_path).get(TinyModel(), TinyData(2, broken=(0, 1)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +349,7 @@ def test_processes_share_one_file(tmp_path: Path) -> None:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     mp.start_processes(_get_in_process, args=(2, port, str(tmp_path)), nprocs=2, start_method="fork")
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert len(list(tmp_path.glob("tiny-*"))) == 1 and not list(tmp_path.glob(".*"))
     forwarded = 0
     for rank in range(2):
         images, ids, first, second = torch.load(tmp_path / f"{rank}.pt")
