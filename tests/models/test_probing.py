@@ -96,3 +96,12 @@ def test_single_tensor() -> None:
     assert single_tensor((tensor, tensor)) is None
     assert single_tensor({"a": tensor}) is None
     assert single_tensor(torch.zeros(1, dtype=torch.long)) is None
+
+
+def test_a_module_at_two_places_keeps_its_weights() -> None:
+    shared = nn.Linear(4, 4)
+    network = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared)
+    before = shared.weight.clone()
+    seen = trace(network, (1, 2, 2))
+    assert seen.output.device.type == "meta"
+    assert shared.weight.device.type == "cpu" and torch.equal(shared.weight, before)
