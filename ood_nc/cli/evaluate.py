@@ -74,8 +74,8 @@ def foreign_model(config: Config) -> ControlledModel:
 
 
 def _evaluate(model: ControlledModel, config: Config, directory: Path, source: Sequence[str] | None) -> Results:
-    from ood_nc.data import load_data
-    from ood_nc.evaluation import evaluate
+    from ood_nc.data import eval_transform, load_data
+    from ood_nc.evaluation import add_layer_inputs, evaluate
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     for note in data.notes:
@@ -96,6 +96,11 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path, source: S
     )
     if source is not None:
         results.identity["fit"] = fit_command(results, config, directory, source)
+    if config.intermediate is not None:
+        plain = eval_transform(model.preprocessing)
+        sets = [one.with_transform(plain) for one in (data.id_train, data.id_test)]
+        settings = {"batch_size": config.evaluation.batch_size, "device": config.train.device}
+        add_layer_inputs(results, model, *sets, config.intermediate, **settings)
     results.save(directory)
     _track(results, config, directory)
     return results

@@ -42,7 +42,8 @@ def show_results(results: Results) -> None:
 
     chosen = headline(results.identity)
     results = replace(results, rows=results.main_rows)
-    taps = {row["tap"]: row["depth"] for row in results.rows if row["tap"] and row["depth"] is not None}
+    of_taps = [row for row in results.rows if row["kind"] != "layer" and row["depth"] is not None]
+    taps = {row["tap"]: row["depth"] for row in of_taps if row["tap"]}
     body = []
     for tap in sorted(taps, key=lambda tap: int(taps[tap])):
         detection = {"tap": tap, "kind": "detection", "dataset": "mean", "group": "ood", "metric": "fpr95_id_positive"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.config.graphs import GraphsConfig
+from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
 from ood_nc.config.schema import (
     AugmentConfig,
@@ -28,6 +29,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GraphsConfig",
+    "IntermediateConfig",
     "LossConfig",
     "ModelConfig",
     "OodSet",

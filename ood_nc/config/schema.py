@@ -9,6 +9,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ood_nc.config.graphs import GraphsConfig
+from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.values import (
     Channels,
     ChannelValues,
@@ -285,6 +286,7 @@ class Config(Section):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     graphs: GraphsConfig | None = flag(None, "a run on graphs, and not on images")
+    intermediate: IntermediateConfig | None = flag(None, "follow every layer's input over training")
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ood_nc.documents import COLUMNS
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.compare import Comparison, compare, save_comparison
+from ood_nc.evaluation.layer_inputs import add_layer_inputs
 from ood_nc.evaluation.openood import to_openood_csv
 from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.seeds import over_seeds
@@ -14,6 +15,7 @@ __all__ = [
     "COLUMNS",
     "Comparison",
     "Results",
+    "add_layer_inputs",
     "compare",
     "evaluate",
     "over_seeds",

@@ -14,7 +14,7 @@ from timm.models.vgg import VGG
 from torch import nn
 
 from ood_nc.errors import UserError, nearest
-from ood_nc.models import cifar_resnet, convnet, vit_gap  # noqa: F401  registers their models with timm
+from ood_nc.models import cifar_resnet, convnet, mlp, vit_gap  # noqa: F401  registers their models with timm
 from ood_nc.models.normalization import MAX_GROUPS, to_group_norm
 from ood_nc.models.pretrained import from_cache_without_network
 from ood_nc.models.probing import Trace, single_tensor, trace

@@ -1,19 +1,21 @@
-"""A plain convolutional network for 32-pixel images, registered with timm as `convnet6`: six 3x3 convolutions in a row.
+"""Plain convolutional networks, registered with timm: 3x3 convolutions in a row, with batch norm.
 
-It has no shortcut, so that depth is one line: what a layer keeps is what every later one can use. Small enough to be
-trained to the end of its training error on one thread.
+They have no shortcut, so that depth is one line: what a layer keeps is what every later one can use. `convnet6` is
+small enough to be trained to the end of its training error on one thread; `convnet20` is that of Rangamani et al. (ICML
+2023).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-LAYERS = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
-"""Channels and stride of each convolution."""
+SIX = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
+"""Channels and stride of each convolution of `convnet6`."""
 
 
 class ConvBlock(nn.Module):
@@ -31,24 +33,31 @@ class ConvBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """`LAYERS` in a row, average pooling and a linear classifier, with timm's model protocol.
+    """Convolutions in a row, average pooling and a linear classifier, with timm's model protocol.
 
     Args:
         num_classes: 0 for none.
         in_chans: input channels.
         drop_rate: dropout in front of the classifier.
+        layers: channels and stride of each convolution.
     """
 
-    def __init__(self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        layers: Sequence[tuple[int, int]] = SIX,
+    ) -> None:
         super().__init__()
-        self.num_classes, self.drop_rate = num_classes, drop_rate
-        self.num_features = self.head_hidden_size = LAYERS[-1][0]
+        self.num_classes, self.drop_rate, self.depth = num_classes, drop_rate, len(layers)
+        self.num_features = self.head_hidden_size = layers[-1][0]
         self.feature_info = []
         channels, reduction = in_chans, 1
-        for index, (width, stride) in enumerate(LAYERS, start=1):
+        for index, (width, stride) in enumerate(layers, start=1):
             self.add_module(f"block{index}", ConvBlock(channels, width, stride))
             channels, reduction = width, reduction * stride
-            if index == len(LAYERS) or LAYERS[index][1] > 1:
+            if index == len(layers) or layers[index][1] > 1:
                 self.feature_info.append({"module": f"block{index}", "num_chs": width, "reduction": reduction})
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -76,7 +85,7 @@ class ConvNet(nn.Module):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature map (B, 128, H/8, W/8)."""
         maps = images
-        for index in range(1, len(LAYERS) + 1):
+        for index in range(1, self.depth + 1):
             maps = self.get_submodule(f"block{index}")(maps)
         return maps
 
@@ -90,23 +99,27 @@ class ConvNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "convnet6.untrained": {
-            "input_size": (3, 32, 32),
-            "num_classes": 10,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "first_conv": "block1.conv",
-            "classifier": "fc",
-        }
-    }
-)
+_CONFIGURATION = {
+    "input_size": (3, 32, 32),
+    "num_classes": 10,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "interpolation": "bilinear",
+    "crop_pct": 1.0,
+    "first_conv": "block1.conv",
+    "classifier": "fc",
+}
+default_cfgs = generate_default_cfgs({f"{name}.untrained": _CONFIGURATION for name in ("convnet6", "convnet20")})
 
 
 @register_model
 def convnet6(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Six convolutions for 32-pixel images, d = 128, 0.29 M parameters."""
     return build_model_with_cfg(ConvNet, "convnet6", pretrained, **kwargs)
+
+
+@register_model
+def convnet20(pretrained: bool = False, depth: int = 20, width: int = 128, **kwargs: Any) -> nn.Module:
+    """Convolutions of one width, the first two with stride 2 (Rangamani et al., ICML 2023: 20 of 128 channels)."""
+    layers = [(width, 2)] * 2 + [(width, 1)] * (depth - 2)
+    return build_model_with_cfg(ConvNet, "convnet20", pretrained, layers=layers, **kwargs)

@@ -157,6 +157,18 @@ _COLLAPSE = {
     "effective_rank_uncentered": _collapse(
         "Effective rank (uncentred)", "The same of the features as they are; C when collapsed."
     ),
+    "ncc_agreement": _collapse(
+        "Nearest class mean agrees", "Share of samples whose nearest class mean is the network’s prediction.", "percent"
+    ),
+    "accuracy_rank_c": _collapse(
+        "Accuracy at rank C", "ID accuracy with the weight of this layer alone cut to rank C.", "percent"
+    ),
+    "accuracy_rank_c_onward": _collapse(
+        "Accuracy at rank C, onward", "The same with the weights of this layer and of all later ones.", "percent"
+    ),
+    "effective_depth": _collapse(
+        "Effective depth", "The first layer from whose input on the nearest class mean is right on the training images."
+    ),
     "pabs": _collapse("PABS", "Mean cosine of the principal angles between class means and the next layer’s weights."),
 }
 

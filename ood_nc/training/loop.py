@@ -22,7 +22,7 @@ from ood_nc.stopping import termination_interrupts
 from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.launch import accelerator_for, ignored_variables
-from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, validate
+from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, measure_layer_inputs, validate
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
@@ -138,6 +138,10 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
     due = train.collapse_interval > 0 and (standing.epoch + 1) % train.collapse_interval == 0
     if due and accelerator.is_main_process:
         log("collapse", step, measure_collapse(setup.model, setup.train_plain, accelerator, seed=train.seed, **sizes))
+    layers = setup.config.intermediate
+    if layers is not None and standing.epoch + 1 in (*layers.epochs, train.epochs) and accelerator.is_main_process:
+        sets, seeded = (setup.train_plain, setup.val), {**sizes, "seed": train.seed}
+        log("layers", step, measure_layer_inputs(setup.model, *sets, layers, accelerator, **seeded))
     return keep(setup, standing, directory.checkpoints, scores["accuracy"])
 
 

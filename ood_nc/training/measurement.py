@@ -11,7 +11,9 @@ from accelerate.utils import gather_object
 from torch.utils.data import Dataset, Subset
 
 from ood_nc.collapse import ClassStatistics, measure
+from ood_nc.config import IntermediateConfig
 from ood_nc.errors import UserError
+from ood_nc.intermediate import effective_depth, measure_layers, sample_indices
 from ood_nc.losses import Objective
 from ood_nc.models import ControlledModel
 from ood_nc.progress import progress
@@ -171,6 +173,52 @@ def measure_collapse(
         report = measure(stats, weight=weight, bias=bias, features=matrix, labels=classes).to_dict()
         values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
     return values
+
+
+def measure_layer_inputs(
+    model: ControlledModel,
+    train: Dataset,
+    val: Dataset,
+    settings: IntermediateConfig,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    workers: int = 0,
+) -> dict[str, float]:
+    """What `ood_nc.intermediate` measures on every layer's input, named ``layers/<layer>/<data set>/<metric>``.
+
+    Args:
+        model: the model.
+        train: (image, target), with the evaluation transform; a seeded sample of it is measured.
+        val: held-out ID, likewise, for the nearest class mean.
+        settings: the section of the configuration.
+        accelerator: the device and the precision.
+        batch_size: images a batch.
+        seed: seed of the sample, the same at every epoch.
+        workers: processes that load.
+
+    Returns:
+        The numbers, and ``effective_depth`` where there is one.
+    """
+    sample = Subset(train, sample_indices(len(train), settings.images, seed))  # type: ignore[arg-type]
+    loaders = [eval_loader(part, batch_size=batch_size, workers=workers) for part in (sample, val)]
+    with accelerator.autocast():
+        reports = measure_layers(
+            model,
+            loaders[0],
+            {"id_val": loaders[1]},
+            num_classes=model.num_classes,
+            rank=settings.rank,
+            device=accelerator.device,
+        )
+    found = {
+        f"layers/{report.layer.name}/{dataset}/{metric}": value
+        for report in reports
+        for metric, dataset, value in report.metrics()
+    }
+    depth = effective_depth(reports, tolerance=settings.tolerance)
+    return found if depth is None else {**found, "layers/effective_depth": depth}
 
 
 def _head(model: ControlledModel, tap: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:

@@ -48,3 +48,12 @@ def test_group_ws_replaces_every_norm_and_leaves_every_block_alive() -> None:
     expected = [f"block{i}{part}" for i in range(1, 7) for part in (".conv", "")]
     assert model.tap_names == (*expected, "encoder")
     assert model.tap_info["encoder"].nonnegative
+
+
+def test_the_one_of_20_layers_halves_twice_and_keeps_its_width() -> None:
+    model = timm.create_model("convnet20", num_classes=7, width=8, depth=5)
+    strides = [(m.in_channels, m.out_channels, m.stride[0]) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    assert strides == [(3, 8, 2), (8, 8, 2), (8, 8, 1), (8, 8, 1), (8, 8, 1)]
+    with torch.device("meta"):
+        paper = timm.create_model("convnet20")
+    assert [m.out_channels for m in paper.modules() if isinstance(m, nn.Conv2d)] == [128] * 20

@@ -9,6 +9,7 @@ from ood_nc.report.documents import Run, read_runs
 from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
 from ood_nc.report.figures.files import write_figures
 from ood_nc.report.figures.histograms import histograms
+from ood_nc.report.figures.layers import courses, layers
 from ood_nc.report.figures.maps import maps
 from ood_nc.report.figures.outcomes import outcomes
 from ood_nc.report.figures.page import plotly_figure
@@ -18,13 +19,13 @@ from ood_nc.report.figures.training import training
 
 __all__ = ["COLUMNS", "FIGURES", "Figure", "Panel", "Series", "build", "draw_figures", "plotly_figure", "write_figures"]
 
-FIGURES = (trade_off, entropy, outcomes, histograms, training, maps, profiles)
-"""In the order of the paper's figures 1 to 7."""
+FIGURES = (trade_off, entropy, outcomes, histograms, training, maps, profiles, layers, courses)
+"""Figures 1 to 7 of the ICML 2025 paper in its order; then every layer's input, at the end and over training."""
 
 
 def build(runs: Sequence[Run]) -> list[Figure]:
-    """Every figure of these runs; one that they cannot show says why."""
-    return [make(runs) for make in FIGURES]
+    """Every figure of these runs; one that they cannot show says why, or is left out where nobody would look for it."""
+    return [figure for make in FIGURES if (figure := make(runs)).panels or figure.missing]
 
 
 def draw_figures(directories: Sequence[Path], folder: Path) -> tuple[list[Path], list[str]]:

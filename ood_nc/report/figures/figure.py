@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.numbers import interval, signed
 
-Mark = Literal["line", "points", "steps", "bars"]
+Mark = Literal["line", "points", "steps", "bars", "cells"]
 
 COLUMNS = ("panel", "series", "label", "x", "y", "low", "high")
 """The columns of a figure's data; ``label`` names the tap or class of a point."""
@@ -27,7 +27,8 @@ class Series:
         low: lower ends of intervals.
         high: upper ends.
         labels: a name a point.
-        mark: how it is drawn. ``steps`` has the edges of bins as x, so one y more than counts: 0.
+        mark: how it is drawn. ``steps`` has the edges of bins as x, so one y more than counts: 0. A panel of ``cells``
+            is a heat map: each series is one row of it, named at its axis, and y is the shade.
         color: of eight.
         symbol: of eight.
     """
@@ -53,6 +54,11 @@ class Panel:
     series: Sequence[Series]
     log_x: bool = False
     note: str = ""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it is a heat map."""
+        return bool(self.series) and self.series[0].mark == "cells"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ def _draw(figure: Figure, stem: Path) -> list[Path]:
 
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    shared = len({tuple(one.name for one in panel.series) for panel in figure.panels}) == 1
+    named = {tuple(one.name for one in panel.series) for panel in figure.panels if not panel.is_map}
+    shared = len(named) == 1
     names = [one.name for one in figure.panels[0].series]
     legend = 0.2 * -(-len(names) // columns) if shared and len(names) > 1 else 0.0
     with matplotlib.rc_context(_STYLE):
@@ -96,6 +97,8 @@ def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
     axes.set_title("\n".join(filter(None, (panel.title, panel.note))), fontsize=7, wrap=True)
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
+    if panel.is_map:
+        return _draw_map(axes, panel)
     axes.grid(alpha=0.25)
     # Names in the order of all series, not of the first alone.
     names = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
@@ -105,11 +108,23 @@ def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    if len(names) > 4:
+    if len(names) > 4 and max(map(len, names)) > 3:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     elif names:
         axes.set_xticks(range(len(names)), names)
     return handles
+
+
+def _draw_map(axes: Any, panel: Panel) -> list[Any]:
+    """A heat map with its scale; no handle, for it has no legend."""
+    values = [[float("nan") if y is None else y for y in one.y] for one in panel.series]
+    image = axes.imshow(values, aspect="auto", origin="lower", cmap="viridis", interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes)
+    names = list(panel.series[0].x)
+    step = -(-len(names) // 24)
+    axes.set_xticks(range(0, len(names), step), names[::step])
+    axes.set_yticks(range(len(panel.series)), [one.name for one in panel.series])
+    return []
 
 
 def _draw_series(axes: Any, panel: Panel, number: int, names: list[str]) -> Any:

@@ -32,7 +32,9 @@ def plotly_figure(figure: Figure) -> dict[str, Any]:
         suffix = str(number + 1) if number else ""
         layout[f"xaxis{suffix}"], layout[f"yaxis{suffix}"] = _axes(panel, suffix, left, left + width, top, height)
         layout["annotations"].append(_title(panel, left + width / 2, top))
-        data += [{**_trace(one), "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for one in panel.series]
+        scale = {"x": left + width, "y": top - height / 2, "len": height, "thickness": 8}
+        traces = [{**_cells(panel), "colorbar": scale}] if panel.is_map else [_trace(one) for one in panel.series]
+        data += [{**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for trace in traces]
     return {"data": data, "layout": layout}
 
 
@@ -42,13 +44,27 @@ def _axes(panel: Panel, suffix: str, left: float, right: float, top: float, heig
     x |= {"type": "category", "categoryorder": "array", "categoryarray": names} if names else {}
     x |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{x:g}" for x in _TICKS]} if panel.log_x else {}
     y = {"domain": [max(top - height, 0), top], "anchor": f"x{suffix}", "title": {"text": panel.y, "standoff": 2}}
-    return x, y
+    return x, {**y, "type": "category"} if panel.is_map else y
 
 
 def _title(panel: Panel, x: float, y: float) -> dict[str, Any]:
     # Beside its neighbours there is room for one of them, and the axes say the rest.
     place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
     return {"text": panel.note or panel.title, "showarrow": False, **place}
+
+
+def _cells(panel: Panel) -> dict[str, Any]:
+    """The rows of a heat map, each a series, in one trace."""
+    return {
+        "type": "heatmap",
+        "label": panel.title,
+        "style": {"color": 1, "symbol": "square", "dash": "solid"},
+        "x": list(panel.series[0].x),
+        "y": [one.name for one in panel.series],
+        "z": [[None if y is None else compact(y) for y in one.y] for one in panel.series],
+        "text": [],
+        "hovertemplate": "%{x}, %{y}: %{z}<extra></extra>",
+    }
 
 
 def _trace(one: Series) -> dict[str, Any]:

@@ -148,6 +148,10 @@ function paperFigure({ data, layout }) {
   const annotations = layout.annotations.map(one => ({ ...one, text: escaped(one.text), font: { size: 11 } }));
   const traces = data.map(trace => {
     const color = css(`--c${trace.style.color}`);
+    if (trace.type === "heatmap") {
+      const scale = [[0, css("--paper")], [1, color]];
+      return { ...trace, style: { ...trace.style, color }, colorscale: scale };
+    }
     return {
       ...trace,
       name: escaped(trace.label),

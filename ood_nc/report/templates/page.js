@@ -51,7 +51,11 @@ function draw(id) {
     .map(chosenLabel)
     .filter(Boolean)
     .join(" · ");
-  drawLegend(id, traces, off);
+  drawLegend(
+    id,
+    traces.filter(trace => trace.type !== "heatmap"),
+    off,
+  );
   chart.hidden = traces.length === 0;
   if (layout.height) chart.style.height = `${layout.height}px`;
   if (traces.length)

@@ -1,0 +1,93 @@
+"""Every layer's input (Rangamani et al., ICML 2023): by depth at the end of training, and over its epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ood_nc.report.documents import Row, Run
+from ood_nc.report.figures.figure import Figure, Panel, Series, named, style
+from ood_nc.report.glossary import metric
+
+BY_DEPTH: dict[str, tuple[str, ...]] = {
+    "within_share": ("id_train",),
+    "cdnv": ("id_train",),
+    "ncc_accuracy": ("id_train", "id_test"),
+    "ncc_agreement": ("id_train", "id_test"),
+    "nc2_angle": ("id_train",),
+    "pabs": ("id_train",),
+    "accuracy_rank_c": ("id_test",),
+    "accuracy_rank_c_onward": ("id_test",),
+}
+OVER_EPOCHS = ("within_share", "ncc_accuracy", "cdnv", "pabs")
+SETS = {"id_train": "ID train", "id_test": "ID test"}
+
+
+def layers(runs: Sequence[Run]) -> Figure:
+    """A panel a metric: the layers in the order in which they run, and where the effective depth is."""
+    panels = []
+    for name, sets in BY_DEPTH.items():
+        series = [one for run in runs for one in _by_depth(runs, run, name, sets)]
+        if series:
+            panels.append(
+                Panel(
+                    metric(name).label,
+                    "layer, in the order in which they run",
+                    _axis(name),
+                    series,
+                    note=_note(runs, name),
+                )
+            )
+    return Figure("layers", "Every layer's input, by depth", panels, columns=2)
+
+
+def courses(runs: Sequence[Run]) -> Figure:
+    """A heat map of layer and epoch for each metric and run, on ID train."""
+    panels = []
+    for run in runs:
+        lines = [line for line in run.log if line.get("split") == "layers"]
+        for name in OVER_EPOCHS if lines else ():
+            scale = 100 if metric(name).unit == "percent" else 1
+            depths = {row["tap"]: row["depth"] for row in run.rows if row["kind"] == "layer"}
+            # The key is "layers/<layer>/id_train/<metric>"; a layer's name has dots and no slash.
+            names = [key.split("/")[1] for key in lines[-1] if key.endswith(f"/id_train/{name}")]
+            cells = []
+            for line in lines:
+                values = [line.get(f"layers/{layer}/id_train/{name}") for layer in names]
+                shades = [None if value is None else scale * value for value in values]
+                places = [str(depths.get(layer, number)) for number, layer in enumerate(names)]
+                cells.append(Series(f"{line['epoch']:g}", places, shades, labels=names, mark="cells"))
+            if names:
+                panels.append(Panel(named(runs, run, _axis(name)), "layer", "epoch", cells))
+    return Figure("courses", "Every layer's input over training", panels, columns=2)
+
+
+def _by_depth(runs: Sequence[Run], run: Run, name: str, sets: Sequence[str]) -> list[Series]:
+    series = []
+    scale = 100 if metric(name).unit == "percent" else 1
+    for variant, dataset in enumerate(sets):
+        wanted: dict[str, Any] = {"kind": "layer", "metric": name, "dataset": dataset}
+        found: list[Row] = [row for row in run.rows if wanted.items() <= row.items() and row["value"] is not None]
+        found.sort(key=lambda row: row["depth"])
+        if found:
+            taps, values = [row["tap"] for row in found], [scale * row["value"] for row in found]
+            label, places = SETS[dataset] if len(sets) > 1 else "", [str(row["depth"]) for row in found]
+            series.append(Series(named(runs, run, label), places, values, labels=taps, **style(runs, run, variant)))
+    return series
+
+
+def _note(runs: Sequence[Run], name: str) -> str:
+    """Where the effective depth is, below the panel of the accuracy that decides it."""
+    if name != "ncc_accuracy":
+        return ""
+    told = []
+    for run in runs:
+        for row in run.rows:
+            if row["kind"] == "layer" and row["metric"] == "effective_depth":
+                depth = "none" if row["value"] is None else f"{row['value']:.0f}"
+                told.append(named(runs, run, f"effective depth {depth}"))
+    return "; ".join(told)
+
+
+def _axis(name: str) -> str:
+    return metric(name).label + (", %" if metric(name).unit == "percent" else "")
