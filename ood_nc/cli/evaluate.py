@@ -98,9 +98,15 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path, source: S
         results.identity["fit"] = fit_command(results, config, directory, source)
     if config.intermediate is not None:
         plain = eval_transform(model.preprocessing)
-        sets = [one.with_transform(plain) for one in (data.id_train, data.id_test)]
-        settings = {"batch_size": config.evaluation.batch_size, "device": config.train.device}
-        add_layer_inputs(results, model, *sets, config.intermediate, **settings)
+        add_layer_inputs(
+            results,
+            model,
+            data.id_train.with_transform(plain),
+            data.id_test.with_transform(plain),
+            config.intermediate,
+            batch_size=config.evaluation.batch_size,
+            device=config.train.device,
+        )
     results.save(directory)
     _track(results, config, directory)
     return results

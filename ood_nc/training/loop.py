@@ -140,8 +140,10 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
         log("collapse", step, measure_collapse(setup.model, setup.train_plain, accelerator, seed=train.seed, **sizes))
     layers = setup.config.intermediate
     if layers is not None and standing.epoch + 1 in (*layers.epochs, train.epochs) and accelerator.is_main_process:
-        sets, seeded = (setup.train_plain, setup.val), {**sizes, "seed": train.seed}
-        log("layers", step, measure_layer_inputs(setup.model, *sets, layers, accelerator, **seeded))
+        found = measure_layer_inputs(
+            setup.model, setup.train_plain, setup.val, layers, accelerator, seed=train.seed, **sizes
+        )
+        log("layers", step, found)
     return keep(setup, standing, directory.checkpoints, scores["accuracy"])
 
 
