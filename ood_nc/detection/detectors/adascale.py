@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.input_base import Batches, InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
+from ood_nc.detection.input_base import Batches
 from ood_nc.detection.kit.parameters import Allowed, Parameter, is_number, nonnegative, one_of, share
-from ood_nc.detection.network import Network, wide
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection.network import wide
 
 VARIANTS = ("activations", "logits")
 

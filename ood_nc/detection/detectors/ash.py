@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection import DetectorInfo, register_detector
 from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, ShapedEnergy, pruned, scaling, sum_ratio
-from ood_nc.detection.registry import register_detector
 
 
 class ActivationShaping(PruningDetector, ShapedEnergy):

@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import random_subset
 from ood_nc.detection.kit.parameters import Parameter, share, whole
-from ood_nc.detection.registry import register_detector
 
 _DISTANCES = 1 << 23
 """Distances held at once."""

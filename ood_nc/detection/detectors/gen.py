@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
 from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.kit.parameters import Parameter, positive, whole
-from ood_nc.detection.registry import register_detector
 
 DEFAULT_CLASSES = 100
 

@@ -6,11 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
 from ood_nc.detection.kit.parameters import Parameter, layer_names
-from ood_nc.detection.network import Network
-from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 from ood_nc.passes import exclusive
 

@@ -7,11 +7,10 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.input_base import Batches, InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
+from ood_nc.detection.input_base import Batches
 from ood_nc.detection.kit.parameters import Parameter, flag, layer_names, several, share, whole
-from ood_nc.detection.network import Network, Pass, wide
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection.network import Pass, wide
 from ood_nc.errors import UserError
 
 _OFFSET = 1e-6

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
+from ood_nc.detection import DetectorInfo, register_detector
 from ood_nc.detection.detectors.odin import ODIN
-from ood_nc.detection.registry import register_detector
 
 
 @register_detector

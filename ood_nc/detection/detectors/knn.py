@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.errors import MissingInputError
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import (
+    DetectorInfo,
+    FeatureDetector,
+    MissingInputError,
+    TapQueries,
+    TapStatistics,
+    register_detector,
+)
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
 from ood_nc.detection.kit.faiss_backend import INDEX_KINDS, SMALLEST_BANK
 from ood_nc.detection.kit.neighbors import ExactNeighbors, kth_distance
 from ood_nc.detection.kit.parameters import Parameter, flag, one_of, whole
-from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 DEFAULT_K = 50

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, flag
-from ood_nc.detection.registry import register_detector
 
 
 @register_detector

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
 
 
 @register_detector

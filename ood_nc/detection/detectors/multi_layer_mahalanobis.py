@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.context import TapStatistics
-from ood_nc.detection.input_base import Batches, InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, TapStatistics, register_detector
+from ood_nc.detection.input_base import Batches
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, channel_std, layer_names, nonnegative, numbers
 from ood_nc.detection.kit.perturbation import step_against
-from ood_nc.detection.network import Network, wide
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection.network import wide
 from ood_nc.errors import UserError
 
 

@@ -7,12 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
 from ood_nc.detection.kit.parameters import Allowed, Parameter, is_number, whole
-from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 DEFAULT_K = 100

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
 from ood_nc.detection.kit.parameters import Parameter, channel_std, nonnegative, positive
 from ood_nc.detection.kit.perturbation import step_against
-from ood_nc.detection.network import Network, Pass, wide
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection.network import Pass, wide
 
 
 @register_detector

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection.base import DetectorInfo
-from ood_nc.detection.input_base import InputDetector
+from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
 from ood_nc.detection.kit.parameters import Parameter, layer_names, positive
-from ood_nc.detection.network import Network, wide
-from ood_nc.detection.registry import register_detector
+from ood_nc.detection.network import wide
 from ood_nc.errors import UserError
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries
-from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection import DetectorInfo, TapQueries, register_detector
 from ood_nc.detection.kit.subspace import ResidualDetector
-from ood_nc.detection.registry import register_detector
 
 
 @register_detector

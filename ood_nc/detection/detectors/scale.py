@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries
-from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection import DetectorInfo, TapQueries, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, largest_sum, scaling, sum_ratio
-from ood_nc.detection.registry import register_detector
 
 
 @register_detector

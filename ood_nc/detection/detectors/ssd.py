@@ -6,13 +6,17 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.errors import MissingInputError
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import (
+    DetectorInfo,
+    FeatureDetector,
+    MissingInputError,
+    TapQueries,
+    TapStatistics,
+    register_detector,
+)
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import moments_of, square_whitening, whitened_distances
 from ood_nc.detection.kit.parameters import Parameter, whole
-from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 

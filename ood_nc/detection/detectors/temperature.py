@@ -7,10 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries, TapStatistics
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, softmax
-from ood_nc.detection.registry import register_detector
 
 BOUNDS = (0.01, 100.0)
 """Temperatures looked for. Where every sample is classified correctly, the likelihood grows without end as T falls."""

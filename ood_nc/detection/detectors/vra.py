@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection.context import TapStatistics
-from ood_nc.detection.feature_base import DetectorInfo
+from ood_nc.detection import DetectorInfo, TapStatistics, register_detector
 from ood_nc.detection.kit import percentile
 from ood_nc.detection.kit.parameters import Parameter, one_of, percent
 from ood_nc.detection.kit.shaping import ShapedEnergy
-from ood_nc.detection.registry import register_detector
 from ood_nc.errors import UserError
 
 
