@@ -2,6 +2,31 @@
 
 from __future__ import annotations
 
-from ood_nc.detection.testing.feature_checks import check_detector, detector_checks
+from collections.abc import Callable
+from typing import Any
+
+from ood_nc.detection.base import BaseDetector
+from ood_nc.detection.testing import feature_checks, input_checks, shared_checks
 
 __all__ = ["check_detector", "detector_checks"]
+
+
+def check_detector(cls: type[BaseDetector]) -> None:
+    """Run every check of its kind on a detector class.
+
+    Raises:
+        CheckError: a check fails; the message says which and what it saw.
+
+    Example:
+        >>> from ood_nc.detection import detector_class
+        >>> check_detector(detector_class("energy"))
+    """
+    for check in detector_checks(cls.kind).values():
+        check(cls)
+
+
+def detector_checks(kind: str = "feature") -> dict[str, Callable[[type[Any]], None]]:
+    """Every check of a kind of detector by name, to parametrise a test with."""
+    found = {**vars(shared_checks), **vars(input_checks if kind == "input" else feature_checks)}
+    prefix = "_check_"
+    return {name.removeprefix(prefix): check for name, check in sorted(found.items()) if name.startswith(prefix)}

@@ -5,15 +5,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ood_nc.conformance import CheckError
-from ood_nc.detection.base import BaseDetector, DetectorInfo
+from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.errors import NonFiniteError
 from ood_nc.errors import UserError
 
@@ -74,36 +72,3 @@ def saved_and_loaded(detector: AnyDetector) -> AnyDetector:
     torch.save(detector.state_dict(), file)
     file.seek(0)
     return type(detector)().load_state_dict(torch.load(file, weights_only=True))
-
-
-def _as_numpy(value: Any) -> Any:
-    """Numbers and flags, also those in a tuple, as NumPy scalars."""
-    if isinstance(value, tuple):
-        return tuple(map(_as_numpy, value))
-    return np.asarray(value)[()] if isinstance(value, (bool, int, float)) else value
-
-
-def _check_declaration(cls: type[BaseDetector]) -> None:
-    """Info, requirements and docstring are there."""
-    require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
-    empty = [field.name for field in fields(cls.info) if not getattr(cls.info, field.name)]
-    require(not empty, cls, f"info leaves {', '.join(empty)} empty.")
-    require(isinstance(cls.requires, frozenset) and cls.requires <= cls.inputs, cls, f"requires {cls.requires!r}.")
-    require(bool(cls.__doc__), cls, "has no docstring.")
-
-
-def _check_parameters(cls: type[BaseDetector]) -> None:
-    """Hyper-parameters can be read, set and searched by name."""
-    detector = cls()
-    defaults = detector.get_params()
-    require(cls(**defaults).get_params() == defaults, cls, "get_params does not give back what __init__ got.")
-    for name, values in detector.hyperparameters().items():
-        require(name in defaults, cls, f"search space names {name!r}, which is no hyper-parameter.")
-        for value in values:
-            cls().set_params(**{name: value})
-    numpy_values = {name: _as_numpy(value) for name, value in defaults.items()}
-    for made in (cls().set_params(**numpy_values), cls(**numpy_values)):
-        given = made.state_dict()["parameters"]
-        same = given == defaults and all(type(given[name]) is type(value) for name, value in defaults.items())
-        require(same, cls, "the state of a detector made with NumPy scalars does not hold plain values.")
-    refusal(cls, "set_params with an unknown name", UserError, lambda: detector.set_params(no_such_parameter=1))

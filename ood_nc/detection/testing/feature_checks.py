@@ -1,122 +1,28 @@
-"""What every detector must hold to, ours or a plug-in: run ``check_detector(MyDetector)`` in its tests."""
+"""What every detector of features must hold to beside what all detectors do."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.feature_base import FeatureDetector
-from ood_nc.detection.testing import common, input_checks, numeric_checks
-from ood_nc.detection.testing.common import close, read_only, refusal, require, saved_and_loaded
-from ood_nc.detection.testing.problem import Problem, fit_on, problem_for, score_on
+from ood_nc.detection.testing.common import close, finite_or_refused, refusal, require
+from ood_nc.detection.testing.problem import Problem, problem_for
 from ood_nc.errors import NotFittedError, UserError
-from ood_nc.scores.metrics import auroc
 
-Check = Callable[[type[Any]], None]
-
-
-def check_detector(cls: type[BaseDetector]) -> None:
-    """Run every check of its kind on a detector class.
-
-    Raises:
-        CheckError: a check fails; the message says which and what it saw.
-
-    Example:
-        >>> from ood_nc.detection import detector_class
-        >>> check_detector(detector_class("energy"))
-    """
-    for _, check in detector_checks(cls.kind):
-        check(cls)
-
-
-def detector_checks(kind: str = "feature") -> Iterator[tuple[str, Check]]:
-    """Name and function of every check of a kind of detector, to parametrise a test with."""
-    found = {**vars(common), **(vars(input_checks) if kind == "input" else {**vars(numeric_checks), **globals()})}
-    for name, value in sorted(found.items()):
-        if name.startswith("_check_"):
-            yield name.removeprefix("_check_"), value
-
-
-def _check_scores(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
-    detector = cls()
-    require(fit_on(detector, problem) is detector, cls, "fit must return the detector.")
-    inside, outside = (score_on(detector, problem, rows) for rows in (problem.queries, problem.ood))
-    require(inside.shape == (len(problem.queries),), cls, f"scores have shape {tuple(inside.shape)}.")
-    require(inside.dtype == torch.float64, cls, f"scores are {inside.dtype}, not float64.")
-    require(bool(torch.isfinite(torch.cat([inside, outside])).all()), cls, "scores are not finite.")
-    area = auroc(inside, outside)
-    require(area > 0.7, cls, f"AUROC {area:.3f} on an easy problem: is the sign larger = more in-distribution?")
-    for empty in (score_on(detector, problem, problem.queries[:0]), detector.score(problem.queries[:0])):
-        require(empty.shape == (0,), cls, "an empty batch must give no scores.")
-
-
-def _check_determinism(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
-    first, second = (score_on(fit_on(cls(), problem), problem, problem.queries) for _ in range(2))
-    require(torch.equal(first, second), cls, "two fits on the same data give different scores.")
-    again = fit_on(fit_on(cls(), problem_for(cls, seed=5)), problem)
-    require(torch.equal(first, score_on(again, problem, problem.queries)), cls, "a second fit remembers the first.")
-
-
-def _check_inputs_unchanged(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
-    before = copy.deepcopy(problem)
-    detector = fit_on(cls(), problem)
-    score_on(detector, problem, problem.queries)
-    same = all(torch.equal(getattr(problem, name), getattr(before, name)) for name in ("features", "labels", "queries"))
-    same = same and all(torch.equal(a, b) for a, b in zip(problem.head, before.head, strict=True))
-    require(same, cls, "fit or score changes its inputs.")
-    expected = score_on(detector, problem, problem.queries)
-    problem.features.mul_(0)
-    for part in problem.head:
-        part.mul_(0)
-    kept = detector.score(before.queries, logits=before.logits(before.queries))
-    require(torch.equal(kept, expected), cls, "a fitted detector changes with the arrays it was fitted on.")
-
-
-def _check_layouts(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
-    expected = score_on(fit_on(cls(), problem), problem, problem.queries)
-    labels = problem.labels.numpy()
-    train, queries = problem.features.numpy(), problem.queries.numpy()
-    logits, query_logits = (problem.logits(torch.from_numpy(rows)).numpy() for rows in (train, queries))
-    head = tuple(part.numpy() for part in problem.head)
-    views: dict[str, Callable[[Any], Any]] = {
-        "Fortran order": np.asfortranarray,
-        "a strided view": lambda array: np.repeat(array, 2, axis=0)[::2],
-        "a read-only array": read_only,
-        "float64": lambda array: array.astype(np.float64),
-        "reversed strides": lambda array: array[::-1].copy()[::-1],
-    }
-    for name, view in views.items():
-        detector = cls().fit(view(train), labels, logits=view(logits), head=(view(head[0]), head[1]))
-        scores = detector.score(view(queries), logits=view(query_logits))
-        require(close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
-
-
-def _check_state(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
-    detector = fit_on(cls(), problem)
-    expected = score_on(detector, problem, problem.queries)
-    loaded = saved_and_loaded(detector)
-    require(torch.equal(score_on(loaded, problem, problem.queries), expected), cls, "loading changes the scores.")
-    copied = copy.deepcopy(detector)
-    require(torch.equal(score_on(copied, problem, problem.queries), expected), cls, "copying changes the scores.")
+_ALONE = 1e-5
 
 
 def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
     if cls.needs_fit:
-        refusal(cls, "score before fit", NotFittedError, lambda: score_on(cls(), problem, problem.queries))
+        refusal(cls, "score before fit", NotFittedError, lambda: cls().score(**problem.given(problem.queries)))
     given: dict[str, Any] = {"labels": problem.labels, "head": problem.head}
     for name in cls.requires & set(given):
         fit = partial(cls().fit, problem.features, **{**given, name: None}, logits=problem.logits(problem.features))
@@ -128,7 +34,7 @@ def _check_wrong_width(cls: type[FeatureDetector]) -> None:
     if "features" not in cls.requires:
         return
     problem = problem_for(cls)
-    detector = fit_on(cls(), problem)
+    detector = problem.fit(cls())
     for rows, what in ((problem.queries[:, :-1], "fewer features"), (problem.queries[:, :, None], "feature maps")):
         score = partial(detector.score, rows, logits=problem.logits(problem.queries))
         refusal(cls, f"{what} than it was fitted on", UserError, score)
@@ -138,7 +44,7 @@ def _check_other_logits(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
     if "logits" not in cls.requires:
         return
-    detector, logits = fit_on(cls(), problem), problem.logits(problem.queries)
+    detector, logits = problem.fit(cls()), problem.logits(problem.queries)
     for given in (logits[:, :-1], torch.cat([logits, logits], dim=1)):
         score = partial(detector.score, problem.queries, logits=given)
         error = refusal(cls, "another number of logits than in fit", UserError, score)
@@ -147,7 +53,7 @@ def _check_other_logits(cls: type[FeatureDetector]) -> None:
 
 def _check_shared_context(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
-    expected = score_on(fit_on(cls(), problem), problem, problem.queries)
+    expected = problem.fit(cls()).score(**problem.given(problem.queries))
     logits = problem.logits(problem.features)
     train = TapStatistics(problem.features, problem.labels, logits=logits, head=problem.head)
     queries = TapQueries(problem.queries, logits=problem.logits(problem.queries))
@@ -156,12 +62,70 @@ def _check_shared_context(cls: type[FeatureDetector]) -> None:
         require(torch.equal(cls().fit(train).score(queries), expected), cls, "shared statistics change the scores.")
 
 
+def _check_collapsed_features(cls: type[FeatureDetector]) -> None:
+    """Scored one at a time, collapsed features keep the scores they have in the batch."""
+    problem = problem_for(cls, n=600, dim=512, classes=10, spread=1e-3)
+    detector = cls().fit(problem.features, problem.labels, head=problem.head)
+    rows = torch.cat([problem.queries[:12], problem.ood[:12]])
+    together = detector.score(rows)
+    alone = torch.cat([detector.score(row) for row in rows.split(1)])
+    apart = float(((together - alone).abs() / torch.maximum(together.abs(), alone.abs()).clamp_min(1e-12)).max())
+    require(
+        apart <= _ALONE, cls, f"one at a time, collapsed features get other scores than in the batch ({apart:.1e})."
+    )
+
+
+def _check_half_precision(cls: type[FeatureDetector]) -> None:
+    problem = problem_for(cls)
+    for dtype in (torch.float16, torch.bfloat16):
+        narrow, query_logits = problem.features.to(dtype), problem.logits(problem.queries).to(dtype)
+        logits = problem.logits(problem.features).to(dtype)
+        scores = [
+            cls()
+            .fit(train, problem.labels, logits=train_logits, head=problem.head)
+            .score(queries, logits=wanted_logits)
+            for train, train_logits, queries, wanted_logits in (
+                (narrow, logits, problem.queries.to(dtype), query_logits),
+                (narrow.float(), logits.float(), problem.queries.to(dtype).float(), query_logits.float()),
+            )
+        ]
+        require(close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
+
+
+def _check_extremes(cls: type[FeatureDetector]) -> None:
+    """Numbers at the ends of float32 and float64, also in the head: finite scores, or an error of one line."""
+    usual = problem_for(cls)
+    top = torch.finfo(torch.float32).max
+    scales: dict[str, Callable[[Tensor], Tensor]] = {
+        "the top of float32": lambda rows: (rows.double() / rows.abs().max() * top).float(),
+        "1e200 in float64": lambda rows: rows.double() * 1e200,
+        "denormal numbers": lambda rows: rows * 1e-39,
+    }
+    for name, scaled in scales.items():
+        queries = torch.cat([scaled(usual.queries), usual.queries])
+        for train, what in ((usual.features, f"queries with {name}"), (scaled(usual.features), f"fitted on {name}")):
+
+            def attempt(train: Tensor = train, queries: Tensor = queries) -> Tensor:
+                return cls().fit(train, usual.labels, head=usual.head).score(queries)
+
+            finite_or_refused(cls, what, attempt, may_overflow=True)
+    weight = usual.head[0].clone()
+    weight[1, 2] = float("nan")
+    refused = finite_or_refused(
+        cls,
+        "a head with NaN",
+        lambda: cls().fit(usual.features, usual.labels, head=(weight, usual.head[1])).score(usual.queries),
+        may_overflow=True,
+    )
+    require(refused or not cls.requires & {"head", "logits"}, cls, "takes a head with NaN.")
+
+
 def _check_devices(cls: type[FeatureDetector]) -> None:
     if not torch.cuda.is_available():
         return
     problem = problem_for(cls)
-    detector = fit_on(cls(), problem)
-    expected = score_on(detector, problem, problem.queries)
+    detector = problem.fit(cls())
+    expected = detector.score(**problem.given(problem.queries))
     moved = Problem(
         problem.features.cuda(),
         problem.labels.cuda(),
@@ -169,7 +133,7 @@ def _check_devices(cls: type[FeatureDetector]) -> None:
         problem.queries.cuda(),
         problem.ood.cuda(),
     )
-    scores = score_on(fit_on(cls(), moved), moved, moved.queries)
+    scores = moved.fit(cls()).score(**moved.given(moved.queries))
     require(scores.is_cuda and close(scores.cpu(), expected, 1e-5), cls, "scores differ on a GPU.")
-    scores = score_on(detector, moved, moved.queries)
+    scores = detector.score(**moved.given(moved.queries))
     require(scores.is_cuda and close(scores.cpu(), expected, 1e-5), cls, "a CPU fit scores differently on a GPU.")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ood_nc.detection.input_base import InputDetector
 
 _CLASSES = 4
 _SIZE = 8
@@ -48,6 +52,30 @@ class ImageProblem:
     def batches(self, size: int = 32) -> list[tuple[Tensor, Tensor]]:
         """The train data as a list of batches."""
         return list(zip(self.images.split(size), self.labels.split(size), strict=True))
+
+    @property
+    def rows(self) -> Tensor:
+        """The train data without labels."""
+        return self.images
+
+    def fit(
+        self,
+        detector: InputDetector,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        view: Callable[[Tensor], Any] = lambda images: images,
+    ) -> InputDetector:
+        """Fit with everything the problem has, or on other images and labels; shown as ``view`` shows them."""
+        if rows is not None or labels is not None:
+            batches = [(self.images if rows is None else rows, self.labels if labels is None else labels)]
+        else:
+            batches = [(view(images), labels) for images, labels in self.batches()]
+        return detector.fit(self.network, batches)
+
+    def given(self, images: Tensor, view: Callable[[Tensor], Any] = lambda images: images) -> dict[str, Any]:
+        """The arguments of ``score`` for such images."""
+        return {"images": view(images)}
 
 
 def make_image_problem(seed: int = 0) -> ImageProblem:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.feature_base import FeatureDetector
+from ood_nc.detection.testing.image_problem import ImageProblem, make_image_problem
+
+AnyProblem: TypeAlias = "Problem | ImageProblem"
+"""Both kinds know how to fit and to score a detector of theirs, so a check of both is written once."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +31,31 @@ class Problem:
     queries: Tensor
     ood: Tensor
 
+    @property
+    def rows(self) -> Tensor:
+        """The train data without labels."""
+        return self.features
+
     def logits(self, features: Tensor) -> Tensor:
         """Logits of the head."""
         return features @ self.head[0].T + self.head[1]
+
+    def fit(
+        self,
+        detector: FeatureDetector,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        view: Callable[[Tensor], Any] = lambda rows: rows,
+    ) -> FeatureDetector:
+        """Fit with everything the problem has, or on other rows and labels; arrays are given as ``view`` shows them."""
+        rows, labels = self.features if rows is None else rows, self.labels if labels is None else labels
+        head = view(self.head[0]), self.head[1]
+        return detector.fit(view(rows), labels, logits=view(self.logits(rows)), head=head)
+
+    def given(self, rows: Tensor, view: Callable[[Tensor], Any] = lambda rows: rows) -> dict[str, Any]:
+        """The arguments of ``score`` for such rows."""
+        return {"features": view(rows), "logits": view(self.logits(rows))}
 
 
 def make_problem(
@@ -60,16 +88,8 @@ def make_problem(
     return Problem(features, labels, (weight, -(weight * means).sum(dim=1) / 2), queries, ood)
 
 
-def problem_for(cls: type[FeatureDetector], **sizes: Any) -> Problem:
-    """A problem whose features are what the detector asks for; ``sizes`` are arguments of :func:`make_problem`."""
+def problem_for(cls: type[BaseDetector], **sizes: Any) -> Any:
+    """A problem of the detector's kind, with features as it asks for; ``sizes`` are arguments of what makes it."""
+    if cls.kind == "input":
+        return make_image_problem(**sizes)
     return make_problem(nonnegative="nonnegative" in cls.requires, **sizes)
-
-
-def fit_on(detector: FeatureDetector, problem: Problem) -> FeatureDetector:
-    """Fit with everything the problem has."""
-    return detector.fit(problem.features, problem.labels, logits=problem.logits(problem.features), head=problem.head)
-
-
-def score_on(detector: FeatureDetector, problem: Problem, features: Tensor) -> Tensor:
-    """Score features of the problem, with their logits."""
-    return detector.score(features, logits=problem.logits(features))

@@ -12,9 +12,9 @@ from ood_nc.detection import (
     list_detectors,
 )
 from ood_nc.detection.kit.parameters import Parameter, positive
-from ood_nc.detection.testing.feature_checks import detector_checks
+from ood_nc.detection.testing import detector_checks
 
-CHECKS = dict(detector_checks())
+CHECKS = detector_checks()
 
 
 @pytest.mark.parametrize("name", list_detectors(kind="feature"))

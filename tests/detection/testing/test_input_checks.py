@@ -12,9 +12,9 @@ from ood_nc.detection import (
     detector_class,
     list_detectors,
 )
-from ood_nc.detection.testing.feature_checks import detector_checks
+from ood_nc.detection.testing import detector_checks
 
-CHECKS = dict(detector_checks("input"))
+CHECKS = detector_checks("input")
 
 
 @pytest.mark.parametrize("name", list_detectors(kind="input"))
@@ -135,16 +135,28 @@ def _attach_unchecked(self, network):
     return self
 
 
+def _counts_batches(self, network, batches):
+    Sound._fit(self, network, batches)
+    self.means_ = self.means_ * sum(1 for _ in batches)
+
+
+def _cleans(self, network, batches=None):
+    return Sound.fit(self, network, [(images.nan_to_num(posinf=0), labels) for images, labels in batches])
+
+
 MUTANTS = {
     "scores": broken(_score=lambda self, network, images: -Sound._score(self, network, images)),
     "batch_invariance": broken(_score=_sum_of_batch),
     "determinism": broken(_score=_random),
-    "images_unchanged": broken(_score=_in_place),
+    "inputs_unchanged": broken(_score=_in_place),
     "layouts": broken(_score=_by_strides),
     "single_precision": broken(_score=_by_dtype),
     "gradient_modes": broken(_score=_keeps_graph_off),
     "network_untouched": broken(_score=_backward),
     "failing_network": broken(_score=_eval_without_finally),
+    "batching": broken(_fit=_counts_batches),
+    "detached": broken(__getstate__=lambda self: vars(self)),
+    "non_finite_fit": broken(fit=_cleans),
     "state": broken(_fit=_hides, _score=_uses_hidden),
     "declaration": broken(requires=frozenset({"features"})),
     "parameters": broken(hyperparameters=lambda self: {"exponent": (1.0,)}),
