@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ood_nc.evaluation.findings import Plan
 from ood_nc.evaluation.results import PAPER, MakeRow, Row, make_row, reason_of
 from ood_nc.evaluation.taps import ID_PROBE, labelled
 from ood_nc.evaluation.transfer import accuracy_rows, mean_row
+from ood_nc.features import FeatureBank
 from ood_nc.models.normalization import SHORTCUTS
 from ood_nc.models.pooling import Pooling
 from ood_nc.models.probing import trace
@@ -80,7 +81,7 @@ class PaperTaps(nn.Module):
         return logits, {**own, **{tap.info.name: found[tap.info.name] for tap in self.paper_taps}}
 
 
-def paper_rows(plan: Plan, tapped: PaperTaps) -> list[Row]:
+def paper_rows(plan: Plan, tapped: PaperTaps, *, held_out: bool = False) -> list[Row]:
     """Every row of the protocol: collapse on ID train, the energy of a fresh probe, and probes of the transfer sets.
 
     W and b of NC2 to NC4 are those of the tap's fresh ID probe after its last epoch, and so is the energy. Accuracies
@@ -89,7 +90,10 @@ def paper_rows(plan: Plan, tapped: PaperTaps) -> list[Row]:
     Args:
         plan: what is measured with; its banks hold the taps.
         tapped: the model, for its taps.
+        held_out: the ID validation images are a share of ID train, on all of which the authors fit.
     """
+    if held_out:
+        plan = replace(plan, banks={**plan.banks, "id_train": _joined(plan.banks["id_train"], plan.banks["id_val"])})
     rows: list[Row] = []
     base = {**plan.base, "protocol": PAPER}
     for tap in tapped.paper_taps:
@@ -109,6 +113,12 @@ def paper_rows(plan: Plan, tapped: PaperTaps) -> list[Row]:
             rows += _detection(plan, probed, probe, functools.partial(make, kind="detection", method="energy"))
         rows += _transfer(plan, fit, functools.partial(make, kind="transfer", group="transfer", method="linear"))
     return rows
+
+
+def _joined(first: FeatureBank, second: FeatureBank) -> FeatureBank:
+    taps = {name: torch.cat([rows, second.taps[name]]) for name, rows in first.taps.items()}
+    logits, labels = torch.cat([first.logits, second.logits]), torch.cat([first.labels, second.labels])
+    return FeatureBank(taps, logits, labels, first.ids + second.ids)
 
 
 def _recorder(found: Features, tap: PaperTap) -> Callable[[nn.Module, Any, Any], None]:

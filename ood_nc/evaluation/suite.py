@@ -187,7 +187,8 @@ def evaluate(
             _measure_network(plan, found)
     if PAPER in protocols:
         with _timed(clock, "paper"):
-            found.rows += paper_rows(plan, tapped)
+            own_share = inputs.id_val is not None and id_val is None
+            found.rows += paper_rows(plan, tapped, held_out=own_share)
     inputs.notes += found.notes
     identity = identify(
         model,

@@ -210,3 +210,13 @@ def test_a_resumed_run_brings_its_own_configuration(tmp_path: Path, capsys: pyte
     assert "optim.lr was 0.003" in capsys.readouterr().err
     assert main(["train", "--output", str(tmp_path), "--experiment", "none", "--resume"]) == 2
     assert "There is no run" in capsys.readouterr().err
+
+
+def test_where_the_epoch_was_chosen_on_the_test_set_nothing_else_is(runs: Path) -> None:
+    """As in the paper's recipes: `strict` holds images out of train for its other choices, and all that is said."""
+    words = ["--data.val", "bundled/digits-id::test", "--detectors", "temperature", "--bootstrap", "0", "--quiet"]
+    assert main(["evaluate", str(runs / "baseline"), *words, "--probes", "linear"]) == 0
+    document = json.loads((runs / "baseline" / "results.json").read_text())
+    notes = " ".join(document["identity"]["notes"])
+    assert "data.val is data.test (bundled/digits-id::test): it chose the epoch that it tests" in notes
+    assert "a tenth of ID train" in notes

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import nn
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from ood_nc.cli.command import shipped_configs
 from ood_nc.config import Config, load
-from ood_nc.data import load_suite
+from ood_nc.data import eval_transform, load_data, load_suite
 from ood_nc.models import build_model
+from ood_nc.training.optimization import create_optimizer, create_schedule
 
 # Parameters of the baseline with 100 classes, in millions (Harun et al., ICML 2025; timm).
 PAPER = {
@@ -35,6 +44,64 @@ def test_a_recipe_loads_and_builds_its_model(name: str) -> None:
         assert model.eval()(torch.zeros(1, 3, size, size)).shape == (1, 100)
 
 
+ALL = sorted(name for name in shipped_configs() if name.startswith("imagenet100-"))
+
+
+def published_rate(epoch: int, lr: float, *, cnn: bool) -> float:
+    """The rate in an epoch, as the authors' code composes it."""
+    start, end = (lr / 100, 0.0) if cnn else (1e-6, 1e-5)
+    if epoch < 5:
+        return start + (lr - start) * epoch / 5
+    progress = (epoch - 5) / 95 if cnn else epoch / 100
+    return end + (lr - end) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rate_and_decay_are_the_published_ones(name: str) -> None:
+    config, cnn = recipe(name), "vit" not in name
+    lr = PAPER[name.partition("-baseline")[0]][0] * (1 if cnn else 1024 / 512)
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    optimizer = create_optimizer(model, config.optim, global_batch=config.train.batch_size)
+    schedule = create_schedule(optimizer, config.optim, epochs=config.train.epochs, steps_per_epoch=10)
+    assert schedule is not None
+    for epoch in (0, 1, 4, 5, 6, 50, 99):
+        schedule.step(epoch)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([published_rate(epoch, lr, cnn=cnn)] * len(rates), rel=1e-12)
+    decays = {group["weight_decay"]: sum(p.ndim == 1 for p in group["params"]) for group in optimizer.param_groups}
+    assert decays == ({0.05: 3} if cnn else {0.0: 3, 0.05: 0})
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_images_are_resized_to_256_and_cropped_to_224(name: str) -> None:
+    model = build_model(recipe(name).model, 100)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    normalize = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    steps = Compose([Resize(256, InterpolationMode.BICUBIC), CenterCrop(224), ToTensor(), normalize])
+    assert torch.equal(eval_transform(model.preprocessing)(image), steps(image))
+    augment = recipe(name).augment
+    assert (augment.scale, augment.ratio, augment.hflip) == ((0.08, 1.0), (0.75, pytest.approx(4 / 3)), 0.5)
+    assert not (augment.color_jitter or augment.aa or augment.reprob or augment.mixup or augment.cutmix)
+    assert augment.aug_repeats == (3 if "vit" in name else 0)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_of_id_train_is_trained_on_and_both_protocols_are_measured(name: str, tmp_path) -> None:
+    for split, count in (("train", 10), ("val", 2)):
+        for label in "ab":
+            folder = tmp_path / "imagenet100" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (index, len(split), ord(label))).save(folder / f"{index}.png")
+    config = recipe(name, **{"data.root": str(tmp_path), "data.suite": None})
+    data = load_data(config.data)
+    assert data.id_val is not None and data.id_test is not None
+    assert (len(data.id_train), data.id_val.ids) == (20, data.id_test.ids)
+    assert config.evaluation.protocols == ["strict", "paper"]
+    strict = load_data(config.data.model_copy(update={"val": None}))
+    assert strict.id_val is not None and (len(strict.id_train), len(strict.id_val)) == (18, 2)
+
+
 def differing(first: Config, second: Config) -> set[str]:
     a, b = first.model_dump(), second.model_dump()
     return {
@@ -54,8 +121,6 @@ def test_a_baseline_differs_from_ours_in_what_it_is_named_for(name: str) -> None
         assert differing(ours, recipe(f"{name}-baseline_ws")) == method
         assert ours.optim.warmup_prefix and ours.model.head_init == "xavier_uniform"
     assert ours.train.batch_size == (512 if cnn else 1024)
-    size = build_model(ours.model, 100).preprocessing
-    assert (size["input_size"], size["crop_pct"], size["interpolation"]) == ((3, 224, 224), 0.875, "bicubic")
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
@@ -69,3 +134,13 @@ def test_the_recipes_of_the_paper(name: str) -> None:
     assert count == pytest.approx(millions, abs=0.1)
     suite = load_suite(config.data.suite or "", "/data")
     assert len(suite["ood"]) == len(suite["transfer"]) == 8
+
+
+def test_the_page_on_recipes_names_tests_that_there_are() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if "`tests/" in line]
+    assert len(rows) > 10
+    for row in rows:
+        files = "".join((root / name).read_text(encoding="utf-8") for name in re.findall(r"`(tests/[\w/]+\.py)`", row))
+        assert all(f"def {name}(" in files for name in re.findall(r"`(test_\w+)`", row)), row

@@ -168,6 +168,18 @@ def test_the_strict_rows_are_the_same_without_the_papers(model: ControlledModel,
     assert results.choices == alone.choices
 
 
+def test_what_strict_holds_out_of_id_train_is_fitted_on_all_the_same(model: ControlledModel, results: Results) -> None:
+    held_out = evaluate(
+        model, **arguments(), protocols=["strict", "paper"], detectors=["temperature"], probes=["linear"]
+    )
+    assert "id_val" in held_out.identity["datasets"]
+    for tap in TAPS:
+        where = {"protocol": "paper", "tap": tap, "kind": "collapse", "metric": "nc1_pinv"}
+        (row,), (whole,) = held_out.select(**where), results.select(**where)
+        assert row["n"] == whole["n"] == len(arguments()["id_train"])
+        assert row["value"] == pytest.approx(whole["value"], rel=1e-6)
+
+
 def test_taps_are_the_convolutions_of_the_models_own_taps(model: ControlledModel) -> None:
     tapped = PaperTaps(model)
     assert tapped.is_cnn
