@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.distributed
 
-from ood_nc.collapse import _accumulate as accumulate
+from ood_nc import accumulate
 from ood_nc.collapse._soft import laplacian, soft_scatter
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -58,7 +58,7 @@ class Moments:
         # A class whose samples all weigh nothing keeps mass 0: any finite centre will do, its rows are scaled by 0.
         block_means = sums.div_(mass.clamp_min(_TINY)[:, None])
         self._fold(classes, mass, block_means)
-        squares = accumulate.center_rows(source, index, block_means, block)
+        squares = accumulate.center_rows(source, index, accumulate.split(block_means, block.dtype), block)
         self.class_scatter.index_add_(0, labels, squares if weights is None else squares * weights)
         if weights is not None:
             block.mul_(weights.sqrt()[:, None])
@@ -81,15 +81,9 @@ class Moments:
     def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
         if self.scatter is None or not len(block):
             return
-        factor = 1.0
         if block.dtype == torch.float32:
             self.resolution = max(self.resolution, float(torch.finfo(torch.float32).eps))
-            # Squares of very large or small numbers leave the range of float32; a power of two changes no digit.
-            exponent = int(torch.frexp(squares.max().sqrt())[1])
-            if abs(exponent) > 16:
-                block = block.mul_(2.0**-exponent)
-                factor = 4.0**exponent
-        accumulate.add_product(self.scatter, block, factor)
+        accumulate.add_scatter(self.scatter, block, squares)
 
     def add_soft(self, block: torch.Tensor, soft: torch.Tensor) -> None:
         """Fold in float64 rows with soft labels (n, C)."""

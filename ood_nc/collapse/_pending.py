@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ood_nc.collapse._accumulate import pieces
+from ood_nc.accumulate import largest_magnitude
 from ood_nc.errors import UserError
 
 LARGEST = 1e145
@@ -71,11 +71,3 @@ def check_finite(matrix: torch.Tensor) -> float:
     if size > LARGEST:
         raise UserError(f"features reach {size:.1e}, and float64 has no room for their squares: scale them.")
     return size
-
-
-def largest_magnitude(matrix: torch.Tensor) -> float:
-    """The largest absolute value of (N, d), 0 where there is none; NaN or infinity where it holds one."""
-    if not matrix.numel():
-        return 0.0
-    ends = [torch.stack(torch.aminmax(matrix[rows])) for rows in pieces(matrix, matrix.dtype)]
-    return float(torch.stack(ends).abs().max())

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 import torch.distributed
 
+from ood_nc import accumulate
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
-from ood_nc.collapse import _accumulate as accumulate
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._moments import Moments
 from ood_nc.collapse._pending import Pending, check_finite

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ood_nc.collapse._pending import LARGEST, largest_magnitude
+from ood_nc.accumulate import largest_magnitude
+from ood_nc.collapse._pending import LARGEST
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.report import measure
 from ood_nc.collapse.statistics import ClassStatistics

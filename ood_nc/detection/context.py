@@ -22,7 +22,7 @@ from torch import Tensor
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, on_float64_device
 from ood_nc.detection.errors import check_finite
 from ood_nc.detection.head import Head, as_head
-from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit import linalg, scatter
 from ood_nc.errors import UserError
 
 T = TypeVar("T")
@@ -278,13 +278,13 @@ class TapStatistics(_Inputs):
     @cached_property
     def within_covariance(self) -> Tensor:
         """Covariance around the own class mean, tied over classes, over N (d, d) float64."""
-        return linalg.centered_scatter(self.features, self.class_means, self.class_positions) / len(self)
+        return scatter.centered_scatter(self.features, self.class_means, self.class_positions) / len(self)
 
     @cached_property
     def covariance(self) -> Tensor:
         """Covariance around ``mean``, over N (d, d) float64."""
         if self._labels is None:
-            return linalg.centered_scatter(self.features, self.mean) / len(self)
+            return scatter.centered_scatter(self.features, self.mean) / len(self)
         # Within plus between is a sum of positive terms, so it costs no second pass and no digits.
         offsets = (self.class_means - self.mean) * self.class_counts[:, None].double().sqrt()
         return self.within_covariance + offsets.T @ offsets / len(self)

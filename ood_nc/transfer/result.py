@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from ood_nc.accumulate import largest_magnitude
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix
 from ood_nc.errors import UserError
 
@@ -107,8 +108,8 @@ def check_split(features: ArrayLike, labels: ArrayLike, split: str) -> tuple[tor
     classes = as_labels(labels, len(rows), f"{split}_labels").to(rows.device)
     if len(rows) == 0 or rows.shape[1] == 0:
         raise UserError(f"{split}_features is empty, of shape {tuple(rows.shape)}: a probe needs samples.")
-    bad = sum(int((~(part.abs() <= LARGEST)).any(dim=1).sum()) for part in rows.split(ROWS_AT_ONCE))
-    if bad:
+    if not largest_magnitude(rows) <= LARGEST:
+        bad = sum(int((~(part.abs() <= LARGEST)).any(dim=1).sum()) for part in rows.split(ROWS_AT_ONCE))
         raise UserError(
             f"{split}_features has NaN, infinity or numbers beyond {LARGEST:g} in {bad} of {len(rows)} rows: leave "
             "those out, or scale the features."

@@ -11,7 +11,6 @@ import torch
 import torch.distributed
 
 from ood_nc.collapse import ClassStatistics, UndefinedMetricError, trace_within
-from ood_nc.collapse._accumulate import add_product
 from ood_nc.collapse._pending import check_finite
 from ood_nc.errors import UserError
 
@@ -356,13 +355,6 @@ def test_the_scatter_is_symmetric_and_a_copy(dim: int) -> None:
     stats.means.zero_()
     stats.scatter_traces.zero_()
     torch.testing.assert_close(stats.within, torch.cov(h.T, correction=0), rtol=1e-10, atol=1e-12)
-
-
-def test_the_product_in_strips_equals_the_product() -> None:
-    block = torch.randn(50, 200, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    scatter = torch.zeros(200, 200, dtype=torch.float64)
-    add_product(scatter, block, 2.0)
-    torch.testing.assert_close(scatter.triu(), (2 * block.T @ block).triu(), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -48,9 +48,9 @@ class Mahalanobis(FeatureDetector):
         self.rank_ = self.whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return -linalg.by_chunks(self._distance, queries.features)
+        def distance(features: Tensor) -> Tensor:
+            return linalg.whitened_distance(features, self.mean_, self.whitening_, self.whitened_means_)
 
-    def _distance(self, features: Tensor) -> Tensor:
-        wide = linalg.safe_normalize(features) if self.normalize else features.double()
-        whitened = linalg.whiten(wide - self.mean_, self.whitening_)
-        return linalg.nearest_squared_distance(whitened, self.whitened_means_)
+        if not self.normalize:
+            return -distance(queries.features)
+        return -linalg.by_chunks(lambda part: distance(linalg.safe_normalize(part)), queries.features)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
@@ -48,12 +47,7 @@ class RelativeMahalanobis(FeatureDetector):
         self.background_rank_ = self.background_whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._relative, queries.features)
-
-    def _relative(self, features: Tensor) -> Tensor:
-        wide = features.to(torch.float64, copy=True)
-        background = linalg.whiten(wide - self.background_mean_, self.background_whitening_)
-        whitened = linalg.whiten(wide.sub_(self.mean_), self.whitening_)
-        nearest = linalg.nearest_squared_distance(whitened, self.whitened_means_)
-        relative: Tensor = torch.linalg.vecdot(background, background) - nearest
-        return relative
+        rows, background = queries.features, self.background_whitening_
+        center = background.new_zeros(1, background.shape[1])
+        relative: Tensor = linalg.whitened_distance(rows, self.background_mean_, background, center)
+        return relative - linalg.whitened_distance(rows, self.mean_, self.whitening_, self.whitened_means_)

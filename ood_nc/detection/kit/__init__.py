@@ -2,7 +2,8 @@
 
 Detectors here import nothing private: what stands below is what a new one has.
 
-- :mod:`~ood_nc.detection.kit.linalg`: means, scatter matrices, whitening, distances, cosines, at a stated precision;
+- :mod:`~ood_nc.detection.kit.linalg`: means, whitening, distances, cosines, at a stated precision;
+- :mod:`~ood_nc.detection.kit.scatter`: scatter matrices, in the least precision that their inverse bears;
 - :mod:`~ood_nc.detection.kit.subspace`: what lies outside the principal subspace;
 - :mod:`~ood_nc.detection.kit.densities`: whitening by class, seeded subsets, banks in blocks, class means by logit;
 - :mod:`~ood_nc.detection.kit.softmax`: log-probabilities and log-odds that keep their digits near 1;

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
-from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit import linalg, scatter
 
 BLOCK = 4096
 """Rows of a bank that meet a chunk of queries at once."""
@@ -24,7 +24,7 @@ Transform = Callable[[Tensor], Tensor]
 
 def second_moment_of(rows: Tensor, transform: Transform) -> Tensor:
     """Mean outer product of the transformed rows (r, r); ``transform`` maps a chunk (n, d) to a new float64 (n, r)."""
-    return linalg.sum_of_grams(transform(part) for (part,) in linalg.chunks(rows)) / len(rows)
+    return scatter.sum_of_grams(transform(part) for (part,) in linalg.chunks(rows)) / len(rows)
 
 
 def moments_of(rows: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:

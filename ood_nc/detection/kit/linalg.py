@@ -7,11 +7,12 @@ Example:
     The Mahalanobis distance of a sample to the nearer of two class means:
 
     >>> import torch
-    >>> from ood_nc.detection.kit import linalg
+    >>> from ood_nc.detection.kit import linalg, scatter
     >>> rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, -1.0]])
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> means = linalg.class_sums(rows, labels, 2) / 2
-    >>> whitening = linalg.whitening(linalg.eigen(linalg.centered_scatter(rows, means, labels) / len(rows)))
+    >>> covariance = scatter.centered_scatter(rows, means, labels) / len(rows)
+    >>> whitening = linalg.whitening(linalg.eigen(covariance))
     >>> whitened = linalg.whiten(torch.tensor([[1.0, 3.0]], dtype=torch.float64), whitening)
     >>> linalg.nearest_squared_distance(whitened, means @ whitening)
     tensor([18.0000], dtype=torch.float64)
@@ -19,11 +20,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ood_nc import accumulate
 
 CHUNK = 2048
 """Rows per step: a float64 copy of that many stays in the cache."""
@@ -33,6 +36,8 @@ _CANCELS = 1e-5
 """A squared distance below this share of the squared norm has lost five of float64's sixteen digits."""
 _TRUSTED = 2e-6
 """Relative rounding of a float32 product that is left as it is."""
+_ROUNDING = 32 * 2**-23
+"""Largest relative error seen of a float32 sum of products, in units of the root of the summed squares."""
 _NEAR_ONE = 0.1
 """Cosines above 1 less this are computed in float64."""
 _SAFE_NORMS = (1e-140, 1e140)
@@ -133,35 +138,10 @@ def class_sums(rows: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return sums
 
 
-def centered_scatter(rows: Tensor, centers: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Sum of outer products of the rows around their centers (d, d), float64.
-
-    Args:
-        rows: (N, d).
-        centers: (d,) for all rows, or (C, d) with ``labels`` choosing the row's own.
-        labels: (N,) class indices.
-    """
-    if labels is None:
-        return sum_of_grams(part - centers for (part,) in chunks(rows))
-    return sum_of_grams(part - centers[own] for part, own in chunks(rows, labels))
-
-
-def sum_of_grams(parts: Iterable[Tensor]) -> Tensor:
-    """Sum of ``rows' rows`` (d, d) over chunks of float64 rows (n, d).
-
-    In strips that leave out the blocks below the diagonal, little more than half of the work. Not by NumPy or SciPy,
-    which know the symmetric product: their BLAS has threads of its own, and beside torch's both wait for each other.
-    """
-    total: Tensor | None = None
-    for rows in parts:
-        dim = rows.shape[1]
-        if total is None:
-            total = rows.new_zeros(dim, dim)
-        for strip in _strips(dim):
-            total[strip, strip.start :].addmm_(rows[:, strip].T, rows[:, strip.start :])
-    assert total is not None
-    upper = total.triu_()
-    return upper + upper.triu(1).T
+def float32_suffices(rows: Tensor) -> bool:
+    """Whether the rows have no more digits than float32 products keep, and those keep them (no TF32, no trace)."""
+    exact = torch.get_float32_matmul_precision() == "highest" and not torch.compiler.is_compiling()
+    return exact and rows.dtype != torch.float64
 
 
 def _strips(dim: int) -> list[slice]:
@@ -219,6 +199,47 @@ def whiten(rows: Tensor, matrix: Tensor) -> Tensor:
     for strip in _strips(matrix.shape[1]):
         torch.mm(matrix[strip.start :, strip].T, rows.T[strip.start :], out=columns[strip])
     return columns.T
+
+
+def whitened_distance(rows: Tensor, origin: Tensor, matrix: Tensor, centers: Tensor) -> Tensor:
+    """Squared distance of the rows (B, d), less ``origin`` and whitened, to the nearest center (C, r): (B,) float64.
+
+    Rows of float32 are whitened in float32, except those whose distance, smaller than the terms that cancel in it,
+    would show the rounding.
+
+    Args:
+        rows: (B, d).
+        origin: (d,) float64.
+        matrix: from :func:`whitening` (d, r).
+        centers: whitened (C, r), float64.
+    """
+
+    def exact(part: Tensor) -> Tensor:
+        return nearest_squared_distance(whiten(part.double() - origin, matrix), centers)
+
+    if not float32_suffices(rows):
+        return by_chunks(exact, rows)
+    # Two float32 numbers, so that each difference rounds relative to itself, not to an offset of the rows.
+    high, low = accumulate.split(origin.clone(), torch.float32)
+    narrow = matrix.float()
+    # Of the squared rounding: the norms of the terms that add up to a whitened coordinate, over those coordinates.
+    weights = matrix.square().sum(dim=1).float() * (_ROUNDING / _TRUSTED) ** 2 / max(1, matrix.shape[1])
+    collapsed = False
+
+    def distance(part: Tensor) -> Tensor:
+        nonlocal collapsed
+        if collapsed:
+            return exact(part)
+        centered = (part.float() - high).sub_(low)
+        squares = nearest_squared_distance(whiten(centered, narrow).double(), centers)
+        doubtful = torch.nonzero(~(squares > torch.mv(centered.square_(), weights)))[:, 0]
+        if len(doubtful):
+            squares[doubtful] = exact(part[doubtful])
+        # The rows to come are no better: not twice for each of them.
+        collapsed = 2 * len(doubtful) > len(part)
+        return squares
+
+    return by_chunks(distance, rows)
 
 
 def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
@@ -302,9 +323,7 @@ def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
         cosines = by_chunks(lambda part: (safe_normalize(part - center) @ directions.T).amax(dim=1), rows)
         return cosines.clamp(-1, 1)
     narrow = directions.float()
-    # The center as two float32 numbers: each difference rounds relative to itself, not to an offset of the features.
-    high = center.float()
-    low = (center - high).float()
+    high, low = accumulate.split(center.clone(), torch.float32)
 
     def cosine(part: Tensor) -> Tensor:
         centered = (part.float() - high).sub_(low) if bool(center.any()) else part.float()

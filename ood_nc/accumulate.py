@@ -1,6 +1,8 @@
-"""The arithmetic of one block of samples: class sums, centring, lengths, and a symmetric product."""
+"""Sums over samples that keep their digits: class sums, centring, lengths, and a symmetric product, block by block."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -9,10 +11,18 @@ _PIECE_BYTES = 1 << 20
 
 
 def pieces(block: torch.Tensor, dtype: torch.dtype = torch.float64) -> list[slice]:
-    """Cut the rows of ``block`` (n, d) into pieces that stay in the cache as ``dtype``."""
-    rows, dim = block.shape
+    """Cut the rows of ``block`` (n, ...) into pieces that stay in the cache as ``dtype``."""
+    rows, dim = len(block), math.prod(block.shape[1:])
     step = max(1, _PIECE_BYTES // max(dim * dtype.itemsize, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def largest_magnitude(values: torch.Tensor) -> float:
+    """The largest absolute value (of a tensor with rows), 0 where there is none; NaN or infinity where it holds one."""
+    if not values.numel():
+        return 0.0
+    ends = [torch.stack(torch.aminmax(values[rows])) for rows in pieces(values, values.dtype)]
+    return float(torch.stack(ends).abs().max())
 
 
 def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor | None, classes: int) -> torch.Tensor:
@@ -27,23 +37,33 @@ def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor |
     return sums
 
 
-def center_rows(source: torch.Tensor, index: torch.Tensor, centers: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+def split(centers: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float64 numbers of any shape as two of ``dtype`` whose sum they are; the memory of ``centers`` is used up.
+
+    Example:
+        >>> high, low = split(torch.tensor([1 + 2.0**-30], dtype=torch.float64), torch.float32)
+        >>> high.item(), low.item() == 2**-30
+        (1.0, True)
+    """
+    high = centers.to(dtype, copy=True)
+    return high, centers.sub_(high).to(dtype)
+
+
+def center_rows(
+    source: torch.Tensor, index: torch.Tensor, centers: tuple[torch.Tensor, torch.Tensor], out: torch.Tensor
+) -> torch.Tensor:
     """Write ``source - centers[index]`` to ``out``, which may be ``source``; return the squared lengths of the rows.
 
-    In float32 the centre is split into two float32 numbers, and the second is subtracted where it is not far below the
-    rounding of the deviations. Each step rounds relative to the deviation, not to the feature, so an offset of the
-    features costs no digits. ``centers`` (float64) is used up.
+    Of `split` centers in float32 the second part is subtracted where it is not far below the rounding of the
+    deviations. Each step rounds relative to the deviation, not to the feature, so an offset of the features costs no
+    digits.
     """
-    high = centers.to(out.dtype)
+    high, low = centers
     squares = _subtract(source, high, index, out)
     if out.dtype != torch.float64:
-        low = centers.sub_(high).to(out.dtype)
-        if float(low.square().sum(dim=1).max()) > 1e-14 * float(squares.mean()):
+        longest = float(torch.linalg.vector_norm(low, dim=1, dtype=torch.float64).max())
+        if longest > 1e-7 * math.sqrt(float(squares.mean())):
             squares = _subtract(out, low, index, out)
-        # The squares of very short or long rows leave the range of float32.
-        outside = ~((squares > 1e-28) & (squares < torch.inf))
-        if bool(outside.any()):
-            squares[outside] = torch.linalg.vector_norm(out[outside], dim=1, dtype=torch.float64).square()
     return squares
 
 
@@ -55,6 +75,11 @@ def _subtract(source: torch.Tensor, centers: torch.Tensor, index: torch.Tensor, 
         center = torch.index_select(centers, 0, index[rows], out=scratch[: rows.stop - rows.start])
         part = torch.sub(source[rows], center, out=out[rows])
         squares[rows] = torch.linalg.vector_norm(part, dim=1).double().square_()
+    if out.dtype != torch.float64:
+        # The squares of very short or long rows leave the range of float32.
+        outside = ~((squares > 1e-28) & (squares < torch.inf))
+        if bool(outside.any()):
+            squares[outside] = torch.linalg.vector_norm(out[outside], dim=1, dtype=torch.float64).square()
     return squares
 
 
@@ -74,6 +99,18 @@ def add_product(scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0)
             strip.addmm_(left, right, alpha=factor)
         else:
             strip.add_(torch.mm(left, right, out=work[: strip.numel()].view(strip.shape)), alpha=factor)
+
+
+def add_scatter(scatter: torch.Tensor, block: torch.Tensor, squares: torch.Tensor) -> None:
+    """`add_product` of centred rows of which float32 may not hold the squares (n,); ``block`` is used up."""
+    factor = 1.0
+    if block.dtype == torch.float32:
+        # A power of two changes no digit.
+        exponent = int(torch.frexp(squares.max().sqrt())[1])
+        if abs(exponent) > 16:
+            block = block.mul_(2.0**-exponent)
+            factor = 4.0**exponent
+    add_product(scatter, block, factor)
 
 
 def fill_lower(matrix: torch.Tensor) -> torch.Tensor:
