@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 
 from ood_nc.features import UnreadableError, extract
 from ood_nc.models import ControlledModel
@@ -75,6 +77,49 @@ def test_the_model_is_evaluated_and_its_mode_restored() -> None:
 
 def _fail(images: torch.Tensor) -> None:
     raise RuntimeError("no forward")
+
+
+class Layouts(nn.Module):
+    """A convolution that notes the layout of its images, and what reads its maps."""
+
+    num_classes = 2
+
+    def __init__(self, *, views: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.rest, self.views = nn.Conv2d(3, 4, 2), nn.Linear(16, 2), views
+        self.seen: list[bool] = []
+        self.tap_info = {"stem": SimpleNamespace(dim=16)}
+
+    def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self.seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        maps = self.stem(images)
+        rows = maps.view(len(maps), -1) if self.views else maps.flatten(1)
+        return self.rest(rows), {"stem": rows}
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_images_are_channels_last_where_the_network_takes_them(views: bool) -> None:
+    data = TinyData()
+    data.images = torch.randn(10, 3, 3, 3)
+    model = Layouts(views=views)
+    bank = extract(model, data, batch_size=4)
+    assert model.seen == ([True, False, False, False] if views else [True, True, True])
+    with torch.no_grad():
+        expected = model.stem(data.images).flatten(1)
+    torch.testing.assert_close(bank.taps["stem"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_taps_of_a_convolutional_network_are_the_same_to_a_millionth() -> None:
+    model = ControlledModel("resnet18", 5, projector=None, taps=("stages", "encoder"), img_size=32).eval()
+    data = TinyData(6)
+    data.images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    bank = extract(model, data, batch_size=4)
+    with torch.no_grad():
+        expected = [model.forward_taps(part)[1] for part in data.images.split(4)]
+    for name, rows in bank.taps.items():
+        wanted = torch.cat([part[name] for part in expected])
+        assert float((rows - wanted).norm() / wanted.norm()) < 1e-6, name
 
 
 def test_banks_are_float32_under_autocast() -> None:
