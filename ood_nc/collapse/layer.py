@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
 
+from ood_nc.accumulate import largest_magnitude
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
 from ood_nc.collapse.decision import head_predictions, nearest_means
 from ood_nc.collapse.geometry import direction_summary, head_summary
+from ood_nc.collapse.spectrum import MomentSpectra, moment_spectra
 from ood_nc.collapse.statistics import ClassStatistics
 
 
@@ -98,6 +101,11 @@ class Layer:
         return head_summary(self.weight)
 
     @cached_property
+    def moment_spectra(self) -> MomentSpectra:
+        """Eigenvalues of the second moment, centred and not."""
+        return moment_spectra(self.stats)
+
+    @cached_property
     def nearest_means(self) -> torch.Tensor:
         """The nearest class mean (of the training split, where that is told) of each sample (N,)."""
         return nearest_means(self._reference, self.features)
@@ -106,6 +114,7 @@ class Layer:
 def _given(value: ArrayLike | None, name: str) -> ArrayLike:
     if value is None:
         raise UndefinedMetricError(f"needs {name}.")
-    if not bool(torch.isfinite(as_tensor(value, name)).all()):
+    values = as_tensor(value, name)
+    if values.is_floating_point() and not math.isfinite(largest_magnitude(torch.atleast_1d(values))):
         raise UndefinedMetricError(f"{name.rpartition(' ')[2]} holds NaN or infinity.")
     return value

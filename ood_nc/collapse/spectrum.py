@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from scipy.linalg import eigvalsh_tridiagonal, lapack
+
+from ood_nc import accumulate
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.collapse._common import UndefinedMetricError, as_head
 from ood_nc.collapse.registry import collapse_metric
@@ -13,8 +18,51 @@ from ood_nc.errors import UserError
 _EPS = float(torch.finfo(torch.float64).eps)
 
 
+class MomentSpectra(NamedTuple):
+    """Eigenvalues (d,), ascending, of the second moment of features, centred on the sample mean and as they are."""
+
+    centered: np.ndarray[Any, np.dtype[np.float64]]
+    uncentered: np.ndarray[Any, np.dtype[np.float64]]
+
+
+def moment_spectra(stats: ClassStatistics) -> MomentSpectra:
+    """Both spectra from one reduction to a tridiagonal matrix.
+
+    The space is turned so that the sample mean lies along its last axis, which the reduction leaves as it is: the two
+    tridiagonal matrices then differ in their last entry alone.
+
+    Raises:
+        UndefinedMetricError: no d x d scatter, or no samples.
+    """
+    stats.require_scatter()
+    mass, mean = stats.counts[stats.present], stats.sample_mean
+    rows = stats.uncentered_means.sub_(mean).mul_((mass / mass.sum()).sqrt()[:, None])
+    moment = accumulate.fill_lower(stats.within_plus(rows))
+    # The decomposition needs as much memory as the moment again: the means make room for it.
+    del rows
+    length = torch.linalg.vector_norm(mean)
+    if length > 0:
+        axis = mean / length
+        axis[-1] += axis[-1].sign() or 1.0
+        axis /= torch.linalg.vector_norm(axis)
+        image = moment @ axis
+        image -= (axis @ image) * axis
+        moment.addr_(axis, image, alpha=-2).addr_(image, axis, alpha=-2)
+    # Transposed: in the order of LAPACK, which then works in place.
+    matrix = moment.cpu().numpy().T
+    _, diagonal, beside, _, failed = lapack.dsytrd(matrix, lwork=64 * len(matrix), overwrite_a=True)
+    if failed:
+        raise RuntimeError(f"dsytrd: argument {-failed}.")
+    lifted = diagonal.copy()
+    lifted[-1] += float(length) ** 2
+    return MomentSpectra(*(eigvalsh_tridiagonal(one, beside, lapack_driver="sterf") for one in (diagonal, lifted)))
+
+
 @collapse_metric(
-    "exp(entropy of the singular values), centred features", "Roy and Vetterli 2007", memory="O(C d + d^2)"
+    "exp(entropy of the singular values), centred features",
+    "Roy and Vetterli 2007",
+    lambda layer: _effective_rank(layer.moment_spectra, layer.stats, centered=True),
+    memory="O(C d + d^2)",
 )
 def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     """exp(entropy of the normalised singular values) of the feature matrix (Roy and Vetterli, 2007).
@@ -33,15 +81,12 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
         >>> round(effective_rank(stats), 3), round(effective_rank(stats, centered=False), 3)
         (2.0, 3.0)
     """
-    stats.require_scatter()
-    mass, rows = stats.counts[stats.present], stats.uncentered_means
-    largest = float(torch.linalg.vector_norm(rows, torch.inf))
-    if centered:
-        rows.sub_(stats.sample_mean)
-    moment = stats.within_plus(rows.mul_((mass / mass.sum()).sqrt()[:, None]))
-    # The decomposition needs as much memory as the moment again: the means make room for it.
-    del rows
-    values = torch.linalg.eigvalsh(moment, UPLO="U")
+    return _effective_rank(moment_spectra(stats), stats, centered=centered)
+
+
+def _effective_rank(spectra: MomentSpectra, stats: ClassStatistics, *, centered: bool) -> float:
+    values = spectra.centered if centered else spectra.uncentered
+    largest = float(torch.linalg.vector_norm(stats.uncentered_means, torch.inf))
     # The scatter knows nothing below its own rounding, and the class means nothing below theirs.
     noise = max(
         4 * stats.resolution * stats.largest_variance, (_EPS * largest) ** 2, stats.dim * _EPS * float(values[-1])
@@ -49,14 +94,15 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
     kept = values[values > noise]
     if not len(kept):
         raise UndefinedMetricError("all features are equal." if centered else "all features are 0.")
-    lengths = kept.sqrt()
+    lengths = np.sqrt(kept)
     shares = lengths / lengths.sum()
-    return float(torch.exp(-(shares * shares.log()).sum()))
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 @collapse_metric(
     "exp(entropy of the singular values), features as they are",
     "Harun et al. 2025",
+    lambda layer: _effective_rank(layer.moment_spectra, layer.stats, centered=False),
     invariances=("scale", "rotation"),
     memory="O(C d + d^2)",
 )

@@ -5,6 +5,7 @@ import pytest
 from scipy.linalg import subspace_angles
 
 from ood_nc.collapse import ClassStatistics, UndefinedMetricError, effective_rank, pabs, pabs_conv
+from ood_nc.collapse.spectrum import moment_spectra
 from ood_nc.errors import UserError
 
 
@@ -13,6 +14,20 @@ def slow_rank(matrix: np.ndarray) -> float:
     shares = lengths[lengths > 1e-9 * lengths[0]]
     shares = shares / shares.sum()
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7, 40])
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3])
+def test_both_spectra_are_those_of_the_two_moments(dim: int, offset: float) -> None:
+    rng = np.random.default_rng(dim)
+    features, labels = rng.normal(size=(90, dim)) + offset * rng.normal(size=dim), np.arange(90) % 4
+    if offset == 0:
+        # Its own mirror image has the mean 0, and no axis to turn to.
+        features, labels = np.concatenate([features, -features]), np.concatenate([labels, labels])
+    found = moment_spectra(ClassStatistics(4, dim).update(features, labels))
+    for values, rows in ((found.centered, features - features.mean(axis=0)), (found.uncentered, features)):
+        expected = np.linalg.eigvalsh(rows.T @ rows / len(rows))
+        np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-14 * expected[-1])
 
 
 def test_effective_rank_is_that_of_the_singular_values() -> None:
