@@ -26,9 +26,10 @@ class Head(NamedTuple):
         return Head(self.weight.to(device), self.bias.to(device))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (B, C) in float64, multiplied in the precision of the features, as by the network's own head."""
-        weight, bias = self.weight.to(features.device), self.bias.to(features.device)
-        return linalg.by_chunks(lambda rows: linalg.products(rows, weight).add_(bias), features)
+        """Logits (B, C) in float64."""
+        weight = self.weight.to(features.device, torch.float64)
+        bias = self.bias.to(features.device, torch.float64)
+        return linalg.by_chunks(lambda rows: torch.addmm(bias, rows.double(), weight.T), features)
 
 
 def as_head(head: tuple[ArrayLike, ArrayLike | None] | None, dim: int | None) -> Head | None:

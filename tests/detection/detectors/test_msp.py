@@ -35,7 +35,9 @@ def test_confident_logits_keep_their_order():
 def test_logits_from_the_head_given_to_fit():
     problem = PROBLEMS[0]
     detector = create_detector("msp").fit(problem.features, head=problem.head)
-    np.testing.assert_allclose(detector.score(problem.queries), oracle(problem), rtol=1e-9)
+    np.testing.assert_allclose(detector.score(problem.queries), oracle(problem), rtol=1e-6)
+    wide = torch.from_numpy(problem.queries).double()
+    np.testing.assert_allclose(detector.score(wide), oracle(problem), rtol=1e-9)
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan"), float("inf"), "1", True])
