@@ -23,6 +23,7 @@ from ood_nc.cli import (
     quickstart,
     report,
     score,
+    suites,
     sweep,
     train,
 )
@@ -46,6 +47,7 @@ _COMMANDS = {
         private_head.COMMAND,
         score.SCORE,
         score.EXPORT,
+        suites.COMMAND,
         listing.COMMAND,
     )
 }

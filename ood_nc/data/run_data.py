@@ -64,14 +64,14 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     train = kept(_checked(train, workers, check_images, config.skip_broken, notes))
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
     val = None if val is None else kept(val)
-    ood, transfer = _with_suite(config)
+    ood, transfer = with_suite(config)
     data = prepare(
         id=test,
         id_train=train,
         id_val=val,
         hold_out=(config.val_fraction, seed),
         ood={name: entry.source for name, entry in ood.items()},
-        transfer={name: _pair(entry) for name, entry in transfer.items()},
+        transfer={name: task_sources(entry) for name, entry in transfer.items()},
         groups={name: entry.group for name, entry in ood.items()},
         opened=evaluated,
     )
@@ -86,7 +86,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     return data
 
 
-def _with_suite(config: DataConfig) -> tuple[dict[str, OodSet], dict[str, TransferSet]]:
+def with_suite(config: DataConfig) -> tuple[dict[str, OodSet], dict[str, TransferSet]]:
     """The sets of the suite and those named one by one, which win where both have a name."""
     suite = {"ood": {}, "transfer": {}} if config.suite is None else load_suite(config.suite)
     ood = {name: OodSet(**entry) for name, entry in suite["ood"].items()}
@@ -94,7 +94,8 @@ def _with_suite(config: DataConfig) -> tuple[dict[str, OodSet], dict[str, Transf
     return {**ood, **config.ood}, {**transfer, **config.transfer}
 
 
-def _pair(task: TransferSet) -> tuple[str, str]:
+def task_sources(task: TransferSet) -> tuple[str, str]:
+    """The sources of a task's train and test part."""
     whole = task.train.removesuffix("::@train")
     return (f"{whole}::@train", f"{whole}::@test") if task.test is None else (task.train, task.test)
 
