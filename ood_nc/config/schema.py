@@ -217,7 +217,7 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: int = Field(default=100, ge=1, le=2**24, description="epochs")
+    epochs: Annotated[int, Field(ge=1, le=2**24)] = flag(100, "epochs", "--epochs")
     batch_size: Annotated[int, Field(ge=1, le=2**24)] = flag(
         128, "images a batch, shared out over all processes", "-b", "--batch-size"
     )
