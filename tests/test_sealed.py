@@ -17,6 +17,7 @@ from ood_nc import sealed
 from ood_nc.errors import UserError
 from ood_nc.sealed import (
     DamagedFileError,
+    RowFile,
     is_sealed,
     read_sealed,
     read_sealed_bytes,
@@ -154,3 +155,54 @@ def test_a_full_disk_is_the_users_error_and_leaves_nothing(tmp_path: Path, monke
     with pytest.raises(UserError, match="No space left"):
         write_sealed(tmp_path / "x", {"a": torch.ones(1)}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A file of 70,000 rows, appended in parts that are no whole blocks, and more than was meant to stay."""
+    file = RowFile(tmp_path / "rows.safetensors", 9, torch.float16, 80_000, {"of": "rows"})
+    matrix = torch.arange(630_000).remainder(2039).half().view(-1, 9)
+    for part in (matrix[:50_001], matrix[50_001:60_000], matrix[:7]):
+        file.append(part)
+    file.keep(60_000)
+    file.append(matrix[60_000:])
+    file.seal()
+    file.close()
+    return tmp_path / "rows.safetensors"
+
+
+def test_a_file_of_rows_is_a_sealed_safetensors_file(rows: Path) -> None:
+    header, tensors = read_sealed(rows)
+    assert header == {"of": "rows"} and is_sealed(rows)
+    assert torch.equal(tensors["rows"], torch.arange(630_000).remainder(2039).half().view(-1, 9))
+    assert torch.equal(load_file(rows)["rows"], tensors["rows"])
+
+
+def test_whatever_happens_to_a_file_of_rows_is_found(rows: Path) -> None:
+    content, generator = rows.read_bytes(), random.Random(0)
+    places = [*range(0, 4096, 63), *(generator.randrange(4096, len(content)) for _ in range(100)), len(content) - 1]
+    changed = [content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :] for at in places]
+    changed += [content[:-1], content + b"\0", content[: 1 << 20]]
+    first, second, third = (
+        1 << 19,
+        (1 << 19) + 4096,
+        1 << 20,
+    )  # the same column of two rows, the same place of two blocks
+    for a, b in ((first, second), (first, first + 8), (8192, 8192 + third), (first, first + 8 * 512 * 3 + 16)):
+        swapped = bytearray(content)
+        swapped[a : a + 8], swapped[b : b + 8] = content[b : b + 8], content[a : a + 8]
+        assert bytes(swapped) != content
+        changed.append(bytes(swapped))
+    for damaged in changed:
+        rows.write_bytes(damaged)
+        with pytest.raises(DamagedFileError):
+            read_sealed(rows)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_of_no_rows_and_of_one(count: int, tmp_path: Path) -> None:
+    file = RowFile(tmp_path / "few", 3, torch.bfloat16, 10**12, {})
+    file.append(torch.ones(count, 3))
+    file.seal()
+    file.close()
+    assert read_sealed(tmp_path / "few")[1]["rows"].tolist() == [[1.0] * 3] * count
