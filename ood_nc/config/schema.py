@@ -252,6 +252,7 @@ class EvaluationConfig(Section):
     choose: Text = flag("none", "hyper-parameters of detectors: none (defaults), synthetic, or an OOD set's name")
     probes: Names = flag(["linear", "knn", "nearest_mean"], "transfer probes")
     batch_size: int = Field(default=128, ge=1, le=2**24, description="images a forward pass")
+    bank: bool = flag(True, "keep the features of every set; without, what one pass gives")
     bank_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "what features are kept in")
     bootstrap: int = Field(default=500, ge=0, le=10**6, description="bootstrap replicates of each interval, 0 for none")
 

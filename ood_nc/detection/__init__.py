@@ -12,6 +12,7 @@ from ood_nc.detection.errors import MissingInputError, NonFiniteError
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.input_base import InputDetector
 from ood_nc.detection.kit.faiss_backend import faiss_variant
+from ood_nc.detection.moments import TapMoments
 from ood_nc.detection.network import Network
 from ood_nc.detection.registry import (
     create_detector,
@@ -35,6 +36,7 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "Selection",
+    "TapMoments",
     "TapQueries",
     "TapStatistics",
     "aupr",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from ood_nc.collapse import METRICS, ClassStatistics, measure
 from ood_nc.data import Inputs, ood_key
@@ -32,17 +35,41 @@ def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> 
         seed: of the subset that entropy_nn searches.
         make: makes a row of this tap.
     """
+    ood = {name: tap.features.get(ood_key(name)) for name in inputs.groups}
+    known = {name: (features, len(features)) for name, features in ood.items() if features is not None}
+    return rows_of_statistics(tap, lambda split: _statistics(tap, split, inputs), known, inputs, seed=seed, make=make)
+
+
+def rows_of_statistics(
+    tap: TapData,
+    statistics: Callable[[str], ClassStatistics],
+    ood: Mapping[str, tuple[torch.Tensor, int]],
+    inputs: Inputs,
+    *,
+    seed: int,
+    make: MakeRow,
+) -> list[Row]:
+    """The rows of one tap by its statistics; without features in ``tap``, what needs these is a null row.
+
+    Args:
+        tap: the tap.
+        statistics: of ``id_train`` and ``id_test``; raises a `UserError` where there are none.
+        ood: the features (N, d) of each OOD set, or their mean (d,), and N.
+        inputs: the sets.
+        seed: of the subset that entropy_nn searches.
+        make: makes a row of this tap.
+    """
     rows: list[Row] = []
     train: ClassStatistics | None = None
     for split in ("id_train", "id_test"):
         try:
-            stats = _statistics(tap, split, inputs)
+            stats = statistics(split)
             rows += _rows(tap, split, stats, train, seed, make)
             train = train or (stats if split == "id_train" else None)
         except UserError as error:
             rows += [_row(tap, split, name, make, value=None, reason=reason_of(error)) for name in _names(ood=False)]
     if train is not None:
-        rows += _ood_rows(tap, train, inputs, make)
+        rows += _ood_rows(train, ood, inputs, make)
     return rows
 
 
@@ -74,9 +101,9 @@ def _rows(
         stats,
         weight=weight,
         bias=bias,
-        features=tap.features[split],
-        labels=tap.labels[split],
-        predictions=tap.own_logits[split].argmax(dim=1) if tap.own_logits else None,
+        features=tap.features.get(split),
+        labels=tap.labels[split] if split in tap.features else None,
+        predictions=tap.own_logits[split].argmax(dim=1) if tap.own_logits and split in tap.features else None,
         reference=train,
         metrics=names,
         entropy_samples=ENTROPY_SAMPLES,
@@ -95,17 +122,17 @@ def _row(tap: TapData, split: str, name: str, make: MakeRow, **values: Any) -> R
     return make(**where, metric=name, selected_on=tap.selected_on if involved else None, **values)
 
 
-def _ood_rows(tap: TapData, train: ClassStatistics, inputs: Inputs, make: MakeRow) -> list[Row]:
+def _ood_rows(
+    train: ClassStatistics, ood: Mapping[str, tuple[torch.Tensor, int]], inputs: Inputs, make: MakeRow
+) -> list[Row]:
     rows, names = [], _names(ood=True)
     for ood_set, group in inputs.groups.items():
         where = {"dataset": ood_set, "group": group}
-        features = tap.features.get(ood_key(ood_set))
-        if features is None:
+        if ood_set not in ood:
             rows += [make(**where, metric=name, value=None, reason="the set holds no readable image") for name in names]
             continue
+        features, n = ood[ood_set]
         report = measure(train, ood=features, metrics=names)
         for name in names:
-            rows.append(
-                make(**where, metric=name, value=report.values[name], reason=report.reasons.get(name), n=len(features))
-            )
+            rows.append(make(**where, metric=name, value=report.values[name], reason=report.reasons.get(name), n=n))
     return rows

@@ -35,6 +35,7 @@ from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
+from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
 from ood_nc.models import weights_hash
@@ -65,6 +66,7 @@ def evaluate(
     device: str | torch.device = "auto",
     amp: bool = False,
     cache: str | Path | None = None,
+    bank: bool = True,
     bank_dtype: str = "float32",
     run: str = "run",
     protocols: Sequence[str] = (STRICT,),
@@ -107,6 +109,8 @@ def evaluate(
         device: where the model and the measurements run; ``auto`` takes a GPU where there is one.
         amp: extract under autocast.
         cache: folder of feature banks; nothing is kept when not given.
+        bank: False keeps no features, in memory or on disk: what class statistics and one look at each image give
+            (`ood_nc.evaluation.streaming`), with the head alone for a classifier; the rest is null rows.
         bank_dtype: what features are kept in: float32, float16 or bfloat16. Logits are float32.
         run: name of the run in the results.
         protocols: of strict and paper; each row says which. Both come from one forward pass.
@@ -144,6 +148,10 @@ def evaluate(
         model, sets = open_features(features)
     elif model is None or id is None:
         raise UserError("evaluate needs a model and id, its held-out ID images; or features.")
+    if not bank and (features is not None or PAPER in protocols or choose != NONE):
+        raise UserError(
+            "Without a bank there are no features to read, to choose on or for the paper protocol: keep one."
+        )
     sets["groups"] = groups or sets.get("groups") or {}
     choose_on = None if choose in (NONE, SYNTHETIC) else choose
     model, inputs = open_inputs(model, **sets, holds_out=holds_out, choose_on=choose_on)
@@ -154,11 +162,15 @@ def evaluate(
         tapped = PaperTaps(model) if PAPER in protocols else model
         if features is not None:
             banks = extract_banks(inputs, feature_bank)
+        elif not bank:
+            streamed = stream(model, inputs, featured, **options)
+            banks = streamed.banks
         else:
             extractor = BankExtractor(tapped, cache, weights=weights, dtype=bank_dtype, **options)
             banks = extract_banks(inputs, extractor, begin=extractor.begin)
-    aliases = same_taps(model.tap_names, banks, preferred=(model.head_tap, "encoder"))
-    if inputs.id_val is not None and inputs.id_val.transform is not None:
+    preferred = (model.head_tap, "encoder")
+    aliases = same_taps(model.tap_names, banks, preferred=preferred) if bank else {tap: [] for tap in model.tap_names}
+    if bank and inputs.id_val is not None and inputs.id_val.transform is not None:
         with _timed(clock, "features"):
             banks[MADE_IMAGES] = extractor(jumbled(inputs.id_val))
     inputs.notes += [f"{name} is the same tensor as {tap}: measured once" for tap in aliases for name in aliases[tap]]
@@ -180,9 +192,15 @@ def evaluate(
     )
     found = Found()
     if STRICT in protocols:
-        _measure_taps(plan, found, clock)
-        shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
-        found.maps = [one for name in shown for one in feature_maps(name, banks)]
+        if bank:
+            _measure_taps(plan, found, clock)
+            shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
+            found.maps = [one for name in shown for one in feature_maps(name, banks)]
+        else:
+            for name, rows, measured in measure_streamed(plan, streamed):
+                found.rows += rows
+                _take(plan, found, name, measured)
+            found.notes.append(skipped(streamed, probes))
         with _timed(clock, "detection"):
             _measure_network(plan, found)
     if PAPER in protocols:
@@ -230,7 +248,6 @@ def _detectors(patterns: Sequence[str]) -> list[str]:
 
 def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
     taps = [(name, plan.model.tap_info[name].depth) for name in plan.taps]
-    shown = {plan.model.head_tap, "encoder"}
     with progress("measuring taps", total=len(taps), unit="taps") as advance:
         for name, _ in taps:
             with _timed(clock, "id_probes"):
@@ -239,12 +256,12 @@ def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
                 )
             if (note := plan.banks["id_train"].copies_note(name)) is not None:
                 found.notes.append(f"{name}: of the ID train features, {note}")
-            _measure_tap(plan, tap, found, clock, with_histograms=name in shown)
+            _measure_tap(plan, tap, found, clock)
             advance(1, note=name)
     found.rows += tunnel_rows(found.rows, plan.inputs, taps, functools.partial(make_row, plan.base, kind="transfer"))
 
 
-def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float], *, with_histograms: bool) -> None:
+def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]) -> None:
     def of(kind: str) -> MakeRow:
         return plan.of(kind, tap.name)
 
@@ -255,14 +272,7 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
         measured = measure_detectors(
             tap, plan.inputs, plan.ids, plan.detectors, plan.resamples, of("detection"), tuning=plan.tuning
         )
-        found.scores[tap.name] = {name: one.scores for name, one in measured.items() if one.scores}
-        for combine in plan.ensembles:
-            members = list(found.scores[tap.name].values())
-            measured[over_detectors(combine)] = _ensemble(plan, members, combine, tap.name, over_detectors(combine))
-    for name, one in measured.items():
-        found.add(tap.name, name, one)
-        if with_histograms:
-            found.histograms += histograms(tap.name, name, one.tested)
+        _take(plan, found, tap.name, measured)
     with _timed(clock, "transfer"):
         rows, correct = measure_probes(
             tap, plan.inputs, plan.probes, replicates=plan.resamples.replicates, seed=plan.seed, make=of("transfer")
@@ -274,6 +284,18 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
     found.rows += rows
     for method, right in by_method.items():
         found.columns["id_test"][correct_column(tap.name, method)] = right
+
+
+def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> None:
+    """Take in what the detectors gave at a tap, and their ensembles."""
+    found.scores[tap] = {name: one.scores for name, one in measured.items() if one.scores}
+    for combine in plan.ensembles:
+        members = list(found.scores[tap].values())
+        measured[over_detectors(combine)] = _ensemble(plan, members, combine, tap, over_detectors(combine))
+    for name, one in measured.items():
+        found.add(tap, name, one)
+        if tap in (plan.model.head_tap, "encoder"):
+            found.histograms += histograms(tap, name, one.tested)
 
 
 def _measure_network(plan: Plan, found: Found) -> None:
