@@ -21,7 +21,7 @@ from typing import Any
 
 from ood_nc.errors import UserError
 
-PATIENCE = 5.0  # seconds for the lock of an owner that has died
+PATIENCE = 5.0  # seconds for the lock of an owner that has died, or for a writer of several files to come to its last
 _held: list[int] = []
 
 
@@ -86,7 +86,7 @@ def write_lock(target: str | Path, *, wait: bool = False) -> Iterator[None]:
         UserError: another process writes it, or the folder cannot be written.
     """
     target = Path(target)
-    path = target.with_name(f".{target.name}.lock")
+    path = _lock_of(target)
     missing = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,25 @@ def writing(target: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _as_user_error(error, Path(target)) from error
+
+
+def is_being_written(target: str | Path) -> bool:
+    """Whether a process of this machine holds the lock of ``target`` now."""
+    try:
+        descriptor = os.open(_lock_of(Path(target)), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
 
 
 def _acquire(path: Path, target: Path, wait: bool) -> int:

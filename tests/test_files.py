@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from ood_nc.errors import UserError
-from ood_nc.files import atomic_path, write_lock, write_text
+from ood_nc.files import atomic_path, is_being_written, write_lock, write_text
 
 HOLD = """
 import os, sys, time
@@ -67,6 +67,18 @@ def test_a_lock_is_gone_afterwards_and_not_shared_within_a_process(tmp_path):
         with pytest.raises(UserError, match=f"process {os.getpid()}"), write_lock(tmp_path / "run"):
             raise AssertionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_only_reads_can_ask_whether_it_is_being_written(tmp_path, hold):
+    target = tmp_path / "scores.csv"
+    assert not is_being_written(target)
+    process = hold(target)
+    assert is_being_written(target)
+    process.kill()
+    process.wait()
+    assert (tmp_path / ".scores.csv.lock").exists() and not is_being_written(target)
+    with write_lock(target):  # having asked is in nobody's way
+        assert is_being_written(target)
 
 
 @pytest.mark.parametrize("more", [(), ("fork",), ("fork", "slow")])

@@ -11,6 +11,7 @@ from ood_nc.cli.command import Command
 from ood_nc.cli.seeds import members
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
+from ood_nc.files import write_lock
 
 
 def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] = ()) -> tuple[Path, str]:
@@ -30,8 +31,10 @@ def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] 
     comparison = compare([Results.load(directory) for directory in directories])
     comparison["verdicts"] = [*first, *comparison["verdicts"]]
     comparison["verdict"] = " ".join(comparison["verdicts"])
-    save_comparison(comparison, output.with_name("comparison.json"))
-    return write_comparison(directories, output, comparison), comparison["verdict"]
+    document = output.with_name("comparison.json")
+    with write_lock(document):  # of two comparisons into one folder no page stands beside the other's numbers
+        save_comparison(comparison, document)
+        return write_comparison(directories, output, comparison), comparison["verdict"]
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

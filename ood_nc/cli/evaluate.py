@@ -6,7 +6,8 @@ import argparse
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,8 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None,
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
     """Evaluate a model that this project did not train, into a run directory of its own."""
-    directory = config.run_directory
     model = foreign_model(config)
-    with write_lock(directory / "results.json"):
-        write_text(directory / "config.yaml", config.to_yaml())
+    with _own_directory(config) as directory:
         return _evaluate(model, config, directory, ["--config", str(directory / "config.yaml")]), directory
 
 
@@ -55,11 +54,26 @@ def evaluate_features(source: Path, config: Config) -> tuple[Results, Path]:
     """Evaluate features that were extracted elsewhere, into a run directory of its own."""
     from ood_nc.evaluation import evaluate
 
-    directory = config.run_directory
-    with write_lock(directory / "results.json"):
+    with _own_directory(config) as directory:
         results = evaluate(features=source, **_settings(config, directory))
         results.save(directory)
     return results, directory
+
+
+@contextmanager
+def _own_directory(config: Config) -> Iterator[Path]:
+    """The directory of a model that was not trained in it: nobody else trains or evaluates there, or has trained."""
+    from ood_nc.training import RunDirectory
+
+    directory = RunDirectory(config.run_directory)
+    with write_lock(directory.path), write_lock(directory.path / "results.json"):
+        if directory.was_trained_in:
+            raise UserError(
+                f"{directory.path} already holds a run that was trained: evaluate that with ood-nc evaluate "
+                f"{directory.path}, or choose another --experiment."
+            )
+        write_text(directory.config, config.to_yaml())
+        yield directory.path
 
 
 def foreign_model(config: Config) -> ControlledModel:

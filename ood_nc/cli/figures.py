@@ -8,6 +8,7 @@ from pathlib import Path
 from ood_nc.cli.command import Command
 from ood_nc.cli.seeds import members
 from ood_nc.cli.show import say
+from ood_nc.files import write_lock
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,8 @@ def _execute(arguments: argparse.Namespace) -> int:
     runs = [run for path in arguments.runs for run in members(path)]
     only = arguments.runs[0] / "figures" if len(arguments.runs) == 1 else Path("figures")
     folder = arguments.output or only
-    files, missing = draw_figures(runs, folder)
+    with write_lock(folder / "figures"):
+        files, missing = draw_figures(runs, folder)
     for reason in missing:
         say(reason)
     say(f"{len(files)} files in {folder}")

@@ -11,6 +11,7 @@ from ood_nc.cli.command import Command, find_config
 from ood_nc.cli.show import say, table
 from ood_nc.config import Config, load, parse_yaml
 from ood_nc.errors import UserError, nearest
+from ood_nc.files import write_lock
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,16 @@ def _execute(arguments: argparse.Namespace) -> int:
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)
+    with write_lock(arguments.file):
+        shown = _fit_seeds(arguments, sets, tap, settings, public)
+    table("private and not", ["head", "accuracy", "NC3", "mean AUROC, energy"], shown)
+    return 0
+
+
+def _fit_seeds(
+    arguments: argparse.Namespace, sets: dict[str, torch.Tensor], tap: str, settings: dict[str, Any], public: Any
+) -> list[list[str]]:
+    """Fit, measure and keep a private head and one without privacy for each seed; a line of numbers for each."""
     shown = []
     for seed in arguments.seeds or [None]:
         file = arguments.file if seed is None else _seeded(arguments.file, seed)
@@ -77,8 +88,7 @@ def _execute(arguments: argparse.Namespace) -> int:
                 head.save(file)
                 say(f"{file}: {head.statement}")
             say(f"results: {directory} (for the report: ood-nc report {directory})")
-    table("private and not", ["head", "accuracy", "NC3", "mean AUROC, energy"], shown)
-    return 0
+    return shown
 
 
 def _read_preset(arguments: argparse.Namespace) -> None:

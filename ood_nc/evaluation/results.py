@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ood_nc.documents import COLUMNS, PARTS, measured_taps, one_protocol, plain, read_results, write_results
 from ood_nc.errors import UserError
-from ood_nc.files import atomic_path
+from ood_nc.files import PATIENCE, atomic_path, is_being_written
 
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
@@ -85,14 +86,23 @@ class Results:
 
     @classmethod
     def load(cls, directory: str | Path) -> Results:
-        """Read what `save` wrote.
+        """Read what `save` wrote; what is being saved anew is read before or after it, never half of each.
 
         Raises:
             UserError: there are no results, they are damaged, or of another schema.
         """
-        parts = read_results(Path(directory))
-        digest = parts.pop("scores")
-        return cls(**parts, scores=None if digest is None else _read_table(Path(directory) / "scores.parquet", digest))
+        directory, deadline = Path(directory), time.monotonic() + PATIENCE
+        while True:
+            saving = is_being_written(directory / "results.json")
+            parts = read_results(directory)
+            digest = parts.pop("scores")
+            try:
+                scores = None if digest is None else _read_table(directory / "scores.parquet", digest)
+                return cls(**parts, scores=scores)
+            except UserError:
+                if not saving or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)
 
 
 def make_row(base: Mapping[str, Any], **values: Any) -> Row:
@@ -126,9 +136,10 @@ def reason_of(error: Exception) -> str:
 
 def _read_table(path: Path, digest: str) -> pa.Table:
     try:
-        if _sha256(path) != digest:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != digest:
             raise OSError("its content is not what was written")
-        return pq.read_table(path)
+        return pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
 

@@ -91,7 +91,12 @@ class RunDirectory:
     @property
     def holds_a_run(self) -> bool:
         """Whether a run has written here, finished or not."""
-        return self.config.exists() or self.metrics.exists() or self.checkpoints.exists()
+        return self.config.exists() or self.was_trained_in
+
+    @property
+    def was_trained_in(self) -> bool:
+        """Whether a training has begun here, not only the evaluation of another model."""
+        return self.metrics.exists() or self.checkpoints.exists()
 
 
 def check_start(directory: RunDirectory, *, resume: bool) -> None:

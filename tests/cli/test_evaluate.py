@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from ood_nc.cli import main
 from ood_nc.evaluation import Results
+from ood_nc.files import write_lock
 
 
 def write_features(path: Path) -> Path:
@@ -32,6 +34,28 @@ def test_features_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (groups["noise"], groups["close"]) == ("far", "near")
     assert main([*words, "--experiment", "named", "--detectors", "knn", "--bootstrap", "0", "--quiet"]) == 0
     assert (tmp_path / "runs" / "named" / "results.parquet").exists()
+
+
+@pytest.mark.parametrize("there", ["metrics.jsonl", "checkpoints", "a training that began at this moment"])
+def test_the_directory_of_a_run_is_no_place_for_another_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    run = tmp_path / "runs" / "trial"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("its own")
+    path = write_features(tmp_path / "found.npz")
+    with ExitStack() as training:
+        if there == "metrics.jsonl":
+            (run / there).touch()
+        elif there == "checkpoints":
+            (run / there).mkdir()
+        else:
+            training.enter_context(write_lock(run))
+        words = ["evaluate", "--features", str(path), "--output", str(run.parent), "--experiment", "trial"]
+        assert main(words) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and ("choose another" in error)
+    assert (run / "config.yaml").read_text() == "its own" and not (run / "results.json").exists()
 
 
 @pytest.mark.parametrize(

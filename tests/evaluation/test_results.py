@@ -3,16 +3,19 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ood_nc.documents import COLUMNS
+from ood_nc.documents import COLUMNS, write_results
 from ood_nc.errors import UserError
 from ood_nc.evaluation.results import Results, make_row, reason_of
+from ood_nc.files import write_lock
 from tests.helpers.rows import collapse_row, detection_row
 
 CONTRACT = [
@@ -140,6 +143,38 @@ def test_damaged_scores_are_one_line(tmp_path: Path) -> None:
     results().save(tmp_path)
     (tmp_path / "scores.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(UserError, match=r"scores\.parquet"):
+        Results.load(tmp_path)
+
+
+def test_what_is_being_saved_anew_is_read_before_or_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results().save(tmp_path)
+    second = results()
+    second.scores = pa.table({"group": ["id"], "dataset": ["id_test"], "id": ["b.png"], "score/encoder/energy": [0.7]})
+    halfway, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments: Any) -> None:
+        halfway.set()
+        assert go_on.wait(10)
+        write_results(*arguments)
+
+    def save() -> None:
+        with write_lock(tmp_path / "results.json"):
+            second.save(tmp_path)
+
+    monkeypatch.setattr("ood_nc.evaluation.results.write_results", slowly)
+    writer = threading.Thread(target=save)
+    writer.start()
+    assert halfway.wait(10)  # the new scores lie beside the old document
+    threading.Timer(0.2, go_on.set).start()
+    assert Results.load(tmp_path).scores == second.scores
+    writer.join()
+
+
+def test_damage_is_told_while_an_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ood_nc.evaluation.results.PATIENCE", 0.1)
+    results().save(tmp_path)
+    (tmp_path / "scores.parquet").write_bytes(b"PAR1 nothing")
+    with write_lock(tmp_path / "results.json"), pytest.raises(UserError, match=r"scores\.parquet"):
         Results.load(tmp_path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.errors import UserError
-from ood_nc.files import write_text
+from ood_nc.files import atomic_path, write_text
 from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
 
 COLORS = ("#b84a00", "#0062a8", "#1a7a58", "#8b3d88", "#766000", "#b3245a", "#4c5661", "#0a7f92")
@@ -84,10 +84,8 @@ def _draw(figure: Figure, stem: Path) -> list[Path]:
 def _save(canvas: Any, path: Path) -> Path:
     # Without the date, so that the same numbers are the same file.
     dated = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-    try:
-        canvas.savefig(path, metadata=dated)
-    except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}.") from None
+    with atomic_path(path) as temporary:
+        canvas.savefig(temporary, format=path.suffix[1:], metadata=dated)
     return path
 
 
