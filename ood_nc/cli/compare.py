@@ -6,12 +6,16 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ood_nc.cli.command import Command
-from ood_nc.cli.seeds import members
+from ood_nc.cli.seeds import members, on_results
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
+
+if TYPE_CHECKING:
+    from ood_nc.evaluation import Results
 
 
 def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] = ()) -> tuple[Path, str]:
@@ -25,16 +29,21 @@ def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] 
     Returns:
         The report's path and its verdict.
     """
-    from ood_nc.evaluation import Results, compare, save_comparison
+    from ood_nc.evaluation import compare, save_comparison
     from ood_nc.report import write_comparison
 
-    comparison = compare([Results.load(directory) for directory in directories])
-    comparison["verdicts"] = [*first, *comparison["verdicts"]]
-    comparison["verdict"] = " ".join(comparison["verdicts"])
-    document = output.with_name("comparison.json")
-    with write_lock(document):  # of two comparisons into one folder no page stands beside the other's numbers
+    document, verdict = output.with_name("comparison.json"), ""
+
+    def write(results: list[Results]) -> Path:
+        nonlocal verdict
+        comparison = compare(results)
+        comparison["verdicts"] = [*first, *comparison["verdicts"]]
+        comparison["verdict"] = verdict = " ".join(comparison["verdicts"])
         save_comparison(comparison, document)
-        return write_comparison(directories, output, comparison), comparison["verdict"]
+        return write_comparison(directories, output, comparison)
+
+    with write_lock(document):  # of two comparisons into one folder no page stands beside the other's numbers
+        return on_results(directories, write), verdict
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

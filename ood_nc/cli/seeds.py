@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import find_config
 from ood_nc.cli.processes import work
 from ood_nc.cli.show import say
 from ood_nc.config import Config, load
+from ood_nc.documents import read_results
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
+
+if TYPE_CHECKING:
+    from ood_nc.evaluation import Results
 
 GROUP = "group.yaml"
 
@@ -72,19 +76,37 @@ def members(path: Path) -> list[Path]:
     return [found[seed] for seed in sorted(found)]
 
 
+def on_results(directories: Sequence[Path], work: Callable[[list[Results]], Path]) -> Path:
+    """Do what reads the results and then the runs' directories; once more where a run was evaluated in between."""
+    from ood_nc.evaluation import Results
+
+    while True:
+        results = [Results.load(directory) for directory in directories]
+        path = work(results)
+        if all(
+            read_results(directory)["identity"] == one.identity
+            for directory, one in zip(directories, results, strict=True)
+        ):
+            return path
+
+
 def report_group(folder: Path) -> Path:
     """Write the report of a run; of a group with every number as a mean over seeds with its interval, and say it."""
-    from ood_nc.evaluation import Results, over_seeds, save_comparison
+    from ood_nc.evaluation import over_seeds, save_comparison
     from ood_nc.report import write_comparison, write_report
 
     runs = members(folder)
     if len(runs) == 1:
         return write_report(runs[0])
-    summary = over_seeds([Results.load(run) for run in runs])
-    save_comparison(summary, folder / "seeds.json")
-    for sentence in summary["verdicts"]:
-        say(sentence)
-    return write_comparison(runs, folder / "report.html", summary)
+
+    def write(results: list[Results]) -> Path:
+        summary = over_seeds(results)
+        save_comparison(summary, folder / "seeds.json")
+        for sentence in summary["verdicts"]:
+            say(sentence)
+        return write_comparison(runs, folder / "report.html", summary)
+
+    return on_results(runs, write)
 
 
 def _group_config(path: str | None, overrides: dict[str, Any], *, resume: bool) -> Config:
