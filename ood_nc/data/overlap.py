@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.marks import alike
 from ood_nc.data.scan import same_content
 from ood_nc.errors import UserError
 
@@ -71,25 +72,25 @@ def find_overlaps(sets: Mapping[str, ImageDataset], roles: Mapping[str, Role]) -
         if roles.get(name) not in _STAGES:
             raise UserError(f"Set {name!r} has role {roles.get(name)!r}: use {', '.join(_STAGES)}.")
     order = sorted(sets, key=lambda name: _STAGES.index(roles[name]))
-    # Of each set the first image of every content: a set of many copies costs no more than one without.
-    seen: dict[tuple[int, bytes], dict[str, list[int]]] = defaultdict(dict)
-    shared: dict[tuple[str, str], list[str]] = {}
-    for name in order:
-        dataset = sets[name]
-        for index in range(len(dataset)):
-            alike = seen[dataset.mark(index)]
+    opened = [sets[name] for name in order]
+    shared: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for group in alike(opened):
+        # Of each set the first image of every content: a set of many copies costs no more than one without.
+        seen: dict[int, list[int]] = {}
+        for which, index in group:
             owners = [
                 owner
-                for owner, places in alike.items()
-                if any(same_content(sets[owner], place, dataset, index) for place in places)
+                for owner, places in seen.items()
+                if any(same_content(opened[owner], place, opened[which], index) for place in places)
             ]
             for owner in owners:
-                if owner != name:
-                    shared.setdefault((owner, name), []).append(dataset.ids[index])
-            if name not in owners:
-                alike.setdefault(name, []).append(index)
-    rank = {name: place for place, name in enumerate(order)}
-    return [
-        Overlap(first, second, (roles[first], roles[second]), tuple(ids), len(sets[second]))
-        for (first, second), ids in sorted(shared.items(), key=lambda pair: (rank[pair[0][0]], rank[pair[0][1]]))
-    ]
+                if owner != which:
+                    shared[owner, which].append(index)
+            if which not in owners:
+                seen.setdefault(which, []).append(index)
+    found = []
+    for (first, second), places in sorted(shared.items()):
+        ids = tuple(opened[second].ids[index] for index in sorted(places))
+        names = order[first], order[second]
+        found.append(Overlap(*names, (roles[names[0]], roles[names[1]]), ids, len(opened[second])))
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ood_nc.data.dataset import ImageDataset, reason
+from ood_nc.data.marks import alike
 from ood_nc.data.stores import TAIL, verify
 from ood_nc.progress import progress
 
@@ -130,16 +131,16 @@ def _verified(dataset: ImageDataset, index: int) -> str | float | None:
 
 
 def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:
-    firsts: dict[tuple[int, bytes], list[int]] = {}
-    copies = []
-    for index, name in enumerate(dataset.ids):
-        alike = firsts.setdefault(dataset.mark(index), [])
-        original = next((first for first in alike if same_content(dataset, first, dataset, index)), None)
-        if original is None:
-            alike.append(index)
-        else:
-            copies.append((name, dataset.ids[original]))
-    return copies
+    copies: dict[int, int] = {}
+    for group in alike([dataset]):
+        firsts: list[int] = []
+        for _, index in group:
+            original = next((first for first in firsts if same_content(dataset, first, dataset, index)), None)
+            if original is None:
+                firsts.append(index)
+            else:
+                copies[index] = original
+    return [(dataset.ids[index], dataset.ids[copies[index]]) for index in sorted(copies)]
 
 
 def same_content(first: ImageDataset, i: int, second: ImageDataset, j: int) -> bool:

@@ -30,7 +30,7 @@ class Store(ABC):
     """A sequence of encoded or raw images, addressed by position."""
 
     def __init__(self) -> None:
-        self._marks: dict[int, tuple[int, bytes]] = {}
+        self._marks: np.ndarray | None = None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -63,13 +63,17 @@ class Store(ABC):
 
         The end is where a change shows: PNG closes with a checksum of all before it, JPEG is one running bit stream.
         """
-        if index not in self._marks:
+        if self._marks is None:  # zeros, which take no memory before they are written
+            self._marks = np.zeros((len(self), 3), np.uint64)
+        found = self._marks[index]
+        if found[0] == 0:
             size, end = self.tail(index)
-            self._marks[index] = size, hashlib.blake2b(end, digest_size=16).digest()
-        return self._marks[index]
+            found[1:] = np.frombuffer(hashlib.blake2b(end, digest_size=16).digest(), np.uint64)
+            found[0] = size + 1
+        return int(found[0]) - 1, found[1:].tobytes()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_marks": {}}
+        return {**self.__dict__, "_marks": None}
 
 
 class FileStore(Store):

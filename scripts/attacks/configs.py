@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import random
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ import yaml
 
 from ood_nc.cli import main as ood_nc
 from ood_nc.config import load
+from ood_nc.training import setup
 
 SMALL = {
-    "model.name": "test_vit", "model.img_size": 32, "model.taps": ["encoder", "projector"], "data.limit": 10,
+    "model.name": "test_vit", "model.img_size": 32, "model.taps": ["encoder", "projector"], "data.limit": 2,
     "data.ood": {"textures": "bundled/textures"}, "data.transfer": {"digits": "bundled/digits-transfer::train"},
     "train.epochs": 1, "train.batch_size": 8, "train.workers": 0, "train.device": "cpu", "augment.scale": [0.5, 1.0],
 }  # fmt: skip
@@ -95,6 +97,27 @@ def attempt(text: str, folder: Path, seconds: int) -> tuple[int, str]:
     return code, said.getvalue().strip().rpartition("\n")[2]
 
 
+@contextlib.contextmanager
+def built_once() -> Iterator[None]:
+    """Let configurations whose section ``model`` was not changed have copies of one network."""
+    build, known = setup.build_model, dict[str, Any]()
+
+    def build_model(settings: Any, classes: int) -> Any:
+        key = f"{classes} {settings.model_dump_json()}"
+        if known and key not in known:
+            return build(settings, classes)
+        if not known:
+            known[key] = build(settings, classes)
+        return copy.deepcopy(known[key])
+
+    setup.build_model = build_model
+    try:
+        yield
+    finally:
+        setup.build_model = build
+
+
+@built_once()
 def attack(mutations: int, seed: int = 0, seconds: int = 8) -> list[str]:
     """Every mutation that ended in a fault."""
     generator, faults, codes = random.Random(seed), [], dict[int, int]()

@@ -71,6 +71,7 @@ def page(path: Path) -> Any:
     for run in data["runs"]:
         run.pop("train")
     del data["metrics"]  # of the curves too
+    data["series"] = {key: entry for key, entry in data["series"].items() if not key.endswith(" seconds")}
     return data
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -63,6 +64,37 @@ def test_copies_inside_a_set_are_no_overlap_and_cost_nothing():
     (entry,) = find_overlaps(many, ROLES)
     assert len(entry.ids) == 4000
     assert time.perf_counter() - start < 5
+
+
+class Marked(ArrayStore):
+    """Images that are never read: their marks are numbers."""
+
+    def mark(self, index):
+        return 100, int(self.images[index]).to_bytes(16, "big")
+
+
+def test_millions_of_images_take_a_few_bytes_each():
+    n = 30_000
+    ids = tuple(map(str, range(n)))
+    sets = {
+        name: ImageDataset(Marked(np.arange(start, start + n)), name=name, ids=ids, targets=np.zeros(n))
+        for name, start in (("train", 0), ("id", n - 3))
+    }
+    tracemalloc.start()
+    (entry,) = find_overlaps(sets, ROLES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert entry.ids == ("0", "1", "2")
+    assert peak < 80 * 2 * n, f"{peak / (2 * n):.0f} bytes an image"
+
+
+def test_an_image_that_cannot_be_read_is_no_copy_of_another(tmp_path):
+    files = {f"{index}.png": encoded(index, 64) for index in range(4)}
+    sets = {name: open_dataset(str(put(tmp_path / name, files))) for name in ("train", "id")}
+    for name in sets:
+        (tmp_path / name / "1.png").unlink()
+    (entry,) = find_overlaps(sets, ROLES)
+    assert entry.ids == ("0.png", "2.png", "3.png")
 
 
 def test_a_set_needs_a_role():
