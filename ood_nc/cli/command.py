@@ -50,6 +50,24 @@ def read_run_config(path: str | None, overrides: dict[str, Any], *, resume: bool
     return read_config(path, overrides)
 
 
+# What a trained model is: no later command can change it.
+_SETTLED = ("model.", "loss.", "optim.", "augment.", "data.pixels.", "train.")
+_FREE = ("train.seed", "train.workers", "train.device")
+
+
+def load_settled(directory: Path, overrides: dict[str, Any]) -> Config:
+    """The configuration of a finished run, with what a command on it wants otherwise.
+
+    Raises:
+        UserError: that would be another model; a flag that changes nothing is a mistake.
+    """
+    for key in overrides:
+        if key.startswith(_SETTLED) and key not in _FREE:
+            hint = " Images of a forward pass: --evaluation.batch_size." if key == "train.batch_size" else ""
+            raise UserError(f"{key} is settled by the training of {directory}, and cannot be set for it here.{hint}")
+    return load(directory / "config.yaml", overrides)
+
+
 def shipped_configs() -> dict[str, Path]:
     """The configurations that ship, by name: beside the package in a checkout, inside it when installed."""
     package = Path(ood_nc.__file__).parent

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ood_nc.cli.command import Command, add_config_arguments, read_config
+from ood_nc.cli.command import Command, add_config_arguments, load_settled, read_config
 from ood_nc.cli.show import say, show_results
-from ood_nc.config import Config, load
+from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
 
@@ -37,7 +37,7 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None,
     directory = Path(directory)
     model, _ = load_run(directory, which=which)
     with write_lock(directory / "results.json"):
-        config = load(directory / "config.yaml", overrides)
+        config = load_settled(directory, overrides or {})
         # `fit` reads the best checkpoint alone.
         source = [str(directory), *_data_flags(overrides or {})] if which == "best" else None
         return _evaluate(model, config, directory, source)
@@ -74,6 +74,24 @@ def _own_directory(config: Config) -> Iterator[Path]:
             )
         write_text(directory.config, config.to_yaml())
         yield directory.path
+
+
+def check_evaluation(config: Config) -> None:
+    """Refuse what no evaluation could measure, before hours go into a training.
+
+    Raises:
+        UserError: a detector, probe, ensemble, protocol or suite that there is not, or a choice on no OOD set.
+    """
+    from ood_nc.data import load_suite
+    from ood_nc.evaluation.suite import check_names
+
+    wanted = config.evaluation
+    check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols)
+    if config.data.suite is not None:
+        choices = ["none", "synthetic", *config.data.ood, *load_suite(config.data.suite)["ood"]]
+        if wanted.choose not in choices:
+            known = f"it can be {', '.join(choices)}"
+            raise UserError(f"evaluation.choose is {wanted.choose!r}, which is no OOD set of the suite: {known}.")
 
 
 def foreign_model(config: Config) -> ControlledModel:
@@ -205,7 +223,7 @@ def _execute(arguments: argparse.Namespace) -> int:
         if arguments.config or arguments.id or arguments.features or "model.name" in overrides:
             raise UserError("evaluate takes either RUN, or --model with --id, or --features: give one of them.")
         if arguments.print_config:
-            print(load(arguments.run / "config.yaml", overrides).to_yaml(), end="")
+            print(load_settled(arguments.run, overrides).to_yaml(), end="")
             return 0
         results, directory = evaluate_run(arguments.run, overrides), arguments.run
     elif arguments.features is not None:

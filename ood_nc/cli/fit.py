@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ood_nc.cli.command import Command, add_config_arguments
+from ood_nc.cli.command import Command, add_config_arguments, load_settled
 from ood_nc.cli.evaluate import foreign_config, foreign_model
 from ood_nc.cli.show import say
-from ood_nc.config import Config, load
+from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 
@@ -114,7 +114,7 @@ def _model(arguments: argparse.Namespace) -> tuple[ControlledModel, Config, Path
         from ood_nc.training import load_run
 
         model, _ = load_run(arguments.run)
-        return model, load(arguments.run / "config.yaml", overrides), arguments.run / "features"
+        return model, load_settled(arguments.run, overrides), arguments.run / "features"
     config = foreign_config(arguments, overrides, split_id=False)
     return foreign_model(config), config, None
 

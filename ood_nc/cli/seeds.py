@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import find_config
+from ood_nc.cli.evaluate import check_evaluation
 from ood_nc.cli.processes import work
 from ood_nc.cli.show import say
 from ood_nc.config import Config, load
@@ -43,6 +44,7 @@ def run_seeds(path: str | None, overrides: dict[str, Any], seeds: Sequence[int],
     from ood_nc.training.run_directory import check_same
 
     config = _group_config(path, overrides, resume=resume)
+    check_evaluation(config)
     folder = config.run_directory
     with write_lock(folder):
         if (folder / GROUP).exists() != resume:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ood_nc.cli.command import Command, add_config_arguments, read_run_config
-from ood_nc.cli.evaluate import evaluate_run
+from ood_nc.cli.evaluate import check_evaluation, evaluate_run
 from ood_nc.cli.graphs import run_graphs
 from ood_nc.cli.seeds import report_group, run_seeds
 from ood_nc.cli.show import say, show_results
@@ -30,6 +30,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if config.graphs is not None:
         raise UserError("A run on graphs is trained and measured in one: use ood-nc run.")
+    check_evaluation(config)
     from ood_nc.training import is_main_process, train
 
     directory = train(config, resume=arguments.resume)
@@ -71,6 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
+    check_evaluation(config)
     from ood_nc.report import write_report
     from ood_nc.training import is_main_process, train
 

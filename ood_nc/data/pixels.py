@@ -245,8 +245,8 @@ def _over(image: Image.Image, pixels: PixelConfig) -> Image.Image:
 
 
 def _no_rule(what: str, known: str) -> str:
-    return f"{what}, not {known}: say which are black and white (--data.pixels.value_range)"
+    return f"{what}, not {known}: say which are black and white (--value-range)"
 
 
 def _too_large(size: int, limit: int) -> PixelError:
-    return PixelError(f"{size / 1e6:.1f} megapixels, the limit is {limit / 1e6:.1f} (--data.pixels.max_pixels)")
+    return PixelError(f"{size / 1e6:.1f} megapixels, the limit is {limit / 1e6:.1f} (--max-pixels)")

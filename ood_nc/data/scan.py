@@ -117,7 +117,7 @@ def _decoded(dataset: ImageDataset, workers: int) -> tuple[list[tuple[str, str]]
     if not brightest or max(brightest) >= _DARK or dataset.pixels.value_range is not None:
         return broken, []
     used = f"{len(brightest)} images have 16 bits and use {max(brightest):.1%} of them at most"
-    return broken, [f"{used}: state the range, e.g. --data.pixels.value_range 0,4095, or they are nearly black"]
+    return broken, [f"{used}: state the range, e.g. --value-range 0,4095, or they are nearly black"]
 
 
 def _verified(dataset: ImageDataset, index: int) -> str | float | None:

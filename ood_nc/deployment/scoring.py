@@ -163,4 +163,5 @@ def _identity(detector: Detector, stream: ImageStream) -> str:
     digest.update(json.dumps([member.name for member in detector.members]).encode())
     digest.update(repr((detector.calibration.tpr, detector.calibration.classes is None)).encode())
     digest.update(json.dumps(stream.sources).encode())
+    digest.update(repr(stream.pixels).encode())
     return digest.hexdigest()

@@ -120,14 +120,9 @@ def evaluate(
     """
     start = time.perf_counter()
     device = choose_device(device)
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
     defaults = EvaluationConfig()
-    names = _detectors(defaults.detectors if detectors is None else detectors)
     probes = list(defaults.probes if probes is None else probes)
-    check_probes(probes)
-    check_ensembles(ensembles)
+    names = check_names(defaults.detectors if detectors is None else detectors, probes, ensembles, protocols)
     kinds = {name: detector_class(name).kind for name in names}
     featured = [name for name in names if kinds[name] == "feature"]
     holds_out = bool(ensembles) or choose != NONE or any(detector_class(name).fits_on_held_out for name in featured)
@@ -233,9 +228,31 @@ def evaluate(
     return results
 
 
-def _detectors(patterns: Sequence[str]) -> list[str]:
+def check_names(
+    detectors: Sequence[str], probes: Sequence[str], ensembles: Sequence[str] = (), protocols: Sequence[str] = (STRICT,)
+) -> list[str]:
+    """Refuse what there is not, before anything is computed.
+
+    Args:
+        detectors: names and globs; the others are names.
+        probes: of transfer.
+        ensembles: ways of combining scores.
+        protocols: of the evaluation.
+
+    Returns:
+        The names of the detectors.
+
+    Raises:
+        UserError: naming the first that is unknown, and the nearest that is there.
+    """
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
+    check_probes(probes)
+    for ensemble in ensembles:
+        ScoreEnsemble(ensemble)  # type: ignore[arg-type]
     names: list[str] = []
-    for pattern in patterns:
+    for pattern in detectors:
         # Input detectors go over every image again, some of them many times: only a name in full asks for one.
         matching = list_detectors(pattern, kind="feature") or list_detectors(pattern)
         if not matching:
@@ -325,16 +342,6 @@ def _measure_network(plan: Plan, found: Found) -> None:
 def _ensemble(plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
     make = functools.partial(plan.of("detection", tap), method=method)
     return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
-
-
-def check_ensembles(names: Sequence[str]) -> None:
-    """Refuse a way of combining that there is not.
-
-    Raises:
-        UserError: naming it.
-    """
-    for name in names:
-        ScoreEnsemble(name)  # type: ignore[arg-type]
 
 
 def _sets(plan: Plan, found: Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:

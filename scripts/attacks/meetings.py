@@ -24,7 +24,6 @@ from typing import Any
 
 from children import SMALL, commands, kept, left_over, start, write_images
 
-
 REFUSALS = re.compile(
     r"is being written by process|already holds a run|There is no run|has no checkpoint|is not a run directory|"
     r"evaluate the run first|No detector file"
@@ -50,12 +49,18 @@ MEETINGS: dict[str, tuple[tuple[str, ...], str, str]] = {
 def words(folder: Path) -> dict[str, list[str]]:
     """The commands of the other attacks, and those that only meet."""
     known, run, images = commands(folder), str(folder / "run"), str(folder / "images")
-    model = ["--model", "test_vit", "--img-size", "32", "--data.train", "bundled/digits-id::train"]
+    model = ["--data.train", "bundled/digits-id::train", *SMALL[: SMALL.index("--epochs")]]
     place = ["--output", str(folder), "--experiment", "run"]
     return known | {
         "train": [*known["train"], "--checkpoint-interval", "1"],
         "resume": ["train", "--resume", "--epochs", "4", *place],
-        "foreign": ["evaluate", *SMALL[: SMALL.index("--epochs")], *model, *SMALL[SMALL.index("--detectors") :], *place],
+        "foreign": [
+            "evaluate",
+            *SMALL[: SMALL.index("--epochs")],
+            *model,
+            *SMALL[SMALL.index("--detectors") :],
+            *place,
+        ],
         "anew": ["evaluate", run, "--detectors", "msp", "--bootstrap", "10", "--device", "cpu"],
         "report": ["report", run],
         "compare": ["compare", run, run],

@@ -12,6 +12,8 @@ from ood_nc.cli import command, main
 from ood_nc.config import load
 from ood_nc.errors import UserError
 
+GRAPHS = str(Path(__file__).parents[2] / "configs" / "graphs" / "cpu-32-layers.yaml")
+
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch):
@@ -36,6 +38,15 @@ def failing(monkeypatch: pytest.MonkeyPatch):
         (["train", "--config", "quickstrat"], "Did you mean 'quickstart'"),
         (["train", "--config", "nowhere.yaml"], "No configuration file nowhere.yaml"),
         (["train", "--model", "resnet81", "--print-config", "--epochs", "x"], "train.epochs"),
+        (["train", "--detectors", "energi"], "Did you mean 'energy'"),
+        (["train", "--probes", "lineer"], "Did you mean 'linear'"),
+        (["train", "--ensembles", "best"], "'best'"),
+        (["train", "--protocols", "stric"], "Did you mean 'strict'"),
+        (["train", "--suite", "cifra"], "No suite 'cifra'"),
+        (["train", "--suite", "openood-cifar10", "--choose", "nosuch"], "'nosuch', which is no OOD set of the suite"),
+        (["run", "--detectors", "energi"], "Did you mean 'energy'"),
+        (["run", "--detectors", "energi", "--seeds", "0", "1"], "Did you mean 'energy'"),
+        (["run", "--config", GRAPHS, "--detectors", "energi"], "Did you mean 'energy'"),
         (["evaluate"], "needs a run directory, or --model"),
         (["evaluate", "nowhere"], "nowhere"),
         (["evaluate", "nowhere", "--model", "resnet18"], "give one of them"),

@@ -80,6 +80,25 @@ def test_evaluate_ends_in_the_command_that_fits_what_it_recommends(
         assert describe(Path(words[-1]))["about"]["detectors"] == [f"{detector} on {tap}"]
 
 
+def test_images_that_are_stored_otherwise_are_scored_by_a_rule_of_their_own(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photograph = np.asarray(open_dataset("bundled/digits-near").load(0).convert("L"))
+    Image.fromarray(photograph).save(tmp_path / "8.png")
+    Image.fromarray(photograph.astype(np.uint16) * 16).save(tmp_path / "12.png")  # 12-bit values in 16-bit pixels
+
+    def score(name: str, *more: str) -> tuple[float, str]:
+        capsys.readouterr()
+        assert main(["score", str(detector), str(tmp_path / name), "--device", "cpu", *more]) == 0
+        (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+        return float(row["score"] or "nan"), row["error"]
+
+    right, _ = score("8.png")
+    assert score("12.png", "--value-range", "0,4080") == (right, "")
+    assert score("12.png")[0] != right  # nearly black
+    assert "the limit is" in score("8.png", "--max-pixels", "9")[1]
+
+
 def test_fit_says_what_to_expect(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "k.safetensors"
     assert main(["fit", str(run), "--set", "k=3", "-o", str(path)]) == 0
@@ -155,6 +174,14 @@ def test_export(detector: Path, tmp_path: Path, suffix: str, capsys: pytest.Capt
         (["score", "FILE", "nope.png"], "No image, folder or archive at nope.png"),
         (["score", "nope.safetensors", "x.png"], "No detector file nope.safetensors"),
         (["score", "FILE", "IMAGES", "-b", "0"], "--batch-size must be at least 1"),
+        (["score", "FILE", "IMAGES", "--value-range", "9"], "data.pixels.value_range"),
+        (["score", "FILE", "IMAGES", "--value-range", "9,1"], "what is black must be smaller"),
+        (["score", "FILE", "IMAGES", "--background", "blue"], "data.pixels.background"),
+        (["score", "FILE", "IMAGES", "--max-pixels", "0"], "data.pixels.max_pixels"),
+        (["fit", "RUN", "--max-pixels", "9", "-o", "x"], "data.pixels.max_pixels is settled by the training of"),
+        (["evaluate", "RUN", "--lr", "9"], "optim.lr is settled by the training of"),
+        (["evaluate", "RUN", "--taps", "encoder"], "model.taps is settled by the training of"),
+        (["evaluate", "RUN", "-b", "9"], "--evaluation.batch_size"),
         (["fit", "RUN", "--detector", "knnn", "-o", "x"], "Unknown detector 'knnn'. Did you mean 'knn'?"),
         (["fit", "RUN", "--tap", "encodr", "-o", "x"], "no tap 'encodr'. Did you mean 'encoder'?"),
         (["fit", "RUN", "--set", "k", "-o", "x"], "--set takes KEY=VALUE"),

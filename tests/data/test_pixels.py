@@ -68,9 +68,9 @@ def test_floating_point_from_0_to_1_is_scaled():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ((RAMP * 48.5).astype(np.float32), "its values go from 0 to 3055.5, not 0 to 1: .*value_range"),
+        ((RAMP * 48.5).astype(np.float32), "its values go from 0 to 3055.5, not 0 to 1: .*value-range"),
         ((RAMP / 63 - 0.5).astype(np.float32), "its values go from -0.5 to 0.5"),
-        (np.array([[256, -5]], np.int32), "its values are int32, not unsigned of 16 bits: .*value_range"),
+        (np.array([[256, -5]], np.int32), "its values are int32, not unsigned of 16 bits: .*value-range"),
         (np.array([[1, 200]], np.int32), "its values are int32"),
         (np.array([[0.5, np.nan]], np.float32), "NaN or infinite"),
         (np.array([[0.5, np.inf]], np.float32), "NaN or infinite"),
@@ -165,9 +165,7 @@ def test_the_limit_of_size_is_ours_and_can_be_moved(folder, monkeypatch):
     Image.new("L", (40, 50)).save(content, "png")
     dataset = open_dataset(str(folder({"a/large.png": content.getvalue()})))
     small = dataset.with_pixels(PixelConfig(max_pixels=900))
-    with pytest.raises(
-        ValueError, match=r"cannot read a/large.png \(0.0 megapixels, the limit is 0.0 \(--data.pixels.max"
-    ):
+    with pytest.raises(ValueError, match=r"cannot read a/large.png \(0.0 megapixels, the limit is 0.0 \(--max-pixels"):
         small[0]
     assert scan(small).broken[0][0] == "a/large.png"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10**9)

@@ -82,8 +82,6 @@ def test_shared_class_names():
 def test_twelve_bits_in_files_of_sixteen_are_noted(most, is_dark):
     values = np.linspace(0, most, 64).astype(np.uint16).reshape(1, 8, 8)
     dataset = ImageDataset(ArrayStore(values), name="x", ids=["0"], targets=np.zeros(1))
-    note = (
-        "x: 1 images have 16 bits and use 6.3% of them at most: state the range, e.g. --data.pixels.value_range 0,4095"
-    )
+    note = "x: 1 images have 16 bits and use 6.3% of them at most: state the range, e.g. --value-range 0,4095"
     assert [line.startswith(note) for line in scan(dataset).lines()] == [True] * is_dark
     assert scan(dataset.with_pixels(PixelConfig(value_range=(0, 4095)))).lines() == []
