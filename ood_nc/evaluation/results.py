@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -72,17 +73,20 @@ class Results:
         return [row for row in self.rows if all(row[key] == value for key, value in equals.items())]
 
     def save(self, directory: str | Path) -> None:
-        """Write results.parquet, scores.parquet and, last, results.json into ``directory``, each atomically."""
+        """Write results.json, scores.parquet and results.parquet into ``directory``: all, or (on a full disk) none."""
         directory = Path(directory)
         parts = {name: plain(getattr(self, name)) for name in PARTS}
-        _write_table(self.table, directory / "results.parquet")
-        scores = directory / "scores.parquet"
+        scores, digest = directory / "scores.parquet", None
+        with ExitStack() as places:  # each table takes its place when everything is written
+            _write_table(self.table, places.enter_context(atomic_path(directory / "results.parquet")))
+            if self.scores is not None:
+                temporary = places.enter_context(atomic_path(scores))
+                _write_table(self.scores, temporary)
+                digest = _sha256(temporary)
+            write_results(directory, {**parts, "scores": digest})
         if self.scores is None:
             # Scores of an earlier evaluation would be taken for this one's.
             scores.unlink(missing_ok=True)
-        else:
-            _write_table(self.scores, scores)
-        write_results(directory, {**parts, "scores": None if self.scores is None else _sha256(scores)})
 
     @classmethod
     def load(cls, directory: str | Path) -> Results:
@@ -149,5 +153,4 @@ def _sha256(path: Path) -> str:
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    pq.write_table(table, path, compression="zstd")

@@ -153,9 +153,9 @@ def test_what_is_being_saved_anew_is_read_before_or_after(tmp_path: Path, monkey
     halfway, go_on = threading.Event(), threading.Event()
 
     def slowly(*arguments: Any) -> None:
+        write_results(*arguments)
         halfway.set()
         assert go_on.wait(10)
-        write_results(*arguments)
 
     def save() -> None:
         with write_lock(tmp_path / "results.json"):
@@ -164,10 +164,25 @@ def test_what_is_being_saved_anew_is_read_before_or_after(tmp_path: Path, monkey
     monkeypatch.setattr("ood_nc.evaluation.results.write_results", slowly)
     writer = threading.Thread(target=save)
     writer.start()
-    assert halfway.wait(10)  # the new scores lie beside the old document
+    assert halfway.wait(10)  # the old scores lie beside the new document
     threading.Timer(0.2, go_on.set).start()
     assert Results.load(tmp_path).scores == second.scores
     writer.join()
+
+
+def test_a_full_disk_leaves_all_of_the_earlier_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results().save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    second = results()
+    second.scores = pa.table({"group": ["id"], "dataset": ["id_test"], "id": ["b.png"], "score/encoder/energy": [0.7]})
+
+    def full(*_: Any) -> None:
+        raise UserError("No space left on the disk")
+
+    monkeypatch.setattr("ood_nc.evaluation.results.write_results", full)
+    with pytest.raises(UserError, match="No space left"):
+        second.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_damage_is_told_while_an_evaluation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
