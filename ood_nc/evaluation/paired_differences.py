@@ -96,7 +96,9 @@ class PairedRuns:
             pair = self._pair(chosen, columns) if chosen[0] == role else None
             if pair is not None:
                 gain = pair[1].astype(np.float64) - pair[0].astype(np.float64)
-                resampled = np.array([row @ gain for row in self.counts[chosen]]) / len(gain)
+                drawn = self.counts[chosen].T
+                up, down = (drawn[differ].sum(axis=0, dtype=np.int64) for differ in (gain > 0, gain < 0))
+                resampled = (up - down) / len(gain)
                 found[chosen] = Difference(np.concatenate([[gain.mean()], resampled]), len(gain))
         return found
 

@@ -8,6 +8,7 @@ new sort. How ranks are drawn does not depend on the scores: resamples of a set 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -253,10 +254,11 @@ def check_replicates(replicates: int) -> None:
 
 def _summed(drawn: Array) -> Array:
     """Samples drawn below each edge (R, E + 1), from those in each group of ranks (E, R)."""
-    sums: Array = np.zeros((len(drawn) + 1, drawn.shape[1]))
-    # Row by row: twice as fast as a sum along the first axis.
-    for row, here, through in zip(drawn, sums[:-1], sums[1:], strict=True):
-        np.add(here, row, out=through)
+    sums: Array = np.empty((len(drawn) + 1, drawn.shape[1]))
+    sums[0], sums[1:] = 0, drawn
+    # Row by row, all in one type: three times as fast as a sum along the first axis.
+    for here, through in pairwise(sums):
+        np.add(here, through, out=through)
     before: Array = sums.T
     return before
 
