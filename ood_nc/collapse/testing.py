@@ -12,7 +12,7 @@ from ood_nc.collapse._common import UndefinedMetricError
 from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.registry import METRICS, CollapseMetric, Memory
 from ood_nc.collapse.statistics import ClassStatistics
-from ood_nc.conformance import require
+from ood_nc.conformance import require, run_checks
 
 _CLASSES, _DIM = 5, 7
 _MAPS = ("shift", "scale", "rotation", "linear")
@@ -29,11 +29,8 @@ def check_collapse_metric(metric: CollapseMetric | str) -> None:
     Example:
         >>> check_collapse_metric("cdnv")
     """
-    found = METRICS[metric] if isinstance(metric, str) else metric
-    what = f"Collapse metric {found.name!r}"
-    _check_declaration(found, what)
-    for check in (_check_value, _check_needs, _check_memory, _check_invariances, _check_direction, _check_extremes):
-        check(found, what)
+    checks = (_check_value, _check_needs, _check_memory, _check_invariances, _check_direction, _check_extremes)
+    run_checks(METRICS, metric, (_check_declaration, *checks))
 
 
 def _problem(spread: float = 1.0, *, etf: bool = False) -> dict[str, Array]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
 import torch
 
-from ood_nc.conformance import require
+from ood_nc.conformance import require, run_checks
 from ood_nc.losses.registry import LOSSES, Batch, LossFunction
 
 _ROWS, _DIM, _CLASSES = 24, 6, 3
@@ -23,11 +22,7 @@ def check_loss(loss: LossFunction | str) -> None:
     Example:
         >>> check_loss("entropy")
     """
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", repr(loss))
-    function, what = LOSSES[loss] if isinstance(loss, str) else loss, f"Loss {name!r}"
-    require(bool(inspect.getdoc(function)), what, "has no docstring")
-    for check in (_check_value, _check_state, _check_order, _check_precision, _check_extremes):
-        check(function, what)
+    run_checks(LOSSES, loss, (_check_value, _check_state, _check_order, _check_precision, _check_extremes))
 
 
 def _batch(dtype: torch.dtype = torch.float64, *, soft: bool = False) -> tuple[torch.Tensor, Batch]:

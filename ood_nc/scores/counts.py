@@ -7,8 +7,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ood_nc.errors import UserError
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Of = Literal["id", "ood"]
+Side = Literal["id", "ood"]
 
 
 class RankCounts:
@@ -44,7 +46,7 @@ class RankCounts:
         self.spread = spread
         self._before = {"id": id_before, "ood": ood_before}
 
-    def _count(self, side: Of, *, through: bool) -> Array:
+    def _count(self, side: Side, *, through: bool) -> Array:
         return self._before[side][:, 1:] if through else self._before[side][:, :-1]
 
     @cached_property
@@ -117,7 +119,7 @@ class _Chosen(RankCounts):
         super().__init__(counts.n, counts.m, counts._before["id"], counts._before["ood"], spread=counts.spread)
         self._groups = groups
 
-    def _count(self, side: Of, *, through: bool) -> Array:
+    def _count(self, side: Side, *, through: bool) -> Array:
         found: Array = self._before[side].T.take(self._groups + through, axis=0).T
         return found
 
@@ -159,7 +161,7 @@ class SampleCounts(RankCounts):
         """Counts at every OOD sample."""
         return _Each(self, "ood", ~self._from_id) if len(self._sides["ood"]) else self
 
-    def _count(self, side: Of, *, through: bool) -> Array:
+    def _count(self, side: Side, *, through: bool) -> Array:
         found: Array = np.searchsorted(self._sides[side], self._scores, "right" if through else "left")[None]
         found += self._skipped[side]
         return found
@@ -168,7 +170,7 @@ class SampleCounts(RankCounts):
 class _Each(SampleCounts):
     """The counts at every sample of one side: a group comes once for each of them, and stands for that one."""
 
-    def __init__(self, counts: SampleCounts, of: Of, here: Array) -> None:
+    def __init__(self, counts: SampleCounts, of: Side, here: Array) -> None:
         # No reference to what refers to this: the memory of a stretch is for the next one at once.
         skipped = counts._skipped["id"], counts._skipped["ood"]
         super().__init__(counts.n, counts.m, counts._sides["id"], counts._sides["ood"], skipped)
@@ -177,7 +179,7 @@ class _Each(SampleCounts):
         self._other = np.flatnonzero(here)
         self._other -= np.arange(len(self._other))
 
-    def _count(self, side: Of, *, through: bool) -> Array:
+    def _count(self, side: Side, *, through: bool) -> Array:
         # Right without ties; those that tie are looked up. Formulas divide: float64 from the start is faster.
         at, ordered, start = self._scores, self._sides[side], self._skipped[side]
         tied = np.empty(0, dtype=np.int64)
@@ -209,6 +211,16 @@ class _Each(SampleCounts):
     def ood_sum(self, values: Array) -> Array:
         """The sum over OOD samples."""
         return _row_sums(values) if self._of == "ood" else super().ood_sum(values)
+
+
+def check_side(positive: str) -> None:
+    """Refuse a side that there is not.
+
+    Raises:
+        UserError: naming it.
+    """
+    if positive not in ("id", "ood"):
+        raise UserError(f"positive must be 'id' or 'ood', got {positive!r}.")
 
 
 def entries_below(rows: Array, count: int) -> Array:

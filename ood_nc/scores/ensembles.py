@@ -17,7 +17,7 @@ from torch import Tensor
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import NotFittedError, UserError, nearest
 from ood_nc.scores.counts import Array
-from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.errors import EmptySideError, refuse_nan
 
 Method = Literal["rank", "zscore", "fisher", "brown"]
 _FORMAT = 1
@@ -221,9 +221,7 @@ def _as_columns(values: ArrayLike, name: str) -> Array:
     if tensor.ndim != 2:
         raise UserError(f"{name} must have shape (samples, members), got {tuple(tensor.shape)}.")
     array: Array = as_matrix(tensor, name).double().cpu().numpy()
-    bad = np.flatnonzero(np.isnan(array).any(axis=1))
-    if len(bad):
-        raise NanScoreError(name, len(bad), int(bad[0]), len(array))
+    refuse_nan(array, name)
     return array
 
 

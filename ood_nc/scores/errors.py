@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from ood_nc.errors import UserError
 
 
@@ -25,3 +29,11 @@ class NanScoreError(UserError):
         self.count = count
         self.first = first
         super().__init__(f"{name} holds {count} NaN of {total}, the first at index {first}: leave these samples out.")
+
+
+def refuse_nan(values: np.ndarray[Any, Any], name: str) -> None:
+    """Raise `NanScoreError` where values (N,), or a row of them (N, m), hold NaN."""
+    holds = np.isnan(values)
+    bad = np.flatnonzero(holds if values.ndim == 1 else holds.any(axis=1))
+    if len(bad):
+        raise NanScoreError(name, len(bad), int(bad[0]), len(values))

@@ -16,7 +16,7 @@ import torch
 from ood_nc.arrays import EXACT_IN_FLOAT64, ArrayLike, as_signed, as_tensor
 from ood_nc.errors import UserError
 from ood_nc.scores.counts import Array, SampleCounts
-from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.errors import EmptySideError, refuse_nan
 from ood_nc.scores.registry import METRICS, ScoreMetric
 
 S = TypeVar("S")
@@ -78,8 +78,7 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     for name, side, values in zip(("id_scores", "ood_scores"), sides, ordered, strict=True):
         # NaN sorts last, so one look at the end tells.
         if values.dtype.kind == "f" and np.isnan(values[-1]):
-            where = np.flatnonzero(np.isnan(side))
-            raise NanScoreError(name, len(where), int(where[0]), side.size)
+            refuse_nan(side, name)
     return SortedScores(*ordered)
 
 

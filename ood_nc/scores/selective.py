@@ -11,7 +11,7 @@ import numpy as np
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.errors import UserError
 from ood_nc.scores.counts import Array
-from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.errors import EmptySideError, refuse_nan
 from ood_nc.scores.metrics import auroc
 from ood_nc.scores.ranking import as_scores
 
@@ -111,9 +111,7 @@ def _checked(scores: ArrayLike, correct: ArrayLike) -> tuple[Array, Array]:
         raise EmptySideError(0, 0, "selective")
     if right.shape != values.shape:
         raise UserError(f"correct must have shape {values.shape} like scores, got {right.shape}.")
-    where = np.flatnonzero(np.isnan(values))
-    if len(where):
-        raise NanScoreError("scores", len(where), int(where[0]), len(values))
+    refuse_nan(values, "scores")
     return values, right
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.errors import UserError
 from ood_nc.scores.counts import Array
-from ood_nc.scores.errors import EmptySideError, NanScoreError
+from ood_nc.scores.errors import EmptySideError, refuse_nan
 from ood_nc.scores.ranking import as_scores, in_one_type
 
 
@@ -215,7 +215,7 @@ def conformal_levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int
 def _prepared(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, Array]:
     """Scores, and held-out scores in ascending order, in one dtype."""
     queries = as_scores(scores, "scores")
-    _refuse_nan(queries, "scores")
+    refuse_nan(queries, "scores")
     queries, ordered = in_one_type(scores=queries, held_out=_sorted_calibration(held_out))
     return queries, ordered
 
@@ -235,11 +235,5 @@ def _sorted_calibration(held_out: ArrayLike) -> Array:
     values = as_scores(held_out, "held_out")
     if not len(values):
         raise EmptySideError(0, 0, "held-out ID")
-    _refuse_nan(values, "held_out")
+    refuse_nan(values, "held_out")
     return np.sort(values)
-
-
-def _refuse_nan(values: Array, name: str) -> None:
-    where = np.flatnonzero(np.isnan(values))
-    if len(where):
-        raise NanScoreError(name, len(where), int(where[0]), len(values))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from ood_nc.conformance import require
+from ood_nc.conformance import require, run_checks
 from ood_nc.tracking.registry import TRACKERS, OpenTracker
 
 _CONFIG: dict[str, Any] = {
@@ -32,9 +31,10 @@ def check_tracker(tracker: OpenTracker | str) -> None:
         CheckError: it breaks the protocol; the message says how.
         UserError: no tracker of that name.
     """
-    name = tracker if isinstance(tracker, str) else getattr(tracker, "__name__", repr(tracker))
-    opener, what = TRACKERS[tracker] if isinstance(tracker, str) else tracker, f"Tracker {name!r}"
-    require(bool(inspect.getdoc(opener)), what, "has no docstring")
+    run_checks(TRACKERS, tracker, (_check_runs,))
+
+
+def _check_runs(opener: OpenTracker, what: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for last_step, lines in ((0, _LINES), (5, _LINES[2:]), (10, ())):
             _check_run(opener, what, Path(folder), last_step, lines)

@@ -90,7 +90,7 @@ def test_without_documentation_and_without_errors(adds):
         check_source("trial/set")
 
 
-@pytest.mark.parametrize(("error", "seen"), [(KeyError, "raises KeyError"), (None, "opens a name that is not there")])
+@pytest.mark.parametrize(("error", "seen"), [(KeyError, "raises KeyError"), (None, "takes a name that is not there")])
 def test_errors(monkeypatch, error, seen):
     def opener(name, split, root):
         """A trial."""

@@ -8,8 +8,7 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts
-from ood_nc.scores.metrics._sides import Side, check_side
+from ood_nc.scores.counts import Array, RankCounts, Side, check_side
 from ood_nc.scores.ranking import measure
 from ood_nc.scores.registry import ScoreMetric, score_metric
 

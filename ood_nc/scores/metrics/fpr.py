@@ -6,8 +6,7 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts, entries_below
-from ood_nc.scores.metrics._sides import Side, check_side
+from ood_nc.scores.counts import Array, RankCounts, Side, check_side, entries_below
 from ood_nc.scores.ranking import measure, smallest_count
 from ood_nc.scores.registry import ScoreMetric, score_metric
 
