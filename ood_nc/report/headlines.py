@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from ood_nc.documents import MEAN, is_one_set
@@ -74,16 +75,24 @@ def _hindsight(task: str, choice: Row) -> str:
     )
 
 
+def columns(runs: Sequence[Run]) -> list[list[int]]:
+    """The runs of each column of the headline: the seeds of one configuration share one, the others have their own."""
+    groups: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        groups.setdefault(run.group, []).append(place)
+    return list(groups.values())
+
+
 def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[Table]:
-    """The few numbers a reader looks for first, a row each, a cell a run, and their difference where there is one."""
-    chosen = [headline(run.identity) for run in runs]
-    lines = [_headline_line("ID accuracy", "accuracy", "accuracy", [id_accuracy(run) for run in runs])]
+    """The few numbers a reader looks for first, a row each, a cell a column, and their difference if any."""
+    chosen, places = [headline(run.identity) for run in runs], columns(runs)
+    lines = [_headline_line("ID accuracy", "accuracy", "accuracy", [id_accuracy(run) for run in runs], places)]
     for detector in dict.fromkeys(name for one in chosen for name in one.detectors):
         for name, label in (("fpr95_id_positive", "Mean FPR95 (ID positive)"), ("auroc", "Mean AUROC")):
             rows = [_detection_row(run, one, detector, name) for run, one in zip(runs, chosen, strict=True)]
-            lines.append(_headline_line(f"{label}, {detector}", "detection", name, rows, detector))
+            lines.append(_headline_line(f"{label}, {detector}", "detection", name, rows, places, detector))
     rows = [_transfer_row(run, one) for run, one in zip(runs, chosen, strict=True)]
-    lines.append(_headline_line("Mean transfer error", "transfer", "transfer_error", rows))
+    lines.append(_headline_line("Mean transfer error", "transfer", "transfer_error", rows, places))
     for line in lines:
         line["difference"] = _headline_difference(line, comparison)
     return [
@@ -105,12 +114,29 @@ def headline_notes(runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _headline_line(name: str, kind: str, metric_name: str, rows: Sequence[Row | None], method: str = "") -> Table:
-    cells = [
-        {**cell(row, "percent"), "detail": f"{row['tap']}, {row['method']}" if row and kind != "accuracy" else ""}
-        for row in rows
-    ]
+def _headline_line(
+    name: str,
+    kind: str,
+    metric_name: str,
+    rows: Sequence[Row | None],
+    places: Sequence[Sequence[int]],
+    method: str = "",
+) -> Table:
+    cells = [_over_seeds([rows[run] for run in column], with_tap=kind != "accuracy") for column in places]
     return {"name": name, "cells": cells, "kind": kind, "metric": metric_name, "method": method}
+
+
+def _over_seeds(rows: Sequence[Row | None], *, with_tap: bool) -> Table:
+    """The value of one run, or the mean of several with each beside it; undefined where one is."""
+    first = rows[0]
+    lacking = next((row for row in rows if row is None or row["value"] is None), first)
+    detail = [f"{first['tap']}, {first['method']}"] if first and with_tap else []
+    if len(rows) == 1 or lacking is not first or first is None or first["value"] is None:
+        return {**cell(lacking, "percent"), "detail": "".join(detail)}
+    values = [float(row["value"]) for row in rows if row]
+    mean = cell({**first, "value": fmean(values), "low": None, "high": None}, "percent")
+    each = f"each seed {', '.join(number(value, 'percent') for value in values)}"
+    return {**mean, "detail": "; ".join([*detail, each])}
 
 
 def _detection_row(run: Run, chosen: Headline, detector: str, name: str) -> Row | None:

@@ -87,6 +87,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "verdict": _verdict(runs, comparison),
         "rule": (comparison or {}).get("rule") or HEADLINE_RULE,
         "headlines": headlines.headlines(runs, comparison),
+        "columns": headlines.columns(runs),
         "headline_notes": headlines.headline_notes(runs),
         "facts": summary.facts(runs),
         "settings": summary.differing_settings(runs),
@@ -118,13 +119,14 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
 
 
 def _title(runs: Sequence[Run]) -> str:
-    names = [run.name for run in runs]
+    names = [runs[column[0]].group if len(column) > 1 else runs[column[0]].name for column in headlines.columns(runs)]
     return f"{names[1]} against {names[0]}" if len(names) == 2 else ", ".join(names)
 
 
 def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": run.name,
+        "group": run.group,
         "color": shown["color"] % 8,
         "accuracy": tables.cell(headlines.id_accuracy(run), "percent"),
         "time": summary.run_time(run),

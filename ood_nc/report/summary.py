@@ -173,13 +173,12 @@ def notes_on(runs: Sequence[Run], *subjects: str) -> list[str]:
 
 
 def warnings(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[str]:
-    """Every warning the documents carry, once."""
-    told = [str(note) for note in (comparison or {}).get("notes", [])]
+    """Every warning the documents carry, once; one that not all runs carry after the names of those that do."""
+    told: dict[str, list[str]] = {}
     for run in runs:
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        for name in ("warnings", "notes"):
-            told += [f"{prefix}{note}" for note in run.identity.get(name) or ()]
-        told += [
-            f"{prefix}rows of the protocol {name} are in the results and not shown here" for name in run.other_protocols
-        ]
-    return list(dict.fromkeys(told))
+        own = [str(note) for name in ("warnings", "notes") for note in run.identity.get(name) or ()]
+        own += [f"rows of the protocol {name} are in the results and not shown here" for name in run.other_protocols]
+        for note in dict.fromkeys(own):
+            told.setdefault(note, []).append(run.name)
+    shared = [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in told.items()]
+    return list(dict.fromkeys([*(str(note) for note in (comparison or {}).get("notes", [])), *shared]))

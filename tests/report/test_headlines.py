@@ -7,7 +7,7 @@ from typing import Any
 
 from ood_nc.report import write_report
 from ood_nc.report.documents import Run, read_runs
-from ood_nc.report.headlines import headlines, id_accuracy, sentences
+from ood_nc.report.headlines import columns, headlines, id_accuracy, sentences
 from tests.helpers.report_pages import read_page
 from tests.helpers.report_runs import build_comparison, build_run, write_document
 
@@ -106,3 +106,25 @@ def test_notes_stand_beside_the_numbers_they_are_about(tmp_path: Path) -> None:
     assert [item.text for item in page.by_id("headline-notes").all("li")] == [size, ties]
     heads = [cell for cell in page.by_id("table-detectors").all("th") if cell["title"] == size]
     assert len(heads) == 1 and "†" in heads[0].text
+
+
+def test_seeds_share_a_column_of_the_headline_and_each_is_seen(tmp_path: Path) -> None:
+    def seeded(name: str, accuracy: float | None) -> Path:
+        run = build_run(tmp_path / name, epochs=1)
+        document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        document["identity"]["run"] = name
+        for row in document["rows"]:
+            if row["kind"] == "accuracy" and row["group"] == "id":
+                row |= {"value": accuracy, "reason": None if accuracy else "it was not measured"}
+        write_document(run, document)
+        return run
+
+    other = seeded("other", 0.5)
+    runs = read_runs([seeded("ours-seed0", 0.9), other, seeded("ours-seed1", 0.84)])
+    assert columns(runs) == [[0, 2], [1]]
+    ours, alone = headlines(runs, None)[0]["cells"]
+    assert (ours["text"], ours["interval"], ours["detail"]) == ("87.0", "", "each seed 90.0, 84.0")
+    assert (alone["text"], alone["detail"]) == ("50.0", "")
+    lacking = read_runs([seeded("ours-seed0", 0.9), other, seeded("ours-seed1", None)])
+    undefined = headlines(lacking, None)[0]["cells"][0]
+    assert undefined["undefined"] and "it was not measured" in undefined["title"]

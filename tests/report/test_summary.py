@@ -82,6 +82,14 @@ def test_other_protocols_are_a_warning(tmp_path: Path) -> None:
     assert any("protocol paper" in note for note in warnings([run], None))
 
 
+def test_a_warning_is_said_once_after_the_runs_that_carry_it(tmp_path: Path) -> None:
+    def noting(name: str, *notes: str) -> Run:
+        return edited(tmp_path / name, lambda d: d["identity"].update(run=name, notes=list(notes), warnings=[]))
+
+    runs = [noting("a", "of all"), noting("b", "of all", "of two"), noting("c", "of all", "of two")]
+    assert warnings(runs, {"notes": ["of the pair"]}) == ["of the pair", "of all", "b, c: of two"]
+
+
 @pytest.mark.parametrize(
     ("name", "low", "high", "told"),
     [
