@@ -140,6 +140,11 @@ def test_list(words: list[str], shown: str, capsys: pytest.CaptureFixture[str]) 
     assert shown in capsys.readouterr().out
 
 
+def test_detectors_are_listed_without_torch() -> None:
+    program = "import sys; from ood_nc.cli import main; main(['list', 'detectors']); assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", program], check=False, capture_output=True).returncode == 0
+
+
 def test_importing_the_package_is_light_and_needs_no_faiss() -> None:
     program = (
         "import sys; sys.modules['faiss'] = None; import ood_nc, ood_nc.collapse, ood_nc.detection as d;"

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 import torch
 
+import ood_nc.detection
 from ood_nc.detection import (
     DetectorInfo,
     FeatureDetector,
@@ -20,6 +22,17 @@ from ood_nc.errors import UserError
 from tests.plugins.installed import install
 
 FIRST = {"msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine", "class_mean_cosine"}
+
+
+def test_the_table_of_detectors_says_what_they_are() -> None:
+    rows = []
+    for name in list_detectors():
+        cls = detector_class(name)
+        needs = ", ".join(sorted(cls.requires)) or "-"
+        rows.append([name, cls.kind, needs, f"{cls.info.title} ({cls.info.venue})"])
+    table = Path(ood_nc.detection.__file__).with_name("detectors.csv").read_text(encoding="utf-8")
+    header, *found = csv.reader(table.splitlines())
+    assert (header, found) == (["detector", "reads", "needs", "source"], rows)
 
 
 class Plugin(FeatureDetector):
