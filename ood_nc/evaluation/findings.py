@@ -52,13 +52,14 @@ class Plan:
 
 @dataclass
 class Found:
-    """What the taps gave so far: rows, histograms, maps, columns of scores and of right answers by set key, the scores
-    by tap, detector and set key, collapse on held-out ID by tap, and what is to be known beside the numbers of a tap or
-    detector."""
+    """What the taps gave so far: rows, histograms, maps, accuracies of probes by class, columns of scores and of right
+    answers by set key, the scores by tap, detector and set key, collapse on held-out ID by tap, and what is to be known
+    beside the numbers of a tap or detector."""
 
     rows: list[Row] = field(default_factory=list)
     histograms: list[dict[str, Any]] = field(default_factory=list)
     maps: list[dict[str, Any]] = field(default_factory=list)
+    by_class: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
     scores: dict[str, dict[str, dict[str, Scores]]] = field(default_factory=dict)
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)

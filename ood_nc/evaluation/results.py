@@ -37,7 +37,7 @@ class Results:
         identity: the run, its model, taps, data sets (with n, group, fingerprint, duplicates), versions, seconds.
         relations: correlations of collapse with detection and transfer errors (`relate`).
         choices: the tap and method each rule chooses without OOD or transfer data, and its regret (`make_choices`).
-        series: histograms of scores.
+        series: histograms of scores, maps of features, and of probes the accuracy on each class.
         scores: one row a sample: ``group``, ``dataset``, ``id``, then ``score/<tap>/<detector>`` and
             ``correct/<tap>/<probe>``, null where a column does not concern the sample.
     """

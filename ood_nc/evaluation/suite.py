@@ -101,7 +101,7 @@ def evaluate(
             that the head reads), and the detectors at each tap.
         choose: how hyper-parameters of detectors are chosen: ``none`` (defaults), ``synthetic`` (held-out ID against
             outliers made from it), or the name of an OOD set, which is then in no result. ``selected_on`` says which.
-        probes: of linear, knn, nearest_mean; all when not given.
+        probes: names (`ood-nc list probes`); linear, knn and nearest_mean when not given.
         bootstrap: replicates of each interval, 0 for none.
         seed: of probes and intervals.
         batch_size: images a forward pass.
@@ -218,7 +218,7 @@ def evaluate(
     results = Results(
         rows=found.rows,
         identity=identity,
-        series={"histograms": found.histograms, "maps": found.maps},
+        series={"histograms": found.histograms, "maps": found.maps, "by_class": found.by_class},
         scores=scores_table(_sets(plan, found)),
     )
     with _timed(clock, "relations"):
@@ -291,10 +291,11 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
         )
         _take(plan, found, tap.name, measured)
     with _timed(clock, "transfer"):
-        rows, correct = measure_probes(
+        rows, correct, by_class = measure_probes(
             tap, plan.inputs, plan.probes, replicates=plan.resamples.replicates, seed=plan.seed, make=of("transfer")
         )
     found.rows += rows
+    found.by_class += by_class
     for (name, probe), right in correct.items():
         found.columns[transfer_keys(name)[1]][correct_column(tap.name, probe)] = right
     rows, by_method = id_accuracy(tap, of("accuracy"), is_head_tap=tap.name == plan.model.head_tap)

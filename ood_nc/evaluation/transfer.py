@@ -40,7 +40,7 @@ def check_probes(names: Sequence[str]) -> None:
 
 def measure_probes(
     tap: TapData, inputs: Inputs, probes: Iterable[str], *, replicates: int, seed: int, make: MakeRow
-) -> tuple[list[Row], dict[tuple[str, str], Correct]]:
+) -> tuple[list[Row], dict[tuple[str, str], Correct], list[dict[str, Any]]]:
     """Fit every probe on every transfer set's train part and read its test part once.
 
     Args:
@@ -52,10 +52,12 @@ def measure_probes(
         make: makes a row of this tap.
 
     Returns:
-        The rows, and by (transfer set, probe) which test images were right.
+        The rows; by (transfer set, probe) which test images were right (not of few-shot probes, which have one answer a
+        draw); and the accuracy on each class.
     """
     rows: list[Row] = []
     correct: dict[tuple[str, str], Correct] = {}
+    by_class: list[dict[str, Any]] = []
     for probe in probes:
         results = []
         for name in inputs.transfer:
@@ -68,17 +70,28 @@ def measure_probes(
                 continue
             results.append(result)
             rows += accuracy_rows(result, make, **where)
-            correct[name, probe] = result.correct.cpu().numpy()
+            of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
+            by_class.append({"tap": tap.name, "dataset": name, "method": probe, "accuracy": of_class})
+            if result.correct.ndim == 1:
+                correct[name, probe] = result.correct.cpu().numpy()
         if results:
             rows.append(mean_row(results, replicates, seed, functools.partial(make, group="transfer", method=probe)))
-    return rows, correct
+    return rows, correct, by_class
 
 
 def accuracy_rows(result: ProbeResult, make: MakeRow, **where: Any) -> list[Row]:
-    """A probe's accuracy with its interval, and its run time."""
+    """A probe's accuracy with its interval, its balanced error, and its run time."""
     value = {"value": result.accuracy, "low": result.low, "high": result.high, "selected_on": result.selected_on}
     return [
         make(**where, metric="accuracy", n=result.n, **value),
+        make(
+            **where,
+            metric="balanced_error",
+            n=result.n,
+            value=result.balanced_error,
+            reason="the probe gives no accuracy by class",
+            selected_on=result.selected_on,
+        ),
         make(**where, metric="seconds", n=result.n, value=result.seconds),
     ]
 
@@ -160,9 +173,9 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
 
 
 def mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: MakeRow) -> Row:
-    """The mean accuracy over sets; a resampled number of right answers is binomial."""
+    """The mean accuracy over sets; resampled: a binomial number of right answers, or the draws of few-shot probes."""
     generator = np.random.default_rng(seed)
-    resampled = [generator.binomial(result.n, result.accuracy, replicates) / result.n for result in results]
+    resampled = [_resampled(result, replicates, generator) for result in results]
     low, high = percentile_interval(np.mean(resampled, axis=0))
     chosen = {result.selected_on for result in results}
     return make(
@@ -174,6 +187,14 @@ def mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: M
         n=len(results),
         selected_on=chosen.pop() if len(chosen) == 1 else None,
     )
+
+
+def _resampled(result: ProbeResult, replicates: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    if result.correct.ndim == 1:
+        return generator.binomial(result.n, result.accuracy, replicates) / result.n
+    draws = result.correct.double().mean(dim=1).cpu().numpy()
+    means: NDArray[np.float64] = generator.choice(draws, (replicates, len(draws))).mean(axis=1)
+    return means
 
 
 def _run(probe: str, tap: TapData, keys: tuple[str, str], seed: int) -> ProbeResult:

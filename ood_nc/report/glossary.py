@@ -73,6 +73,9 @@ _DETECTION = {
 
 _TRANSFER = {
     "accuracy": _share("Accuracy", "higher", "Share of samples whose top-1 prediction is right, on a split read once."),
+    "balanced_error": _share(
+        "Balanced error", "lower", "1 − mean over classes of the accuracy on the class: rare classes count the same."
+    ),
     "transfer_error": _share("Transfer error", "lower", "1 − accuracy of a probe on a transfer set."),
     "1-auroc": _share("1 − AUROC", "lower", "Detection error in terms of ranking: 1 − AUROC."),
     "retained": Metric(
@@ -179,6 +182,11 @@ METHODS = {
     "linear": "linear probe",
     "knn": "k-nearest neighbours (as a detector: distance to the k-th; as a probe: weighted vote by cosine)",
     "nearest_mean": "nearest class mean",
+    "ridge": "ridge regression of class indicators, its penalty chosen on held-out train",
+    "lda": "linear discriminant analysis, its shrinkage chosen on held-out train",
+    "few_shot_1": "nearest mean of 1 training image a class; mean and interval over 10 draws",
+    "few_shot_5": "nearest mean of 5 training images a class; mean and interval over 10 draws",
+    "few_shot_10": "nearest mean of 10 training images a class; mean and interval over 10 draws",
 }
 
 

@@ -12,7 +12,10 @@ from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
 from ood_nc.transfer._stratify import shuffle_classes
 from ood_nc.transfer.means import predict_by_means
-from ood_nc.transfer.result import ProbeResult, check_task
+from ood_nc.transfer.registry import PROBES, Probe
+from ood_nc.transfer.result import ProbeResult, by_class, check_task
+
+SHOTS = (1, 5, 10)
 
 
 def few_shot(
@@ -83,4 +86,25 @@ def few_shot(
         seconds=time.perf_counter() - start,
         selected={"shots": shots, "draws": draws},
         unseen=task.unseen,
+        per_class=by_class(correct, task.test_labels),
     )
+
+
+def _family(count: int) -> Probe:
+    def probe(
+        train_features: ArrayLike,
+        train_labels: ArrayLike,
+        test_features: ArrayLike,
+        test_labels: ArrayLike,
+        *,
+        seed: int = 0,
+    ) -> ProbeResult:
+        return few_shot(train_features, train_labels, test_features, test_labels, shots=count, seed=seed)
+
+    images = "image" if count == 1 else "images"
+    probe.__doc__ = f"Classify by the nearest mean of {count} training {images} a class, over 10 draws. See `few_shot`."
+    return probe
+
+
+for _shots in SHOTS:
+    PROBES.add(f"few_shot_{_shots}", _family(_shots))

@@ -36,6 +36,7 @@ class ProbeResult:
         selected: the hyper-parameters, and whatever else was chosen.
         selected_on: the split that chose them; None where nothing was chosen.
         unseen: number of test samples whose class has no training sample.
+        per_class: accuracy on the test samples of each class, by class; of few-shot probes the mean over draws.
         weight, bias: of linear probes, (C, d) and (C,); logits = features @ weight.T + bias.
 
     Example:
@@ -56,8 +57,14 @@ class ProbeResult:
     selected: dict[str, float | int | str] = field(default_factory=dict)
     selected_on: str | None = None
     unseen: int = 0
+    per_class: dict[int, float] = field(default_factory=dict)
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+
+    @property
+    def balanced_error(self) -> float | None:
+        """1 - mean of ``per_class``: every class of the test split counts the same; None where those are not given."""
+        return 1 - sum(self.per_class.values()) / len(self.per_class) if self.per_class else None
 
 
 class Task(NamedTuple):
@@ -152,9 +159,23 @@ def read_test(
         selected=selected or {},
         selected_on=selected_on,
         unseen=task.unseen,
+        per_class=by_class(correct, task.test_labels),
         weight=weight,
         bias=bias,
     )
+
+
+def by_class(correct: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
+    """The share of right answers (..., M) on the test samples of each class, by class.
+
+    Example:
+        >>> by_class(torch.tensor([True, False, True]), torch.tensor([0, 0, 4]))
+        {0: 0.5, 4: 1.0}
+    """
+    classes, members = labels.unique(return_inverse=True)
+    right = correct.double().reshape(-1, len(labels)).mean(dim=0)
+    shares = torch.zeros(len(classes), dtype=torch.float64, device=labels.device).index_add_(0, members, right)
+    return dict(zip(classes.tolist(), (shares / members.bincount()).tolist(), strict=True))
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

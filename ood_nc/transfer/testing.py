@@ -45,8 +45,11 @@ def _check_result(probe: Probe, what: str) -> None:
     require(isinstance(result, ProbeResult), what, f"returns a {type(result).__name__}, not a ProbeResult")
     require(all(map(torch.equal, before, problem)), what, "changes its inputs")
     predictions, wanted = result.predictions, problem[3]
-    require(predictions.shape == wanted.shape, what, f"predicts {tuple(predictions.shape)} for 30 test samples")
-    require(set(predictions.tolist()) <= set(_CLASSES), what, "predicts a class that the training split lacks")
+    fits = predictions.shape[-1:] == wanted.shape and predictions.shape == result.correct.shape
+    require(fits and predictions.ndim <= 2, what, f"predicts {tuple(predictions.shape)} for 30 test samples")
+    require(
+        set(predictions.flatten().tolist()) <= set(_CLASSES), what, "predicts a class that the training split lacks"
+    )
     right = predictions == wanted
     require(torch.equal(result.correct, right), what, "has a `correct` that is not predictions == labels")
     share = float(right.double().mean())

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ood_nc.evaluation import Results
+from ood_nc.evaluation import Results, evaluate
 from ood_nc.models import ControlledModel
-from ood_nc.transfer import knn_probe, linear_probe
+from ood_nc.transfer import PROBES, knn_probe, linear_probe
 from tests.helpers.tiny import arguments, bank, column, value
 
 TAPS = ["layer2", "encoder", "projector"]
@@ -42,3 +42,27 @@ def test_the_tunnel_effect_stands_at_the_last_tap(evaluated: Results) -> None:
     classes = arguments()["transfer"]["more digits"][0].num_classes
     aligned = (ids[1] - 1 / 5) * (curve[1] - 1 / classes)
     assert value(evaluated, metric="id_alignment", tap="encoder") == pytest.approx(aligned)
+
+
+def test_closed_form_and_few_shot_probes_by_name() -> None:
+    rng = np.random.default_rng(0)
+    labels, tested = np.arange(60) % 3, np.minimum(np.arange(45) % 6, 2)
+    centers = rng.normal(size=(3, 4))
+    parts = {name: (centers[y] + rng.normal(size=(len(y), 4)), y) for name, y in (("train", labels), ("test", tested))}
+    features = {}
+    for name, key in (("train", "id_train/tap"), ("test", "id_test/tap")):
+        features |= {key: parts[name][0], key.replace("/tap", "/labels"): parts[name][1]}
+        features |= {f"transfer/task/{name}/tap": parts[name][0], f"transfer/task/{name}/labels": parts[name][1]}
+    probes = ["ridge", "lda", "few_shot_5"]
+    found = evaluate(features=features, probes=probes, detectors=["energy"], bootstrap=50)
+    task = (*parts["train"], *parts["test"])
+    for name in probes:
+        wanted = PROBES[name](*(np.asarray(part, np.float32) if part.ndim == 2 else part for part in task), seed=0)
+        where = {"kind": "transfer", "dataset": "task", "method": name}
+        (row,) = found.select(**where, metric="accuracy")
+        assert (row["value"], row["low"], row["high"]) == pytest.approx((wanted.accuracy, wanted.low, wanted.high))
+        assert value(found, **where, metric="balanced_error") == pytest.approx(wanted.balanced_error)
+        (mean,) = found.select(kind="transfer", dataset="mean", method=name, metric="accuracy")
+        assert mean["low"] < mean["value"] < mean["high"]
+        (by_class,) = (one for one in found.series["by_class"] if one["method"] == name)
+        assert by_class["accuracy"] == pytest.approx({str(c): share for c, share in wanted.per_class.items()}, abs=1e-6)

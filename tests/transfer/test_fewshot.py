@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from ood_nc.errors import UserError
-from ood_nc.transfer import few_shot, fewshot, nearest_mean_probe
+from ood_nc.transfer import PROBES, few_shot, fewshot, nearest_mean_probe
 from tests.helpers.samples import clusters
 
 TRAIN, TRAIN_LABELS = clusters(80, 6, 4, 1.5, seed=1)
@@ -72,3 +72,12 @@ def test_more_shots_help_and_the_seed_decides() -> None:
 def test_mistakes_are_one_line(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         few_shot(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS, **options)
+
+
+@pytest.mark.parametrize("shots", [1, 5, 10])
+def test_the_family_of_probes_has_its_shots_by_name(shots: int) -> None:
+    result = PROBES[f"few_shot_{shots}"](TRAIN, TRAIN_LABELS, TEST, TEST_LABELS, seed=3)
+    expected = few_shot(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS, shots=shots, seed=3)
+    assert torch.equal(result.predictions, expected.predictions)
+    right = result.correct.double().mean(dim=0).numpy()
+    assert result.per_class == pytest.approx({c: right[c == TEST_LABELS].mean() for c in range(4)})
