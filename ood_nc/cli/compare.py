@@ -12,24 +12,28 @@ from ood_nc.cli.command import Command
 from ood_nc.cli.seeds import members, on_results
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
-from ood_nc.files import write_lock
+from ood_nc.files import write_lock, write_text
 
 if TYPE_CHECKING:
     from ood_nc.evaluation import Results
 
 
-def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] = ()) -> tuple[Path, str]:
+def compare_runs(
+    directories: list[Path], output: Path, *, first: Sequence[str] = (), formats: Sequence[str] = ()
+) -> tuple[Path, str]:
     """Compare evaluated runs on the same samples and write the report.
 
     Args:
         directories: of the runs; the first is the reference.
         output: where the report goes, and comparison.json beside it.
         first: sentences that stand before the verdict.
+        formats: of `FORMATS`: files with the standings beside the report; and ``openood``: its csv, one a run.
 
     Returns:
         The report's path and its verdict.
     """
-    from ood_nc.evaluation import compare, save_comparison
+    from ood_nc.evaluation import compare, save_comparison, to_openood_csv
+    from ood_nc.evaluation.comparison_tables import FORMATS, comparison_table
     from ood_nc.report import write_comparison
 
     document, verdict = output.with_name("comparison.json"), ""
@@ -40,7 +44,14 @@ def compare_runs(directories: list[Path], output: Path, *, first: Sequence[str] 
         comparison["verdicts"] = [*first, *comparison["verdicts"]]
         comparison["verdict"] = verdict = " ".join(comparison["verdicts"])
         save_comparison(comparison, document)
-        return write_comparison(directories, output, comparison)
+        path = write_comparison(directories, output, comparison)
+        for kind in formats:
+            if kind in FORMATS:
+                write_text(output.with_suffix(FORMATS[kind]), comparison_table(comparison, kind))
+                continue
+            for directory, result in zip(directories, results, strict=True):
+                write_text(output.with_name(f"{output.stem}-{directory.name}-openood.csv"), to_openood_csv(result))
+        return path
 
     with write_lock(document):  # of two comparisons into one folder no page stands beside the other's numbers
         return on_results(directories, write), verdict
@@ -57,13 +68,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="the report [comparison.html beside the runs]"
     )
+    parser.add_argument(
+        "--format",
+        choices=("csv", "markdown", "latex", "openood"),
+        nargs="+",
+        default=[],
+        help="also write the table in these formats beside the report (openood: its csv, one a run)",
+    )
 
 
 def _execute(arguments: argparse.Namespace) -> int:
     if len(arguments.runs) < 2:
         raise UserError("compare needs two run directories or more, got one: ood-nc compare RUN RUN")
     output = arguments.output or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
-    path, verdict = compare_runs([member for run in arguments.runs for member in members(run)], output)
+    runs = [member for run in arguments.runs for member in members(run)]
+    path, verdict = compare_runs(runs, output, formats=arguments.format)
     say(verdict)
     say(f"report: {path}")
     return 0
@@ -73,7 +92,8 @@ COMMAND = Command(
     name="compare",
     summary="Compare evaluated runs on the same samples, grouped by seed, and write the report.",
     examples="""  ood-nc compare runs/baseline runs/controlled
-  ood-nc compare runs/baseline-seeds runs/controlled-seeds -o seeds.html""",
+  ood-nc compare runs/baseline-seeds runs/controlled-seeds -o seeds.html
+  ood-nc compare runs/a runs/b runs/c --format markdown latex""",
     add_arguments=_add_arguments,
     execute=_execute,
 )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from scipy.stats import t as student
 
 from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
 from ood_nc.errors import UserError
@@ -17,9 +16,10 @@ from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.paired_differences import Cell, Difference, PairedRuns, differences
 from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.scores_table import read_samples
+from ood_nc.evaluation.standings import standings
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE, headline
-from ood_nc.scores import percentile_interval
+from ood_nc.scores import nested_means, percentile_interval
 
 
 class Comparison(TypedDict):
@@ -33,6 +33,8 @@ class Comparison(TypedDict):
     verdict: str
     verdicts: list[str]
     differences: list[dict[str, Any]]
+    standings: list[dict[str, Any]]
+    pareto: list[dict[str, Any]]
     relations: list[dict[str, Any]]
     notes: list[str]
 
@@ -43,8 +45,8 @@ def compare(
     """Compare runs with the first, on the images both have.
 
     Runs whose names differ only in the seed are one group; runs of two groups are paired by seed. The interval of a
-    difference resamples the images, the same ones for both runs and for all seeds; with several seeds it is widened in
-    quadrature by Student's t interval over the seeds' differences. With one seed it says nothing about training again.
+    difference resamples the images, the same ones for both runs and for all seeds; with several seeds it also resamples
+    these (`nested_means`). With one seed it says nothing about training again.
 
     Args:
         results: two or more; the group of the first is the reference.
@@ -55,7 +57,7 @@ def compare(
     Returns:
         The document; its ``differences`` have ``kind, tap, dataset, group, method, metric, a, b, difference, low, high,
         n, seeds, by_seed, headline`` (what the verdict is made of). A mean over all near and far sets has dataset
-        ``mean`` and group ``ood``.
+        ``mean`` and group ``ood``. Its ``standings`` and ``pareto`` are those of `ood_nc.evaluation.standings`.
 
     Raises:
         UserError: fewer than two results, or one without scores by sample.
@@ -69,9 +71,10 @@ def compare(
     groups = _groups(results, names)
     reference, *others = groups
     rows, verdicts, notes = [], [], []
+    standing, pareto = standings(groups, replicates=replicates, confidence=confidence, seed=seed)
     for other in others:
         found, noted, seeds = _compare_groups(groups[reference], groups[other], replicates, seed)
-        entries = [_entry(reference, other, cell, parts, confidence) for cell, parts in found.items()]
+        entries = [_entry(reference, other, cell, parts, confidence, seed) for cell, parts in found.items()]
         rows += entries
         notes += [f"{other} against {reference}: {note}" for note in noted]
         verdicts.append(_verdict(reference, other, entries, seeds))
@@ -86,6 +89,8 @@ def compare(
         verdict=" ".join(verdicts),
         verdicts=verdicts,
         differences=rows,
+        standings=standing,
+        pareto=pareto,
         relations=relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
         notes=list(dict.fromkeys(notes)),
     )
@@ -151,9 +156,11 @@ def _other_content(one: Results, two: Results) -> list[str]:
     return [f"{name}: the images of the two runs differ; those of equal ids are taken for the same" for name in differ]
 
 
-def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float) -> dict[str, Any]:
+def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float, seed: int) -> dict[str, Any]:
     values = np.array([part.values[0] for part in parts])
-    low, high = _paired_interval(parts, confidence)
+    low, high = percentile_interval(
+        nested_means(np.stack([part.values for part in parts]), seed, confidence)[1:], confidence
+    )
     return {
         "kind": cell.kind,
         "tap": _joined(cell.tap),
@@ -175,21 +182,6 @@ def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: 
 
 def _joined(pair: tuple[str, str]) -> str:
     return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"
-
-
-def _paired_interval(parts: Sequence[Difference], confidence: float) -> tuple[float | None, float | None]:
-    values = np.array([part.values[0] for part in parts])
-    low, high = percentile_interval(_mean_replicates(parts), confidence)
-    if low is None or high is None or len(parts) == 1:
-        return low, high
-    between = student.ppf((1 + confidence) / 2, len(parts) - 1) * values.std(ddof=1) / np.sqrt(len(parts))
-    centre = values.mean()
-    return float(centre - np.hypot(centre - low, between)), float(centre + np.hypot(high - centre, between))
-
-
-def _mean_replicates(parts: Sequence[Difference]) -> np.ndarray[Any, Any]:
-    mean: np.ndarray[Any, Any] = np.mean([part.values[1:] for part in parts], axis=0)
-    return mean
 
 
 def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ood_nc.data import Inputs, ood_key
@@ -56,11 +57,12 @@ class Measured:
 
 
 class Scored(NamedTuple):
-    """What a detector that ran gave: scores by set key, why sets have none, and what it was chosen on."""
+    """What a detector gave: scores by set key, why sets have none, what it was chosen on, the bytes that it keeps."""
 
     scores: dict[str, Scores]
     failures: Mapping[str, str] = MappingProxyType({})
     selected_on: str | None = None
+    memory: int | None = None
 
 
 def measure_detectors(
@@ -117,7 +119,16 @@ def _at_tap(
     selected_on = [] if chosen is None else [f"{chosen.selected_on} ({_listed(chosen.parameters)})"]
     if tap.selected_on and detector.requires & {"logits", "head"}:
         selected_on.append(tap.selected_on)
-    return Scored(scores, failures, "; ".join(selected_on) or None)
+    return Scored(scores, failures, "; ".join(selected_on) or None, state_bytes(detector.state_dict()))
+
+
+def state_bytes(state: Any) -> int:
+    """The bytes of all tensors and arrays in a detector's state."""
+    if isinstance(state, Mapping):
+        state = state.values()
+    if isinstance(state, (torch.Tensor, np.ndarray)):
+        return state.nbytes
+    return 0 if isinstance(state, str) or not isinstance(state, Iterable) else sum(map(state_bytes, state))
 
 
 def _listed(parameters: Mapping[str, Any]) -> str:
@@ -155,6 +166,8 @@ def measure_one(
         return Measured(null_rows(inputs.groups, reason_of(error), make), {})
     n, seconds = sum(map(len, found.scores.values())), time.perf_counter() - start
     rows = [make(dataset="id_test", group="id", metric="seconds", value=seconds, n=n)]
+    if found.memory is not None:
+        rows.append(make(dataset="id_test", group="id", metric="memory", value=found.memory / 1e6, n=n))
     make = functools.partial(make, selected_on=found.selected_on)
     rows += detection_rows(found.scores, found.failures, inputs, ids, resamples, make)
     return Measured(rows, found.scores)

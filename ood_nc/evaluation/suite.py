@@ -18,6 +18,7 @@ from ood_nc.detection import detector_class, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.banks import extract_banks, same_taps
+from ood_nc.evaluation.calibration import calibration_rows
 from ood_nc.evaluation.choices import evidence_of, make_choices
 from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
@@ -298,8 +299,9 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
     found.by_class += by_class
     for (name, probe), right in correct.items():
         found.columns[transfer_keys(name)[1]][correct_column(tap.name, probe)] = right
-    rows, by_method = id_accuracy(tap, of("accuracy"), is_head_tap=tap.name == plan.model.head_tap)
-    found.rows += rows
+    is_head_tap = tap.name == plan.model.head_tap
+    rows, by_method = id_accuracy(tap, of("accuracy"), is_head_tap=is_head_tap)
+    found.rows += rows + (calibration_rows(tap, of("accuracy")) if is_head_tap else [])
     for method, right in by_method.items():
         found.columns["id_test"][correct_column(tap.name, method)] = right
 

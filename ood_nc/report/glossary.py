@@ -96,6 +96,18 @@ _TRANSFER = {
         "higher",
         "(ID accuracy − chance)(transfer accuracy − chance): high where a tap serves both.",
     ),
+    "ece": _share(
+        "Calibration error (ECE)",
+        "lower",
+        "Mean distance of confidence from accuracy in 15 bins of confidence, of the head.",
+    ),
+    "ece_at_temperature": _share(
+        "ECE at the temperature",
+        "lower",
+        "The same with the logits divided by the temperature that held-out ID chooses.",
+    ),
+    "temperature": Metric("Temperature", "number", "", "Of best likelihood on held-out ID; above 1: overconfident."),
+    "memory": Metric("Memory, MB", "number", "", "Of what a fitted detector keeps to score with."),
     "seconds": Metric("Time, s", "number", "", "Seconds to fit and to score or test, on the device named above."),
 }
 

@@ -23,6 +23,7 @@ from ood_nc.report.figures import build, plotly_figure
 from ood_nc.report.glossary import METHODS, metric
 from ood_nc.report.numbers import percent
 from ood_nc.report.payload import Index, build_payload
+from ood_nc.report.standings import standing_table
 
 SCRIPTS = ("core.js", "figures.js", "curves.js", "tables.js", "page.js")
 
@@ -102,6 +103,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "recommended": choices.recommendations(runs),
         "rules": choices.rules(runs),
         "differences": difference_table(comparison) if comparison else None,
+        "standings": standing_table(comparison),
         "datasets": summary.datasets(runs),
         "id_size": pivots.id_size(runs[0]),
         "undefined": summary.undefined(runs),

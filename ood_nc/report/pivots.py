@@ -11,12 +11,13 @@ from ood_nc.report.summary import notes_on
 from ood_nc.report.tables import GROUPS, Lookup, Table, cell
 
 PAIRS = (("auroc", "fpr95_id_positive"), ("fpr95_id_positive", "fpr95_ood_positive"), ("aupr_in", "aupr_out"))
+COSTS = ("seconds", "memory")
 MEAN = "mean"
 
 
 def detector_table(runs: Sequence[Run], lookup: Lookup) -> Table | None:
     """Detectors by OOD set, each with its run time, on the tap the head reads."""
-    found = {row["metric"] for run in runs for row in run.rows if row["kind"] == "detection"} - {"seconds"}
+    found = {row["metric"] for run in runs for row in run.rows if row["kind"] == "detection"} - set(COSTS)
     if not found:
         return None
     pairs = [[name for name in pair if name in found] for pair in PAIRS]
@@ -74,13 +75,13 @@ def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, time
     for number, (dataset, member) in enumerate(lookup.index.datasets):
         if member != group or (timed and dataset == MEAN):
             continue
-        rows = [row for row in lookup.of(kind, dataset, group) if (row["metric"] == "seconds") == timed]
+        rows = [row for row in lookup.of(kind, dataset, group) if (row["metric"] in COSTS) == timed]
         if not rows:
             continue
         size = max((row["n"] for row in rows if row["n"] is not None), default=None)
         ids = id_size(runs[0]) if kind == "detection" and group != "id" and dataset != MEAN else None
         column = {"number": number, "kind": kind, "timed": timed, "mean": dataset == MEAN, "name": dataset}
-        column["group"] = "Run time" if timed else GROUPS.get(group, group)
+        column["group"] = "Cost" if timed else GROUPS.get(group, group)
         column["detail"] = "" if size is None else f"n = {size}"
         if timed and kind == "detection":
             column |= {"name": "all sets", "detail": "" if size is None else f"{size} scores"}
@@ -98,11 +99,14 @@ def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, time
 
 def _pivot(runs: Sequence[Run], lookup: Lookup, kind: str, columns: list[Table], metrics: Sequence[str]) -> Table:
     methods = dict.fromkeys(row["method"] for run in runs for row in run.rows if row["kind"] == kind)
+    known = {row["metric"] for run in runs for row in run.rows if row["kind"] == kind}
     groups: dict[str, int] = {}
     leaves: list[tuple[Table, str, str]] = []
     for column in columns:
         slots = (
-            [("seconds", "seconds")] if column["timed"] else [(name, f"*m{slot}") for slot, name in enumerate(metrics)]
+            [(name, name) for name in COSTS if name in known]
+            if column["timed"]
+            else [(name, f"*m{slot}") for slot, name in enumerate(metrics)]
         )
         column["width"] = len(slots)
         groups[column["group"]] = groups.get(column["group"], 0) + len(slots)

@@ -14,12 +14,14 @@ from ood_nc.scores.bootstrap import (
     ranks_of_samples,
     resampled_metrics,
 )
+from ood_nc.scores.calibration import calibration_error
 from ood_nc.scores.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
 from ood_nc.scores.counts import RankCounts
 from ood_nc.scores.discoveries import DiscoveryCounter, benjamini_hochberg, conformal_discoveries
 from ood_nc.scores.ensembles import ScoreEnsemble
 from ood_nc.scores.errors import EmptySideError, NanScoreError
 from ood_nc.scores.metrics import aupr, auroc, detection_error, fpr95_paper, fpr_at_tpr
+from ood_nc.scores.nested import nested_means
 from ood_nc.scores.ranking import detection_metrics
 from ood_nc.scores.registry import METRICS, ScoreMetric, score_metric
 from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
@@ -52,6 +54,7 @@ __all__ = [
     "auroc",
     "benjamini_hochberg",
     "bootstrap_intervals",
+    "calibration_error",
     "check_metric",
     "choose_class_thresholds",
     "choose_threshold",
@@ -67,6 +70,7 @@ __all__ = [
     "excess_aurc",
     "fpr95_paper",
     "fpr_at_tpr",
+    "nested_means",
     "oscr",
     "paired_bootstrap",
     "percentile_interval",

@@ -22,14 +22,26 @@ def save(directory: Path, gap: float) -> str:
         ]
     )
     identity = {"run": directory.name, "seed": 0, "taps": [{"name": "encoder", "depth": 0}], "head_tap": "encoder"}
-    rows = [collapse_row("encoder", 1.0), detection_row("encoder", "svhn", 0.5), accuracy_row("encoder", 0.9)]
+    rows = [
+        collapse_row("encoder", 1.0),
+        detection_row("encoder", "svhn", 0.5, method="knn"),
+        accuracy_row("encoder", 0.9),
+    ]
     Results(rows, identity | {"detectors": ["knn"], "probes": []}, scores=table).save(directory)
     return str(directory)
 
 
 def test_two_runs_are_compared_on_the_headline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [save(tmp_path / "a", 0.5), save(tmp_path / "b", 3.0)]
-    assert main(["compare", *runs]) == 0
+    assert main(["compare", *runs, "--format", "csv", "markdown", "latex", "openood"]) == 0
+    names = (
+        "comparison.csv",
+        "comparison.md",
+        "comparison.tex",
+        "comparison-a-openood.csv",
+        "comparison-b-openood.csv",
+    )
+    assert all((tmp_path / name).stat().st_size for name in names)
     said = capsys.readouterr().out
     comparison = json.loads((tmp_path / "comparison.json").read_text())
     assert comparison["verdict"] in said and "(better) by knn" in said

@@ -51,6 +51,16 @@ def test_run_times_stand_beside_the_numbers(evaluated: Results) -> None:
     assert {("transfer", "linear"), ("transfer", "knn"), ("accuracy", "linear")} <= methods
 
 
+def test_memory_is_that_of_what_a_detector_keeps(evaluated: Results, model: ControlledModel) -> None:
+    wanted = {"kind": "detection", "metric": "memory", "tap": "encoder"}
+    kept = {row["method"]: row["value"] for row in evaluated.select(**wanted)}
+    dim, classes = model.tap_info["encoder"].dim, 5
+    # 100 train images in float32; energy keeps the head alone, in float32 or float64.
+    head = (dim + 1) * classes
+    assert 4 * head <= 1e6 * kept["energy"] <= 8 * head
+    assert 4 * 100 * dim <= 1e6 * kept["knn"] <= 4 * 100 * dim + 8 * (head + 200)
+
+
 def test_relations_are_those_of_the_rows(evaluated: Results) -> None:
     assert evaluated.relations == relate(evaluated.rows, replicates=30, seed=0)
     assert {choice["task"] for choice in evaluated.choices} == {"detection", "transfer"}

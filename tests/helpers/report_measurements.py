@@ -83,6 +83,7 @@ class RunMaker:
                 found: dict[tuple[str, str], list[float]] = {}
                 timed = {"kind": "detection", "dataset": "id_test", "group": "id", "method": detector, "n": 840}
                 yield self._row(depth, **timed, metric="seconds", value=0.01 * (index + 1))
+                yield self._row(depth, **timed, metric="memory", value=0.5 * index)
                 for name, group in self.ood.items():
                     for row in self._detect(depth, index, detector, name, group):
                         yield row

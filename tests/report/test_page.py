@@ -69,13 +69,13 @@ def test_pivot_shows_the_documents_numbers(request: pytest.FixtureRequest, which
             if row["method"] == line.all("th")[0].own_text and row["tap"] == head_tap(document)
         }
         for cell, group, name, metric_name in zip(line.all("td"), groups, sets, metrics, strict=True):
-            if group == "Run time":
+            if group == "Cost":
                 row = found.get(
                     (
                         kind,
                         "id_test" if kind == "detection" else name,
                         "id" if kind == "detection" else "transfer",
-                        "seconds",
+                        metric_name,
                     )
                 )
             else:

@@ -78,7 +78,7 @@ const methodPairs = kind => has(kind, "methods").map(index => [String(index), DA
 const idSplits = has("collapse", "datasets").filter(index => DATA.datasets[index].group === "id");
 const setsIn = kind => has(kind, "datasets").filter(index => DATA.datasets[index].group !== "id");
 const shownMetrics = kind =>
-  has(kind, "metrics").filter(name => !["seconds", "retained", "id_correlation"].includes(name));
+  has(kind, "metrics").filter(name => !["seconds", "memory", "retained", "id_correlation"].includes(name));
 function setOptions(kind) {
   const sets = setsIn(kind);
   const options = [

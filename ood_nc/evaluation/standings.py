@@ -1,0 +1,187 @@
+"""Where each run, or group of seeds, stands: the headline's numbers, what is best within noise, and the Pareto front.
+
+All runs are read on the images that all of them have, resampled together, so the difference of any two is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from ood_nc.documents import OOD_GROUPS
+from ood_nc.evaluation.paired_differences import ID, Array
+from ood_nc.evaluation.results import Results
+from ood_nc.evaluation.scores_table import Samples, Set, correct_column, read_samples, score_column
+from ood_nc.headline import headline
+from ood_nc.scores import draw_samples, nested_means, percentile_interval, ranks_of_samples, resampled_metrics
+
+Group = Mapping[int, Results]
+"""Results by seed."""
+Key = tuple[str, str]
+"""A measure and the method it is of."""
+
+DETECTION = ("fpr95_id_positive", "auroc")
+BETTER_HIGH = frozenset({"auroc", "accuracy"})
+BESIDE = ("ece", "temperature", "ece_at_temperature")
+
+
+class CommonSamples:
+    """The images that all runs have, each set resampled once for all.
+
+    Args:
+        runs: the tables of all runs.
+        replicates: bootstrap replicates.
+        seed: of the resampling.
+    """
+
+    def __init__(self, runs: Sequence[Samples], replicates: int, seed: int) -> None:
+        shared = [chosen for chosen in runs[0].ids if all(chosen in run.ids for run in runs)]
+        common = {chosen: reduce(_in_both, [run.ids[chosen] for run in runs]) for chosen in shared}
+        self.ids = {chosen: ids for chosen, ids in common.items() if ids}
+        self.groups = runs[0].groups
+        self.counts = {
+            chosen: draw_samples(len(ids), replicates, [seed, place])
+            for place, (chosen, ids) in enumerate(self.ids.items())
+        }
+
+    def measures(self, run: Samples, identity: Mapping[str, Any]) -> dict[Key, Array]:
+        """The headline's numbers of a run: the value, then those of the resamples (1 + R,)."""
+        chosen = headline(identity)
+        rows = {one: _positions(run.ids[one], ids) for one, ids in self.ids.items()}
+        found: dict[Key, Array] = {}
+        for name in chosen.detectors:
+            values = self._detection(run, rows, score_column(chosen.detection_tap, name))
+            found |= {(metric, name): value for metric, value in values.items()}
+        sets = [one for one in self.ids if one[0] == "transfer"]
+        probe = correct_column(chosen.transfer_tap, chosen.probe or "")
+        errors = [1 - value for one in sets if (value := self._accuracy(run, rows, one, probe)) is not None]
+        if errors and len(errors) == len(sets):
+            found["transfer_error", chosen.probe or ""] = np.mean(errors, axis=0)
+        if (
+            ID in self.ids
+            and (right := self._accuracy(run, rows, ID, correct_column(chosen.detection_tap, "head"))) is not None
+        ):
+            found["accuracy", "head"] = right
+        return found
+
+    def _detection(self, run: Samples, rows: Mapping[Set, Array], column: str) -> dict[str, Array]:
+        """Means over the near and far sets, where the score is defined on all of them."""
+        sets = [one for one in self.ids if one[0] == "ood" and self.groups[one] in OOD_GROUPS]
+        scores = {one: run.get(one, column) for one in (ID, *sets)} if ID in self.ids else {}
+        if not sets or not scores or any(values is None for values in scores.values()):
+            return {}
+        inside = scores[ID][rows[ID]]  # type: ignore[index]
+        id_drawn = ranks_of_samples(self.counts[ID], inside)
+        parts = []
+        for one in sets:
+            outside = scores[one][rows[one]]  # type: ignore[index]
+            drawn = ranks_of_samples(self.counts[one], outside)
+            parts.append(resampled_metrics(inside, outside, id_drawn, drawn, DETECTION))
+        return {metric: np.mean([part[metric] for part in parts], axis=0) for metric in DETECTION}
+
+    def _accuracy(self, run: Samples, rows: Mapping[Set, Array], one: Set, column: str) -> Array | None:
+        right = run.get(one, column)
+        if right is None:
+            return None
+        right = right[rows[one]].astype(np.float64)
+        resampled = np.array([row @ right for row in self.counts[one]]) / len(right)
+        return np.append(right.mean(), resampled)
+
+
+def _in_both(ids: list[str], others: list[str]) -> list[str]:
+    if ids == others:
+        return ids
+    known = set(others)
+    return [name for name in ids if name in known]
+
+
+def _positions(ids: Sequence[str], wanted: Sequence[str]) -> Array:
+    position = {name: row for row, name in enumerate(ids)}
+    found: Array = np.array([position[name] for name in wanted], dtype=np.int64)
+    return found
+
+
+def standings(
+    groups: Mapping[str, Group], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The headline's numbers of every group, and which groups are on the Pareto front.
+
+    Args:
+        groups: results by name and seed, all with scores by sample.
+        replicates: bootstrap replicates, 0 for no intervals.
+        confidence: of the intervals.
+        seed: of the resampling.
+
+    Returns:
+        A row a group and measure: ``run, seeds, metric, method, value, low, high, best`` (of all groups) and
+        ``within_noise`` (no difference from the best is shown; None without an interval). And a row a group and
+        detector: ``run, method, detection_error, transfer_error, standing``, which is ``front`` (no other has both
+        errors lower), ``within noise of the front`` (others have, but in too few resamples) or ``dominated``; and
+        ``by``, the others.
+    """
+    samples = {
+        name: {one: read_samples(result.scores) for one, result in group.items()} for name, group in groups.items()
+    }
+    common = CommonSamples([run for group in samples.values() for run in group.values()], replicates, seed)
+    measured: dict[Key, dict[str, Array]] = {}
+    for name, group in groups.items():
+        runs = [common.measures(samples[name][one], group[one].identity) for one in sorted(group)]
+        for key in runs[0]:
+            if all(key in run for run in runs):
+                values = nested_means(np.stack([run[key] for run in runs]), seed, confidence)
+                measured.setdefault(key, {})[name] = values
+    rows = [row for key, by_group in measured.items() for row in _ranked(key, by_group, groups, confidence)]
+    return rows + _beside(groups), _fronts(measured, confidence)
+
+
+def _ranked(
+    key: Key, found: Mapping[str, Array], groups: Mapping[str, Group], confidence: float
+) -> list[dict[str, Any]]:
+    sign = -1 if key[0] in BETTER_HIGH else 1
+    best = min(found, key=lambda name: sign * found[name][0])
+    rows = []
+    for name, values in found.items():
+        low, high = percentile_interval(values[1:], confidence)
+        apart = percentile_interval(values[1:] - found[best][1:], confidence)
+        noise = None if apart[0] is None or apart[1] is None else apart[0] <= 0 <= apart[1]
+        row = {"run": name, "seeds": len(groups[name]), "metric": key[0], "method": key[1], "value": float(values[0])}
+        rows.append({**row, "low": low, "high": high, "best": name == best, "within_noise": noise})
+    return rows
+
+
+def _beside(groups: Mapping[str, Group]) -> list[dict[str, Any]]:
+    """What stands beside the headline without an interval: calibration of the head, means over seeds."""
+    rows = []
+    for name, group in groups.items():
+        for metric in BESIDE:
+            found = [
+                row["value"]
+                for one in group.values()
+                for row in one.select(kind="accuracy", method="head", metric=metric)
+            ]
+            if len(found) == len(group) and None not in found:
+                row = {"run": name, "seeds": len(group), "metric": metric, "method": "head"}
+                row |= {"value": float(np.mean(found)), "low": None, "high": None, "best": False, "within_noise": None}
+                rows.append(row)
+    return rows
+
+
+def _fronts(measured: Mapping[Key, Mapping[str, Array]], confidence: float) -> list[dict[str, Any]]:
+    """The Pareto front of detection against transfer error, for each detector of the headline."""
+    transfer = next((by_group for (metric, _), by_group in measured.items() if metric == "transfer_error"), {})
+    rows = []
+    for (metric, method), detection in measured.items():
+        if metric != "fpr95_id_positive":
+            continue
+        points = {name: np.stack([detection[name], transfer[name]]) for name in detection if name in transfer}
+        for name, own in points.items():
+            lower = {other: (found <= own).all(axis=0) for other, found in points.items()}
+            above = [other for other in points if lower[other][0] and (points[other] < own)[:, 0].any()]
+            shown = [other for other in above if own.shape[1] == 1 or lower[other][1:].mean() >= confidence]
+            standing = "dominated" if shown else "within noise of the front" if above else "front"
+            row = {"run": name, "method": method, "detection_error": float(own[0, 0])}
+            rows.append({**row, "transfer_error": float(own[1, 0]), "standing": standing, "by": shown or above})
+    return rows
