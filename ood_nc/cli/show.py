@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -38,25 +37,24 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def show_results(results: Results) -> None:
     """Print collapse, detection and transfer of every tap, as means over the sets, by the methods of the headline."""
+    from ood_nc.evaluation.overview import ERROR, NC1, by_tap
     from ood_nc.headline import headline
 
     chosen = headline(results.identity)
-    results = replace(results, rows=results.main_rows)
-    of_taps = [row for row in results.rows if row["kind"] != "layer" and row["depth"] is not None]
-    taps = {row["tap"]: row["depth"] for row in of_taps if row["tap"]}
-    body = []
-    for tap in sorted(taps, key=lambda tap: int(taps[tap])):
-        detection = {"tap": tap, "kind": "detection", "dataset": "mean", "group": "ood", "metric": "fpr95_id_positive"}
-        transfer = {"tap": tap, "kind": "transfer", "dataset": "mean", "metric": "accuracy", "method": chosen.probe}
-        cells = [_one(results, tap=tap, kind="collapse", dataset="id_train", metric="nc1_pinv")]
-        cells += [
-            _one(results, **detection, method=name) + (" *" if tap == chosen.detection_tap else "")
-            for name in chosen.detectors
+    taps, found = by_tap(results.main_rows, results.identity)
+    starred = {NC1: None, ERROR: chosen.transfer_tap}
+    body = [
+        [
+            tap,
+            *(
+                _cell(values.get(tap), tap == starred.get(label, chosen.detection_tap))
+                for label, values in found.items()
+            ),
         ]
-        cells.append(_one(results, as_error=True, **transfer) + (" *" if tap == chosen.transfer_tap else ""))
-        body.append([tap, *cells])
-    columns = ["tap", "NC1", *(f"mean FPR95 (ID positive), {name}" for name in chosen.detectors), "mean transfer error"]
-    table(f"{results.identity.get('run', 'run')}: every layer (* the headline, fixed beforehand)", columns, body)
+        for tap in taps
+    ]
+    title = f"{results.identity.get('run', 'run')}: every layer (* the headline, fixed beforehand)"
+    table(title, ["tap", *found], body)
     show_recommendation(results)
 
 
@@ -74,6 +72,5 @@ def show_recommendation(results: Results) -> None:
         say(f"{told}: {command}" if command else told)
 
 
-def _one(results: Results, *, as_error: bool = False, **equals: Any) -> str:
-    values = [row["value"] for row in results.select(**equals) if row["value"] is not None]
-    return f"{1 - values[0] if as_error else values[0]:.3f}" if values else "-"
+def _cell(value: float | None, starred: bool) -> str:
+    return ("-" if value is None else f"{value:.3f}") + (" *" if starred else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.collapse._common import Center, UndefinedMetricError
@@ -13,9 +14,10 @@ from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import nearest
+from ood_nc.notebook import data_frame, html_table, short
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CollapseReport:
     """The metrics of `METRICS` for one layer, each an attribute; None where undefined, with the reason in ``reasons``.
 
@@ -55,6 +57,25 @@ class CollapseReport:
         Their NC4 is |W mu_G + b|; the NC4 of Papyan et al. is `nc4_ncc`.
         """
         return {"NC1": self.nc1_pinv, "NC2": self.nc2_etf, "NC3": self.nc3_duality, "NC4": self.nc4_bias}
+
+    def to_pandas(self) -> Any:
+        """A row a metric: its name, value, and why it is undefined, as a ``pandas.DataFrame``.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        reasons = [self.reasons.get(name) for name in self.values]
+        return data_frame({"metric": list(self.values), "value": list(self.values.values()), "reason": reasons})
+
+    def __repr__(self) -> str:
+        known = [f"{name}={value:.3g}" for name, value in self.values.items() if value is not None]
+        more = f", {len(known) - 3} more" if len(known) > 3 else ""
+        sizes = f"{self.num_samples} samples, {self.num_classes} classes, d={self.dim}"
+        return f"CollapseReport({sizes}: {', '.join(known[:3]) or 'nothing defined'}{more})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, short(value), self.reasons.get(name, "")) for name, value in self.values.items()]
+        return html_table(("metric", "value", "why undefined"), rows, caption=repr(self))
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the metrics by name, in the order of `METRICS`."""

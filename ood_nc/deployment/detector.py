@@ -17,11 +17,15 @@ from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import InputDetector, Network, TapQueries
 from ood_nc.errors import MissingPackageError
 from ood_nc.models import ControlledModel
+from ood_nc.notebook import data_frame, html_table, short
 from ood_nc.passes import evaluating
 from ood_nc.scores import ScoreEnsemble
 
+_SHOWN = 20
+"""The most images of a verdict that a notebook shows."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What a detector says of a batch of B images.
 
@@ -44,6 +48,32 @@ class Verdict:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def to_pandas(self) -> Any:
+        """A row an image: score, p_value, accepted, predicted class and error, as a ``pandas.DataFrame``.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return data_frame(self._columns())
+
+    def __repr__(self) -> str:
+        accepted, broken = int(self.accepted.sum()), sum(error is not None for error in self.errors)
+        unread = f", {broken} unreadable" if broken else ""
+        return f"Verdict({len(self)} images: {accepted} accepted, {len(self) - accepted - broken} rejected{unread})"
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        numbers = ([short(value) for value in columns[name]] for name in ("score", "p_value"))
+        decided = ["yes" if one else "no" for one in columns["accepted"]]
+        rows = list(zip(*numbers, decided, columns["predicted"], columns["error"], strict=True))[:_SHOWN]
+        more = f", the first {_SHOWN}" if len(self) > _SHOWN else ""
+        return html_table(list(columns), rows, caption=repr(self) + more)
+
+    def _columns(self) -> dict[str, list[Any]]:
+        found = {"score": self.scores, "p_value": self.p_values, "accepted": self.accepted}
+        columns = {name: values.tolist() for name, values in found.items()}
+        return columns | {"predicted": self.predicted_names, "error": list(self.errors or [None] * len(self))}
 
     @property
     def predicted_names(self) -> list[str]:
@@ -113,6 +143,33 @@ class Detector:
         except Exception as error:  # parts that do not fit each other fail anywhere
             raise file.unusable(Path(path), error) from error
         return detector
+
+    def to_pandas(self) -> Any:
+        """A row a fitted score: its detector, tap and hyper-parameters, as a ``pandas.DataFrame``.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return data_frame(self._columns())
+
+    def __repr__(self) -> str:
+        names, threshold = ", ".join(member.name for member in self.members), self.threshold
+        rule = f"accepts a score >= {threshold.value:.6g}, TPR {threshold.tpr:.4g}"
+        return f"Detector({names}; {rule}, {threshold.samples} held-out ID images)"
+
+    def _repr_html_(self) -> str:
+        columns = self._columns()
+        return html_table(list(columns), list(zip(*columns.values(), strict=True)), caption=repr(self))
+
+    def _columns(self) -> dict[str, list[str]]:
+        return {
+            "detector": [member.detector.name for member in self.members],
+            "tap": [member.tap for member in self.members],
+            "parameters": [
+                ", ".join(f"{name}={value!r}" for name, value in member.detector.get_params().items())
+                for member in self.members
+            ],
+        }
 
     def save(self, path: str | Path, *, backbone: bool = True) -> None:
         """Write one file, atomically.

@@ -13,21 +13,25 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ood_nc.documents import COLUMNS, PARTS, measured_taps, one_protocol, plain, read_results, write_results
+from ood_nc.documents import COLUMNS, PARTS, is_one_set, measured_taps, one_protocol, plain, read_results, write_results
 from ood_nc.errors import UserError
+from ood_nc.evaluation.overview import Plots, by_tap
 from ood_nc.files import PATIENCE, atomic_path, is_being_written
+from ood_nc.notebook import data_frame, html_table, short
 
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 STRICT, PAPER = "strict", "paper"
 """The evaluation protocols."""
 
+_SETS = {"detection": "OOD sets", "transfer": "transfer sets"}
+
 Row = dict[str, Any]
 MakeRow: TypeAlias = Callable[..., Row]
 """`make_row` with the columns that are the same for many rows filled in."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
     """Everything one evaluation found.
 
@@ -58,6 +62,32 @@ class Results:
     def main_rows(self) -> list[Row]:
         """The rows of the strict protocol, where it was measured: what compares rows never mixes two."""
         return list(one_protocol(self.rows)[0])
+
+    @property
+    def plot(self) -> Plots:
+        """Plotly figures of the strict protocol: ``results.plot.layers()``, ``results.plot.tradeoff()``."""
+        return Plots(self.main_rows, self.identity)
+
+    def to_pandas(self) -> Any:
+        """The long table as a ``pandas.DataFrame``.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        return data_frame({name: [row[name] for row in self.rows] for name in COLUMNS})
+
+    def __repr__(self) -> str:
+        sets = {
+            kind: {row["dataset"] for row in self.rows if row["kind"] == kind and is_one_set(row)} for kind in _SETS
+        }
+        counts = [f"{len({row['tap'] for row in self.rows if row['tap']})} taps"]
+        counts += [f"{len(sets[kind] - {'id_test'})} {name}" for kind, name in _SETS.items()]
+        return f"Results({self.identity.get('run', 'run')!r}, {len(self.rows)} rows: {', '.join(counts)})"
+
+    def _repr_html_(self) -> str:
+        taps, found = by_tap(self.main_rows, self.identity)
+        rows = [[tap, *(short(values.get(tap)) for values in found.values())] for tap in taps]
+        return html_table(["tap", *found], rows, caption=repr(self))
 
     def select(self, **equals: Any) -> list[Row]:
         """The rows whose columns equal the given values; a tap that was measured as another goes by both names.

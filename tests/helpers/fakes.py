@@ -63,3 +63,13 @@ class TinyData:
 
     def fingerprint(self) -> str:
         return f"{self.content} {len(self)} {self.broken}"
+
+
+def fake_pandas(monkeypatch: Any) -> None:
+    """A pandas whose data frames are the dictionaries that they are made of."""
+    import sys
+    import types
+
+    module = types.ModuleType("pandas")
+    module.DataFrame = dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pandas", module)
