@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ood_nc.data import Inputs
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import Measured, Resamples, Scores, detection_rows, null_rows
+from ood_nc.evaluation.findings import Plan
 from ood_nc.evaluation.results import MakeRow, reason_of
 from ood_nc.scores import ScoreEnsemble
 
@@ -24,6 +26,12 @@ def over_taps(combine: str, detector: str) -> str:
 def over_detectors(combine: str) -> str:
     """The method name of all detectors' scores at one tap."""
     return f"{combine}(detectors)"
+
+
+def ensemble_of(plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
+    """`measure_ensemble` under the name ``method``, whose rows stand at ``tap``."""
+    make = functools.partial(plan.of("detection", tap), method=method)
+    return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
 
 
 def measure_ensemble(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ood_nc.data import Inputs
+from ood_nc.data import Inputs, ood_key, transfer_keys
 from ood_nc.evaluation.detection import Measured, Resamples, Scores
 from ood_nc.evaluation.fitting import Tuning
 from ood_nc.evaluation.results import MakeRow, Row, make_row
@@ -65,12 +65,26 @@ class Found:
     held_out: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def series(self) -> dict[str, Any]:
+        """What the results keep beside the long table."""
+        return {"histograms": self.histograms, "maps": self.maps, "by_class": self.by_class}
+
     def add(self, tap: str, name: str, one: Measured) -> None:
         """Take in what a detector gave at a tap."""
         self.rows += one.rows
         for key, scores in one.scores.items():
             self.columns[key][score_column(tap, name)] = scores
         self.notes += [f"{tap}, {name}: {note}" for note in _ties(one.tested)]
+
+
+def tested_sets(plan: Plan, found: Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:
+    """Group, name, ids and columns of every set that is tested."""
+    inputs, banks = plan.inputs, plan.banks
+    sets = [("id", "id_test", "id_test")]
+    sets += [(group, name, ood_key(name)) for name, group in inputs.groups.items()]
+    sets += [("transfer", name, transfer_keys(name)[1]) for name in inputs.transfer]
+    return [(group, name, banks[key].ids, found.columns[key]) for group, name, key in sets if key in banks]
 
 
 def _ties(scores: Mapping[str, Scores]) -> Iterator[str]:

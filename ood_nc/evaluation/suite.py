@@ -13,7 +13,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
-from ood_nc.data import Source, TransferSource, jumbled, ood_key, transfer_keys
+from ood_nc.data import Source, TransferSource, jumbled, transfer_keys
 from ood_nc.detection import detector_class, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError, nearest
@@ -22,11 +22,12 @@ from ood_nc.evaluation.calibration import calibration_rows
 from ood_nc.evaluation.choices import evidence_of, make_choices
 from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.detection import Measured, Resamples, Scores, measure_detectors
-from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
+from ood_nc.evaluation.detection import Measured, Resamples, measure_detectors
+from ood_nc.evaluation.ensembles import ensemble_of, over_detectors, over_taps
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
-from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.findings import Found, Plan, tested_sets
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
+from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
@@ -35,7 +36,7 @@ from ood_nc.evaluation.paper import PaperTaps, paper_rows
 from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
-from ood_nc.evaluation.scores_table import Columns, correct_column, scores_table
+from ood_nc.evaluation.scores_table import correct_column, scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
@@ -219,8 +220,8 @@ def evaluate(
     results = Results(
         rows=found.rows,
         identity=identity,
-        series={"histograms": found.histograms, "maps": found.maps, "by_class": found.by_class},
-        scores=scores_table(_sets(plan, found)),
+        series=found.series | {"gallery": gallery(plan, found, identity)},
+        scores=scores_table(tested_sets(plan, found)),
     )
     with _timed(clock, "relations"):
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
@@ -311,7 +312,7 @@ def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> 
     found.scores[tap] = {name: one.scores for name, one in measured.items() if one.scores}
     for combine in plan.ensembles:
         members = list(found.scores[tap].values())
-        measured[over_detectors(combine)] = _ensemble(plan, members, combine, tap, over_detectors(combine))
+        measured[over_detectors(combine)] = ensemble_of(plan, members, combine, tap, over_detectors(combine))
     for name, one in measured.items():
         found.add(tap, name, one)
         if tap in (plan.model.head_tap, "encoder"):
@@ -325,7 +326,7 @@ def _measure_network(plan: Plan, found: Found) -> None:
         for name in plan.detectors:
             members = [scores[name] for scores in found.scores.values() if name in scores]
             method = over_taps(combine, name)
-            found.add(tap, method, _ensemble(plan, members, combine, tap, method))
+            found.add(tap, method, ensemble_of(plan, members, combine, tap, method))
     if not plan.input_detectors:
         return
     measured = measure_input_detectors(
@@ -340,20 +341,6 @@ def _measure_network(plan: Plan, found: Found) -> None:
     for name, one in measured.items():
         found.add(tap, name, one)
         found.histograms += histograms(tap, name, one.tested)
-
-
-def _ensemble(plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
-    make = functools.partial(plan.of("detection", tap), method=method)
-    return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
-
-
-def _sets(plan: Plan, found: Found) -> list[tuple[str, str, tuple[str, ...], Columns]]:
-    """Group, name, ids and columns of every set that is tested."""
-    inputs, banks = plan.inputs, plan.banks
-    sets = [("id", "id_test", "id_test")]
-    sets += [(group, name, ood_key(name)) for name, group in inputs.groups.items()]
-    sets += [("transfer", name, transfer_keys(name)[1]) for name in inputs.transfer]
-    return [(group, name, banks[key].ids, found.columns[key]) for group, name, key in sets if key in banks]
 
 
 @contextmanager

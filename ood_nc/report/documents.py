@@ -33,6 +33,7 @@ class Run:
         choices: the taps collapse alone would choose.
         histograms: histograms of scores.
         maps: features in a plane.
+        gallery: images that the detector is surest of.
         log: lines of metrics.jsonl; empty for a model that this project did not train.
         config: config.yaml as text.
         environment: environment.json.
@@ -48,6 +49,7 @@ class Run:
     choices: Sequence[Row]
     histograms: Sequence[Row]
     maps: Sequence[Row]
+    gallery: Mapping[str, Any]
     log: Sequence[Row]
     config: str | None
     environment: Mapping[str, Any] | None
@@ -89,6 +91,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
         choices=document["choices"],
         histograms=document["series"].get("histograms") or [],
         maps=document["series"].get("maps") or [],
+        gallery=document["series"].get("gallery") or {},
         log=read_log(log) if log.is_file() else [],
         config=_read_text(directory / "config.yaml"),
         environment=_read_json(environment) if environment.is_file() else None,

@@ -20,6 +20,7 @@ from ood_nc.report import choices, headlines, pivots, summary, tables
 from ood_nc.report.differences import difference_table, finding, points
 from ood_nc.report.documents import Row, Run, read_runs
 from ood_nc.report.figures import build, plotly_figure
+from ood_nc.report.gallery import gallery
 from ood_nc.report.glossary import METHODS, metric
 from ood_nc.report.numbers import percent
 from ood_nc.report.payload import Index, build_payload
@@ -104,6 +105,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "rules": choices.rules(runs),
         "differences": difference_table(comparison) if comparison else None,
         "standings": standing_table(comparison),
+        "gallery": gallery(runs),
         "datasets": summary.datasets(runs),
         "id_size": pivots.id_size(runs[0]),
         "undefined": summary.undefined(runs),

@@ -6,6 +6,7 @@ from pathlib import Path
 from ood_nc.config import EvaluationConfig
 from ood_nc.detection import list_detectors
 from ood_nc.evaluation import COLUMNS, Results, evaluate, relate
+from ood_nc.evaluation.suite import check_names
 from ood_nc.models import ControlledModel
 from ood_nc.scores import METRICS
 from tests.helpers.tiny import Counting, arguments
@@ -98,9 +99,10 @@ def test_equal_seeds_give_equal_results_and_the_cache_runs_no_model(
 
 
 def test_globs_name_detectors(model: ControlledModel) -> None:
-    from ood_nc.evaluation.suite import _detectors
+    def named(*patterns: str) -> list[str]:
+        return check_names(patterns, ())
 
-    assert _detectors(["ma*", "energy", "max_logit"]) == ["mahalanobis", "max_cosine", "max_logit", "energy"]
+    assert named("ma*", "energy", "max_logit") == ["mahalanobis", "max_cosine", "max_logit", "energy"]
     # A glob never asks for a detector that goes over every image again; its name in full does.
-    assert set(list_detectors(kind="input")).isdisjoint(_detectors(["*"]))
-    assert _detectors(["odin"]) == ["odin"]
+    assert set(list_detectors(kind="input")).isdisjoint(named("*"))
+    assert named("odin") == ["odin"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import StatisticsError, correlation
+from statistics import StatisticsError, correlation, median
 from typing import Any, Literal
 
 from ood_nc.report.documents import Row, Run
@@ -56,6 +56,15 @@ class Panel:
     note: str = ""
 
     @property
+    def log_y(self) -> bool:
+        """Whether one point would flatten the rest: all positive, no percentages, the largest 20 times the median."""
+        marks = {one.mark for one in self.series}
+        values = [value for one in self.series for value in one.y if value is not None]
+        if not values or not marks <= {"line", "points"} or self.y.endswith("%") or min(values) <= 0:
+            return False
+        return max(values) > FLATTENED * median(values)
+
+    @property
     def is_map(self) -> bool:
         """Whether it is a heat map."""
         return bool(self.series) and self.series[0].mark == "cells"
@@ -92,6 +101,8 @@ class Figure:
 def _beside(series: Series) -> tuple[Sequence[Any] | None, ...]:
     return series.labels, series.low, series.high
 
+
+FLATTENED = 20
 
 HUES = (1, 0, 2, 3, 4, 5, 7)
 """The order in which colours are given out; 6 is grey, for ID."""

@@ -106,6 +106,8 @@ def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    if panel.log_y:
+        axes.set_yscale("log")
     if len(names) > 4 and max(map(len, names)) > 3:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     elif names:

@@ -44,6 +44,7 @@ def _axes(panel: Panel, suffix: str, left: float, right: float, top: float, heig
     x |= {"type": "category", "categoryorder": "array", "categoryarray": names} if names else {}
     x |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{x:g}" for x in _TICKS]} if panel.log_x else {}
     y = {"domain": [max(top - height, 0), top], "anchor": f"x{suffix}", "title": {"text": panel.y, "standoff": 2}}
+    y |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{tick:g}" for tick in _TICKS]} if panel.log_y else {}
     return x, {**y, "type": "category"} if panel.is_map else y
 
 

@@ -7,6 +7,7 @@ const CONFIG = {
   displaylogo: false,
   displayModeBar: coarse ? false : "hover",
   modeBarButtons: [["toImage", "resetScale2d"]],
+  toImageButtonOptions: { format: "svg" },
 };
 
 /** The axes of every panel in the page's style. */
