@@ -178,7 +178,7 @@ def _fronts(measured: Mapping[Key, Mapping[str, Array]], confidence: float) -> l
             continue
         points = {name: np.stack([detection[name], transfer[name]]) for name in detection if name in transfer}
         for name, own in points.items():
-            lower = {other: (found <= own).all(axis=0) for other, found in points.items()}
+            lower = {other: np.asarray((found <= own).all(axis=0)) for other, found in points.items()}
             above = [other for other in points if lower[other][0] and (points[other] < own)[:, 0].any()]
             shown = [other for other in above if own.shape[1] == 1 or lower[other][1:].mean() >= confidence]
             standing = "dominated" if shown else "within noise of the front" if above else "front"

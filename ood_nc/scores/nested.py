@@ -38,12 +38,13 @@ def nested_means(by_seed: Array, seed: int = 0, confidence: float = 0.95) -> Arr
         >>> nested_means(values).shape, nested_means(values[:1]).tolist()
         ((3,), [0.5, 0.4, 0.6])
     """
-    by_seed = np.asarray(by_seed, dtype=np.float64)
+    by_seed = np.array(by_seed, dtype=np.float64)
     if by_seed.ndim != 2 or 0 in by_seed.shape:
         raise UserError(f"Values of seeds must be (seeds, 1 + resamples), got {by_seed.shape}.")
     seeds, resamples = len(by_seed), by_seed.shape[1] - 1
     if seeds == 1:
-        return by_seed[0]
+        only: Array = by_seed[0]
+        return only
     level = (1 + confidence) / 2
     widening = math.sqrt(seeds / (seeds - 1)) * stdtrit(seeds - 1, level) / ndtri(level)
     drawn = np.random.default_rng([seed, seeds]).integers(0, seeds, (seeds, resamples))
