@@ -33,6 +33,7 @@ from ood_nc.collapse.geometry import (
 from ood_nc.collapse.imbalance import minority_classes, minority_collapse, nc2_seli
 from ood_nc.collapse.intervals import Interval, ShardedStatistics, difference_intervals, metric_intervals
 from ood_nc.collapse.layer import Layer
+from ood_nc.collapse.multilabel import MultilabelReport, Multiplicity, measure_multilabel
 from ood_nc.collapse.registry import METRICS, CollapseMetric
 from ood_nc.collapse.report import CollapseReport, measure
 from ood_nc.collapse.spectrum import effective_rank, pabs, pabs_conv
@@ -62,6 +63,8 @@ __all__ = [
     "CollapseTracker",
     "Interval",
     "Layer",
+    "MultilabelReport",
+    "Multiplicity",
     "ShardedStatistics",
     "UndefinedMetricError",
     "alignment_per_class",
@@ -83,6 +86,7 @@ __all__ = [
     "head_predictions",
     "measure",
     "measure_classes",
+    "measure_multilabel",
     "metric_intervals",
     "minority_classes",
     "minority_collapse",

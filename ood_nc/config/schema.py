@@ -87,7 +87,7 @@ class TermConfig(Section):
 class LossConfig(Section):
     """L = task loss + sum over terms of weight * loss of a tap; `entropy_weight` is short for entropy terms."""
 
-    task: Literal["cross_entropy", "mse"] = flag("cross_entropy", "the task loss", "--loss")
+    task: Literal["cross_entropy", "mse", "none"] = flag("cross_entropy", "task loss; none: a term is it", "--loss")
     smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
     entropy_weight: float | dict[Text, float] = flag(0.05, "alpha: of the encoder, or by tap name")
     entropy_scope: Literal["global", "device"] = flag("global", "neighbours among the global or the local batch")

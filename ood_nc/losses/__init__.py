@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from ood_nc.losses.entropy import nearest_neighbor_entropy
+from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label
 from ood_nc.losses.objective import Objective
 from ood_nc.losses.registry import LOSSES, Batch, Term
 from ood_nc.losses.testing import check_loss
 
-__all__ = ["LOSSES", "Batch", "Objective", "Term", "check_loss", "nearest_neighbor_entropy"]
+__all__ = [
+    "LOSSES",
+    "Batch",
+    "Objective",
+    "Term",
+    "asymmetric",
+    "check_loss",
+    "feature_norm",
+    "focal",
+    "nearest_neighbor_entropy",
+    "pick_all_label",
+]

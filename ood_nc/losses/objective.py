@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from torch import nn
 from ood_nc.arrays import ArrayLike, as_labels
 from ood_nc.errors import UserError, nearest
 from ood_nc.losses.registry import LOSSES, Batch, LossFunction, Term
+
+Task: TypeAlias = Literal["cross_entropy", "mse", "none"]
 
 ENCODER_ONLY: Mapping[str, float] = MappingProxyType({"encoder": 0.05})
 """Which tap the ICML 2025 paper regularises, and how strongly."""
@@ -25,7 +27,7 @@ class Objective(nn.Module):
 
     Args:
         task: ``cross_entropy``, or ``mse``: the squared difference of logits and one-hot (or soft) targets,
-            mean over samples and classes.
+            mean over samples and classes; or ``none``, where a term takes its place (several labels an image).
         smoothing: label smoothing of the cross-entropy, of hard and of soft targets alike (so let mixup add
             none).
         entropy_weights: short for an ``entropy`` term on each of these taps.
@@ -52,7 +54,7 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        task: Literal["cross_entropy", "mse"] = "cross_entropy",
+        task: Task = "cross_entropy",
         *,
         smoothing: float = 0.1,
         entropy_weights: Mapping[str, float] = ENCODER_ONLY,
@@ -60,17 +62,19 @@ class Objective(nn.Module):
         terms: Iterable[Term] = (),
     ) -> None:
         super().__init__()
-        if task not in ("cross_entropy", "mse"):
-            raise UserError(f"task must be 'cross_entropy' or 'mse', got {task!r}.")
+        if task not in get_args(Task):
+            raise UserError(f"task must be 'cross_entropy', 'mse' or 'none', got {task!r}.")
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing must be in [0, 1), got {smoothing}.")
         if entropy_scope not in ("global", "device"):
             raise UserError(f"entropy_scope must be 'global' or 'device', got {entropy_scope!r}.")
-        self.task: Literal["cross_entropy", "mse"] = task
+        self.task: Task = task
         self.smoothing = smoothing
         short = [Term("entropy", tap, weight, {"scope": entropy_scope}) for tap, weight in entropy_weights.items()]
         self.terms = tuple(term for term in (*short, *terms) if term.weight != 0)
         self._losses = tuple(_checked_loss(term) for term in self.terms)
+        if task == "none" and not self.terms:
+            raise UserError("task 'none' needs a term of a weight that is not 0: there is nothing to learn from.")
         places = [(term.name, term.tap) for term in self.terms]
         for name, tap in places:
             if places.count((name, tap)) > 1:
@@ -124,6 +128,8 @@ class Objective(nn.Module):
         if not len(logits):
             raise UserError("The batch is empty: a loss is a mean over samples.")
         logits = logits if logits.dtype == torch.float64 else logits.float()
+        if self.task == "none":
+            return logits.new_zeros(())
         wanted = targets.to(logits.dtype) if soft else _classes(targets, logits.shape[1])
         if self.task == "cross_entropy":
             return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing)

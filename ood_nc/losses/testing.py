@@ -35,11 +35,14 @@ def _batch(dtype: torch.dtype = torch.float64, *, soft: bool = False) -> tuple[t
 
 
 def _value(function: LossFunction, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The value, and its gradient with respect to the features."""
-    leaf = features.clone().requires_grad_()
-    value = function(leaf, batch)
-    (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True) if value.requires_grad else (None,)
-    return value.detach(), torch.zeros_like(leaf) if gradient is None else gradient
+    """The value, and its gradient with respect to the features and the logits, side by side."""
+    leaves = features.clone().requires_grad_(), batch.logits.clone().requires_grad_()
+    logits = leaves[1].clone()
+    value = function(leaves[0], batch._replace(logits=logits))
+    batch.logits.copy_(logits.detach())  # what it did to its input shows there
+    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True) if value.requires_grad else (None, None)
+    parts = [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
+    return value.detach(), torch.cat(parts, dim=1)
 
 
 def _check_value(function: LossFunction, what: str) -> None:
