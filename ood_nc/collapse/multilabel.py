@@ -27,6 +27,8 @@ class Multiplicity:
             mean is in the direction of the sum of its labels' means ("tag-wise average").
         scale_spread: standard deviation over mean of the factors c in mu_S = c sum mu_k, fitted by least squares: 0
             where the factor depends on m alone.
+        set_angles: the angles that ``angle`` is the mean of, a set each.
+        set_samples: how many images each of those sets has.
     """
 
     labels: int
@@ -36,6 +38,8 @@ class Multiplicity:
     angle: float | None = None
     angle_ratio: float | None = None
     scale_spread: float | None = None
+    set_angles: tuple[float, ...] = ()
+    set_samples: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,9 @@ def _multiplicity(
         ratio = float(matched / others) if others > 0 else None
     scales = (means * sums).sum(dim=1) / sums.square().sum(dim=1)
     spread = float(scales.std(correction=0) / scales.mean().abs()) if scales.mean() != 0 else None
-    return Multiplicity(m, len(matrix), len(unique), nc1, float(matched), ratio, spread)
+    sizes = torch.bincount(group, minlength=len(unique))[whole]
+    each = tuple(angles.diagonal().tolist()), tuple(sizes.tolist())
+    return Multiplicity(m, len(matrix), len(unique), nc1, float(matched), ratio, spread, *each)
 
 
 def _cosines(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
@@ -153,4 +159,5 @@ def _cosines(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
     lengths = [torch.linalg.vector_norm(part, dim=1) for part in (rows, columns)]
     if not len(rows) or not all(bool((length > 0).all()) for length in lengths):
         return None
-    return (rows / lengths[0][:, None]) @ (columns / lengths[1][:, None]).T
+    cosines: torch.Tensor = (rows / lengths[0][:, None]) @ (columns / lengths[1][:, None]).T
+    return cosines

@@ -1,0 +1,189 @@
+"""Images with any number of labels: composed of single-label images, or listed in a table of label sets."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+
+from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.stores import ArrayStore, FileStore
+from ood_nc.errors import UserError
+
+SEPARATOR = "|"
+
+
+class LabelSetDataset(ImageDataset):
+    """Images whose items are (image, label set): K numbers, 1 where the image has the label, else 0.
+
+    Attributes:
+        label_sets: (N, K), uint8.
+        targets: which of the different label sets each image has, so that splits keep their shares.
+        class_names: of the K labels.
+    """
+
+    label_sets: np.ndarray
+
+    def __getitem__(self, index: int) -> tuple[object, ...]:
+        """(image, label set (K,)), or with the index behind them."""
+        image, _, *rest = super().__getitem__(index)
+        return (image, torch.from_numpy(self.label_sets[index].astype(np.float32)), *rest)
+
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSetDataset:
+        """A view of these samples, in this order."""
+        view = super().subset(indices, name)
+        assert isinstance(view, LabelSetDataset)
+        view.label_sets = self.label_sets[np.asarray(indices, dtype=np.int64)]
+        return view
+
+    def fingerprint(self) -> str:
+        """As of any data set, the label sets included."""
+        sets = hashlib.blake2b(self.label_sets.tobytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b((super().fingerprint() + sets).encode(), digest_size=16).hexdigest()
+
+
+def compose(
+    dataset: ImageDataset, counts: Mapping[int, Sequence[int]], *, place: str, seed: int, name: str
+) -> LabelSetDataset:
+    """Images of one to three labels, made of images of one (Li et al., ICML 2024).
+
+    ``corners`` (their MLab-MNIST): each digit is put into a corner of a canvas of twice the side, those of one canvas
+    into different ones (two into opposite ones), rolled on each axis by 0 to 6 pixels, and joined by the
+    elementwise maximum. ``shift`` (their MLab-CIFAR): each image is padded by k in [0, 8) pixels in front of each
+    axis and by the side less k behind it, and joined likewise; canvas of twice the side.
+
+    Args:
+        dataset: images of one label, all of one size.
+        counts: how many images of each label set, by the number of labels; several numbers are given out to the sets
+            in turn (imbalance: ``{2: (500, 50, 5)}``). Parts are drawn without replacement inside a label while there
+            are enough.
+        place: ``corners`` or ``shift``.
+        seed: of everything random.
+        name: of the result.
+
+    Raises:
+        UserError: another place, more than three labels, images of different sizes, or a label without an image.
+    """
+    places = {"corners": _corners, "shift": _shifted}
+    if place not in places:
+        raise UserError(f"multilabel.place must be corners or shift, got {place!r}.")
+    if any(not 1 <= m <= 3 for m in counts):
+        raise UserError(f"{name}: label sets of {max(counts)} labels cannot be composed, only those of 1 to 3.")
+    names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
+    rng = np.random.default_rng([seed, 1])
+    draw = _Drawer(dataset, len(names), rng)
+    images, sets, ids = [], [], []
+    for m, numbers in sorted(counts.items()):
+        for number, chosen in enumerate(itertools.combinations(range(len(names)), m)):
+            row = np.zeros(len(names), dtype=np.uint8)
+            row[list(chosen)] = 1
+            for index in range(numbers[number % len(numbers)]):
+                images.append(places[place]([draw(label) for label in chosen], rng))
+                sets.append(row)
+                ids.append(f"{'+'.join(names[label] for label in chosen)}/{index:05d}")
+    if not images:
+        raise UserError(f"{name}: no image to compose; multilabel.counts are all 0.")
+    return _as_dataset(ArrayStore(np.stack(images)), np.stack(sets), ids, names, name)
+
+
+def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> LabelSetDataset:
+    """A CSV or Parquet file with a column ``path`` (relative to it) and a column ``labels`` ("cat|dog", or a list).
+
+    Args:
+        path: of the file.
+        label_names: the labels and their order, as another table has them; sorted names of this one when not given.
+
+    Raises:
+        UserError: no such file, no such columns, an image without a label, or a label that is not known.
+    """
+    try:
+        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:150]}.") from None
+    if not {"path", "labels"} <= set(table.column_names):
+        raise UserError(f"{path} needs the columns path and labels; it has {', '.join(table.column_names)}.")
+    files = [str(value) for value in table["path"].to_pylist()]
+    given = [_split(value) for value in table["labels"].to_pylist()]
+    empty = next((file for file, labels in zip(files, given, strict=True) if not labels), None)
+    if empty is not None or not files:
+        raise UserError(f"{path}: {empty or 'it'} has no label: leave such images out.")
+    names = tuple(label_names or sorted({label for labels in given for label in labels}))
+    position = {label: number for number, label in enumerate(names)}
+    unknown = sorted({label for labels in given for label in labels} - set(names))
+    if unknown:
+        raise UserError(f"{path} has the label {unknown[0]!r}, which the training images do not have.")
+    sets = np.zeros((len(files), len(names)), dtype=np.uint8)
+    for row, labels in zip(sets, given, strict=True):
+        row[[position[label] for label in labels]] = 1
+    return _as_dataset(FileStore(path.parent, files), sets, files, names, str(path))
+
+
+def _split(value: object) -> list[str]:
+    parts = value if isinstance(value, list) else str(value if value is not None else "").split(SEPARATOR)
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def _as_dataset(
+    store: ArrayStore | FileStore, sets: np.ndarray, ids: Sequence[str], names: Sequence[str], name: str
+) -> LabelSetDataset:
+    _, groups = np.unique(sets, axis=0, return_inverse=True)
+    dataset = LabelSetDataset(store, name=name, ids=ids, targets=groups.reshape(-1), class_names=names)
+    dataset.label_sets = sets
+    return dataset
+
+
+class _Drawer:
+    """Draws images of a label in a random order, and begins again where they are used up."""
+
+    def __init__(self, dataset: ImageDataset, labels: int, rng: np.random.Generator) -> None:
+        self._dataset, self._rng = dataset, rng
+        self._members = [np.flatnonzero(dataset.targets == label) for label in range(labels)]
+        self._left: list[list[int]] = [[] for _ in range(labels)]
+        for label, members in enumerate(self._members):
+            if not len(members):
+                raise UserError(f"{dataset.name}: label {label} has no image to compose with.")
+
+    def __call__(self, label: int) -> np.ndarray:
+        if not self._left[label]:
+            self._left[label] = self._rng.permutation(self._members[label]).tolist()
+        return np.asarray(self._dataset.load(self._left[label].pop()))
+
+
+def _corners(parts: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    first = int(rng.integers(4))
+    corners = [first, 3 - first, first ^ 1]  # opposite, then beside
+    canvases = []
+    for part, corner in zip(parts, corners, strict=False):
+        height, width = part.shape[:2]
+        canvas = np.zeros((2 * height, 2 * width, *part.shape[2:]), dtype=part.dtype)
+        top, left = (corner >> 1) * height, (corner & 1) * width
+        canvas[top : top + height, left : left + width] = part
+        canvases.append(np.roll(canvas, tuple(rng.integers(0, 7, size=2)), axis=(0, 1)))
+    return _joined(canvases)
+
+
+def _shifted(parts: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    canvases = []
+    for part in parts:
+        height, width = part.shape[:2]
+        canvas = np.zeros((2 * height, 2 * width, *part.shape[2:]), dtype=part.dtype)
+        top, left = rng.integers(0, min(8, height, width), size=2)
+        canvas[top : top + height, left : left + width] = part
+        canvases.append(canvas)
+    return _joined(canvases)
+
+
+def _joined(canvases: Sequence[np.ndarray]) -> np.ndarray:
+    try:
+        joined: np.ndarray = np.maximum.reduce(canvases)
+    except ValueError:
+        shapes = sorted({str(canvas.shape) for canvas in canvases})
+        raise UserError(f"Images of different sizes cannot be composed: canvases {', '.join(shapes)}.") from None
+    return joined

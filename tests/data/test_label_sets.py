@@ -1,0 +1,97 @@
+"""Composed images against their parts, tables against what was written, and what cannot be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from ood_nc.data import ImageDataset
+from ood_nc.data.label_sets import compose, read_table
+from ood_nc.data.stores import ArrayStore
+from ood_nc.errors import UserError
+
+
+@pytest.fixture
+def digits():
+    """Four labels of 20 images each; every image of label k is full of the value 50 (k + 1)."""
+    targets = np.repeat(np.arange(4), 20)
+    images = (50 * (targets + 1)).astype(np.uint8)[:, None, None] * np.ones((1, 6, 6), dtype=np.uint8)
+    names = ["a", "b", "c", "d"]
+    return ImageDataset(
+        ArrayStore(images), name="digits", ids=list(map(str, range(80))), targets=targets, class_names=names
+    )
+
+
+def test_counts_and_label_sets_are_as_asked(digits):
+    dataset = compose(digits, {1: (5,), 2: (8, 2, 1)}, place="corners", seed=0, name="composed")
+    found = Counter(tuple(row) for row in dataset.label_sets.tolist())
+    assert [found[tuple(np.eye(4, dtype=int)[k])] for k in range(4)] == [5] * 4
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    sizes = [found[tuple(int(k in pair) for k in range(4))] for pair in pairs]
+    assert sizes == [8, 2, 1, 8, 2, 1] and len(dataset) == 42 and dataset.num_classes == 4
+    assert len(set(dataset.targets.tolist())) == 10
+    image, labels = dataset[20]
+    assert labels.tolist() == [1, 1, 0, 0] and labels.dtype == torch.float32
+
+
+@pytest.mark.parametrize("place", ["corners", "shift"])
+def test_every_label_of_a_set_can_be_seen(digits, place):
+    dataset = compose(digits, {1: (3,), 2: (3,), 3: (3,)}, place=place, seed=1, name="composed")
+    for index in range(len(dataset)):
+        pixels = np.asarray(dataset.load(index))[..., 0]
+        assert pixels.shape == (12, 12)
+        values = {50 * (k + 1) for k in np.flatnonzero(dataset.label_sets[index])}
+        seen = set(np.unique(pixels).tolist()) - {0}
+        assert seen <= values and max(seen) == max(values)
+        if place == "corners" and len(values) == 2:  # opposite corners: only the roll can make them meet
+            assert seen == values
+
+
+def test_it_is_the_same_again_and_another_seed_is_another(digits):
+    one, two, three = (compose(digits, {2: (4,)}, place="shift", seed=seed, name="x") for seed in (0, 0, 1))
+    assert one.fingerprint() == two.fingerprint() != three.fingerprint()
+    part = one.subset([3, 1])
+    assert part.label_sets.tolist() == one.label_sets[[3, 1]].tolist() and part.fingerprint() != one.fingerprint()
+
+
+def test_tables_of_both_kinds_are_read(tmp_path):
+    for name in ("x.png", "y.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("path,labels\nx.png,cat|dog\ny.png,dog\n")
+    pa.parquet.write_table(pa.table({"path": ["x.png"], "labels": [["dog"]]}), tmp_path / "t.parquet")
+    table = read_table(tmp_path / "t.csv")
+    assert table.class_names == ("cat", "dog") and table.label_sets.tolist() == [[1, 1], [0, 1]]
+    assert table.load(1).size == (4, 4)
+    other = read_table(tmp_path / "t.parquet", label_names=table.class_names)
+    assert other.label_sets.tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,labels\nx,a\n", "needs the columns path and labels; it has file, labels"),
+        ("path,labels\nx.png,\n", "x.png has no label"),
+        ("path,labels\nx.png,bird\n", "the label 'bird', which the training images do not have"),
+    ],
+)
+def test_a_bad_table_is_one_line(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_table(tmp_path / "t.csv", label_names=["cat"])
+    with pytest.raises(UserError, match="Cannot read"):
+        read_table(tmp_path / "none.csv")
+
+
+def test_what_cannot_be_composed_is_one_line(digits):
+    with pytest.raises(UserError, match="corners or shift"):
+        compose(digits, {1: (1,)}, place="grid", seed=0, name="x")
+    with pytest.raises(UserError, match="only those of 1 to 3"):
+        compose(digits, {4: (1,)}, place="shift", seed=0, name="x")
+    with pytest.raises(UserError, match="label 1 has no image"):
+        compose(digits.subset(np.flatnonzero(digits.targets != 1)), {1: (1,)}, place="shift", seed=0, name="x")
