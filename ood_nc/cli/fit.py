@@ -113,7 +113,9 @@ def _model(arguments: argparse.Namespace) -> tuple[ControlledModel, Config, Path
             raise UserError("fit takes either RUN, or --model with --id: give one of the two.")
         from ood_nc.training import load_run
 
-        model, _ = load_run(arguments.run)
+        model, config_of_run = load_run(arguments.run)
+        if config_of_run.multilabel is not None:
+            raise UserError(f"{arguments.run} learnt images with several labels: a detector file holds one class each.")
         return model, load_settled(arguments.run, overrides), arguments.run / "features"
     config = foreign_config(arguments, overrides, split_id=False)
     return foreign_model(config), config, None

@@ -9,6 +9,7 @@ from pathlib import Path
 from ood_nc.cli.command import Command, add_config_arguments, read_run_config
 from ood_nc.cli.evaluate import check_evaluation, evaluate_run
 from ood_nc.cli.graphs import run_graphs
+from ood_nc.cli.multilabel import evaluate_multilabel
 from ood_nc.cli.seeds import report_group, run_seeds
 from ood_nc.cli.show import say, show_results
 from ood_nc.errors import UserError
@@ -81,6 +82,10 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     directory = train(config, resume=arguments.resume)
     if not is_main_process():
+        return 0
+    if config.multilabel is not None:
+        evaluate_multilabel(config)
+        say(f"report: {write_report(directory)}")
         return 0
     show_results(evaluate_run(directory))
     _show_end(directory)

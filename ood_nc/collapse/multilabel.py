@@ -28,7 +28,15 @@ class Multiplicity:
         scale_spread: standard deviation over mean of the factors c in mu_S = c sum mu_k, fitted by least squares: 0
             where the factor depends on m alone.
         set_angles: the angles that ``angle`` is the mean of, a set each.
-        set_samples: how many images each of those sets has.
+        set_labels: the labels of each of those sets.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import measure_multilabel
+        >>> rows = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1], [0.7, 0.7], [0.7, 0.7]])
+        >>> sets = torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1], [1, 1], [1, 1]])
+        >>> measure_multilabel(rows, sets).by_multiplicity[1].samples
+        2
     """
 
     labels: int
@@ -39,7 +47,7 @@ class Multiplicity:
     angle_ratio: float | None = None
     scale_spread: float | None = None
     set_angles: tuple[float, ...] = ()
-    set_samples: tuple[int, ...] = ()
+    set_labels: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,14 @@ class MultilabelReport:
     Attributes:
         single: every metric of `measure` on the images with one label, W and b among it where they were given.
         by_multiplicity: for each m that occurs, m = 1 first.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.collapse import measure_multilabel
+        >>> rows = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+        >>> report = measure_multilabel(rows, torch.tensor([[1, 0], [0, 1], [1, 0], [0, 1]]))
+        >>> report.to_dict()["mlab_nc1_m1"], report.single.nc1_ratio
+        (0.0, 0.0)
     """
 
     single: CollapseReport
@@ -149,8 +165,7 @@ def _multiplicity(
         ratio = float(matched / others) if others > 0 else None
     scales = (means * sums).sum(dim=1) / sums.square().sum(dim=1)
     spread = float(scales.std(correction=0) / scales.mean().abs()) if scales.mean() != 0 else None
-    sizes = torch.bincount(group, minlength=len(unique))[whole]
-    each = tuple(angles.diagonal().tolist()), tuple(sizes.tolist())
+    each = tuple(angles.diagonal().tolist()), tuple(tuple(row.nonzero()[:, 0].tolist()) for row in unique[whole])
     return Multiplicity(m, len(matrix), len(unique), nc1, float(matched), ratio, spread, *each)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
+from ood_nc.config.multilabel import MultilabelConfig
 from ood_nc.config.schema import (
     AugmentConfig,
     Config,
@@ -32,6 +33,7 @@ __all__ = [
     "IntermediateConfig",
     "LossConfig",
     "ModelConfig",
+    "MultilabelConfig",
     "OodSet",
     "OptimConfig",
     "PixelConfig",

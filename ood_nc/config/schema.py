@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
+from ood_nc.config.multilabel import MultilabelConfig
 from ood_nc.config.values import (
     Channels,
     ChannelValues,
@@ -288,6 +289,7 @@ class Config(Section):
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     graphs: GraphsConfig | None = flag(None, "a run on graphs, and not on images")
     intermediate: IntermediateConfig | None = flag(None, "follow every layer's input over training")
+    multilabel: MultilabelConfig | None = flag(None, "a run on images with any number of labels")
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Config:
@@ -299,6 +301,10 @@ class Config(Section):
                 f"optim.warmup_epochs is {optim.warmup_epochs}, more than train.epochs, which is {self.train.epochs}: "
                 "lower --warmup-epochs"
             )
+        if self.multilabel is not None and self.loss.task != "none":
+            raise ValueError("images with several labels need loss.task none and a term such as pick_all_label")
+        if self.multilabel is not None and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError("augment.mixup and cutmix mix images of one label: leave them out with multilabel")
         bounds = {"min_lr": optim.sched != "none", "warmup_lr": optim.sched != "none" and optim.warmup_epochs > 0}
         for name in [name for name, used in bounds.items() if used]:
             if getattr(optim, name) > optim.lr:

@@ -16,6 +16,7 @@ from ood_nc.data.inputs import (
     transfer_keys,
 )
 from ood_nc.data.jumbled import jumbled
+from ood_nc.data.label_sets import LabelSetDataset, LabelSetInputs, compose, load_label_sets, read_table
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
 from ood_nc.data.overlap import Overlap, find_overlaps
@@ -37,6 +38,8 @@ __all__ = [
     "ImageDataset",
     "ImageStream",
     "Inputs",
+    "LabelSetDataset",
+    "LabelSetInputs",
     "NativeSizes",
     "NoImagesError",
     "OpenSource",
@@ -49,6 +52,7 @@ __all__ = [
     "aligned_pair",
     "as_dataset",
     "check_source",
+    "compose",
     "eval_transform",
     "find_overlaps",
     "jumbled",
@@ -57,12 +61,14 @@ __all__ = [
     "list_datasets",
     "list_suites",
     "load_data",
+    "load_label_sets",
     "load_suite",
     "native_sizes",
     "ood_key",
     "open_dataset",
     "prepare",
     "public_name",
+    "read_table",
     "scan",
     "shared_class_names",
     "size_cue",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 
+from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.sources import open_dataset
+from ood_nc.data.splits import limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
 
@@ -137,6 +141,47 @@ def _as_dataset(
     dataset = LabelSetDataset(store, name=name, ids=ids, targets=groups.reshape(-1), class_names=names)
     dataset.label_sets = sets
     return dataset
+
+
+@dataclass
+class LabelSetInputs:
+    """The sets of a run on label sets; the test set is there where the configuration names one."""
+
+    id_train: LabelSetDataset
+    id_val: LabelSetDataset
+    id_test: LabelSetDataset | None
+    ood: dict[str, ImageDataset]
+
+
+def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int) -> LabelSetInputs:
+    """Open or compose the sets of a run.
+
+    Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
+    composed of the images of ``data.train`` and of ``data.test``.
+
+    Raises:
+        UserError: a source cannot be opened, or cannot be composed.
+    """
+
+    def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
+        path = Path(config.root or "") / source
+        if path.suffix in (".csv", ".parquet"):
+            return read_table(path, label_names=names)
+        dataset = open_dataset(source, root=config.root, limit=config.limit, max_inflated=config.max_inflated)
+        return compose(dataset.with_pixels(config.pixels), counts, place=settings.place, seed=0, name=source)
+
+    train = opened(config.train, settings.counts, None)
+    assert train.class_names is not None
+    test = None if config.test is None else opened(config.test, settings.test_counts, train.class_names)
+    if config.val is not None:
+        val = opened(config.val, settings.test_counts, train.class_names)
+    else:
+        rows = stratified_split(train.targets, config.val_fraction, seed)
+        train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
+    ood = {name: open_dataset(entry.source, root=config.root) for name, entry in config.ood.items()}
+    if config.eval_limit is not None:
+        ood = {name: limit_total(dataset, config.eval_limit) for name, dataset in ood.items()}
+    return LabelSetInputs(train, val, test, ood)
 
 
 class _Drawer:

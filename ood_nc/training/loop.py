@@ -182,7 +182,7 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
 def _collapse_tracker(setup: Setup) -> CollapseTracker | None:
     """A tracker for one epoch: where none of its windows crosses a checkpoint, a resumed curve is the uninterrupted."""
     interval = min(setup.config.train.track_interval, len(setup.loader))
-    if interval == 0:
+    if interval == 0 or setup.config.multilabel is not None:  # a curve is of classes
         return None
     return CollapseTracker(setup.model.num_classes, interval=interval, window=max(1, interval // 10))
 

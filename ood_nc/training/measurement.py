@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset, Subset
 
-from ood_nc.collapse import ClassStatistics, measure
+from ood_nc.collapse import ClassStatistics, measure, measure_multilabel
 from ood_nc.config import IntermediateConfig
 from ood_nc.errors import UserError
 from ood_nc.intermediate import effective_depth, measure_layers, sample_indices
@@ -39,9 +39,8 @@ class StepAverages:
     def add(
         self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
     ) -> None:
-        """Take the numbers of one batch; of soft targets (B, C) the heaviest class counts for the accuracy."""
-        hard = targets.argmax(1) if targets.is_floating_point() else targets
-        accuracy = (logits.detach().argmax(1) == hard).float().mean()
+        """Take the numbers of one batch; `is_right` says what counts for the accuracy."""
+        accuracy = is_right(logits.detach(), targets).float().mean()
         self._names = ["loss", *parts, "accuracy"]
         self._rows.append(torch.stack([loss.detach().float(), *(p.float() for p in parts.values()), accuracy]))
         self._images += len(targets)
@@ -68,6 +67,19 @@ class StepAverages:
         return {**values, "images_per_second": images / max(elapsed, 1e-9)}
 
 
+def is_right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Whether each sample (B,) is classified right: its class, the heaviest class of a mixed one, or its label set.
+
+    A label set, of 0 and 1 alone, is right where its |S| labels have the |S| largest logits (subset accuracy).
+    """
+    if not targets.is_floating_point():
+        return logits.argmax(1) == targets
+    if not bool(((targets == 0) | (targets == 1)).all()):
+        return logits.argmax(1) == targets.argmax(1)
+    least = logits.masked_fill(targets == 0, torch.inf).amin(1)
+    return least > logits.masked_fill(targets == 1, -torch.inf).amax(1)
+
+
 def diverged(loss: float, step: int) -> UserError:
     """The error for a loss that is not finite."""
     return UserError(
@@ -88,7 +100,8 @@ def validate(
 ) -> dict[str, float]:
     """Loss and top-1 accuracy on ``dataset``, each sample counted once whatever the number of processes.
 
-    The loss is the task loss alone: the entropy term depends on which samples share a batch.
+    The loss is the task loss alone, for the entropy term depends on which samples share a batch; where a term takes the
+    place of the task, all terms.
 
     Args:
         model: evaluated as it is in this process, without its distributed wrapper (shares differ in length).
@@ -101,7 +114,8 @@ def validate(
     Returns:
         ``loss`` and ``accuracy``.
     """
-    task = Objective(objective.task, smoothing=objective.smoothing, entropy_weights={})
+    whole = objective.task == "none"
+    task = objective if whole else Objective(objective.task, smoothing=objective.smoothing, entropy_weights={})
     loader = eval_loader(
         dataset,
         batch_size=batch_size,
@@ -116,9 +130,9 @@ def validate(
         for images, targets in loader:
             images, targets = images.to(accelerator.device), targets.to(accelerator.device)
             with accelerator.autocast():
-                logits = model(images)
-            loss_sum += float(task(logits, targets, {})[0]) * len(targets)
-            correct += int((logits.argmax(1) == targets).sum())
+                logits, taps = model.forward_taps(images) if whole else (model(images), {})
+            loss_sum += float(task(logits, targets, taps)[0]) * len(targets)
+            correct += int(is_right(logits, targets).sum())
             count += len(targets)
             advance(len(targets))
     totals = gather_object([(loss_sum, correct, count)])
@@ -170,6 +184,10 @@ def measure_collapse(
         matrix, classes = torch.cat(parts), torch.cat(labels)
         stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
         weight, bias = _head(model, tap)
+        if classes.ndim == 2:
+            found = measure_multilabel(matrix, classes, weight=weight, bias=bias).to_dict()
+            values.update({f"collapse/{tap}/{name}": value for name, value in found.items() if value is not None})
+            continue
         report = measure(stats, weight=weight, bias=bias, features=matrix, labels=classes).to_dict()
         values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
     return values

@@ -15,7 +15,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ood_nc.config import Config
-from ood_nc.data import ImageDataset, eval_transform, load_data, train_transform
+from ood_nc.data import (
+    ImageDataset,
+    Inputs,
+    LabelSetInputs,
+    eval_transform,
+    load_data,
+    load_label_sets,
+    train_transform,
+)
 from ood_nc.errors import UserError, nearest
 from ood_nc.losses import Objective, Term
 from ood_nc.models import ControlledModel, build_model, load_initial
@@ -89,10 +97,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     """
     train = config.train
     seed_everything(train.seed, "model")
-    data = load_data(config.data, seed=train.seed, workers=train.workers)
-    if accelerator.is_main_process:
-        for note in data.notes:
-            logger.warning("%s", note)
+    data = _sets(config, accelerator)
     assert data.id_val is not None  # every run holds some out
     model = _build(config, data.id_train.class_names or (), from_checkpoint=from_checkpoint)
     if train.channels_last:
@@ -135,6 +140,16 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         steps_per_epoch=steps_per_epoch,
         global_batch=global_batch,
     )
+
+
+def _sets(config: Config, accelerator: Accelerator) -> Inputs | LabelSetInputs:
+    if config.multilabel is not None:
+        return load_label_sets(config.data, config.multilabel, seed=config.train.seed)
+    data = load_data(config.data, seed=config.train.seed, workers=config.train.workers)
+    if accelerator.is_main_process:
+        for note in data.notes:
+            logger.warning("%s", note)
+    return data
 
 
 def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: bool) -> ControlledModel:

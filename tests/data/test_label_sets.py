@@ -36,7 +36,7 @@ def test_counts_and_label_sets_are_as_asked(digits):
     sizes = [found[tuple(int(k in pair) for k in range(4))] for pair in pairs]
     assert sizes == [8, 2, 1, 8, 2, 1] and len(dataset) == 42 and dataset.num_classes == 4
     assert len(set(dataset.targets.tolist())) == 10
-    image, labels = dataset[20]
+    _, labels = dataset[20]
     assert labels.tolist() == [1, 1, 0, 0] and labels.dtype == torch.float32
 
 

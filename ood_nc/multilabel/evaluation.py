@@ -1,0 +1,270 @@
+"""The results of a run on label sets: the long table of every other run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ood_nc.collapse import Multiplicity, measure_multilabel
+from ood_nc.config import Config, MultilabelConfig
+from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform
+from ood_nc.detection import create_feature_detector, list_detectors
+from ood_nc.devices import choose_device
+from ood_nc.documents import MEAN
+from ood_nc.errors import UserError
+from ood_nc.evaluation.detection import Resamples
+from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
+from ood_nc.models import ControlledModel
+from ood_nc.multilabel.detection import joint_energy, max_logit, nearest_by_label
+from ood_nc.multilabel.metrics import score_label_sets
+from ood_nc.multilabel.thresholds import label_thresholds
+from ood_nc.passes import evaluating
+from ood_nc.scores import METRICS, percentile_interval, resampled_metrics
+from ood_nc.training.run_directory import versions
+
+OWN = ("joint_energy", "max_logit", "nearest_by_label")
+
+
+@dataclass
+class _Bank:
+    """What one pass gave of a set: logits, features by tap, and label sets where it has them."""
+
+    logits: Tensor
+    taps: dict[str, Tensor]
+    sets: Tensor
+
+
+def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Config) -> Results:
+    """Label-set accuracy, multi-label collapse at every tap, thresholds, and OOD detection at every tap.
+
+    Feature detectors, which know classes, are fitted on the training images of one label; ``joint_energy``,
+    ``max_logit`` and ``nearest_by_label`` are those of `ood_nc.multilabel`.
+
+    Args:
+        model: trained.
+        data: with a test set.
+        config: of the run.
+
+    Raises:
+        UserError: there is no test set.
+    """
+    assert config.multilabel is not None
+    if data.id_test is None:
+        raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
+    sets: dict[str, ImageDataset] = {"id_train": data.id_train, "id_val": data.id_val, "id_test": data.id_test}
+    banks = {name: _bank(model, dataset, config) for name, dataset in {**sets, **data.ood}.items()}
+    run, seed = config.run_directory.name, config.train.seed
+    make: MakeRow = partial(make_row, {"run": run, "seed": seed, "protocol": STRICT})
+    rows = _accuracy_rows(banks, config, make) + _collapse_rows(model, banks, config, make)
+    if data.ood:
+        rows += _detection_rows(model, banks, list(data.ood), config, make)
+    return Results(rows=rows, identity=_identity(model, sets, data.ood, config))
+
+
+@torch.no_grad()
+def _bank(model: ControlledModel, dataset: ImageDataset, config: Config) -> _Bank:
+    device = choose_device(config.train.device)
+    model.to(device)
+    plain = dataset.with_transform(eval_transform(model.preprocessing))
+    parts: list[tuple[Tensor, dict[str, Tensor], Tensor]] = []
+    with evaluating(model):
+        for images, targets in DataLoader(plain, batch_size=config.evaluation.batch_size):
+            logits, taps = model.forward_taps(images.to(device))
+            parts.append((logits.float().cpu(), {name: value.float().cpu() for name, value in taps.items()}, targets))
+    taps = {name: torch.cat([part[1][name] for part in parts]) for name in model.tap_names}
+    return _Bank(torch.cat([part[0] for part in parts]), taps, torch.cat([part[2] for part in parts]))
+
+
+def _accuracy_rows(banks: dict[str, _Bank], config: Config, make: MakeRow) -> list[Row]:
+    """How well sets are predicted, over all and by the number of labels; what the thresholds miss and let in."""
+    assert config.multilabel is not None
+    rows = []
+    for name in ("id_train", "id_test"):
+        bank = banks[name]
+        where = {"kind": "accuracy", "dataset": name, "group": "id"}
+        sizes = bank.sets.sum(dim=1)
+        parts = {"head": torch.ones_like(sizes, dtype=torch.bool)}
+        parts |= {f"head, {int(m)} labels": sizes == m for m in sizes.unique()}
+        for method, chosen in parts.items():
+            for metric, value in score_label_sets(bank.logits[chosen], bank.sets[chosen]).to_dict().items():
+                reason = "every label is on all images or on none"
+                rows.append(
+                    make(**where, method=method, metric=metric, value=value, reason=reason, n=int(chosen.sum()))
+                )
+    test = banks["id_test"]
+    limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
+    told = test.logits >= limits
+    there = test.sets == 1
+    where = {"kind": "accuracy", "dataset": "id_test", "group": "id", "method": "thresholds", "reason": "no such label"}
+    rows.append(make(**where, metric="missed_labels", value=float((~told)[there].double().mean()), n=int(there.sum())))
+    rows.append(make(**where, metric="extra_labels", value=float(told[~there].double().mean()), n=int((~there).sum())))
+    return rows
+
+
+def _collapse_rows(model: ControlledModel, banks: dict[str, _Bank], config: Config, make: MakeRow) -> list[Row]:
+    assert config.multilabel is not None
+    composed = Path(config.data.train).suffix not in (".csv", ".parquet")
+    rows = []
+    for name in ("id_train", "id_test"):
+        for depth, tap in enumerate(model.tap_names):
+            bank = banks[name]
+            where = {"kind": "collapse", "dataset": name, "group": "id", "tap": tap, "depth": depth}
+            weight = model.head_weight.detach().float().cpu() if tap == model.head_tap else None
+            bias = None if weight is None or model.head_bias is None else model.head_bias.detach().float().cpu()
+            report = measure_multilabel(bank.taps[tap], bank.sets, weight=weight, bias=bias)
+            reasons = report.single.reasons
+            rows += [
+                make(
+                    **where,
+                    metric=metric,
+                    value=value,
+                    reason=reasons.get(metric, "too few label sets"),
+                    n=len(bank.sets),
+                )
+                for metric, value in report.to_dict().items()
+            ]
+            if composed:
+                for part in report.by_multiplicity:
+                    rows += _by_frequency(part, config.multilabel, model.num_classes, partial(make, **where))
+    return rows
+
+
+def _by_frequency(part: Multiplicity, settings: MultilabelConfig, classes: int, make: MakeRow) -> list[Row]:
+    """The angle of the composed sets that were given equally many images, where those numbers differ (imbalance)."""
+    numbers = settings.counts.get(part.labels, [])
+    if len(set(numbers)) < 2:
+        return []
+    given = {
+        chosen: numbers[place % len(numbers)]
+        for place, chosen in enumerate(itertools.combinations(range(classes), part.labels))
+    }
+    rows = []
+    for number in dict.fromkeys(numbers):
+        angles = [angle for angle, one in zip(part.set_angles, part.set_labels, strict=True) if given[one] == number]
+        if angles:
+            metric = f"mlab_angle_m{part.labels}_of_{number}"
+            rows.append(make(metric=metric, value=float(np.mean(angles)), n=len(angles)))
+    return rows
+
+
+def _detection_rows(
+    model: ControlledModel, banks: dict[str, _Bank], ood: list[str], config: Config, make: MakeRow
+) -> list[Row]:
+    resamples = Resamples(config.evaluation.bootstrap, config.train.seed)
+    centered = any(term.name == "pick_all_label" for term in config.loss.terms)
+    rows: list[Row] = []
+    by_name = {"joint_energy": joint_energy, "max_logit": max_logit}
+    depth = {tap: number for number, tap in enumerate(model.tap_names)}
+    for name, score in by_name.items():
+        scores = {key: score(banks[key].logits, centered=centered).numpy() for key in ("id_test", *ood)}
+        rows += _measured(name, model.head_tap, depth.get(model.head_tap, len(depth)), scores, ood, resamples, make)
+    assert config.multilabel is not None
+    limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
+    train, alone = banks["id_train"], banks["id_train"].sets.sum(dim=1) == 1
+    labels = train.sets.argmax(dim=1)
+    for tap in model.tap_names:
+        scores = {
+            key: nearest_by_label(
+                train.taps[tap], train.sets, banks[key].taps[tap], banks[key].logits >= limits
+            ).numpy()
+            for key in ("id_test", *ood)
+        }
+        rows += _measured("nearest_by_label", tap, depth[tap], scores, ood, resamples, make)
+        head = None
+        if tap == model.head_tap:
+            bias = None if model.head_bias is None else model.head_bias.detach().float().cpu()
+            head = (model.head_weight.detach().float().cpu(), bias)
+        for name in _detectors(config):
+            try:
+                detector = create_feature_detector(name).fit(train.taps[tap][alone], labels[alone], head=head)
+                found = {key: detector.score(banks[key].taps[tap]).numpy() for key in ("id_test", *ood)}
+            except UserError as error:
+                where = {"kind": "detection", "tap": tap, "depth": depth[tap], "group": "far", "method": name}
+                reason = reason_of(error)
+                rows += [
+                    make(**where, dataset=one, metric=m, value=None, reason=reason) for one in ood for m in METRICS
+                ]
+                continue
+            rows += _measured(name, tap, depth[tap], found, ood, resamples, make)
+    return rows
+
+
+def _detectors(config: Config) -> list[str]:
+    patterns: Iterable[str] = config.evaluation.detectors
+    names = dict.fromkeys(name for pattern in patterns for name in list_detectors(pattern, kind="feature"))
+    return [name for name in names if name not in OWN]
+
+
+def _measured(
+    method: str,
+    tap: str,
+    depth: int,
+    scores: dict[str, np.ndarray],
+    ood: list[str],
+    resamples: Resamples,
+    make: MakeRow,
+) -> list[Row]:
+    make = partial(make, kind="detection", tap=tap, depth=depth, method=method)
+    found, rows = [], []
+    for name in ood:
+        drawn = resamples.of("id_test", len(scores["id_test"])), resamples.of(name, len(scores[name]))
+        found.append(resampled_metrics(scores["id_test"], scores[name], *drawn))
+        rows += [
+            _value_row(make, values, dataset=name, group="far", metric=metric, n=len(scores[name]))
+            for metric, values in found[-1].items()
+        ]
+    for metric in found[0]:
+        mean = np.mean([one[metric] for one in found], axis=0)
+        rows += [
+            _value_row(make, mean, dataset=MEAN, group=group, metric=metric, n=len(ood)) for group in ("far", "ood")
+        ]
+    return rows
+
+
+def _value_row(make: MakeRow, values: np.ndarray, **where: object) -> Row:
+    low, high = percentile_interval(values[1:])
+    return make(**where, value=values[0], low=low, high=high)
+
+
+def _head_parameters(model: ControlledModel) -> int:
+    """How many numbers are learnt behind the encoder: what a fixed head or one of fewer dimensions saves."""
+    parts = [model.head] if model.projector is None else [model.projector, model.head]
+    return sum(parameter.numel() for part in parts for parameter in part.parameters() if parameter.requires_grad)
+
+
+def _identity(
+    model: ControlledModel, sets: dict[str, ImageDataset], ood: dict[str, ImageDataset], config: Config
+) -> dict[str, object]:
+    groups = {**dict.fromkeys(sets, "id"), **dict.fromkeys(ood, "far")}
+    return {
+        "run": config.run_directory.name,
+        "seed": config.train.seed,
+        "protocol": STRICT,
+        "model": model.backbone_name,
+        "taps": [
+            {"name": info.name, "depth": info.depth, "pooling": info.pooling, "dim": info.dim}
+            for info in model.tap_info.values()
+        ],
+        "head_tap": model.head_tap,
+        "head_used": True,
+        "classes": model.num_classes,
+        "class_names": list(model.class_names or ()),
+        "detectors": [*OWN, *_detectors(config)],
+        "probes": [],
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "datasets": {
+            name: {"n": len(dataset), "group": groups[name], "fingerprint": dataset.fingerprint()}
+            for name, dataset in {**sets, **ood}.items()
+        },
+        "notes": [f"trained parameters of projector and head: {_head_parameters(model)}"],
+    }

@@ -1,0 +1,113 @@
+"""A run on label sets, from its configuration to the rows of its results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ood_nc.cli import main
+from ood_nc.collapse import measure_multilabel
+from ood_nc.config import load
+from ood_nc.data import load_label_sets
+from ood_nc.errors import UserError
+from ood_nc.evaluation import Results
+from ood_nc.multilabel import evaluate_label_sets
+from ood_nc.tracking import read_log
+from ood_nc.training import load_run, train
+
+SETTINGS = {
+    "model.name": "convnet6",
+    "model.in_chans": 1,
+    "model.img_size": 16,
+    "model.taps": ["encoder", "projector"],
+    "model.projector.kind": "plastic",
+    "model.projector.dim": 5,
+    "model.projector.depth": 1,
+    "model.head": "etf",
+    "loss.task": "none",
+    "loss.entropy_weight": 0.0,
+    "loss.terms": [{"name": "pick_all_label", "weight": 1.0}],
+    "augment.no_aug": True,
+    "data.ood": {"textures": "bundled/textures"},
+    "multilabel.counts": {1: [12], 2: [6, 3, 1]},
+    "multilabel.test_counts": {1: [6], 2: [2]},
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.workers": 0,
+    "train.device": "cpu",
+    "train.collapse_interval": 1,
+    "train.track_interval": 0,
+    "evaluation.detectors": ["knn", "energy"],
+    "evaluation.bootstrap": 20,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained run and its configuration."""
+    config = load(None, {**SETTINGS, "output": str(tmp_path_factory.mktemp("runs")), "experiment": "run"})
+    train(config)
+    return config
+
+
+def test_rows_are_the_measurements_of_the_model(run):
+    model, _ = load_run(run.run_directory, which="last")
+    data = load_label_sets(run.data, run.multilabel, seed=run.train.seed)
+    results = evaluate_label_sets(model, data, run)
+    images = torch.stack([row[0] for row in data.id_train.with_transform(_plain(model))])
+    sets = torch.from_numpy(data.id_train.label_sets)
+    with torch.no_grad():
+        logits, taps = model.eval().forward_taps(images)
+    report = measure_multilabel(taps["encoder"], sets)
+    where = {"kind": "collapse", "tap": "encoder", "dataset": "id_train"}
+    assert results.select(**where, metric="mlab_nc1_m2")[0]["value"] == pytest.approx(report.by_multiplicity[1].nc1)
+    angles = {row["metric"] for row in results.select(**where) if "_of_" in row["metric"]}
+    assert len(angles) == 3  # three frequencies
+    top = logits.topk(2, dim=1).indices.sort().values
+    pairs = sets.sum(1) == 2
+    right = (top[pairs] == sets[pairs].nonzero()[:, 1].view(-1, 2)).all(1).double().mean()
+    of_pairs = {"kind": "accuracy", "dataset": "id_train", "method": "head, 2 labels"}
+    (row,) = results.select(**of_pairs, metric="subset_accuracy")
+    assert row["value"] == pytest.approx(float(right))
+    methods = {row["method"] for row in results.select(kind="detection", dataset="textures", metric="auroc")}
+    assert methods == {"joint_energy", "max_logit", "nearest_by_label", "knn", "energy"}
+    assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # 128 x 5 + 5; the head is fixed
+
+
+def _plain(model):
+    from ood_nc.data import eval_transform
+
+    return eval_transform(model.preprocessing)
+
+
+def test_the_course_of_collapse_is_logged_and_the_run_goes_on_where_it_stopped(run, tmp_path):
+    lines = [line for line in read_log(run.run_directory / "metrics.jsonl") if line["split"] == "collapse"]
+    assert len(lines) == 2 and "collapse/encoder/mlab_angle_ratio_m2" in lines[0]
+    settings = {**SETTINGS, "output": str(tmp_path), "experiment": "run"}
+    train(load(None, {**settings, "train.epochs": 1}))
+    whole = load(None, settings)
+    # The schedule is laid over the length, so the short run is one of another length: only that it goes on is asked.
+    train(whole, resume=True)
+    assert load_run(whole.run_directory, which="last")[1].train.epochs == 2
+
+
+def test_from_the_command_line_to_a_report(run, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(run.to_yaml())
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path), "--epochs", "1"]
+    assert main(["run", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert "label sets of held-out images" in out and "mean FPR95, joint_energy" in out
+    assert (tmp_path / "run" / "report.html").exists()
+    assert Results.load(tmp_path / "run").select(kind="accuracy", method="thresholds", metric="missed_labels")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert main(["evaluate", str(tmp_path / "moved")]) == 0
+    assert "moved: label sets" in capsys.readouterr().out
+    assert main(["fit", str(tmp_path / "moved"), "--file", str(tmp_path / "detector.safetensors")]) == 2
+    assert "several labels" in capsys.readouterr().err
+
+
+def test_settings_that_do_not_fit_are_one_line():
+    with pytest.raises(UserError, match=r"need loss\.task none"):
+        load(None, {**SETTINGS, "loss.task": "cross_entropy"})
+    with pytest.raises(UserError, match="mix images of one label"):
+        load(None, {**SETTINGS, "augment.mixup": 0.2})
