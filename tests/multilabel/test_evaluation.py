@@ -71,7 +71,7 @@ def test_rows_are_the_measurements_of_the_model(run):
     assert row["value"] == pytest.approx(float(right))
     methods = {row["method"] for row in results.select(kind="detection", dataset="textures", metric="auroc")}
     assert methods == {"joint_energy", "max_logit", "nearest_by_label", "knn", "energy"}
-    assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # 128 x 5 + 5; the head is fixed
+    assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # the head is fixed
 
 
 def _plain(model):
