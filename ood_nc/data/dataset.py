@@ -19,7 +19,12 @@ from ood_nc.errors import UserError, nearest
 
 
 class BrokenImageError(UserError):
-    """An image that cannot be read or decoded; the message names it."""
+    """An image that cannot be read or decoded; the message names it.
+
+    Example:
+        >>> str(BrokenImageError("photos: cannot read 3.png (no such file)."))
+        'photos: cannot read 3.png (no such file).'
+    """
 
     def __init__(self, message: str) -> None:
         # A loader worker hands the whole traceback on as the message. Its last line is the one the user needs.
@@ -41,6 +46,14 @@ class ImageDataset(Dataset[Any]):
         hidden: hidden entries of the source that were ignored.
         passed_over: visible files of the source that are no images.
         notes: remarks of the reader, a line each.
+
+    Example:
+        >>> from ood_nc.data.stores import ArrayStore
+        >>> images = ArrayStore(np.zeros((2, 8, 8, 3), dtype=np.uint8))
+        >>> names = {"ids": ["a", "b"], "class_names": ["cat", "dog"]}
+        >>> dataset = ImageDataset(images, name="two", targets=np.array([0, 1]), **names)
+        >>> dataset, dataset[1][0].size, dataset[1][1], dataset.subset([1]).ids
+        (ImageDataset('two', 2 images, 2 classes), (8, 8), 1, ('b',))
     """
 
     def __init__(
@@ -192,7 +205,14 @@ def _class_indices(targets: Any, name: str) -> np.ndarray:
 
 
 def aligned_pair(train: ImageDataset, test: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
-    """A train and a test part, the classes of the second numbered as the first does where both name them."""
+    """A train and a test part, the classes of the second numbered as the first does where both name them.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> train, test = aligned_pair(*(open_dataset(f"bundled/digits-id::{part}") for part in ("train", "test")))
+        >>> train.class_names == test.class_names
+        True
+    """
     if train.class_names is not None and test.class_names is not None:
         test = align_classes(test, train.class_names)
     return train, test
@@ -205,6 +225,12 @@ def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDat
 
     Raises:
         UserError: it has samples of a class that ``class_names`` lacks.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> digits = align_classes(open_dataset("bundled/digits-near"), ["6", "5"])
+        >>> digits.class_names, int(digits.targets[0])  # the first is a five
+        (('6', '5'), 1)
     """
     names = tuple(class_names)
     if dataset.class_names == names:

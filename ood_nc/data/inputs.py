@@ -41,6 +41,12 @@ class Inputs:
         datasets: what is known of each set, for the results' identity.
         overlap: ids of each OOD set that are copies of ID images or show a class that is also an ID class.
         notes: findings for the reader, a line each.
+
+    Example:
+        >>> ood = {"near": "bundled/digits-near"}
+        >>> inputs = prepare(id="bundled/digits-id::test", id_train=None, ood=ood, transfer={}, groups={})
+        >>> sorted(inputs.all()), inputs.groups
+        (['id_test', 'id_train', 'ood/near'], {'near': 'far'})
     """
 
     id_train: ImageDataset
@@ -90,17 +96,32 @@ class Inputs:
 
 
 def ood_key(name: str) -> str:
-    """The key of an OOD set, apart from a transfer set of the same name."""
+    """The key of an OOD set, apart from a transfer set of the same name.
+
+    Example:
+        >>> ood_key("svhn")
+        'ood/svhn'
+    """
     return f"ood/{name}"
 
 
 def transfer_keys(name: str) -> tuple[str, str]:
-    """The keys of the train and the test part of a transfer set."""
+    """The keys of the train and the test part of a transfer set.
+
+    Example:
+        >>> transfer_keys("pets")
+        ('transfer/pets/train', 'transfer/pets/test')
+    """
     return f"transfer/{name}/train", f"transfer/{name}/test"
 
 
 def public_name(key: str) -> str:
-    """The name of a set in the results' identity: that of its rows, and the part of a transfer set."""
+    """The name of a set in the results' identity: that of its rows, and the part of a transfer set.
+
+    Example:
+        >>> public_name("ood/svhn"), public_name("transfer/pets/test"), public_name("id_test")
+        ('svhn', 'pets/test', 'id_test')
+    """
     return key.removeprefix("ood/").removeprefix("transfer/")
 
 
@@ -132,6 +153,14 @@ def prepare(
     Raises:
         UserError: a source cannot be opened, an ID set has no images, a class is unknown, or a group is none of near,
             far, covariate.
+
+    Example:
+        >>> inputs = prepare(
+        ...     id="bundled/digits-id::test", id_train="bundled/digits-id::train", ood={"near": "bundled/digits-near"},
+        ...     transfer={"digits": "bundled/digits-transfer::train"}, groups={"near": "near"}, hold_out=(0.1, 0),
+        ... )
+        >>> {name: len(dataset) for name, dataset in inputs.all().items()}
+        {'id_train': 540, 'id_test': 300, 'id_val': 61, 'ood/near': 363, 'transfer/digits/train': 142, ...}
     """
     for name, group in groups.items():
         if name not in ood:

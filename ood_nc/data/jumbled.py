@@ -61,7 +61,14 @@ def jumble(image: Pixels) -> Pixels:
 
 
 def jumbled(dataset: ImageDataset) -> ImageDataset:
-    """At most `JUMBLED_IMAGES` images of a set, evenly spaced in its order, behind its transform jumbled."""
+    """At most `JUMBLED_IMAGES` images of a set, evenly spaced in its order, behind its transform jumbled.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> digits = open_dataset("bundled/digits-id::test").subset(range(20)).with_transform(np.asarray)
+        >>> len(jumbled(digits)), jumbled(digits).targets.tolist() == digits.targets.tolist()
+        (20, True)
+    """
     assert dataset.transform is not None
     rows = np.linspace(0, len(dataset) - 1, min(JUMBLED_IMAGES, len(dataset))).astype(int)
     view = dataset.subset(rows, name=f"{dataset.name} (jumbled)")

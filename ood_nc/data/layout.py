@@ -19,7 +19,13 @@ _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", 
 
 
 class NoImagesError(UserError):
-    """The place is there, but holds no images."""
+    """The place is there, but holds no images.
+
+    Example:
+        >>> read_layout(["notes.txt"], [], "photos")
+        Traceback (most recent call last):
+        ood_nc.data.layout.NoImagesError: No images in photos: expected one folder per class ...
+    """
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ class NativeSizes:
     Attributes:
         widths: in pixels (n,), int64.
         heights: in pixels (n,), int64.
+
+    Example:
+        >>> print(NativeSizes(widths=np.array([32, 64, 64]), heights=np.array([32, 48, 48])))
+        64 x 48
     """
 
     widths: np.ndarray

@@ -26,6 +26,10 @@ class Overlap:
         roles: of the first and of the second.
         ids: images of ``second`` whose content is also in ``first``, in its order.
         n: number of images of ``second``.
+
+    Example:
+        >>> print(Overlap("train", "test", ("fit", "test"), ids=("cat/1.png",), n=100))
+        1 of 100 images of test are also in train (first: cat/1.png)
     """
 
     first: str

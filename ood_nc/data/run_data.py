@@ -35,6 +35,13 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
 
     Raises:
         UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
+
+    Example:
+        >>> from ood_nc.config import DataConfig
+        >>> config = DataConfig(train="bundled/digits-id::train", test="bundled/digits-id::test", limit=10)
+        >>> inputs = load_data(config, check_images=False)
+        >>> len(inputs.id_train) + len(inputs.id_val), len(inputs.id_test)
+        (50, 300)
     """
     notes: list[str] = []
 

@@ -32,6 +32,12 @@ class ScanReport:
         broken: id and reason of each image that cannot be decoded.
         duplicates: id of each image whose content came before, and the id of that first one.
         notes: the reader's remarks.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> report = scan(open_dataset("bundled/digits-near"))
+        >>> report.classes, report.broken
+        ({'5': 182, '6': 181}, [])
     """
 
     name: str
@@ -65,6 +71,12 @@ def scan(dataset: ImageDataset, *, workers: int = 0, decode: bool = True) -> Sca
         dataset: what to look through.
         workers: threads that decode; the decoders run beside each other.
         decode: decode every image. JPEG is decoded at an eighth of its size, which still reads all of its bytes.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> report = scan(open_dataset("bundled/digits-near").subset([0, 1, 1]), decode=False)
+        >>> report.n, len(report.duplicates)
+        (3, 1)
     """
     classes: dict[str, int] = {}
     if dataset.num_classes:
@@ -89,6 +101,11 @@ def shared_class_names(first: ImageDataset, second: ImageDataset) -> list[str]:
     """The class names of ``second`` that ``first`` has too, whatever their case, hyphens or underscores.
 
     Only classes that have images count. Bare indices are no names.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> shared_class_names(open_dataset("bundled/digits-id::train"), open_dataset("bundled/digits-id::test"))
+        ['0', '1', '2', '3', '4']
     """
     known = {_plain(name) for name in _present(first)}
     return [name for name in _present(second) if _plain(name) in known]

@@ -29,6 +29,11 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[n
 
     Raises:
         UserError: the fraction is not in (0, 1), or there is no sample to spare.
+
+    Example:
+        >>> kept, held_out = stratified_split(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.25, seed=0)
+        >>> len(kept), len(held_out), int((held_out < 4).sum())
+        (6, 2, 1)
     """
     targets = np.asarray(targets)
     if not 0 < fraction < 1:
@@ -54,7 +59,13 @@ def stratified_split(targets: np.ndarray, fraction: float, seed: int) -> tuple[n
 
 
 def train_and_test(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
-    """Four fifths and one fifth (stratified, seed 0) of a set that has no split of its own."""
+    """Four fifths and one fifth (stratified, seed 0) of a set that has no split of its own.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> [len(part) for part in train_and_test(open_dataset("bundled/digits-near"))]
+        [290, 73]
+    """
     rows = stratified_split(dataset.targets, _HELD_OUT, _HELD_OUT_SEED)
     train, test = (
         dataset.subset(part, name=f"{dataset.name}::{share}")
@@ -67,13 +78,25 @@ def limit_per_class(dataset: ImageDataset, limit: int, seed: int = 0) -> ImageDa
     """At most ``limit`` images of each class; unlabelled images count as one class.
 
     An image is chosen by a hash of the seed and its id, so a larger limit adds images and never exchanges any.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> few, more = (limit_per_class(open_dataset("bundled/digits-near"), limit) for limit in (3, 5))
+        >>> len(few), set(few.ids) < set(more.ids)
+        (6, True)
     """
     ranks, _ = _ranks(dataset, seed)
     return dataset.subset(np.flatnonzero(ranks < limit))
 
 
 def limit_total(dataset: ImageDataset, limit: int, seed: int = 0) -> ImageDataset:
-    """At most ``limit`` images in all, spread evenly over the classes; chosen as in `limit_per_class`."""
+    """At most ``limit`` images in all, spread evenly over the classes; chosen as in `limit_per_class`.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> limit_total(open_dataset("bundled/digits-near"), 4).targets.tolist()
+        [1, 0, 1, 0]
+    """
     if len(dataset) <= limit:
         return dataset
     ranks, order = _ranks(dataset, seed)

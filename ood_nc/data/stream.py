@@ -35,6 +35,11 @@ class StreamBatch:
         ids: of all its images, in order.
         images: the readable ones (B, C, H, W), or None when none is.
         errors: position and reason of each image that cannot be read.
+
+    Example:
+        >>> batch = StreamBatch(ids=("a.png", "b.png"), images=torch.zeros(1, 3, 8, 8), errors=((1, "not an image"),))
+        >>> len(batch), len(batch.images)
+        (2, 1)
     """
 
     ids: list[str]
@@ -70,6 +75,11 @@ class ImageStream(IterableDataset[StreamBatch]):
 
     Raises:
         UserError: a source is not there, or cannot be opened.
+
+    Example:
+        >>> stream = ImageStream(["bundled/digits-near"], lambda image: torch.zeros(3, 8, 8), batch_size=100)
+        >>> [len(batch) for batch in stream]
+        [100, 100, 100, 63]
     """
 
     def __init__(self, sources: Sequence[str], transform: Transform, *, batch_size: int = 64, skip: int = 0) -> None:

@@ -98,6 +98,14 @@ def train_transform(
             pixel rules under ``pixels``.
         augment: what to do to the images. Repeats, mixup and cutmix are the training loop's.
         by_batch: see `ModelTransform`.
+
+    Example:
+        >>> from PIL import Image
+        >>> from ood_nc.config import AugmentConfig
+        >>> how = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        >>> how |= {"interpolation": "bilinear", "crop_pct": 1.0}
+        >>> train_transform(how, AugmentConfig())(Image.new("RGB", (48, 40))).shape
+        torch.Size([3, 32, 32])
     """
     if augment.no_aug:
         return eval_transform(preprocessing, by_batch=by_batch)

@@ -206,6 +206,10 @@ def list_taps(backbone: str, *, img_size: int | None = None) -> list[TapInfo]:
     """Return everything of a timm model that can be tapped, in depth order, as ``auto`` pools it.
 
     No weights are made or read.
+
+    Example:
+        >>> [tap.name for tap in list_taps("test_resnet")][-1]
+        'encoder'
     """
     try:
         with torch.device("meta"):
@@ -221,12 +225,22 @@ def list_taps(backbone: str, *, img_size: int | None = None) -> list[TapInfo]:
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
-    """Return the names of the models that match a glob: timm's, and the few that this package registers with it."""
+    """Return the names of the models that match a glob: timm's, and the few that this package registers with it.
+
+    Example:
+        >>> list_backbones("cifar_resnet*")
+        ['cifar_resnet20', 'cifar_resnet32', 'cifar_resnet44', 'cifar_resnet56']
+    """
     return list(timm.list_models(pattern))
 
 
 def default_num_classes(name: str) -> int:
-    """Return how many classes timm's weights of a model have; 1,000 where timm does not say."""
+    """Return how many classes timm's weights of a model have; 1,000 where timm does not say.
+
+    Example:
+        >>> default_num_classes("resnet18"), default_num_classes("cifar_resnet20")
+        (1000, 10)
+    """
     known = timm.models.get_pretrained_cfg(name) if timm.is_model(name.partition(".")[0]) else None
     return 1000 if known is None or not known.num_classes else int(known.num_classes)
 

@@ -32,6 +32,10 @@ class LoadReport:
         dropped: keys of the file that were left out, the head's.
         fresh: parts of the model that keep their initial weights.
         extra: keys of the file that were left out because they are not the network's.
+
+    Example:
+        >>> print(LoadReport("w.pth", weights="state_dict_ema", prefix="module.", tensors=62, dropped=(), fresh=()))
+        loaded 62 tensors from w.pth (state_dict_ema, prefix 'module.' removed)
     """
 
     path: str
@@ -98,6 +102,16 @@ def load_weights(
 
     Raises:
         UserError: no such file, damaged, holding code, or keys that are missing, unexpected or of another shape.
+
+    Example:
+        >>> import tempfile
+        >>> from safetensors.torch import save_file
+        >>> model, other = (ControlledModel("test_resnet", num_classes=3) for _ in range(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_file(model.state_dict(), f"{folder}/w.safetensors")
+        ...     report = load_weights(other, f"{folder}/w.safetensors")
+        >>> report.tensors == len(model.state_dict()), weights_hash(model) == weights_hash(other)
+        (True, True)
     """
     file = read_weights(path, use_ema=use_ema)
     fitted = _fit(file.state, model)
@@ -134,6 +148,12 @@ def load_initial(model: ControlledModel, config: ModelConfig) -> LoadReport | No
 
     Raises:
         UserError: as `load_weights` and `load_by_order` do.
+
+    Example:
+        >>> from ood_nc.models import build_model
+        >>> config = ModelConfig(name="test_resnet")
+        >>> load_initial(build_model(config, num_classes=3), config) is None  # it names no checkpoint
+        True
     """
     if config.checkpoint is None:
         return None
@@ -151,6 +171,18 @@ def load_by_order(model: ControlledModel, path: str | Path) -> LoadReport:
 
     Raises:
         UserError: the file cannot be read; the model has a projector; another number of tensors, or another shape.
+
+    Example:
+        >>> import tempfile
+        >>> import timm
+        >>> given = timm.create_model("test_resnet", num_classes=3)
+        >>> renamed = {f"tensor{index:03d}": value for index, value in enumerate(given.state_dict().values())}
+        >>> model = ControlledModel("test_resnet", num_classes=3, projector=None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(renamed, f"{folder}/w.pth")
+        ...     report = load_by_order(model, f"{folder}/w.pth")
+        >>> report.tensors == len(renamed)
+        True
     """
     file = read_weights(path)
     found = file.state
@@ -188,7 +220,15 @@ def classes_in(file: WeightFile, name: str) -> int | None:
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of the state dict, in order of the names."""
+    """Return the SHA-256 over names, dtypes, shapes and bytes of the state dict, in order of the names.
+
+    Example:
+        >>> layer = nn.Linear(2, 2, bias=False)
+        >>> before = weights_hash(layer)
+        >>> _ = layer.weight.data.add_(1)
+        >>> len(before), weights_hash(layer) == before
+        (64, False)
+    """
     digest = hashlib.sha256()
     state = {key.removeprefix("_orig_mod."): value for key, value in model.state_dict().items()}
     for key in sorted(state):

@@ -64,6 +64,12 @@ class ControlledModel(nn.Module):
 
     Raises:
         UserError: an unknown name, tap, pooling or option; sizes that do not fit.
+
+    Example:
+        >>> model = ControlledModel("test_resnet", num_classes=3, taps=("encoder", "projector"))
+        >>> logits, taps = model.eval().forward_taps(torch.zeros(2, 3, 64, 64))
+        >>> logits.shape, {name: tuple(features.shape) for name, features in taps.items()}
+        (torch.Size([2, 3]), {'encoder': (2, 96), 'projector': (2, 96)})
     """
 
     def __init__(
@@ -253,7 +259,12 @@ class ControlledModel(nn.Module):
 
 
 def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = False) -> ControlledModel:
-    """Return the model that a configuration describes; `config.checkpoint` is not read (see `load_weights`)."""
+    """Return the model that a configuration describes; `config.checkpoint` is not read (see `load_weights`).
+
+    Example:
+        >>> build_model(ModelConfig(name="test_resnet"), num_classes=3).head_tap
+        'projector'
+    """
     channels, *sides = config.input_size or (config.in_chans,)
     given = {key: getattr(config, key) for key in IMAGE_SETTINGS}
     projector = config.projector.model_dump()

@@ -29,6 +29,13 @@ def simplex_vertices(
 
     Raises:
         UserError: K < 2, or d < K-1.
+
+    Example:
+        >>> vertices = simplex_vertices(3, dim=2)
+        >>> vertices @ vertices.T
+        tensor([[ 1.0000, -0.5000, -0.5000],
+                [-0.5000,  1.0000, -0.5000],
+                [-0.5000, -0.5000,  1.0000]])
     """
     if num_classes < 2:
         raise UserError(f"A simplex ETF needs at least 2 classes, got {num_classes}.")
@@ -78,6 +85,11 @@ class ETFClassifier(nn.Module):
         in_features: d, the width of the features.
         num_classes: K, at most d + 1.
         seed: of the random rotation of the vertices.
+
+    Example:
+        >>> classifier = ETFClassifier(in_features=4, num_classes=3)
+        >>> classifier(torch.zeros(2, 4)).shape, list(classifier.parameters())
+        (torch.Size([2, 3]), [])
     """
 
     weight: torch.Tensor

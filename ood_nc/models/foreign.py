@@ -22,6 +22,11 @@ def load_foreign(config: ModelConfig) -> tuple[ControlledModel, list[str]]:
 
     Raises:
         UserError: the model cannot be built, or the weights do not fit.
+
+    Example:
+        >>> model, notes = load_foreign(ModelConfig(name="test_resnet", num_classes=3))
+        >>> notes[0]
+        'test_resnet has random weights: give --checkpoint FILE or --pretrained.'
     """
     file = None if config.checkpoint is None else read_weights(config.checkpoint)
     settings, taken = (config, ()) if file is None else _with_arguments(config, file)

@@ -59,6 +59,12 @@ class Projector(nn.Module):
 
     Raises:
         UserError: an unknown kind or construction, a width or depth below 1, no simplex of that width.
+
+    Example:
+        >>> projector = Projector(in_dim=8)
+        >>> out = projector(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)))
+        >>> out.shape, out.norm(dim=1)
+        (torch.Size([2, 8]), tensor([1.0000, 1.0000]))
     """
 
     def __init__(

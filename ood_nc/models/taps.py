@@ -28,6 +28,10 @@ class TapInfo:
         pooling: how its output becomes a vector (``auto`` resolved).
         dim: width of that vector.
         nonnegative: whether it is nonnegative by construction (after a ReLU); None when not known.
+
+    Example:
+        >>> TapInfo(name="encoder", depth=4, pooling="avg", dim=512, nonnegative=True).dim
+        512
     """
 
     name: str

@@ -23,7 +23,12 @@ from ood_nc.errors import UserError, nearest
 
 
 def list_suites() -> dict[str, str]:
-    """Every suite by name, with what it is and how its data lies below the root."""
+    """Every suite by name, with what it is and how its data lies below the root.
+
+    Example:
+        >>> "imagenet100" in list_suites()
+        True
+    """
     return {name: " ".join(_read(name)["description"].split()) for name in _names()}
 
 
@@ -39,6 +44,10 @@ def load_suite(name: str, root: str | Path | None = None) -> dict[str, Any]:
 
     Raises:
         UserError: no such suite, or the file is none.
+
+    Example:
+        >>> sorted(load_suite("openood-cifar10", root="/data")["ood"]["svhn"])
+        ['group', 'source']
     """
     suite = _read(name)
     return {section: _located(suite.get(section, {}), root) for section in ("ood", "transfer")}
