@@ -53,3 +53,18 @@ def test_one_run_or_none_evaluated_is_one_line(tmp_path: Path, capsys: pytest.Ca
     assert "two run directories" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "none")]) == 2
     assert "No results.json" in capsys.readouterr().err
+
+
+def test_the_report_and_the_comparison(evaluated_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = evaluated_runs / "controlled" / "report.html"
+    report.unlink()
+    assert main(["report", str(evaluated_runs / "controlled")]) == 0
+    assert report.stat().st_size > 1e6
+    pair = [str(evaluated_runs / name) for name in ("baseline", "controlled")]
+    assert main(["compare", *pair, "-o", str(evaluated_runs / "both.html")]) == 0
+    said = capsys.readouterr().out
+    assert "controlled" in said
+    assert "baseline" in said
+    assert (evaluated_runs / "both.html").exists()
+    verdict = json.loads((evaluated_runs / "comparison.json").read_text())["verdict"]
+    assert verdict in said

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import scipy.sparse
 import torch
 
-from ood_nc.cli import main
-from ood_nc.config import Config, load
+from ood_nc.config import load
 from ood_nc.errors import UserError
-from ood_nc.evaluation import Results, compare
 from ood_nc.graphs import SETTINGS, load_graph
 from ood_nc.graphs.evaluation import evaluate_graphs
 from ood_nc.graphs.sources import BlockSource, FileSource, block_model
 from ood_nc.graphs.training import GraphTrainer, train_graphs
-
-CPU = "configs/graphs/cpu-32-layers.yaml"
-TINY = {
-    "graphs.nodes": 40, "graphs.p": 0.5, "graphs.q": 0.05, "graphs.layers": 3, "graphs.train_graphs": 6,
-    "graphs.test_graphs": 2, "graphs.fit_graphs": 2, "train.epochs": 2, "train.log_interval": 3,
-    "evaluation.detectors": ["energy", "knn", "gmm", "ash_p"], "evaluation.bootstrap": 20,
-}  # fmt: skip
-
-
-def tiny(tmp_path: Path, **overrides: Any) -> Config:
-    return load(CPU, {**TINY, "output": str(tmp_path), "experiment": "tiny", **overrides})
+from tests.helpers.graph_runs import CPU, TINY, tiny
 
 
 def test_the_recipes_name_the_papers_settings() -> None:
@@ -76,38 +62,6 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path: 
         train_graphs(tiny(tmp_path / "whole"))
     with pytest.raises(UserError, match=r"graphs\.layers"):
         train_graphs(tiny(tmp_path / "whole", **{"graphs.layers": 4}), resume=True)
-
-
-@pytest.mark.slow
-def test_the_command_writes_a_run_that_compares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = [
-        word
-        for key, value in TINY.items()
-        for word in (f"--{key}", ",".join(value) if isinstance(value, list) else str(value))
-    ]
-    words = ["run", "--config", CPU, "--output", str(tmp_path), *flags]
-    for seed in (0, 1):
-        assert main([*words, "--experiment", f"tiny-seed{seed}", "--seed", str(seed)]) == 0
-    printed = capsys.readouterr().out
-    assert "overlap, network" in printed and "bethe_hessian@128" in printed and "exact recovery margin" in printed
-    runs = [tmp_path / f"tiny-seed{seed}" for seed in (0, 1)]
-    expected = {"config.yaml", "environment.json", "metrics.jsonl", "results.json", "results.parquet", "report.html"}
-    assert expected <= {path.name for path in runs[0].iterdir()}
-    results = [Results.load(run) for run in runs]
-    detection = results[0].select(kind="detection", metric="auroc", dataset="swapped_block")
-    assert {row["method"] for row in detection} == {
-        "energy", "energy_propagated", "knn", "knn_propagated", "gmm", "gmm_propagated", "ash_p",
-    }  # fmt: skip
-    (refused,) = [row for row in detection if row["value"] is None]
-    assert refused["method"] == "ash_p" and "non-negative" in refused["reason"]
-    assert compare(results, replicates=10)["differences"]
-    assert main(["compare", *map(str, runs), "--output", str(tmp_path / "comparison")]) == 0
-    curve = [
-        line
-        for line in map(json.loads, (runs[0] / "metrics.jsonl").read_text().splitlines())
-        if line["split"] == "collapse"
-    ]
-    assert [line["epoch"] for line in curve] == [0, 1, 2] and "collapse/layer002.aggregated/nc1_pinv" in curve[0]
 
 
 def test_rows_of_a_run_say_what_their_oracle_says(tmp_path: Path) -> None:
@@ -176,25 +130,3 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
 def test_what_a_run_on_graphs_does_not_heed_is_refused(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(UserError, match="Runs on graphs"):
         train_graphs(tiny(tmp_path, **{key: value}))
-
-
-def test_other_commands_say_what_to_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--config", CPU, "--output", str(tmp_path)]) == 2
-    assert "use ood-nc run" in capsys.readouterr().err
-    train_graphs(tiny(tmp_path))
-    assert main(["evaluate", str(tmp_path / "tiny")]) == 2
-    assert "is a run on graphs" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_seeds_make_a_group(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(tiny(tmp_path).to_yaml())
-    words = ["run", "--config", str(tmp_path / "tiny.yaml"), "--seeds", "0", "1"]
-    assert main(words) == 0 and main([*words, "--resume"]) == 0
-    assert (tmp_path / "tiny" / "report.html").exists()
-    (overlap,) = [
-        row
-        for row in json.loads((tmp_path / "tiny" / "seeds.json").read_text())["seeds"]
-        if row["metric"] == "overlap" and row["method"] == "head"
-    ]
-    assert set(overlap["by_seed"]) == {"0", "1"}

@@ -1,0 +1,86 @@
+"""``ood-nc fit``, through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ood_nc import Detector
+from ood_nc.cli import main
+from ood_nc.deployment.file import describe
+
+
+def test_the_file_says_what_was_fitted(trained_run: Path, detector_file: Path) -> None:
+    header = describe(detector_file)
+    assert header["about"]["detectors"] == ["mahalanobis on encoder"]
+    # Fitted on what was trained on, calibrated on the validation split of that run.
+    assert header["about"]["fitted_on"]["n"] == 60
+    assert header["about"]["held_out"]["n"] == 40
+    assert Detector.load(detector_file).threshold.tpr == 0.9
+
+
+def test_fit_says_what_to_expect(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "k.safetensors"
+    assert main(["fit", str(trained_run), "--set", "k=3", "-o", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "accepts a fresh ID image with probability 0.95 or more: score >= " in out
+    assert "expected false alarms per 10,000 ID images: 488 [" in out
+    assert f"ood-nc score {path} IMAGES..." in out
+    member = Detector.load(path).members[0]
+    assert (member.tap, member.detector.get_params()["k"]) == ("projector", 3)
+
+
+def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = tmp_path / "id"
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (images / label).mkdir(parents=True)
+        for index in range(15):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(images / label / f"{index}.png")
+    path = tmp_path / "d.safetensors"
+    words = ["fit", "--model", "test_resnet", "--id", str(images), "--detector", "knn", "--tap", "encoder"]
+    assert main([*words, "--device", "cpu", "-j", "0", "--set", "k=2", "--tpr", "0.8", "-o", str(path), "--quiet"]) == 0
+    header = describe(path)
+    assert (header["about"]["fitted_on"]["n"], header["about"]["held_out"]["n"]) == (24, 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fit", "RUN", "--max-pixels", "9", "-o", "x"], "data.pixels.max_pixels is settled by the training of"),
+        (["fit", "RUN", "--detector", "knnn", "-o", "x"], "Unknown detector 'knnn'. Did you mean 'knn'?"),
+        (["fit", "RUN", "--tap", "encodr", "-o", "x"], "no tap 'encodr'. Did you mean 'encoder'?"),
+        (["fit", "RUN", "--set", "k", "-o", "x"], "--set takes KEY=VALUE"),
+        (["fit", "RUN", "--set", "k={", "-o", "x"], "--set k: '{' is no value"),
+        (["fit", "RUN", "--set", "k=&a [*a]", "-o", "x"], "--set k: '&a [*a]' is no value"),
+        (["fit", "RUN", "--detector", "nnguide", "--set", "fraction=abc", "-o", "x"], "'nnguide': fraction must be a"),
+        (["fit", "RUN", "--set", "name=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'name'"),
+        (["fit", "RUN", "--set", "self=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'self'"),
+        (["fit", "RUN", "--set", "k=2001-01-01", "-o", "x"], "--set k: '2001-01-01' is no value"),
+        (["fit", "RUN", "--tpr", "1.5", "-o", "x"], "tpr and confidence must be in (0, 1)"),
+        (["fit", "nope", "-o", "x"], "There is no run directory nope"),
+        (["fit", "-o", "x"], "fit needs a run directory, or --model NAME --id FOLDER"),
+        (["fit", "--model", "resnet18", "-o", "x"], "fit --model needs the ID images"),
+    ],
+)
+def test_mistakes_are_one_line(
+    words: list[str],
+    message: str,
+    trained_run: Path,
+    detector_file: Path,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = {"RUN": str(trained_run), "FILE": str(detector_file), "IMAGES": str(digits)}
+    assert main([known.get(word, word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1 or "--quiet" in words
+    assert not (tmp_path / "x").exists()
