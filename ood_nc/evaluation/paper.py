@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from ood_nc.collapse import METRICS, ClassStatistics, measure
 from ood_nc.data import ood_key, transfer_keys
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import detection_rows, null_rows
-from ood_nc.evaluation.findings import Plan
+from ood_nc.evaluation.detection import Scores, detection_rows, null_rows
+from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.histograms import histograms
+from ood_nc.evaluation.maps import feature_maps
 from ood_nc.evaluation.results import PAPER, MakeRow, Row, make_row, reason_of
 from ood_nc.evaluation.taps import ID_PROBE, labelled
 from ood_nc.evaluation.transfer import accuracy_rows, mean_row
@@ -28,6 +30,8 @@ from ood_nc.models.taps import TapInfo, tappable
 from ood_nc.transfer import CNN_PROBE, VIT_PROBE, ProbeResult, paper_probe
 
 COLLAPSE = ("nc1_pinv", "nc1_ratio", "nc2_etf", "nc3_duality", "nc4_bias")
+SHOWN = ("encoder", "projector")
+"""The taps of the published histograms and maps."""
 
 Features = dict[str, torch.Tensor]
 
@@ -81,8 +85,10 @@ class PaperTaps(nn.Module):
         return logits, {**own, **{tap.info.name: found[tap.info.name] for tap in self.paper_taps}}
 
 
-def paper_rows(plan: Plan, tapped: PaperTaps, *, held_out: bool = False) -> list[Row]:
+def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool = False) -> None:
     """Every row of the protocol: collapse on ID train, the energy of a fresh probe, and probes of the transfer sets.
+
+    Histograms of that energy, and maps, of encoder and projector are marked as this protocol's.
 
     W and b of NC2 to NC4 are those of the tap's fresh ID probe after its last epoch, and so is the energy. Accuracies
     are those of the best epoch on the test split, and say so.
@@ -90,11 +96,12 @@ def paper_rows(plan: Plan, tapped: PaperTaps, *, held_out: bool = False) -> list
     Args:
         plan: what is measured with; its banks hold the taps.
         tapped: the model, for its taps.
+        found: takes what is found.
         held_out: the ID validation images are a share of ID train, on all of which the authors fit.
     """
     if held_out:
         plan = replace(plan, banks={**plan.banks, "id_train": _joined(plan.banks["id_train"], plan.banks["id_val"])})
-    rows: list[Row] = []
+    rows, series = found.rows, {"protocol": PAPER}
     base = {**plan.base, "protocol": PAPER}
     for tap in tapped.paper_taps:
         make = functools.partial(make_row, {**base, "tap": tap.name, "depth": tap.info.depth})
@@ -110,9 +117,14 @@ def paper_rows(plan: Plan, tapped: PaperTaps, *, held_out: bool = False) -> list
                 probe, functools.partial(make, kind="accuracy"), dataset="id_test", group="id", method="linear"
             )
             rows += _collapse(plan, features["id_train"], probe, functools.partial(make, kind="collapse"))
-            rows += _detection(plan, probed, probe, functools.partial(make, kind="detection", method="energy"))
+            scores = _energies(plan, probed, probe)
+            make_detection = functools.partial(make, kind="detection", method="energy")
+            rows += detection_rows(scores, {}, plan.inputs, plan.ids, plan.resamples, make_detection)
+            if tap.name in SHOWN:
+                found.histograms += [row | series for row in histograms(tap.name, "energy", scores)]
+        if tap.name in SHOWN:
+            found.maps += [row | series | {"tap": tap.name} for row in feature_maps(tap.info.name, plan.banks)]
         rows += _transfer(plan, fit, functools.partial(make, kind="transfer", group="transfer", method="linear"))
-    return rows
 
 
 def _joined(first: FeatureBank, second: FeatureBank) -> FeatureBank:
@@ -209,13 +221,13 @@ def _collapse(plan: Plan, features: torch.Tensor, probe: ProbeResult, make: Make
     ]
 
 
-def _detection(plan: Plan, features: Features, probe: ProbeResult, make: MakeRow) -> list[Row]:
+def _energies(plan: Plan, features: Features, probe: ProbeResult) -> dict[str, Scores]:
+    """The score of every tested image, by set."""
     assert probe.weight is not None
     assert probe.bias is not None
     keys = [key for key in ("id_test", *map(ood_key, plan.inputs.ood)) if key in features]
     energies = {key: (features[key] @ probe.weight.T + probe.bias).logsumexp(dim=1) for key in keys}
-    scores = {key: energy.double().cpu().numpy() for key, energy in energies.items()}
-    return detection_rows(scores, {}, plan.inputs, plan.ids, plan.resamples, make)
+    return {key: energy.double().cpu().numpy() for key, energy in energies.items()}
 
 
 def _transfer(plan: Plan, fit: Callable[[str, str], ProbeResult], make: MakeRow) -> list[Row]:

@@ -32,7 +32,7 @@ from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.maps import feature_maps
-from ood_nc.evaluation.paper import PaperTaps, paper_rows
+from ood_nc.evaluation.paper import PaperTaps, measure_paper
 from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
@@ -202,8 +202,7 @@ def evaluate(
             _measure_network(plan, found)
     if PAPER in protocols:
         with _timed(clock, "paper"):
-            own_share = inputs.id_val is not None and id_val is None
-            found.rows += paper_rows(plan, tapped, held_out=own_share)
+            measure_paper(plan, tapped, found, held_out=inputs.id_val is not None and id_val is None)
     inputs.notes += found.notes
     identity = identify(
         model,
@@ -225,7 +224,8 @@ def evaluate(
     )
     with _timed(clock, "relations"):
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
-        results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
+        if STRICT in protocols:  # the rules speak of the model's own taps
+            results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
 

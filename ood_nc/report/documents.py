@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,22 +65,65 @@ class Run:
         return str(self.identity.get("head_tap") or self.taps[-1])
 
 
-def read_runs(directories: Sequence[Path]) -> list[Run]:
-    """Read several runs; equal names are numbered, as in the comparison document."""
+def read_runs(directories: Sequence[Path], *, protocol: str | None = None) -> list[Run]:
+    """Read several runs; equal names are numbered, as in the comparison document.
+
+    Args:
+        directories: the runs.
+        protocol: whose measurements; strict (else the first that there is) when not given.
+
+    Raises:
+        UserError: a run has no readable results, or none of the protocol.
+    """
     runs: list[Run] = []
     for directory in directories:
-        runs.append(_read_run(directory, [run.name for run in runs]))
+        run, document = _read_run(directory, [run.name for run in runs])
+        runs.append(run if protocol in (None, _protocol(run)) else _of_protocol(run, document, str(protocol)))
     return runs
 
 
-def _read_run(directory: Path, taken: Sequence[str]) -> Run:
+def _protocol(run: Run) -> str | None:
+    return next((row["protocol"] for row in run.rows), None)
+
+
+def _of_protocol(run: Run, document: Mapping[str, Any], protocol: str) -> Run:
+    """What another protocol measured, at taps of its own; relations, choices and the log are of the run's own taps."""
+    rows = [row for row in document["rows"] if row["protocol"] == protocol]
+    if not rows:
+        raise UserError(
+            f"{run.directory} has nothing of the protocol {protocol}: ood-nc evaluate {run.directory} "
+            f"--protocols strict {protocol}"
+        )
+    depths = {row["tap"]: row["depth"] for row in rows if row["depth"] is not None}
+    taps = [{"name": tap, "depth": depth} for tap, depth in depths.items()]
+    by_kind = {
+        kind: list(dict.fromkeys(row["method"] for row in rows if row["kind"] == kind and row["method"]))
+        for kind in ("detection", "transfer")
+    }
+    own = {"head_tap": None, "detectors": by_kind["detection"], "probes": by_kind["transfer"]}
+    parts: dict[str, Any] = {
+        name: [row for row in document["series"].get(name) or [] if row.get("protocol") == protocol]
+        for name in ("histograms", "maps")
+    }
+    others = [name for name in (_protocol(run), *run.other_protocols) if name and name != protocol]
+    empty: dict[str, Any] = {"relations": [], "choices": [], "gallery": {}, "log": []}
+    identity = {**run.identity, "taps": taps, **own}
+    return replace(run, identity=identity, rows=rows, other_protocols=others, **parts, **empty)
+
+
+def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, Any]]:
     document = read_results(directory)
     if not document["identity"].get("taps"):
         raise UserError(f"The results in {directory} name no taps: evaluate the run again.")
     name = str(document["identity"].get("run") or directory.name)
     rows, other_protocols = one_protocol(document["rows"])
     log, environment = directory / "metrics.jsonl", directory / "environment.json"
-    return Run(
+    kept = next((row["protocol"] for row in rows), None)
+    series = {
+        part: [row for row in document["series"].get(part) or [] if row.get("protocol", kept) == kept]
+        for part in ("histograms", "maps")
+    }
+    run = Run(
         name=_distinct(name, taken),
         group=re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name,
         directory=directory,
@@ -89,13 +132,14 @@ def _read_run(directory: Path, taken: Sequence[str]) -> Run:
         other_protocols=other_protocols,
         relations=document["relations"],
         choices=document["choices"],
-        histograms=document["series"].get("histograms") or [],
-        maps=document["series"].get("maps") or [],
+        histograms=series["histograms"],
+        maps=series["maps"],
         gallery=document["series"].get("gallery") or {},
         log=read_log(log) if log.is_file() else [],
         config=_read_text(directory / "config.yaml"),
         environment=_read_json(environment) if environment.is_file() else None,
     )
+    return run, document
 
 
 def _distinct(name: str, taken: Sequence[str]) -> str:

@@ -22,3 +22,11 @@ def test_figures_of_a_run_lie_in_it_and_what_is_missing_is_said(
 def test_a_run_that_was_not_evaluated_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figures", str(tmp_path)]) == 2
     assert "evaluate the run first" in capsys.readouterr().err
+
+
+def test_a_protocol_that_was_not_measured_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = build_run(tmp_path / "run", epochs=1)
+    assert main(["figures", str(run), "--protocol", "paper"]) == 2
+    said = capsys.readouterr().err
+    assert f"has nothing of the protocol paper: ood-nc evaluate {run} --protocols strict paper" in said
+    assert len(said.splitlines()) == 1

@@ -15,6 +15,8 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation import Results, evaluate
 from ood_nc.evaluation.paper import PaperTaps
 from ood_nc.models import ControlledModel
+from ood_nc.report.documents import read_runs
+from ood_nc.report.figures import build
 from tests.helpers.tiny import arguments, tiny_model
 
 TAPS = ["block2.conv", "block5.conv", "encoder", "projector"]
@@ -33,7 +35,9 @@ def results(model: ControlledModel) -> Results:
 
 def images_of(model: ControlledModel, dataset: ImageDataset) -> tuple[torch.Tensor, torch.Tensor]:
     view = dataset.with_transform(eval_transform(model.preprocessing))
-    return torch.stack([view[i][0] for i in range(len(view))]), torch.tensor(view.targets)
+    images = torch.stack([view[i][0] for i in range(len(view))])
+    # In the layout of the extraction: convolutions add up in an order that depends on it.
+    return images.contiguous(memory_format=torch.channels_last), torch.tensor(view.targets)
 
 
 class Authors:
@@ -178,6 +182,23 @@ def test_what_strict_holds_out_of_id_train_is_fitted_on_all_the_same(model: Cont
         (row,), (whole,) = held_out.select(**where), results.select(**where)
         assert row["n"] == whole["n"] == len(arguments()["id_train"])
         assert row["value"] == pytest.approx(whole["value"], rel=1e-6)
+
+
+def test_the_protocol_has_figures_of_its_own(results: Results, tmp_path) -> None:
+    results.save(tmp_path)
+    (strict,), (paper,) = read_runs([tmp_path]), read_runs([tmp_path], protocol="paper")
+    assert paper.taps == TAPS and paper.head_tap == "projector"
+    assert {row["protocol"] for row in paper.rows} == {"paper"}
+    assert len(strict.histograms) == len(paper.histograms) == 2 * 3  # two taps; ID and two OOD sets
+    assert strict.maps and len(strict.maps) == len(paper.maps)
+    assert [row["x"] for row in strict.maps] != [row["x"] for row in paper.maps]
+    assert all(sum(row["counts"]) == results.identity["datasets"][row["dataset"]]["n"] for row in paper.histograms)
+    drawn = {one.name for one in build([paper]) if one.panels}
+    assert {"trade-off", "outcomes", "histograms", "maps", "profiles"} <= drawn
+    outcomes = next(one for one in build([paper]) if one.name == "outcomes")
+    where = {"protocol": "paper", "kind": "detection", "tap": "projector", "dataset": "mean", "group": "ood"}
+    (mean,) = results.select(**where, metric="fpr95_id_positive")
+    assert next(outcomes.rows())["y"] == pytest.approx(100 * mean["value"])
 
 
 def test_taps_are_the_convolutions_of_the_models_own_taps(model: ControlledModel) -> None:

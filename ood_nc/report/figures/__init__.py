@@ -28,19 +28,23 @@ def build(runs: Sequence[Run]) -> list[Figure]:
     return [figure for make in FIGURES if (figure := make(runs)).panels or figure.missing]
 
 
-def draw_figures(directories: Sequence[Path], folder: Path) -> tuple[list[Path], list[str]]:
+def draw_figures(
+    directories: Sequence[Path], folder: Path, *, protocol: str | None = None
+) -> tuple[list[Path], list[str]]:
     """Write the figures of evaluated runs.
 
     Args:
         directories: the runs.
         folder: of the files.
+        protocol: strict where not given.
 
     Returns:
         The files, and a line for each figure that these runs cannot show.
 
     Raises:
-        UserError: a run has no readable results, matplotlib is not installed, a file cannot be written.
+        UserError: a run has no readable results, or none of the protocol, matplotlib is not installed, a file cannot be
+            written.
     """
-    figures = build(read_runs(directories))
+    figures = build(read_runs(directories, protocol=protocol))
     files = write_figures(figures, folder)
     return files, [f"no figure of {one.title.lower()}: {one.missing}" for one in figures if one.missing]
