@@ -89,9 +89,9 @@ def _failed(error: Exception, debug: bool) -> int:
 
 
 def _run(words: list[str]) -> int:
-    parser, subparsers = _parsers()
     position = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
     name = None if position is None else words[position]
+    parser, subparsers = _parsers(name)
     if position is None or name not in _COMMANDS:
         parser.parse_args(words)  # --help, --version, or what is wrong with the command's name
         parser.print_help()
@@ -107,7 +107,8 @@ def _run(words: list[str]) -> int:
     return command.execute(arguments)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers(wanted: str | None) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the first word, and those of the commands; only the wanted one has its options and its examples."""
     parser = _Parser(
         prog="ood-nc",
         description="Control neural collapse layer by layer; measure collapse, OOD detection and transfer of each.",
@@ -116,22 +117,20 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     parser.add_argument("--version", action=_Version, help="versions of this package and of what it stands on")
     group = parser.add_subparsers(title="commands", metavar="COMMAND")
     subparsers: dict[str, argparse.ArgumentParser] = {}
-    for command in _COMMANDS.values():
-        epilog = f"examples:\n{command.examples}"
-        if command.takes_config:
-            epilog += "\n\n" + flags.help_text()
-        subparser = group.add_parser(
-            command.name,
+    for name, command in _COMMANDS.items():
+        subparsers[name] = subparser = group.add_parser(
+            name,
             help=command.summary,
             description=command.summary,
-            epilog=epilog,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        command.add_arguments(subparser)
-        subparser.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        subparsers[command.name] = subparser
+        if name == wanted:
+            command.add_arguments(subparser)
+            subparser.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
+            subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            keys = f"\n\n{flags.help_text()}" if command.takes_config else ""
+            subparser.epilog = f"examples:\n{command.examples}{keys}"
     return parser, subparsers
 
 

@@ -8,13 +8,15 @@ import inspect
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ood_nc
 from ood_nc.cli.command import Command, shipped_configs
 from ood_nc.cli.show import table
 from ood_nc.errors import UserError
-from ood_nc.registry import Registry
+
+if TYPE_CHECKING:
+    from ood_nc.registry import Registry
 
 _KINDS = (
     "backbones", "taps", "detectors", "metrics", "losses", "probes", "trackers", "sources", "suites",
@@ -81,6 +83,8 @@ def _described(
 
 def _detectors(names: list[str]) -> tuple[list[str], list[list[str]]]:
     # Ours from a table: to import them all takes seconds. What others add only their code can describe.
+    from ood_nc.registry import Registry
+
     table_file = Path(ood_nc.__file__).parent / "detection" / "detectors.csv"
     columns, *ours = csv.reader(table_file.read_text(encoding="utf-8").splitlines())
     rows = _matching(ours, names)

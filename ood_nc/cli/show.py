@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
     from ood_nc.evaluation import Results
 
@@ -22,6 +19,9 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table that fits the terminal; off a terminal its cells are never cut."""
     if os.environ.get("OOD_NC_QUIET") == "1":
         return
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     if not console.is_terminal:
         console = Console(
