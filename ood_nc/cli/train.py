@@ -87,7 +87,8 @@ def _run(arguments: argparse.Namespace) -> int:
         evaluate_multilabel(config)
         say(f"report: {write_report(directory)}")
         return 0
-    show_results(evaluate_run(directory))
+    # How collapsed layers are at the end is not asked of the epoch that happened to validate best.
+    show_results(evaluate_run(directory, which="best" if config.intermediate is None else "last"))
     _show_end(directory)
     say(f"report: {write_report(directory)}")
     return 0
