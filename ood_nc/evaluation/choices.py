@@ -68,7 +68,7 @@ def evidence_of(plan: Plan, found: Found, rows: Iterable[Row], identity: Mapping
         ("id_val", name, tap): value for tap, values in found.held_out.items() for name, value in values.items()
     }
     return Evidence(
-        taps=plan.taps,
+        taps=list(dict.fromkeys([*plan.taps, *(row["tap"] for row in rows)])),
         methods={"detection": plan.detectors, "transfer": plan.probes},
         headline={
             "detection": (chosen.detection_tap, next(iter(chosen.detectors), "")),

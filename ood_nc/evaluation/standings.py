@@ -144,7 +144,8 @@ def _ranked(
     best = min(found, key=lambda name: sign * found[name][0])
     rows = []
     for name, values in found.items():
-        low, high = percentile_interval(values[1:], confidence)
+        # Few seeds reach further than a share can be.
+        low, high = percentile_interval(values[1:].clip(0, 1), confidence)
         apart = percentile_interval(values[1:] - found[best][1:], confidence)
         noise = None if apart[0] is None or apart[1] is None else apart[0] <= 0 <= apart[1]
         row = {"run": name, "seeds": len(groups[name]), "metric": key[0], "method": key[1], "value": float(values[0])}

@@ -23,9 +23,11 @@ def prepared(**changes) -> Inputs:
 
 
 def test_nothing_is_held_out_unless_asked_for() -> None:
-    data = prepared(id_val=made(6))
+    data = prepared()
     assert (len(data.id_train), len(data.id_test), data.id_val) == (40, 20, None)
     assert set(data.all()) == {"id_train", "id_test"}
+    given = prepared(id_val=made(6))
+    assert (len(given.id_train), len(given.id_val)) == (40, 6), "what is given is read, and nothing is taken off train"
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25])

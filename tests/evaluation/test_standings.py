@@ -60,7 +60,7 @@ def test_seeds_widen_the_interval_and_only_common_images_count() -> None:
     several = {seed: run(f"g-seed{seed}", seed, gap=1.0 + 0.3 * seed, draw=seed) for seed in range(3)}
     found, _ = standings({"g": several, "one": {0: several[0]}}, replicates=200)
     rows = rows_of(found, "fpr95_id_positive")
-    assert rows["g"]["seeds"] == 3
+    assert rows["g"]["seeds"] == 3 and all(0 <= row[end] <= 1 for row in found for end in ("low", "high"))
     assert rows["g"]["high"] - rows["g"]["low"] > 2 * (rows["one"]["high"] - rows["one"]["low"])
     few = run("few")
     few.scores = few.scores.filter([int(name.removesuffix(".png")) < 150 for name in few.scores["id"].to_pylist()])
