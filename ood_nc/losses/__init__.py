@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ood_nc.losses.entropy import nearest_neighbor_entropy
+from ood_nc.losses.logit_norm import logit_norm
 from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label
 from ood_nc.losses.objective import Objective
 from ood_nc.losses.registry import LOSSES, Batch, Term
+from ood_nc.losses.supervised_contrastive import supervised_contrastive
 from ood_nc.losses.testing import check_loss
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "check_loss",
     "feature_norm",
     "focal",
+    "logit_norm",
     "nearest_neighbor_entropy",
     "pick_all_label",
+    "supervised_contrastive",
 ]

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from accelerate import Accelerator
 
 from ood_nc.config import Config, PixelConfig
 from ood_nc.data import eval_transform
 from ood_nc.models import ControlledModel
+from ood_nc.tracking import read_log
+from ood_nc.training import train
 from ood_nc.training.setup import prepare
 
 
@@ -17,3 +20,19 @@ def test_the_pixel_rules_of_a_run_stay_with_its_model():
     assert setup.loader.dataset.dataset.pixels == setup.val.pixels == setup.train_plain.pixels == rules
     copy = ControlledModel.from_spec(json.loads(json.dumps(setup.model.spec())))
     assert eval_transform(copy.preprocessing).pixels == rules
+
+
+def test_comparators_are_terms_of_the_objective(small):
+    """LogitNorm in the place of the task loss, and a contrastive term beside it, from the configuration alone."""
+    terms = [
+        {"name": "logit_norm", "tap": "encoder", "weight": 1.0, "kwargs": {"temperature": 0.5}},
+        {"name": "supervised_contrastive", "tap": "encoder", "weight": 0.1},
+    ]
+    settings = {"loss.task": "none", "loss.terms": terms, "loss.entropy_weight": 0.0, "train.epochs": 1}
+    lines = read_log(train(small(**settings)) / "metrics.jsonl")
+    (last, *_) = [line for line in reversed(lines) if line["split"] == "train"]
+    assert last["task"] == 0
+    parts = last["logit_norm/encoder"] + 0.1 * last["supervised_contrastive/encoder"]
+    assert last["loss"] == pytest.approx(parts, rel=1e-5)
+    (val,) = [line for line in lines if line["split"] == "val"]
+    assert 0 <= val["accuracy"] <= 1
