@@ -35,7 +35,7 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ood_nc.data.audit import audit_data, findings
+    from ood_nc.data.audit import audit_data
     from ood_nc.data.suites import suite_known
 
     config, name, output = _configured(arguments)
@@ -50,7 +50,7 @@ def _check(arguments: argparse.Namespace) -> int:
         title = f"AUROC of cues alone, against {document['cues'][0]['against']} (0.5: they tell nothing)"
         rows = [_cue_row(entry, cues) for entry in document["cues"]]
         table(title, ["OOD set", "all", *cues], rows)
-    for line in findings(document) or ["nothing to note"]:
+    for line in document["findings"] or ["nothing to note"]:
         say(line)
     if output is not None:
         write_text(output, json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -37,6 +37,7 @@ class Run:
         log: lines of metrics.jsonl; empty for a model that this project did not train.
         config: config.yaml as text.
         environment: environment.json.
+        audit: audit.json, what was found in the data.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Run:
     log: Sequence[Row]
     config: str | None
     environment: Mapping[str, Any] | None
+    audit: Mapping[str, Any] | None = None
 
     @property
     def taps(self) -> list[str]:
@@ -117,7 +119,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
         raise UserError(f"The results in {directory} name no taps: evaluate the run again.")
     name = str(document["identity"].get("run") or directory.name)
     rows, other_protocols = one_protocol(document["rows"])
-    log, environment = directory / "metrics.jsonl", directory / "environment.json"
+    log, environment, audit = (directory / name for name in ("metrics.jsonl", "environment.json", "audit.json"))
     kept = next((row["protocol"] for row in rows), None)
     series = {
         part: [row for row in document["series"].get(part) or [] if row.get("protocol", kept) == kept]
@@ -138,6 +140,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
         log=read_log(log) if log.is_file() else [],
         config=_read_text(directory / "config.yaml"),
         environment=_read_json(environment) if environment.is_file() else None,
+        audit=_read_json(audit) if audit.is_file() else None,
     )
     return run, document
 

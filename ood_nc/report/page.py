@@ -17,6 +17,7 @@ from ood_nc.documents import check_schema
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE
 from ood_nc.report import choices, headlines, pivots, summary, tables
+from ood_nc.report.audit import audits
 from ood_nc.report.differences import difference_table, finding, points
 from ood_nc.report.documents import Row, Run, read_runs
 from ood_nc.report.figures import build, plotly_figure
@@ -107,6 +108,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "standings": standing_table(comparison),
         "gallery": gallery(runs),
         "datasets": summary.datasets(runs),
+        "audits": audits(runs),
         "id_size": pivots.id_size(runs[0]),
         "undefined": summary.undefined(runs),
         "warnings": summary.warnings(runs, comparison),

@@ -2,8 +2,7 @@
 
 from ood_nc.data.audit.cues import CUES, cue_detection
 from ood_nc.data.audit.document import audit_data
-from ood_nc.data.audit.findings import findings
 from ood_nc.data.audit.looks import Looks, look
 from ood_nc.data.audit.near_duplicates import NearDuplicate, find_near_duplicates
 
-__all__ = ["CUES", "Looks", "NearDuplicate", "audit_data", "cue_detection", "find_near_duplicates", "findings", "look"]
+__all__ = ["CUES", "Looks", "NearDuplicate", "audit_data", "cue_detection", "find_near_duplicates", "look"]

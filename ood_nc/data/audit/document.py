@@ -9,6 +9,7 @@ from typing import Any
 
 from ood_nc.config import DataConfig
 from ood_nc.data.audit.cues import cue_detection
+from ood_nc.data.audit.findings import findings
 from ood_nc.data.audit.looks import Looks, evenly, look
 from ood_nc.data.audit.near_duplicates import find_near_duplicates
 from ood_nc.data.dataset import ImageDataset
@@ -58,7 +59,8 @@ def audit_data(
           ``fingerprint``, broken and absent files, copies inside it, formats, notes;
         - ``shared``: of two sets with something in common the ``kind`` (``copies``, ``near``, ``classes``), how many of
           the ``n`` images (or classes) of ``second`` it concerns, and examples;
-        - ``cues``: of each OOD set, what `cue_detection` finds against ID test.
+        - ``cues``: of each OOD set, what `cue_detection` finds against ID test;
+        - ``findings``: all of it in words, a line each.
     """
     expected = known or {}
     sets: dict[str, ImageDataset] = {}
@@ -78,13 +80,14 @@ def audit_data(
         get = expected.get(one.source, {}).get("get")
         entries.append(entry | ({"get": get} if get and entry["state"] != "there" else {}))
     groups = {one.name: one.group for one in named}
-    return {
+    document = {
         "schema": SCHEMA,
         "name": name,
         "sets": entries,
         "shared": [*_shared(sets, looks, groups), *_shared_classes(sets, groups)],
         "cues": _cues(looks, groups),
     }
+    return document | {"findings": findings(document)}
 
 
 def _named(config: DataConfig) -> Iterator[_Named]:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from ood_nc.config import DataConfig
-from ood_nc.data.audit import audit_data, findings
+from ood_nc.data.audit import audit_data
 from tests.helpers.pictures import picture, save
 
 N = 30
@@ -37,7 +37,7 @@ def test_a_clean_benchmark_has_nothing_to_note(tmp_path: Path) -> None:
     make(tmp_path, "birds", 2000, classes=("crow", "wren"))
     make(tmp_path, "boats", 3000, classes=("ferry", "yacht"))
     document = audit_data(config(tmp_path, "birds", "boats"), name="clean")
-    assert findings(document) == []
+    assert document["findings"] == []
     assert [one["name"] for one in document["sets"]] == ["ID train", "ID test", "birds", "boats"]
     assert {one["state"] for one in document["sets"]} == {"there"}
     assert {(one["n"], tuple(one["formats"])) for one in document["sets"]} == {(60, ("JPEG",))}
@@ -127,7 +127,7 @@ def test_states_and_broken_files(planted: dict) -> None:
 
 
 def test_every_finding_is_a_line(planted: dict) -> None:
-    lines = findings(planted)
+    lines = planted["findings"]
     assert len(lines) == 3 + 2 + 1 + 1 + 3
     text = "\n".join(lines)
     for part in (
