@@ -84,7 +84,7 @@ def check_evaluation(config: Config) -> None:
         UserError: a detector, probe, ensemble, protocol or suite that there is not, or a choice on no OOD set.
     """
     from ood_nc.data import load_suite
-    from ood_nc.evaluation.suite import check_names
+    from ood_nc.evaluation.names import check_names
 
     wanted = config.evaluation
     check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols)

@@ -244,7 +244,10 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on every tap."""
 
-    protocols: Names = flag(["strict"], "strict, and paper (what the ICML 2025 code measures)")
+    protocols: Names = flag(
+        ["strict"],
+        "strict, paper (what the ICML 2025 code measures), full_spectrum (covariate-shifted sets count as ID)",
+    )
     detectors: Names = flag(
         ["msp", "max_logit", "energy", "knn", "mahalanobis", "vim", "nci", "etf_cosine"],
         "detectors, names and globs; input detectors by their full name",

@@ -21,7 +21,7 @@ from ood_nc.notebook import data_frame, html_table, short
 
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
-STRICT, PAPER = "strict", "paper"
+STRICT, PAPER, FULL_SPECTRUM = "strict", "paper", "full_spectrum"
 """The evaluation protocols."""
 
 _SETS = {"detection": "OOD sets", "transfer": "transfer sets"}

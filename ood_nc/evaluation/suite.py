@@ -14,9 +14,9 @@ import torch
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
 from ood_nc.data import Source, TransferSource, jumbled, transfer_keys
-from ood_nc.detection import detector_class, list_detectors
+from ood_nc.detection import detector_class
 from ood_nc.devices import choose_device
-from ood_nc.errors import UserError, nearest
+from ood_nc.errors import UserError
 from ood_nc.evaluation.banks import extract_banks, same_taps
 from ood_nc.evaluation.calibration import calibration_rows
 from ood_nc.evaluation.choices import evidence_of, make_choices
@@ -27,24 +27,23 @@ from ood_nc.evaluation.ensembles import ensemble_of, over_detectors, over_taps
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, Plan, tested_sets
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
+from ood_nc.evaluation.full_spectrum import full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.maps import feature_maps
+from ood_nc.evaluation.names import check_names
 from ood_nc.evaluation.paper import PaperTaps, measure_paper
-from ood_nc.evaluation.results import PAPER, STRICT, MakeRow, Results, make_row
+from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, MakeRow, Results, make_row
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import correct_column, scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.taps import TapData, open_tap
-from ood_nc.evaluation.transfer import check_probes, id_accuracy, measure_probes, tunnel_rows
+from ood_nc.evaluation.transfer import id_accuracy, measure_probes, tunnel_rows
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
-from ood_nc.scores import ScoreEnsemble
-
-PROTOCOLS = (STRICT, PAPER)
 
 
 def evaluate(
@@ -115,7 +114,8 @@ def evaluate(
             (`ood_nc.evaluation.streaming`), with the head alone for a classifier; the rest is null rows.
         bank_dtype: what features are kept in: float32, float16 or bfloat16. Logits are float32.
         run: name of the run in the results.
-        protocols: of strict and paper; each row says which. Both come from one forward pass.
+        protocols: of strict, paper and full_spectrum (beside strict); each row says which. All come from one forward
+            pass.
 
     Raises:
         UserError: a source cannot be opened, or a detector, probe, group or protocol is unknown.
@@ -200,6 +200,8 @@ def evaluate(
             found.notes.append(skipped(streamed, probes))
         with _timed(clock, "detection"):
             _measure_network(plan, found)
+    if FULL_SPECTRUM in protocols:
+        found.rows += full_spectrum_rows(plan, found)
     if PAPER in protocols:
         with _timed(clock, "paper"):
             measure_paper(plan, tapped, found, held_out=inputs.id_val is not None and id_val is None)
@@ -228,41 +230,6 @@ def evaluate(
             results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
-
-
-def check_names(
-    detectors: Sequence[str], probes: Sequence[str], ensembles: Sequence[str] = (), protocols: Sequence[str] = (STRICT,)
-) -> list[str]:
-    """Refuse what there is not, before anything is computed.
-
-    Args:
-        detectors: names and globs; the others are names.
-        probes: of transfer.
-        ensembles: ways of combining scores.
-        protocols: of the evaluation.
-
-    Returns:
-        The names of the detectors.
-
-    Raises:
-        UserError: naming the first that is unknown, and the nearest that is there.
-    """
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
-    check_probes(probes)
-    for ensemble in ensembles:
-        ScoreEnsemble(ensemble)  # type: ignore[arg-type]
-    names: list[str] = []
-    for pattern in detectors:
-        # Input detectors go over every image again, some of them many times: only a name in full asks for one.
-        matching = list_detectors(pattern, kind="feature") or list_detectors(pattern)
-        if not matching:
-            raise UserError(
-                f"No detector matches {pattern!r}.{nearest(pattern, list_detectors())} See `ood-nc list detectors`."
-            )
-        names += [name for name in matching if name not in names]
-    return names
 
 
 def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:

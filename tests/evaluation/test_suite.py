@@ -4,9 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ood_nc.config import EvaluationConfig
-from ood_nc.detection import list_detectors
 from ood_nc.evaluation import COLUMNS, Results, evaluate, relate
-from ood_nc.evaluation.suite import check_names
 from ood_nc.models import ControlledModel
 from ood_nc.scores import METRICS
 from tests.helpers.tiny import Counting, arguments
@@ -96,13 +94,3 @@ def test_equal_seeds_give_equal_results_and_the_cache_runs_no_model(
     assert [row["value"] for row in first.select(**where)] == [row["value"] for row in evaluated.select(**where)]
     other = evaluate(model, **{**few, "id": few["id"].subset(range(50))})
     assert counter.images == 50 and other.identity["datasets"]["id_test"]["n"] == 50, "only what changed is extracted"
-
-
-def test_globs_name_detectors(model: ControlledModel) -> None:
-    def named(*patterns: str) -> list[str]:
-        return check_names(patterns, ())
-
-    assert named("ma*", "energy", "max_logit") == ["mahalanobis", "max_cosine", "max_logit", "energy"]
-    # A glob never asks for a detector that goes over every image again; its name in full does.
-    assert set(list_detectors(kind="input")).isdisjoint(named("*"))
-    assert named("odin") == ["odin"]

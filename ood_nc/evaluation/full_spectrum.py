@@ -1,0 +1,44 @@
+"""The full-spectrum protocol: covariate-shifted images of ID classes count as ID.
+
+Source: Yang, Zhou and Liu, "Full-Spectrum Out-of-Distribution Detection", IJCV 2023, as OpenOOD v1.5 measures it: the
+scores of ID test and of every covariate-shifted set are one ID side, against which each near and far set is measured.
+A detector that takes any shift for OOD loses here what it wins under the strict protocol.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+
+from ood_nc.data import ood_key
+from ood_nc.documents import OOD_GROUPS
+from ood_nc.errors import UserError
+from ood_nc.evaluation.detection import detection_rows
+from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.results import FULL_SPECTRUM, Row
+
+
+def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
+    """The rows of every feature detector at every tap, from the scores that the strict protocol left.
+
+    Raises:
+        UserError: no covariate-shifted set.
+    """
+    shifted = [name for name, group in plan.inputs.groups.items() if group == "covariate"]
+    if not shifted:
+        raise UserError(f"Protocol {FULL_SPECTRUM} needs a covariate-shifted OOD set (group covariate).")
+    groups = {name: group for name, group in plan.inputs.groups.items() if group in OOD_GROUPS}
+    inputs, plan = replace(plan.inputs, groups=groups), replace(plan, base={**plan.base, "protocol": FULL_SPECTRUM})
+    chosen = {(row["tap"], row["method"]): row["selected_on"] for row in found.rows if row["kind"] == "detection"}
+    rows: list[Row] = []
+    for tap, methods in found.scores.items():
+        for name, scores in methods.items():
+            together = [scores[key] for key in ("id_test", *map(ood_key, shifted)) if key in scores]
+            make = functools.partial(plan.of("detection", tap), method=name, selected_on=chosen.get((tap, name)))
+            joined = {**scores, "id_test": np.concatenate(together)}
+            rows += detection_rows(joined, {}, inputs, plan.ids, plan.resamples, make)
+    sizes = ", ".join(f"{name} ({len(plan.ids.get(ood_key(name), ()))})" for name in shifted)
+    found.notes.append(f"{FULL_SPECTRUM}: ID test ({len(plan.ids['id_test'])}) and {sizes} are the ID side of its rows")
+    return rows

@@ -1,0 +1,50 @@
+"""What an evaluation is asked for by name, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ood_nc.detection import list_detectors
+from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT
+from ood_nc.evaluation.transfer import check_probes
+from ood_nc.scores import ScoreEnsemble
+
+PROTOCOLS = (STRICT, PAPER, FULL_SPECTRUM)
+
+
+def check_names(
+    detectors: Sequence[str], probes: Sequence[str], ensembles: Sequence[str] = (), protocols: Sequence[str] = (STRICT,)
+) -> list[str]:
+    """Refuse what there is not, before anything is computed.
+
+    Args:
+        detectors: names and globs; the others are names.
+        probes: of transfer.
+        ensembles: ways of combining scores.
+        protocols: of the evaluation.
+
+    Returns:
+        The names of the detectors.
+
+    Raises:
+        UserError: naming the first that is unknown, and the nearest that is there.
+    """
+    for protocol in protocols:
+        if protocol not in PROTOCOLS:
+            raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
+    if FULL_SPECTRUM in protocols and STRICT not in protocols:
+        raise UserError(f"Protocol {FULL_SPECTRUM} takes the scores of {STRICT}: name it beside {STRICT}.")
+    check_probes(probes)
+    for ensemble in ensembles:
+        ScoreEnsemble(ensemble)  # type: ignore[arg-type]
+    names: list[str] = []
+    for pattern in detectors:
+        # Input detectors go over every image again, some of them many times: only a name in full asks for one.
+        matching = list_detectors(pattern, kind="feature") or list_detectors(pattern)
+        if not matching:
+            raise UserError(
+                f"No detector matches {pattern!r}.{nearest(pattern, list_detectors())} See `ood-nc list detectors`."
+            )
+        names += [name for name in matching if name not in names]
+    return names

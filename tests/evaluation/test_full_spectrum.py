@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ood_nc.errors import UserError
+from ood_nc.evaluation import Results, evaluate
+from tests.helpers.samples import clusters
+
+FEW = {"detectors": ["knn", "mahalanobis"], "probes": ["nearest_mean"], "bootstrap": 20}
+
+
+def features(*covariate: str) -> dict[str, np.ndarray]:
+    """ID classes, the same shifted, and two OOD sets."""
+    found: dict[str, np.ndarray] = {}
+    for name, n, seed in (("id_train", 200, 0), ("id_test", 80, 1)):
+        found[f"{name}/encoder"], found[f"{name}/labels"] = clusters(n, 8, 4, 0.3, seed)
+    for number, name in enumerate(covariate):
+        found[f"covariate/{name}/encoder"] = clusters(60, 8, 4, 0.3, 2 + number)[0] + 0.4 * (number + 1)
+    for name, shift in (("near/close", 1.0), ("far/away", 3.0)):
+        found[f"{name}/encoder"] = np.random.default_rng(9).normal(size=(50, 8)).astype(np.float32) * shift
+    return found
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return evaluate(features=features("blurred", "dark"), protocols=("strict", "full_spectrum"), **FEW)
+
+
+def test_shifted_images_count_as_id(results: Results) -> None:
+    assert results.scores is not None
+    table = {name: np.array(column) for name, column in results.scores.to_pydict().items()}
+    for method in FEW["detectors"]:
+        column = f"score/encoder/{method}"
+        for ood, group in (("close", "near"), ("away", "far")):
+            sides = [
+                table[column][table["dataset"] == name].astype(float) for name in ("id_test", "blurred", "dark", ood)
+            ]
+            truth = np.repeat([1, 1, 1, 0], [len(side) for side in sides])
+            (row,) = results.select(
+                protocol="full_spectrum", tap="encoder", method=method, dataset=ood, group=group, metric="auroc"
+            )
+            assert row["value"] == pytest.approx(roc_auc_score(truth, np.concatenate(sides)), abs=1e-12)
+            assert row["low"] <= row["value"] <= row["high"] and row["n"] == 50
+
+
+def test_its_rows_are_those_of_ood_sets_and_their_means_alone(results: Results) -> None:
+    rows = results.select(protocol="full_spectrum")
+    assert {(row["dataset"], row["group"]) for row in rows} == {
+        ("close", "near"), ("away", "far"), ("mean", "near"), ("mean", "far"), ("mean", "ood"),
+    }  # fmt: skip
+    assert {row["kind"] for row in rows} == {"detection"}
+    assert all(row["protocol"] == "strict" for row in results.main_rows)
+    assert any(
+        note.startswith("full_spectrum: ID test (80) and blurred (60), dark (60)") for note in results.identity["notes"]
+    )
+
+
+def test_a_detector_that_takes_every_shift_for_ood_loses(results: Results) -> None:
+    where = {"tap": "encoder", "method": "mahalanobis", "dataset": "close", "metric": "auroc"}
+    strict, full = (results.select(protocol=name, **where)[0]["value"] for name in ("strict", "full_spectrum"))
+    assert full < strict - 0.02
+
+
+def test_what_it_needs(results: Results) -> None:
+    with pytest.raises(UserError, match="needs a covariate-shifted OOD set"):
+        evaluate(features=features(), protocols=("strict", "full_spectrum"), **FEW)
+    with pytest.raises(UserError, match="beside strict"):
+        evaluate(features=features("dark"), protocols=("full_spectrum",), **FEW)

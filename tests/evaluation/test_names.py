@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from ood_nc.detection import list_detectors
+from ood_nc.errors import UserError
+from ood_nc.evaluation.names import check_names
+
+
+def test_globs_name_detectors() -> None:
+    assert check_names(["ma*", "energy", "max_logit"], []) == ["mahalanobis", "max_cosine", "max_logit", "energy"]
+    # A glob never asks for a detector that goes over every image again; its name in full does.
+    assert set(list_detectors(kind="input")).isdisjoint(check_names(["*"], []))
+    assert check_names(["odin"], []) == ["odin"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"detectors": ["enrgy"]}, "No detector matches 'enrgy'. Did you mean 'energy'"),
+        ({"probes": ["liner"]}, "linear"),
+        ({"ensembles": ["fishers"]}, "fisher"),
+        ({"protocols": ["stric"]}, "Unknown protocol 'stric'.*Did you mean 'strict'"),
+        ({"protocols": ["full_spectrum"]}, "name it beside strict"),
+    ],
+)
+def test_what_there_is_not_is_refused(asked: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_names(**{"detectors": ["energy"], "probes": ["linear"], **asked})
