@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from ood_nc.cli import (
     compare,
     evaluate,
+    explain,
     figures,
     fit,
     flags,
@@ -46,6 +47,7 @@ _COMMANDS = {
         fit.COMMAND,
         private_head.COMMAND,
         score.SCORE,
+        explain.COMMAND,
         score.EXPORT,
         suites.COMMAND,
         listing.COMMAND,

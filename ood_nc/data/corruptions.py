@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,20 +67,6 @@ def corrupted(dataset: ImageDataset, corruption: str, severity: int | None = Non
     view.name = f"{dataset.name} ({corruption}{f' {severity}' if severity else ''})"
     view._fingerprint = None
     return view
-
-
-def open_corrupted(name: str, split: str, root: Path | None) -> ImageDataset:
-    """Corrupted images of another source: ``corrupted/fog-3/SOURCE``, ``corrupted/mixed/SOURCE``."""
-    from ood_nc.data.sources import open_dataset
-
-    how, slash, source = name.partition("/")
-    if not slash or not source:
-        raise UserError(f"Which images? corrupted/{how or 'fog-3'}/SOURCE, e.g. corrupted/fog-3/cifar10::test.")
-    corruption, dash, severity = how.partition("-")
-    if dash and not severity.isdecimal():
-        raise UserError(f"The severity in corrupted/{how} is no number: e.g. corrupted/fog-3/SOURCE.")
-    dataset = open_dataset(f"{source}::{split}" if split else source, root=root)
-    return corrupted(dataset, corruption, int(severity) if dash else None)
 
 
 class _CorruptedStore(Store):

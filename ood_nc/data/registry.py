@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ood_nc.data.bundled import open_bundled
-from ood_nc.data.corruptions import open_corrupted
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.hub import open_timm, open_torchvision
 from ood_nc.registry import Registry
@@ -42,7 +41,6 @@ def _timm(kind: str) -> OpenSource:
 
 
 SOURCES.add("bundled", _bundled)
-SOURCES.add("corrupted", open_corrupted)
 SOURCES.add("torchvision", _torchvision)
 for _kind in ("hfds", "wds", "tfds"):
     SOURCES.add(_kind, _timm(_kind))

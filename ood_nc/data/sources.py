@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ood_nc.data.archives import is_archive, open_archive
 from ood_nc.data.bundled import BUNDLED
+from ood_nc.data.corruptions import corrupted
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.imglists import LIST_SUFFIXES, open_imglist
 from ood_nc.data.layout import EXPECTED, Layout, read_folder, read_layout
@@ -112,6 +113,21 @@ def _open(place: str, inner: str, root: Path | None, max_inflated: int | None) -
         images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
         return open_imglist(path, images, name)
     raise UserError(f"{path} is neither a folder nor an archive, .npz file or image list (`ood-nc list datasets`).")
+
+
+def _open_corrupted(name: str, split: str, root: Path | None) -> ImageDataset:
+    """Another source's images, corrupted as in ImageNet-C: corrupted/fog-3/SOURCE, corrupted/mixed/SOURCE."""
+    how, slash, source = name.partition("/")
+    if not slash or not source:
+        raise UserError(f"Which images? corrupted/{how or 'fog-3'}/SOURCE, e.g. corrupted/fog-3/cifar10::test.")
+    corruption, dash, severity = how.partition("-")
+    if dash and not severity.isdecimal():
+        raise UserError(f"The severity in corrupted/{how} is no number: e.g. corrupted/fog-3/SOURCE.")
+    dataset = open_dataset(f"{source}::{split}" if split else source, root=root)
+    return corrupted(dataset, corruption, int(severity) if dash else None)
+
+
+SOURCES.add("corrupted", _open_corrupted)
 
 
 def _open_folder(path: Path, inner: str, name: str) -> ImageDataset:

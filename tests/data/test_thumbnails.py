@@ -30,6 +30,10 @@ def test_every_mode_is_shown(mode: str) -> None:
     assert opened(thumbnail(Image.new(mode, (20, 20)))).mode == "RGB"
 
 
+def test_another_size_is_for_the_asking() -> None:
+    assert opened(thumbnail(Image.new("RGB", (400, 300)), 320)).size == (320, 240)
+
+
 def test_many_channels_are_shown_by_their_mean() -> None:
     values = np.zeros((16, 16, 5), dtype=np.uint8)
     values[..., 0] = 250

@@ -1,0 +1,160 @@
+"""Why a detector decides as it does for one image: the decision, how typical the image is at every tap, what is near.
+
+The training images are given, not kept in the detector's file: that file goes where images are judged, and need not
+carry what it was trained on there; whoever explains a decision has them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ood_nc.data import ImageDataset
+from ood_nc.data.pixels import read_image
+from ood_nc.data.thumbnails import thumbnail
+from ood_nc.deployment.detector import Detector
+from ood_nc.deployment.images import as_batch
+from ood_nc.detection import InputDetector
+from ood_nc.errors import UserError
+from ood_nc.evaluation.fitting import BankExtractor
+from ood_nc.features import FeatureBank
+from ood_nc.passes import evaluating
+
+_NEAREST = 8
+_KTH = 10
+_REFERENCE = 1000
+_LARGE, _SMALL = 320, 96
+_BINS = 40
+
+
+def explain(
+    detector: Detector,
+    image: str | Path,
+    train: ImageDataset,
+    *,
+    batch_size: int = 128,
+    workers: int = 0,
+    cache: str | Path | None = None,
+) -> dict[str, Any]:
+    """What is to be known of a detector's decision on one image, as plain values.
+
+    At a tap an image is as typical as the training images are among themselves: its distance to the tenth nearest
+    training image, features on the unit sphere, is ranked among the same distance of (at most 1,000) training images
+    to the others.
+
+    Args:
+        detector: fitted.
+        image: path of the image.
+        train: training images; those the detector was fitted on.
+        batch_size: images a forward pass.
+        workers: processes that load images.
+        cache: folder of feature banks.
+
+    Returns:
+        ``image`` (name, thumbnail), ``accepted``, ``score``, ``p_value``, ``threshold``, ``tpr``, ``prediction``,
+        ``detectors``, ``histogram`` (edges and counts of the held-out ID scores), ``taps`` (of each the ``percentile``,
+        0 where the image is farther than every training image, and the ``nearest`` with class, distance and thumbnail;
+        ``read`` says whether the detector reads it), ``train`` and ``notes``.
+
+    Raises:
+        UserError: the image cannot be read, or there are too few training images.
+    """
+    verdict = detector(image)
+    batch, _ = as_batch(image, detector.transform, detector.model.preprocessing["input_size"])
+    assert batch is not None
+    extract = BankExtractor(detector.model, cache, batch_size=batch_size, workers=workers, device=detector.device)
+    train = train.with_transform(detector.transform)
+    bank = extract(train)
+    if len(bank) <= _KTH:
+        raise UserError(f"{train.name} has {len(bank)} readable images: to tell what is typical takes {_KTH + 1}.")
+    with torch.inference_mode(), evaluating(detector.model):
+        _, values = detector.model.forward_taps(batch.to(detector.device))
+    read = {member.tap for member in detector.members}
+    shown = _Shown(train, bank)
+    classes = verdict.predicted_names
+    low = detector.class_thresholds.get(int(verdict.predictions[0]), detector.threshold)
+    fitted_on = detector.about.get("fitted_on") or {}
+    notes = []
+    if fitted_on.get("n", len(train)) != len(train):
+        notes.append(
+            f"the detector was fitted on {fitted_on['n']} images of {fitted_on.get('source')}, near are shown among "
+            f"{len(train)} of {train.name}"
+        )
+    if any(isinstance(member.detector, InputDetector) for member in detector.members):
+        notes.append("the detector reads the whole network: a tap shows where the image is far, not what decides")
+    return {
+        "image": {
+            "name": str(image),
+            "thumbnail": thumbnail(read_image(image, detector.transform.channels, detector.transform.pixels), _LARGE),
+        },
+        "accepted": bool(verdict.accepted[0]),
+        "score": float(verdict.scores[0]),
+        "p_value": float(verdict.p_values[0]),
+        "threshold": float(low.value),
+        "tpr": float(detector.calibration.tpr),
+        "prediction": classes[0],
+        "detectors": [member.name for member in detector.members],
+        "histogram": _histogram(detector.calibration.scores.numpy(), float(verdict.scores[0])),
+        "taps": [
+            {"name": name, "read": name in read, **_at_tap(bank.taps[name], values[name][0].cpu(), shown)}
+            for name in detector.model.tap_names
+            if name in bank.taps
+        ],
+        "train": {"name": train.name, "n": len(bank)},
+        "notes": notes,
+    }
+
+
+class _Shown:
+    """Training images by their row in the bank; each is decoded once."""
+
+    def __init__(self, train: ImageDataset, bank: FeatureBank) -> None:
+        self.train, self.ids = train, bank.ids
+        self.places = {name: place for place, name in enumerate(train.ids)}
+        self.made: dict[int, dict[str, Any]] = {}
+
+    def __call__(self, row: int) -> dict[str, Any]:
+        if row not in self.made:
+            place = self.places[self.ids[row]]
+            label, names = int(self.train.targets[place]), self.train.class_names
+            self.made[row] = {
+                "id": self.ids[row],
+                "class": "" if label < 0 else str(label) if names is None else names[label],
+                "thumbnail": thumbnail(self.train.load(place), _SMALL),
+            }
+        return self.made[row]
+
+
+def _at_tap(bank: torch.Tensor, query: torch.Tensor, shown: _Shown) -> dict[str, Any]:
+    """How typical the image is, and what is nearest to it, by distances of unit vectors in float64."""
+    rows, one = _unit(bank), _unit(query[None])
+    distances = _distances(one, rows)[0]
+    nearest = np.argsort(distances, kind="stable")
+    sample = np.unique(np.linspace(0, len(rows) - 1, min(_REFERENCE, len(rows))).astype(np.int64))
+    typical = np.array([np.partition(_distances(rows[row : row + 1], rows)[0], _KTH)[_KTH] for row in sample])
+    own = float(distances[nearest[_KTH - 1]])
+    return {
+        "percentile": 100 * float(np.mean(typical >= own)),
+        "distance": own,
+        "usual": float(np.median(typical)),
+        "nearest": [{**shown(int(row)), "distance": float(distances[row])} for row in nearest[:_NEAREST]],
+    }
+
+
+def _unit(rows: torch.Tensor) -> NDArray[np.float64]:
+    values = rows.double().numpy()
+    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+
+
+def _distances(queries: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.sqrt(np.maximum(2 - 2 * queries @ rows.T, 0))
+
+
+def _histogram(held_out: NDArray[np.float64], score: float) -> dict[str, Any]:
+    """Counts of the held-out ID scores on a range that holds the image's score too."""
+    counts, edges = np.histogram(held_out, bins=_BINS, range=(min(held_out.min(), score), max(held_out.max(), score)))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
