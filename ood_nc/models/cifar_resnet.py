@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 from torch.nn import functional as F
+
+from ood_nc.models.small import SmallNetwork, small_configurations
 
 
 class PadShortcut(nn.Module):
@@ -50,7 +52,7 @@ class CifarBlock(nn.Module):
         return self.act2(self.bn2(self.conv2(inner)) + self.shortcut(maps))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(SmallNetwork):
     """ResNet of depth 6n+2 for small images, with timm's model protocol.
 
     Args:
@@ -60,10 +62,10 @@ class CifarResNet(nn.Module):
         drop_rate: dropout in front of the classifier.
     """
 
+    classifier = "linear"
+
     def __init__(self, blocks: int, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.num_classes, self.drop_rate = num_classes, drop_rate
-        self.num_features = self.head_hidden_size = 64
         self.conv1 = nn.Conv2d(in_chans, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.act1 = nn.ReLU(inplace=True)
@@ -72,8 +74,7 @@ class CifarResNet(nn.Module):
         self.layer3 = self._stage(32, 64, blocks, 2)
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head_drop = nn.Dropout(drop_rate)
-        self.linear = nn.Linear(64, num_classes) if num_classes > 0 else nn.Identity()
+        self.add_head(64, num_classes, drop_rate)
         self.feature_info = [{"module": f"layer{i + 1}", "num_chs": 16 * 2**i, "reduction": 2**i} for i in range(3)]
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -88,47 +89,14 @@ class CifarResNet(nn.Module):
         """Return timm's patterns of parameter groups."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    def get_classifier(self) -> nn.Module:
-        """Return the linear classifier."""
-        return self.linear
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier, keeping device and dtype; ``global_pool`` other than avg does not exist here."""
-        reference = self.conv1.weight
-        self.num_classes, self.linear = num_classes, nn.Identity()
-        if num_classes > 0:
-            self.linear = nn.Linear(64, num_classes, device=reference.device, dtype=reference.dtype)
-
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature map (B, 64, H/4, W/4)."""
         maps = self.act1(self.bn1(self.conv1(images)))
         return self.layer3(self.layer2(self.layer1(maps)))
 
-    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Return the logits, or the pooled features (B, 64)."""
-        features = self.head_drop(self.flatten(self.global_pool(maps)))
-        return features if pre_logits else self.linear(features)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        return self.forward_head(self.forward_features(images))
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        f"cifar_resnet{depth}.untrained": {
-            "input_size": (3, 32, 32),
-            "num_classes": 10,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "first_conv": "conv1",
-            "classifier": "linear",
-        }
-        for depth in (20, 32, 44, 56)
-    }
-)
+_NAMES = [f"cifar_resnet{depth}" for depth in (20, 32, 44, 56)]
+default_cfgs = small_configurations(*_NAMES, first_conv="conv1", classifier="linear")
 
 
 def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
+
+from ood_nc.models.small import SmallNetwork, small_configurations
 
 SIX = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 """Channels and stride of each convolution of `convnet6`."""
@@ -32,7 +34,7 @@ class ConvBlock(nn.Module):
         return self.act(self.norm(self.conv(maps)))
 
 
-class ConvNet(nn.Module):
+class ConvNet(SmallNetwork):
     """Convolutions in a row, average pooling and a linear classifier, with timm's model protocol.
 
     Args:
@@ -50,9 +52,7 @@ class ConvNet(nn.Module):
         layers: Sequence[tuple[int, int]] = SIX,
     ) -> None:
         super().__init__()
-        self.num_classes, self.drop_rate, self.depth = num_classes, drop_rate, len(layers)
-        self.num_features = self.head_hidden_size = layers[-1][0]
-        self.feature_info = []
+        self.depth, self.feature_info = len(layers), []
         channels, reduction = in_chans, 1
         for index, (width, stride) in enumerate(layers, start=1):
             self.add_module(f"block{index}", ConvBlock(channels, width, stride))
@@ -61,8 +61,7 @@ class ConvNet(nn.Module):
                 self.feature_info.append({"module": f"block{index}", "num_chs": width, "reduction": reduction})
         self.global_pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head_drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(channels, num_classes) if num_classes > 0 else nn.Identity()
+        self.add_head(channels, num_classes, drop_rate)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -71,17 +70,6 @@ class ConvNet(nn.Module):
         """Return timm's patterns of parameter groups."""
         return {"stem": r"^block1\.", "blocks": r"^block(\d+)"}
 
-    def get_classifier(self) -> nn.Module:
-        """Return the linear classifier."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier, keeping device and dtype; ``global_pool`` other than avg does not exist here."""
-        reference = next(self.parameters())
-        self.num_classes, self.fc = num_classes, nn.Identity()
-        if num_classes > 0:
-            self.fc = nn.Linear(self.num_features, num_classes, device=reference.device, dtype=reference.dtype)
-
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last feature map (B, 128, H/8, W/8)."""
         maps = images
@@ -89,27 +77,8 @@ class ConvNet(nn.Module):
             maps = self.get_submodule(f"block{index}")(maps)
         return maps
 
-    def forward_head(self, maps: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Return the logits, or the pooled features (B, 128)."""
-        features = self.head_drop(self.flatten(self.global_pool(maps)))
-        return features if pre_logits else self.fc(features)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        return self.forward_head(self.forward_features(images))
-
-
-_CONFIGURATION = {
-    "input_size": (3, 32, 32),
-    "num_classes": 10,
-    "mean": (0.485, 0.456, 0.406),
-    "std": (0.229, 0.224, 0.225),
-    "interpolation": "bilinear",
-    "crop_pct": 1.0,
-    "first_conv": "block1.conv",
-    "classifier": "fc",
-}
-default_cfgs = generate_default_cfgs({f"{name}.untrained": _CONFIGURATION for name in ("convnet6", "convnet20")})
+default_cfgs = small_configurations("convnet6", "convnet20", first_conv="block1.conv")
 
 
 @register_model

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ood_nc.errors import UserError
+from ood_nc.models.small import SmallNetwork, small_configurations
 
 
 class Layer(nn.Module):
@@ -24,7 +25,7 @@ class Layer(nn.Module):
         return self.act(self.norm(self.linear(rows)))
 
 
-class MLP(nn.Module):
+class MLP(SmallNetwork):
     """Layers of one width on the flattened image, and a linear classifier, with timm's model protocol.
 
     Args:
@@ -52,8 +53,7 @@ class MLP(nn.Module):
         if tied_from is not None and not 2 <= tied_from <= depth:
             raise UserError(f"tied_from must be between 2 and the depth of {depth}, got {tied_from}.")
         sides = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.num_classes, self.depth, self.drop_rate = num_classes, depth, drop_rate
-        self.num_features = self.head_hidden_size = width
+        self.depth = depth
         self.feature_info: list[dict[str, Any]] = []
         self.flatten = nn.Flatten()
         for index in range(1, depth + 1):
@@ -63,23 +63,11 @@ class MLP(nn.Module):
             else:
                 nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
             self.add_module(f"layer{index}", Layer(linear))
-        self.head_drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(width, num_classes) if num_classes > 0 else nn.Identity()
+        self.add_head(width, num_classes, drop_rate)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's patterns of parameter groups."""
         return {"stem": r"^layer1\.", "blocks": r"^layer(\d+)"}
-
-    def get_classifier(self) -> nn.Module:
-        """Return the linear classifier."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier, keeping device and dtype; there is no pooling to choose."""
-        reference = next(self.parameters())
-        self.num_classes, self.fc = num_classes, nn.Identity()
-        if num_classes > 0:
-            self.fc = nn.Linear(self.num_features, num_classes, device=reference.device, dtype=reference.dtype)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return the last hidden layer (B, width)."""
@@ -88,31 +76,12 @@ class MLP(nn.Module):
             rows = self.get_submodule(f"layer{index}")(rows)
         return rows
 
-    def forward_head(self, rows: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Return the logits, or the features (B, width)."""
-        features = self.head_drop(rows)
-        return features if pre_logits else self.fc(features)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        return self.forward_head(self.forward_features(images))
+    def pooled(self, last: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden layer as it is."""
+        return last
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "mlp10.untrained": {
-            "input_size": (3, 32, 32),
-            "num_classes": 10,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "fixed_input_size": True,
-            "first_conv": "layer1.linear",
-            "classifier": "fc",
-        }
-    }
-)
+default_cfgs = small_configurations("mlp10", first_conv="layer1.linear", fixed_input_size=True)
 
 
 @register_model

@@ -15,7 +15,7 @@ from ood_nc.scores.bootstrap import (
     resampled_metrics,
 )
 from ood_nc.scores.calibration import calibration_error
-from ood_nc.scores.comparisons import PairedDifference, delong_interval, delong_test, paired_bootstrap
+from ood_nc.scores.comparisons import PairedDifference, delong_test, paired_bootstrap
 from ood_nc.scores.counts import RankCounts
 from ood_nc.scores.discoveries import DiscoveryCounter, benjamini_hochberg, conformal_discoveries
 from ood_nc.scores.ensembles import ScoreEnsemble
@@ -31,7 +31,6 @@ from ood_nc.scores.thresholds import (
     Threshold,
     choose_class_thresholds,
     choose_threshold,
-    conditional_p_values,
     conformal_p_values,
 )
 from ood_nc.scores.ties import tie_note
@@ -58,10 +57,8 @@ __all__ = [
     "check_metric",
     "choose_class_thresholds",
     "choose_threshold",
-    "conditional_p_values",
     "conformal_discoveries",
     "conformal_p_values",
-    "delong_interval",
     "delong_test",
     "detection_error",
     "detection_metrics",

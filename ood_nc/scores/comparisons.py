@@ -46,26 +46,6 @@ class PairedDifference:
     p_value: float | None = None
 
 
-def delong_interval(id_scores: ArrayLike, ood_scores: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval (low, high) of the AUROC from DeLong's variance, clipped to [0, 1]; at least 2 + 2 scores.
-
-    Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
-        UserError: a side holds a single score.
-
-    Example:
-        >>> from ood_nc.scores import delong_interval
-        >>> low, high = delong_interval([2.0, 3.0, 5.0, 6.0], [0.0, 1.0, 2.5, 4.0])
-        >>> round(low, 3), round(high, 3)
-        (0.481, 1.0)
-    """
-    id_parts, ood_parts = _placements(id_scores, ood_scores)
-    area = float(id_parts.mean())
-    reach = float(ndtri(0.5 + confidence / 2)) * _standard_error(id_parts, ood_parts)
-    return max(0.0, area - reach), min(1.0, area + reach)
-
-
 def delong_test(first: _Pair, second: _Pair, confidence: float = 0.95) -> PairedDifference:
     """DeLong's test of equal AUROC of two scores of the same samples (DeLong et al., Biometrics 1988).
 

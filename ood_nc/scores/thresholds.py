@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import betaincinv, gammaln
+from scipy.special import betaincinv
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
@@ -163,47 +163,6 @@ def conformal_p_values(
     for c in np.unique(groups):
         result[groups == c] = _p_values(queries[groups == c], np.sort(calibration[calibration_groups == c]))
     return torch.from_numpy(result)
-
-
-def conditional_p_values(scores: ArrayLike, held_out: ArrayLike, delta: float = 0.1) -> Tensor:
-    """Conformal p-values that hold for the held-out set at hand, not only on average over held-out sets.
-
-    With probability at least 1 - ``delta`` over held-out sets, P(p <= t | held-out) <= t for every t at once; given the
-    held-out set they are independent for independent samples. They are larger than :func:`conformal_p_values`, of which
-    they are a function: j/(n + 1) becomes b_j, with the Simes bound on uniform order statistics of Bates, Candes,
-    Lei, Romano & Sesia (Testing for outliers with conformal p-values, Annals of Statistics, 2023, section 3), k = n/2:
-    b_(n+1-i) = 1 - delta^(1/k) (i (i-1) ... (i-k+1) / (n (n-1) ... (n-k+1)))^(1/k).
-
-    Args:
-        scores: (B,).
-        held_out: ID scores (n,) that the detector was not fitted on, independent of each other.
-        delta: share of held-out sets for which this may fail, in (0, 1).
-
-    Returns:
-        (B,) float64 in (0, 1], on the CPU.
-
-    Raises:
-        EmptySideError: no held-out scores.
-        NanScoreError: a score is NaN.
-        UserError: ``delta`` out of range.
-
-    Example:
-        >>> from ood_nc.scores import conditional_p_values, conformal_p_values
-        >>> held_out = range(100)
-        >>> p = conditional_p_values([-1.0, 50.0], held_out)
-        >>> (p >= conformal_p_values([-1.0, 50.0], held_out)).all().item()
-        True
-    """
-    if not 0 < delta < 1:
-        raise UserError(f"delta must be in (0, 1), got {delta}.")
-    levels, n = conformal_levels(scores, held_out)
-    k = max(1, n // 2)
-    i = n + 1 - np.arange(n + 2)
-    adjusted = np.ones(n + 2)
-    bounded = (i >= k) & (i <= n)
-    log_products = gammaln(i[bounded] + 1) - gammaln(i[bounded] - k + 1)
-    adjusted[bounded] = -np.expm1((np.log(delta) + log_products - gammaln(n + 1) + gammaln(n - k + 1)) / k)
-    return torch.from_numpy(adjusted[levels])
 
 
 def conformal_levels(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, int]:

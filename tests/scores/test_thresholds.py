@@ -16,7 +16,6 @@ from ood_nc.scores import (
     benjamini_hochberg,
     choose_class_thresholds,
     choose_threshold,
-    conditional_p_values,
     conformal_discoveries,
     conformal_p_values,
 )
@@ -211,43 +210,6 @@ def test_false_discovery_rate_and_power(storey):
     assert np.mean(found) > (0.85 if storey is None else 0.9)
 
 
-def test_conditional_p_values_by_definition():
-    # n = 4, k = 2: b_(5-i) = 1 - sqrt(delta i (i - 1) / 12).
-    held_out, scores = [1.0, 2, 3, 4], [0.0, 1, 2, 3, 4]
-    found = conditional_p_values(scores, held_out, delta=0.3)
-    expected = [1 - np.sqrt(0.3), 1 - np.sqrt(0.3 * 6 / 12), 1 - np.sqrt(0.3 * 2 / 12), 1, 1]
-    np.testing.assert_allclose(found, expected)
-    np.testing.assert_allclose(conditional_p_values([0.0, 2.0], [1.0], delta=0.3), [0.7, 1])
-    # At any size: a function of the conformal p-value, never below it, and it does not overflow.
-    rng = np.random.default_rng(0)
-    held_out = rng.normal(size=100_000)
-    adjusted = conditional_p_values(held_out, held_out).numpy()
-    marginal = conformal_p_values(held_out, held_out).numpy()
-    order = np.argsort(marginal)
-    assert (np.diff(adjusted[order]) >= 0).all()
-    assert (adjusted >= marginal).all()
-    lowest = conditional_p_values([-np.inf], held_out).item()
-    assert lowest == pytest.approx(1 - 0.1 ** (1 / 50_000), rel=1e-9)
-
-
-@pytest.mark.parametrize("n", [1, 10, 99, 500])
-def test_conditional_p_values_hold_for_the_held_out_set(n):
-    # On the uniform distribution P(p <= b_j | held-out) is the j-th smallest held-out score, so a held-out set is good
-    # if none exceeds its bound. The bound is sharp: with probability 1 - delta, not more.
-    rng = np.random.default_rng(n)
-    good = marginal = 0
-    for _ in range(2000):
-        held_out = np.sort(rng.random(n))
-        below = np.nextafter(held_out, 0)
-        good += (held_out <= conditional_p_values(below, held_out, delta=0.2).numpy()).all()
-        marginal += (held_out <= conformal_p_values(below, held_out).numpy()).all()
-    assert binom.cdf(good, 2000, 0.8) > 1e-3
-    assert binom.sf(good, 2000, 0.8) > 1e-3
-    if n > 1:
-        # Plain conformal p-values hold on average over held-out sets only.
-        assert marginal < 0.3 * 2000
-
-
 def test_accepted_share_of_fresh_id_over_seeds():
     # The number accepted is beta-binomial over held-out and fresh sets: 20 seeds, each within its 99.9 % interval.
     n, fresh = 1000, 10_000
@@ -267,20 +229,15 @@ def test_accepted_share_of_fresh_id_over_seeds():
 def test_guarantees_over_many_held_out_sets(decimals):
     rng = np.random.default_rng(0)
     levels = np.array([0.005, 0.01, 0.05, 0.1, 0.25, 0.5])
-    below, conditional, shares = [], [], []
+    below, shares = [], []
     for _ in range(4000):
         held_out, scores = (np.round(rng.normal(size=size), decimals) for size in (200, 500))
         below.append((conformal_p_values(scores, held_out).numpy()[:, None] <= levels).mean(axis=0))
-        adjusted = conditional_p_values(scores, held_out, delta=0.1).numpy()
-        # A share of 500 fresh samples, against the level plus four of its deviations.
-        slack = 4 * np.sqrt(levels * (1 - levels) / 500)
-        conditional.append(((adjusted[:, None] <= levels).mean(axis=0) <= levels + slack).all())
         outliers = np.round(rng.normal(-3, 1, size=30), decimals)
         called = conformal_discoveries(np.r_[scores[:70], outliers], held_out, 0.1).numpy()
         shares.append(called[:70].sum() / max(1, called.sum()))
     deviation = np.std(below, axis=0) / np.sqrt(len(below))
     assert (np.mean(below, axis=0) <= levels + 3 * deviation).all()
-    assert np.mean(conditional) >= 0.9
     assert np.mean(shares) <= 0.07 + 3 * np.std(shares) / np.sqrt(len(shares))
 
 
@@ -293,7 +250,6 @@ def test_guarantees_over_many_held_out_sets(decimals):
         lambda: benjamini_hochberg([1.5]),
         lambda: conformal_discoveries([1.0], [1.0], 0.0),
         lambda: conformal_discoveries([1.0], [1.0], 0.1, storey=1.0),
-        lambda: conditional_p_values([1.0], [1.0], delta=0.0),
         lambda: DiscoveryCounter(0),
         lambda: DiscoveryCounter(5).update([0.0]),
         lambda: DiscoveryCounter(5).update([float("nan")]),
@@ -312,12 +268,11 @@ def test_no_or_bad_held_out_scores():
         conformal_p_values([1.0], [float("nan"), 2.0])
     with pytest.raises(NanScoreError, match="scores holds 1 NaN of 1"):
         conformal_p_values([float("nan")], [2.0])
-    for call in (conformal_discoveries, conditional_p_values):
-        with pytest.raises(EmptySideError, match="no held-out ID scores"):
-            call([1.0], [])
-        with pytest.raises(NanScoreError, match="scores holds 1 NaN of 1"):
-            call([float("nan")], [2.0])
-        assert call([], [2.0]).shape == (0,)
+    with pytest.raises(EmptySideError, match="no held-out ID scores"):
+        conformal_discoveries([1.0], [])
+    with pytest.raises(NanScoreError, match="scores holds 1 NaN of 1"):
+        conformal_discoveries([float("nan")], [2.0])
+    assert conformal_discoveries([], [2.0]).shape == (0,)
 
 
 def test_integers_and_a_threshold_are_compared_exactly():
