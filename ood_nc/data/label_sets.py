@@ -31,6 +31,11 @@ class LabelSetDataset(ImageDataset):
         label_sets: (N, K), uint8.
         targets: which of the different label sets each image has, so that splits keep their shares.
         class_names: of the K labels.
+
+    Example:
+        >>> digits = compose(open_dataset("bundled/digits-near"), {2: (3,)}, place="corners", seed=0, name="pairs")
+        >>> digits.class_names, digits.label_sets.tolist(), digits[0][1]
+        (('5', '6'), [[1, 1], [1, 1], [1, 1]], tensor([1., 1.]))
     """
 
     label_sets: np.ndarray
@@ -74,6 +79,12 @@ def compose(
 
     Raises:
         UserError: another place, more than three labels, images of different sizes, or a label without an image.
+
+    Example:
+        >>> digits = open_dataset("bundled/digits-id::train")
+        >>> made = compose(digits, {1: (2,), 2: (1,)}, place="corners", seed=0, name="composed")
+        >>> len(made), made.ids[0], made.ids[-1], made.load(0).size  # 5 labels twice, and 10 pairs
+        (20, '0/00000', '3+4/00000', (16, 16))
     """
     places = {"corners": _corners, "shift": _shifted}
     if place not in places:
@@ -106,6 +117,14 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
 
     Raises:
         UserError: no such file, no such columns, an image without a label, or a label that is not known.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "list.csv").write_text("path,labels\\na.png,cat|dog\\nb.png,dog\\n")
+        ...     dataset = read_table(Path(folder, "list.csv"))
+        >>> dataset.class_names, dataset.label_sets.tolist()
+        (('cat', 'dog'), [[1, 1], [0, 1]])
     """
     try:
         table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
@@ -145,7 +164,13 @@ def _as_dataset(
 
 @dataclass
 class LabelSetInputs:
-    """The sets of a run on label sets; the test set is there where the configuration names one."""
+    """The sets of a run on label sets; the test set is there where the configuration names one.
+
+    Example:
+        >>> pairs = compose(open_dataset("bundled/digits-near"), {2: (9,)}, place="shift", seed=0, name="pairs")
+        >>> LabelSetInputs(id_train=pairs.subset(range(6)), id_val=pairs.subset(range(6, 9)), id_test=None, ood={}).ood
+        {}
+    """
 
     id_train: LabelSetDataset
     id_val: LabelSetDataset
@@ -161,6 +186,13 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
 
     Raises:
         UserError: a source cannot be opened, or cannot be composed.
+
+    Example:
+        >>> config = DataConfig(train="bundled/digits-id::train", test="bundled/digits-id::test")
+        >>> settings = MultilabelConfig(counts={1: [20]}, test_counts={1: [3]})
+        >>> inputs = load_label_sets(config, settings, seed=0)
+        >>> len(inputs.id_train) + len(inputs.id_val), len(inputs.id_test)
+        (100, 15)
     """
 
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
