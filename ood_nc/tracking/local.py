@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,24 +43,35 @@ class LocalLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without one that was cut off while being written."""
+    """The lines of a metrics.jsonl, without what is no line of a log: one that was cut off, or damaged since."""
     lines = []
     for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            lines.append(line)
+        if isinstance(line, dict) and _is_whole(line):
+            lines.append(_without_infinities(line))
     return lines
+
+
+def _is_whole(line: Mapping[str, Any]) -> bool:
+    """Whether a line has a step, and (where it names them) an epoch and a split."""
+    step, epoch, split = line.get("step"), line.get("epoch", 0), line.get("split", "train")
+    return bool(type(step) is int and abs(step) < 2**63 and type(epoch) in (int, float) and isinstance(split, str))
 
 
 def _to_json(values: Mapping[str, Any]) -> str:
     """One line of JSON; a number that JSON does not have (nan, inf) becomes null."""
-    clean = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+    return json.dumps(_without_infinities(values), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _without_infinities(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, None for a number that is none or beyond every float."""
+    return {
+        name: None if isinstance(value, (int, float)) and not abs(value) < 1e308 else value
+        for name, value in values.items()
     }
-    return json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _open(directory: Path, config: Mapping[str, Any], last_step: int) -> LocalLog:
