@@ -153,8 +153,13 @@ def _acquire(path: Path, target: Path, wait: bool) -> int:
             break
         _close(descriptor)
     us = {"pid": os.getpid(), **_machine(), "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({**us, "command": " ".join(sys.argv)[:200]}).encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({**us, "command": " ".join(sys.argv)[:200]}).encode(), 0)
+    except OSError:  # the disk is full
+        path.unlink()
+        _close(descriptor)
+        raise
     return descriptor
 
 

@@ -17,6 +17,7 @@ ATTACKS = Path(__file__).parent.parent / "scripts" / "attacks"
     "words",
     [
         ["races.py", "--races", "1"],
+        ["meetings.py", "--races", "1"],
         ["kills.py", "--kills", "3"],
         ["damage.py", "--mutations", "200"],
         ["mutations.py", "--mutations", "60"],

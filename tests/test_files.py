@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -67,6 +68,19 @@ def test_a_lock_is_gone_afterwards_and_not_shared_within_a_process(tmp_path):
         with pytest.raises(UserError, match=f"process {os.getpid()}"), write_lock(tmp_path / "run"):
             raise AssertionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_a_full_disk_cannot_take_is_not_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="No space left on the disk"), write_lock(tmp_path / "run"):
+            raise AssertionError
+    assert list(tmp_path.iterdir()) == []
+    with write_lock(tmp_path / "run"):
+        pass
 
 
 def test_who_only_reads_can_ask_whether_it_is_being_written(tmp_path, hold):
