@@ -73,6 +73,7 @@ class ModelConfig(Section):
     head: Literal["linear", "etf"] = flag("linear", "trainable linear head, or the fixed ETF classifier")
     head_init: Literal["native", "xavier_uniform"] = flag("native", "how the linear head's weights start")
     kwargs: dict[str, Any] = flag({}, "further arguments of the timm model")
+    freeze: Names = flag([], "weights that are not trained: names and globs, e.g. backbone.*")
     projector: ProjectorConfig = Field(default_factory=ProjectorConfig)
 
 
@@ -110,6 +111,9 @@ class OptimConfig(Section):
         default=None, ge=1, le=2**24, description="scale lr by (global batch / this) when given"
     )
     weight_decay: float = Field(default=0.05, ge=0, le=1e3, description="weight decay")
+    layer_decay: float | None = Field(
+        default=None, gt=0, le=1, description="factor of the learning rate from each layer to the one before it"
+    )
     weight_decay_exclude_1d: bool = flag(True, "no weight decay on biases and norms")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
     opt_kwargs: dict[str, Any] = flag({}, "further arguments of the optimiser")
@@ -239,6 +243,9 @@ class TrainConfig(Section):
         default=100, ge=0, description="batches between two points of the collapse curve of every tap, 0 for none"
     )
     checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
+    eval_metric: Literal["accuracy", "loss"] = flag("accuracy", "by what an epoch is the best, on validation data")
+    patience: int | None = Field(default=None, ge=1, description="stop so many epochs after the best")
+    balanced_sampling: bool = flag(False, "draw every class equally often, with replacement")
 
 
 class EvaluationConfig(Section):
@@ -297,6 +304,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Config:
         optim = self.optim
+        if self.intermediate is not None and self.train.patience is not None:
+            raise ValueError("intermediate measures at the end of a run, which train.patience moves: use one of them")
         if "projector" in self.loss.entropy_weights() and self.model.projector.kind == "none":
             raise ValueError("loss.entropy_weight names the projector, but model.projector.kind is none")
         if optim.sched != "none" and optim.warmup_epochs > self.train.epochs:

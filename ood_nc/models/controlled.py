@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+from timm.models import group_parameters
 from torch import nn
 
 from ood_nc.config import ModelConfig
@@ -176,6 +177,22 @@ class ControlledModel(nn.Module):
         Each is pooled as soon as its module has run: memory of its own, and no feature map is kept for it.
         """
         return self(images, taps=True)
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The depth of a weight by its name, as timm's layer decay asks for it: behind the backbone's layers the rest.
+
+        Args:
+            coarse: as for timm's models.
+
+        Raises:
+            UserError: a backbone of one's own that does not say how its layers follow each other.
+        """
+        backbone: Any = self.backbone
+        if not hasattr(backbone, "group_matcher"):
+            raise UserError(f"The layers of {self.backbone_name} have no known order: leave optim.layer_decay out.")
+        depth: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=coarse), reverse=True)
+        behind = max(depth.values()) + 1
+        return lambda name: depth.get(name.removeprefix("backbone."), behind)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load a state dict as any module does; the head then counts as trained."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
@@ -34,11 +35,27 @@ class EpochSampler(Sampler[SampleKey]):
         repeats: copies of an image, 0 or 1 for none.
         rank: this process.
         world: number of processes.
+        balance: the class of each image (N,): every class is drawn equally often, its images with replacement.
+
+    Raises:
+        UserError: both repeats and balance.
     """
 
-    def __init__(self, size: int, *, seed: int, repeats: int = 0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        repeats: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        balance: np.ndarray | None = None,
+    ) -> None:
+        if balance is not None and repeats > 1:
+            raise UserError("train.balanced_sampling and augment.aug_repeats each set the order: use one of them.")
         self.size, self.seed, self.rank, self.world = size, seed, rank, world
         self.epoch = 0
+        self._balance = None if balance is None else np.asarray(balance)
         self._repeated = (
             RepeatAugSampler(range(size), num_replicas=world, rank=rank, num_repeats=repeats) if repeats > 1 else None
         )
@@ -64,8 +81,16 @@ class EpochSampler(Sampler[SampleKey]):
         if self._repeated is not None:
             self._repeated.set_epoch(seed)
             return list(self._repeated)
+        if self._balance is not None:
+            return self._balanced(self._balance, seed)[self.rank :: self.world].tolist()
         order = torch.randperm(self.size, generator=torch.Generator().manual_seed(seed))
         return order[self.rank :: self.world].tolist()
+
+    def _balanced(self, labels: np.ndarray, seed: int) -> np.ndarray:
+        generator, by_class = np.random.default_rng(seed), np.argsort(labels, kind="stable")
+        _, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+        chosen = generator.permutation(np.arange(self.size) % len(counts))
+        return by_class[starts[chosen] + generator.integers(counts[chosen])]
 
 
 class SeededSamples(Dataset):
@@ -90,6 +115,7 @@ def train_loader(
     batch_size: int,
     accum_steps: int = 1,
     repeats: int = 0,
+    balance: np.ndarray | None = None,
     even: bool = False,
     seed: int = 0,
     rank: int = 0,
@@ -106,6 +132,7 @@ def train_loader(
         batch_size: images a batch in this process.
         accum_steps: batches a step.
         repeats: see `EpochSampler`.
+        balance: see `EpochSampler`.
         even: the batch size must be even (mixup pairs images).
         seed: seed of the order and of the transforms.
         rank: this process.
@@ -117,7 +144,7 @@ def train_loader(
         UserError: too few images for one step, or an odd batch size where it must be even.
     """
     size = len(dataset)  # type: ignore[arg-type]
-    sampler = EpochSampler(size, seed=seed, repeats=repeats, rank=rank, world=world)
+    sampler = EpochSampler(size, seed=seed, repeats=repeats, rank=rank, world=world, balance=balance)
     if even and batch_size % 2:
         raise UserError(f"train.batch_size is {batch_size}: mixup and cutmix need an even one.")
     batch_size = min(batch_size, len(sampler) // accum_steps)

@@ -26,7 +26,7 @@ from ood_nc.training.measurement import StepAverages, diverged, measure_collapse
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
-from ood_nc.training.standing import Standing, keep, restore
+from ood_nc.training.standing import Standing, is_over, keep, restore
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
             check_same(Config.model_validate(last[1]["config"]), config, directory.path)
         elif resume and directory.config.exists():
             check_same(load(directory.config), config, directory.path)
-        if last is not None and last[1]["epoch"] >= config.train.epochs:
+        if last is not None and is_over(last[1]["epoch"], last[1]["best_epoch"], config.train):
             if accelerator.is_main_process:
                 logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
             return directory.path
@@ -80,9 +80,11 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
             directory.write_status("running", "", asdict(standing))
         state, reason = "failed", ""
         try:
-            while standing.epoch < config.train.epochs:
+            while not is_over(standing.epoch, standing.best_epoch, config.train):
                 standing = _epoch(setup, standing, directory, opened)
             state = "finished"
+            if standing.epoch < config.train.epochs and accelerator.is_main_process:
+                logger.warning("No better epoch since epoch %d: stopped (train.patience).", standing.best_epoch)
         except KeyboardInterrupt:
             state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs are finished and kept"
             raise KeyboardInterrupt(f"{kept} in {directory.path}: go on with --resume.") from None
@@ -144,7 +146,7 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
             setup.model, setup.train_plain, setup.val, layers, accelerator, seed=train.seed, **sizes
         )
         log("layers", step, found)
-    return keep(setup, standing, directory.checkpoints, scores["accuracy"])
+    return keep(setup, standing, directory.checkpoints, scores)
 
 
 def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
@@ -153,6 +155,8 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
     seed_everything(train.seed, "epoch", epoch, accelerator.process_index)
     setup.sampler.set_epoch(epoch)
     setup.module.train()
+    for module in setup.frozen:
+        module.eval()
     averages, step, end, note = StepAverages(accelerator), standing.step, standing.step + setup.steps_per_epoch, ""
     tracker = _collapse_tracker(setup)
     with progress(f"epoch {epoch + 1}/{train.epochs}", total=setup.images_per_epoch) as advance:
@@ -167,7 +171,7 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
                     accelerator.clip_grad_norm_(setup.module.parameters(), train.clip_grad)
                 setup.optimizer.step()
                 setup.optimizer.zero_grad()
-            averages.add(loss, parts, logits, targets)
+            averages.add(loss, parts, logits, targets, taps)
             step += accelerator.sync_gradients
             point = None if tracker is None else tracker.step(taps, targets)
             if point is not None:

@@ -32,17 +32,28 @@ class StepAverages:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._names: list[str] = []
+        self._taps: list[str] = []
         self._rows: list[torch.Tensor] = []
         self._images = 0
         self._since = time.perf_counter()
 
     def add(
-        self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], logits: torch.Tensor, targets: torch.Tensor
+        self,
+        loss: torch.Tensor,
+        parts: Mapping[str, torch.Tensor],
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        taps: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Take the numbers of one batch; `is_right` says what counts for the accuracy."""
+        """Take the numbers of one batch: of the taps' features only whether they are finite.
+
+        `is_right` says what counts for the accuracy.
+        """
         accuracy = is_right(logits.detach(), targets).float().mean()
         self._names = ["loss", *parts, "accuracy"]
-        self._rows.append(torch.stack([loss.detach().float(), *(p.float() for p in parts.values()), accuracy]))
+        self._taps = list(taps or {})
+        sums = [features.detach().float().sum() for features in (taps or {}).values()]
+        self._rows.append(torch.stack([loss.detach().float(), *(p.float() for p in parts.values()), accuracy, *sums]))
         self._images += len(targets)
 
     def read(self, *, last_step: int, batches_per_step: int = 1) -> dict[str, float]:
@@ -53,7 +64,8 @@ class StepAverages:
             batches_per_step: batches that make one step.
 
         Raises:
-            UserError: the loss of a batch was not finite, in whichever process; the message names its step.
+            UserError: the loss of a batch was not finite, in whichever process; the message names its step, and the
+                first tap whose features were not finite either.
         """
         rows = self._accelerator.reduce(torch.stack(self._rows), "mean").cpu().double()
         elapsed = time.perf_counter() - self._since
@@ -62,8 +74,10 @@ class StepAverages:
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
             step = last_step - (len(rows) - 1 - int(bad[0])) // batches_per_step
-            raise diverged(float(rows[bad[0], 0]), step)
-        values = dict(zip(self._names, rows.mean(0).tolist(), strict=True))
+            row, width = rows[int(bad[0])], len(self._names)
+            taps = zip(self._taps, row[width:].isfinite().tolist(), strict=True)
+            raise diverged(float(row[0]), step, next((tap for tap, finite in taps if not finite), None))
+        values = dict(zip(self._names, rows.mean(0).tolist(), strict=False))
         return {**values, "images_per_second": images / max(elapsed, 1e-9)}
 
 
@@ -80,11 +94,12 @@ def is_right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return least > logits.masked_fill(targets == 1, -torch.inf).amax(1)
 
 
-def diverged(loss: float, step: int) -> UserError:
-    """The error for a loss that is not finite."""
+def diverged(loss: float, step: int, tap: str | None = None) -> UserError:
+    """The error for a loss that is not finite, and the first tap whose features were not."""
+    where = "" if tap is None else f", its first features that are not finite those of tap {tap!r}"
     return UserError(
-        f"The loss became {loss} at step {step}; the checkpoint of the last finished epoch is kept. Start another "
-        "--experiment with a lower optim.lr, or with train.clip_grad."
+        f"The loss became {loss} at step {step}{where}; the checkpoint of the last finished epoch is kept. Start "
+        "another --experiment with a lower optim.lr, or with train.clip_grad."
     )
 
 

@@ -30,18 +30,25 @@ def create_optimizer(model: nn.Module, optim: OptimConfig, *, global_batch: int)
     name, known = optim.opt.lower(), [str(known) for known in list_optimizers()]
     if name.removeprefix("lookahead_") not in known:
         raise UserError(f"optim.opt is {optim.opt!r}, which timm does not have.{nearest(name, known)}")
+    if optim.layer_decay is not None and not hasattr(model, "group_matcher"):
+        raise UserError("optim.layer_decay needs a model whose layers timm knows: leave it out.")
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             model,
             opt=optim.opt,
             lr=optim.lr * global_batch / (optim.lr_base_size or global_batch),
             weight_decay=optim.weight_decay,
             momentum=optim.momentum,
             filter_bias_and_bn=optim.weight_decay_exclude_1d,
+            layer_decay=optim.layer_decay,
             **optim.opt_kwargs,
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"optim.opt {optim.opt!r} refuses its arguments (optim.opt_kwargs?): {error}.") from None
+    if optim.sched == "none":  # else the schedule heeds the factor of each layer
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+    return optimizer
 
 
 def create_schedule(

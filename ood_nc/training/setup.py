@@ -27,6 +27,7 @@ from ood_nc.data import (
 from ood_nc.errors import UserError, nearest
 from ood_nc.losses import Objective, Term
 from ood_nc.models import ControlledModel, build_model, load_initial
+from ood_nc.training.freezing import freeze, frozen_modules
 from ood_nc.training.loading import EpochSampler, train_loader
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
@@ -44,6 +45,7 @@ class Setup:
     module: nn.Module
     optimizer: AcceleratedOptimizer
     scheduler: Scheduler | None
+    frozen: list[nn.Module]
     objective: Objective
     normalize: Callable[[torch.Tensor], torch.Tensor]
     mixup: Mixup | None
@@ -81,7 +83,7 @@ class Setup:
         if self.scheduler is not None:
             self.scheduler.step(epoch)
             self.scheduler.step_update(step)
-        return float(self.optimizer.param_groups[0]["lr"])
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
 
 def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool = False) -> Setup:
@@ -112,6 +114,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         batch_size=train.batch_size // processes,
         accum_steps=train.grad_accum_steps,
         repeats=config.augment.aug_repeats,
+        balance=data.id_train.targets if train.balanced_sampling else None,
         even=mixup is not None,
         seed=train.seed,
         rank=accelerator.process_index,
@@ -131,6 +134,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         module=module,
         optimizer=optimizer,
         scheduler=scheduler,
+        frozen=frozen_modules(model),
         objective=_objective(config, model),
         normalize=transform.normalize,
         mixup=mixup,
@@ -170,6 +174,7 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     report = load_initial(model, settings)
     if report is not None:
         logger.warning("%s", report)
+    freeze(model, settings.freeze)
     return model
 
 

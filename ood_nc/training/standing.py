@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
 from ood_nc.sealed import read_sealed
 from ood_nc.training import checkpoints
@@ -15,15 +16,24 @@ from ood_nc.training.setup import Setup
 
 @dataclass(frozen=True)
 class Standing:
-    """Finished epochs and optimiser steps, and the best epoch by validation accuracy."""
+    """Finished epochs and optimiser steps, and the best epoch with its validation accuracy.
+
+    ``best_value`` is what it is the best by: ``train.eval_metric``.
+    """
 
     epoch: int = 0
     step: int = 0
     best_epoch: int = 0
     best_accuracy: float = -1.0
+    best_value: float | None = None
 
 
-def keep(setup: Setup, before: Standing, folder: Path, accuracy: float) -> Standing:
+def is_over(epoch: int, best_epoch: int, train: TrainConfig) -> bool:
+    """Whether so many epochs are all: those that were asked for, or ``train.patience`` since the best."""
+    return epoch >= train.epochs or (train.patience is not None and epoch - best_epoch >= train.patience)
+
+
+def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, float]) -> Standing:
     """Write the checkpoints of the epoch after ``before``.
 
     The best and the kept ones come first: should the process die between them and the last one, the epoch is repeated
@@ -33,14 +43,16 @@ def keep(setup: Setup, before: Standing, folder: Path, accuracy: float) -> Stand
         setup: the run, at the end of that epoch.
         before: the standing at its beginning.
         folder: the folder of checkpoints.
-        accuracy: top-1 on the validation split; the first epoch with the highest is the best.
+        scores: ``accuracy`` and ``loss`` on the validation split; the first epoch with the best is the best.
 
     Returns:
         The standing after it.
     """
     epoch, step = before.epoch + 1, before.step + setup.steps_per_epoch
-    best = accuracy > before.best_accuracy
-    after = Standing(epoch, step, *((epoch, accuracy) if best else (before.best_epoch, before.best_accuracy)))
+    accuracy, metric = scores["accuracy"], setup.config.train.eval_metric
+    value, sign = scores[metric], -1 if metric == "loss" else 1
+    best = before.best_value is None or sign * value > sign * before.best_value
+    after = Standing(epoch, step, epoch, accuracy, value) if best else replace(before, epoch=epoch, step=step)
     if not setup.accelerator.is_main_process:
         return after
     header = checkpoints.describe(setup.model, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
@@ -82,4 +94,5 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     setup.optimizer.load_state_dict(state["optimizer"])
     if setup.accelerator.scaler is not None and state["scaler"]:
         setup.accelerator.scaler.load_state_dict(state["scaler"])
-    return Standing(**{field.name: state[field.name] for field in fields(Standing)})
+    known = {"best_value": state["best_accuracy"], **state}  # a run that began before there was a choice of metric
+    return Standing(**{field.name: known[field.name] for field in fields(Standing)})

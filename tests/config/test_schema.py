@@ -50,6 +50,7 @@ def test_a_value_without_meaning_is_refused_by_its_key(key: str, value: object) 
     ("overrides", "message"),
     [
         ({"optim.warmup_epochs": 1_000_000}, r"optim\.warmup_epochs is 1000000, more than train\.epochs.* 100"),
+        ({"intermediate.images": 8, "train.patience": 2}, r"which train\.patience moves"),
         ({"optim.min_lr": 1e30}, r"optim\.min_lr is 1e\+30, more than optim\.lr"),
         ({"optim.warmup_epochs": 1, "optim.warmup_lr": 0.5}, r"optim\.warmup_lr is 0\.5, more than optim\.lr"),
         ({"evaluation.choose": "texture", "data.ood": {"textures": "x"}}, r"choose is 'texture'.*synthetic, textures"),

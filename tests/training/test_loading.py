@@ -128,3 +128,23 @@ def test_evaluation_sees_each_sample_once(world):
         for images, _ in eval_loader(Noisy(10), batch_size=3, rank=rank, world=world):
             seen += images[:, 0].int().tolist()
     assert sorted(seen) == list(range(10))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_balanced_sampling_draws_every_class_equally_often(world):
+    labels = np.array([0] * 50 + [1] * 5 + [7] * 5)
+    parts = [list(EpochSampler(60, seed=3, rank=rank, world=world, balance=labels)) for rank in range(world)]
+    keys = sorted((key for part in parts for key in part), key=lambda key: key.position)
+    assert [key.position for key in keys] == list(range(60))
+    drawn = labels[[key.image for key in keys]]
+    assert [int((drawn == label).sum()) for label in (0, 1, 7)] == [20, 20, 20]
+    assert keys == list(EpochSampler(60, seed=3, balance=labels)), "the same whatever the number of processes"
+    assert len({key.image for key in keys if labels[key.image] == 0}) > 10, "not one image again and again"
+    other = EpochSampler(60, seed=3, balance=labels)
+    other.set_epoch(1)
+    assert [key.image for key in other] != [key.image for key in keys]
+
+
+def test_repeats_and_balance_do_not_go_together():
+    with pytest.raises(UserError, match="use one of them"):
+        EpochSampler(6, seed=0, repeats=3, balance=np.arange(6))

@@ -338,6 +338,27 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(small
     assert equal(weights(small().run_directory), before)
 
 
+def test_what_is_frozen_stays_and_the_rest_learns(small):
+    settings = {"model.name": "test_resnet", "model.freeze": ["backbone.*"], "train.checkpoint_interval": 1}
+    folder = train(small(**settings)) / "checkpoints"
+    first, second = load_file(folder / "epoch-1.safetensors"), load_file(folder / "epoch-2.safetensors")
+    changed = {name.partition(".")[0] for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"head"}, "batch statistics stay too"
+
+
+def test_the_best_epoch_by_the_loss_and_the_end_of_patience(small, monkeypatch, caplog):
+    losses, accuracies = iter([2.0, 1.0, 1.5, 1.2]), iter([0.1, 0.2, 0.3, 0.4])
+    monkeypatch.setattr(loop_module, "validate", lambda *_, **__: {"loss": next(losses), "accuracy": next(accuracies)})
+    settings = {"train.eval_metric": "loss", "train.patience": 2, "train.epochs": 9, "data.limit": 5}
+    directory = train(small(**settings))
+    ended = status(directory)
+    assert (ended["state"], ended["epoch"], ended["best_epoch"]) == ("finished", 4, 2)
+    assert (ended["best_accuracy"], ended["best_value"]) == (0.2, 1.0)
+    assert "No better epoch since epoch 2" in caplog.text
+    train(small(**settings), resume=True)
+    assert "is finished (4 epochs): nothing to do" in caplog.text
+
+
 def test_weights_that_the_last_step_spoiled_are_not_kept(small, monkeypatch):
     def spoiled(model, *_, **__):
         return {"loss": math.nan, "accuracy": 0.9}

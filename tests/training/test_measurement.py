@@ -68,6 +68,16 @@ def test_the_step_of_a_loss_that_is_not_finite(accelerator, bad, per_step, step)
         averages.read(last_step=10, batches_per_step=per_step)
 
 
+def test_the_first_tap_whose_features_are_not_finite_is_named(accelerator):
+    averages = StepAverages(accelerator)
+    sound, broken = torch.ones(2, 3), torch.tensor([[0.0, math.nan, 0.0]] * 2)
+    for bad in (False, True):
+        taps = {"layer1": sound, "layer2": broken if bad else sound, "encoder": broken if bad else sound}
+        averages.add(torch.tensor(math.nan if bad else 1.0), {}, torch.zeros(2, 2), torch.zeros(2).long(), taps)
+    with pytest.raises(UserError, match=r"became nan at step 2, its first .* those of tap .layer2"):
+        averages.read(last_step=2)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_validation_is_the_mean_over_samples(accelerator, model, digits, batch_size):
     objective = Objective(smoothing=0.1, entropy_weights={"encoder": 5.0})

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from ood_nc.config import AugmentConfig, OptimConfig
 from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 
 
@@ -43,6 +46,31 @@ def test_optimiser_by_name_with_its_arguments():
     )
     assert isinstance(optimizer, torch.optim.SGD)
     assert optimizer.param_groups[0]["momentum"] == 0.8 and optimizer.param_groups[0]["nesterov"] is False
+
+
+@pytest.mark.parametrize("sched", ["none", "cosine"])
+def test_layer_decay_gives_each_layer_the_rate_that_timm_gives_it(sched):
+    ours = ControlledModel("test_vit", num_classes=5, projector=None, img_size=32)
+    theirs = timm.create_model("test_vit", num_classes=5, img_size=32)
+    names = {id(weight): name for name, weight in theirs.named_parameters()}
+    groups = param_groups_layer_decay(theirs, layer_decay=0.5)
+    expected = {names[id(weight)]: 0.1 * group["lr_scale"] for group in groups for weight in group["params"]}
+    optim = OptimConfig(lr=0.1, layer_decay=0.5, sched=sched)
+    optimizer = create_optimizer(ours, optim, global_batch=1)
+    schedule = create_schedule(optimizer, optim, epochs=9, steps_per_epoch=1)
+    if schedule is not None:
+        schedule.step(0)
+    ours_by_id = {id(weight): name.removeprefix("backbone.") for name, weight in ours.named_parameters()}
+    found = {ours_by_id[id(weight)]: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    blocks = {name: rate for name, rate in expected.items() if not name.startswith("head")}
+    assert {name: found[name] for name in blocks} == pytest.approx(blocks)
+    assert {rate for name, rate in found.items() if name not in blocks} == {0.1}
+    assert len(set(found.values())) == len(set(expected.values())) > 3
+
+
+def test_layer_decay_needs_layers():
+    with pytest.raises(UserError, match="needs a model whose layers timm knows"):
+        create_optimizer(model(), OptimConfig(layer_decay=0.5), global_batch=1)
 
 
 def test_mistakes_are_one_line():
