@@ -42,6 +42,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
+    if config.graphs is not None:
+        raise UserError(f"{name} is a run on graphs: there are no images to check.")
     known = {} if config.data.suite is None else suite_known(config.data.suite)
     document = audit_data(config.data, name=name, known=known, workers=config.train.workers)
     table(f"{name}: the sets", ["set", "group", "images", "formats", "state"], list(map(_set_row, document["sets"])))

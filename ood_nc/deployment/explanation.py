@@ -29,6 +29,7 @@ _KTH = 10
 _REFERENCE = 1000
 _LARGE, _SMALL = 320, 96
 _BINS = 40
+_BLOCK = 8192
 
 
 def explain(
@@ -131,27 +132,36 @@ class _Shown:
 
 def _at_tap(bank: torch.Tensor, query: torch.Tensor, shown: _Shown) -> dict[str, Any]:
     """How typical the image is, and what is nearest to it, by distances of unit vectors in float64."""
-    rows, one = _unit(bank), _unit(query[None])
-    distances = _distances(one, rows)[0]
-    nearest = np.argsort(distances, kind="stable")
-    sample = np.unique(np.linspace(0, len(rows) - 1, min(_REFERENCE, len(rows))).astype(np.int64))
-    typical = np.array([np.partition(_distances(rows[row : row + 1], rows)[0], _KTH)[_KTH] for row in sample])
-    own = float(distances[nearest[_KTH - 1]])
+    sample = np.unique(np.linspace(0, len(bank) - 1, min(_REFERENCE, len(bank))).astype(np.int64))
+    distances, rows = _nearest(_unit(torch.cat([query[None].to(bank.dtype), bank[sample]])), bank, _KTH + 1)
+    own, typical = float(distances[0, _KTH - 1]), distances[1:, _KTH]  # each of the sample finds itself first
     return {
         "percentile": 100 * float(np.mean(typical >= own)),
         "distance": own,
         "usual": float(np.median(typical)),
-        "nearest": [{**shown(int(row)), "distance": float(distances[row])} for row in nearest[:_NEAREST]],
+        "nearest": [
+            {**shown(int(row)), "distance": float(distance)}
+            for row, distance in zip(rows[0, :_NEAREST], distances[0], strict=False)
+        ],
     }
+
+
+def _nearest(queries: NDArray[np.float64], bank: torch.Tensor, k: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k smallest distances of each query, in order, and their rows; a block of the bank at a time."""
+    best, rows = np.empty((len(queries), 0)), np.empty((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(bank), _BLOCK):
+        found = np.sqrt(np.maximum(2 - 2 * queries @ _unit(bank[start : start + _BLOCK]).T, 0))
+        places = np.broadcast_to(np.arange(start, start + found.shape[1]), found.shape)
+        best, rows = np.concatenate([best, found], axis=1), np.concatenate([rows, places], axis=1)
+        kept = np.argpartition(best, min(k, best.shape[1]) - 1, axis=1)[:, :k]
+        best, rows = np.take_along_axis(best, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
+    order = np.argsort(best, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _unit(rows: torch.Tensor) -> NDArray[np.float64]:
     values = rows.double().numpy()
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
-def _distances(queries: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sqrt(np.maximum(2 - 2 * queries @ rows.T, 0))
 
 
 def _histogram(held_out: NDArray[np.float64], score: float) -> dict[str, Any]:

@@ -112,3 +112,9 @@ def test_mistakes_are_one_line(words, message, root: Path, monkeypatch, capsys: 
     assert main(["suites", *words]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_run_on_graphs_has_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("graphs: {}")
+    assert main(["suites", "check", str(tmp_path)]) == 2
+    assert "is a run on graphs" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ood_nc.cli import main
 from ood_nc.data import open_dataset
-from ood_nc.deployment import Detector
+from ood_nc.deployment import Detector, explanation
 from ood_nc.deployment.explanation import explain
 from ood_nc.errors import UserError
 
@@ -67,6 +67,17 @@ def test_nearest_and_percentile_are_those_of_a_slow_loop(fitted: Detector, expla
         assert [one["distance"] for one in tap["nearest"]] == pytest.approx([d for d, _ in distances[:8]], abs=1e-4)
         tenth = [sorted(np.linalg.norm(rows - row, axis=1))[10] for row in rows]
         assert tap["percentile"] == pytest.approx(100 * np.mean(np.array(tenth) >= distances[9][0]), abs=0.5)
+
+
+def test_blocks_of_the_bank_change_nothing(
+    fitted: Detector, explained: dict[str, dict], files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explanation, "_BLOCK", 50)
+    for whole, parts in zip(
+        explained["fresh"]["taps"], explain(fitted, files["fresh"], digits("train"))["taps"], strict=True
+    ):
+        assert [one["id"] for one in parts["nearest"]] == [one["id"] for one in whole["nearest"]]
+        assert parts["percentile"] == pytest.approx(whole["percentile"], abs=0.2)
 
 
 def test_a_training_image_is_near_itself_and_a_texture_near_nothing(explained: dict[str, dict]) -> None:
