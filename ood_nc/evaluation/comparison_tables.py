@@ -21,7 +21,7 @@ _LABELS = {
     "temperature": "temperature",
     "ece_at_temperature": "ECE at that temperature, %",
 }
-_LEGEND = "* best; ~ no difference from the best is shown. Intervals: 95 %, over seeds and images."
+_LEGEND = "* best on these test sets; ~ no difference from the best is shown. Intervals: 95 %, over seeds and images."
 _TEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "~": r"$\sim$", "*": r"$^\ast$", "→": r"$\to$"}
 
 Row = Mapping[str, Any]

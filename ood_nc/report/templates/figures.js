@@ -173,6 +173,16 @@ function transferFigure() {
   return figure;
 }
 
+/** Of points of one name above each other the highest alone keeps it: names do not overlap. */
+function nameOnce(traces) {
+  const highest = {};
+  const key = (trace, i) => `${trace.x[i]} ${trace.text[i]}`;
+  for (const trace of traces)
+    trace.text.forEach((_, i) => (highest[key(trace, i)] = Math.max(trace.y[i], highest[key(trace, i)] ?? -Infinity)));
+  for (const trace of traces)
+    trace.text = trace.text.map((name, i) => (trace.y[i] === highest[key(trace, i)] ? name : ""));
+}
+
 /** Collapse against an error, a point a tap; lines join the taps in depth order. */
 function tradeFigure(kind, choice, metric, method, error, turned) {
   const traces = [],
@@ -223,6 +233,7 @@ function tradeFigure(kind, choice, metric, method, error, turned) {
       });
     }),
   );
+  nameOnce(traces);
   const values = traces.flatMap(trace => trace.x);
   const log = logTicksFor(values, unit, 8);
   return {

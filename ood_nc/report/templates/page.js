@@ -32,7 +32,7 @@ function baseLayout(layout, width) {
     plot_bgcolor: "rgba(0,0,0,0)",
     showlegend: false,
     dragmode: coarse ? false : "zoom",
-    font: { family: css("--sans"), size: 12, color: ink },
+    font: { family: css("--sans"), size: printing ? 9 : 12, color: ink },
     margin: { l: 64, r: 18, t: layout.annotations ? 36 : 14, b: 30 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: ink },
     hoverlabel: { bgcolor: css("--paper"), bordercolor: line, font: { color: ink, size: 12 } },
