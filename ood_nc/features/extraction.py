@@ -60,10 +60,11 @@ def forwarded(
     Under `torch.distributed` whole batches are dealt out to the processes, and every process is given all of them.
     Batches hold the same images whatever the number of processes, so nothing depends on it.
 
+    The other arguments are those of `extract`.
+
     Args:
         start: the position to begin at, where an earlier batch stopped.
         dtype: of the features.
-        model, dataset, batch_size, workers, device, amp, amp_dtype: as for `extract`.
 
     Raises:
         UserError: a feature is too large for ``dtype``.
