@@ -101,6 +101,7 @@ def _family(count: int) -> Probe:
     ) -> ProbeResult:
         return few_shot(train_features, train_labels, test_features, test_labels, shots=count, seed=seed)
 
+    probe.__name__ = f"few_shot_{count}"
     images = "image" if count == 1 else "images"
     probe.__doc__ = f"Classify by the nearest mean of {count} training {images} a class, over 10 draws. See `few_shot`."
     return probe
