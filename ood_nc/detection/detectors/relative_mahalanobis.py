@@ -47,7 +47,11 @@ class RelativeMahalanobis(FeatureDetector):
         self.background_rank_ = self.background_whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
-        rows, background = queries.features, self.background_whitening_
+        return linalg.by_chunks(self._relative, queries.features)
+
+    def _relative(self, features: Tensor) -> Tensor:
+        # Most of the two distances cancels: in float64 whatever the features.
+        wide, background = features.double(), self.background_whitening_
         center = background.new_zeros(1, background.shape[1])
-        relative: Tensor = linalg.whitened_distance(rows, self.background_mean_, background, center)
-        return relative - linalg.whitened_distance(rows, self.mean_, self.whitening_, self.whitened_means_)
+        relative: Tensor = linalg.whitened_distance(wide, self.background_mean_, background, center)
+        return relative - linalg.whitened_distance(wide, self.mean_, self.whitening_, self.whitened_means_)
