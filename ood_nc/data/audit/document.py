@@ -44,7 +44,7 @@ def audit_data(
     """Look at every image of every set that the configuration names.
 
     ID and OOD sets are compared with each other, and the two parts of each transfer task. Covariate-shifted sets show
-    ID images by intention: they are not compared.
+    ID classes, changed by intention: they are neither compared nor searched for cues.
 
     Args:
         config: the data section of a run; its limits apply.
@@ -59,7 +59,7 @@ def audit_data(
           ``fingerprint``, broken and absent files, copies inside it, formats, notes;
         - ``shared``: of two sets with something in common the ``kind`` (``copies``, ``near``, ``classes``), how many of
           the ``n`` images (or classes) of ``second`` it concerns, and examples;
-        - ``cues``: of each OOD set, what `cue_detection` finds against ID test;
+        - ``cues``: of each near and far set, what `cue_detection` finds against ID test;
         - ``findings``: all of it in words, a line each.
     """
     expected = known or {}
@@ -193,5 +193,5 @@ def _cues(looks: Mapping[str, Looks], groups: Mapping[str, str]) -> list[dict[st
     return [
         {"name": name, "group": groups[name], "against": reference, **cue_detection(some(reference), some(name))}
         for name in looks
-        if groups[name] in ("near", "far", "covariate")
+        if groups[name] in ("near", "far")
     ]

@@ -162,3 +162,14 @@ def test_the_parts_of_a_transfer_task_are_compared_with_each_other_alone(tmp_pat
         root=str(tmp_path), train="train", test=None, transfer={"task": {"train": "task", "test": "task"}}
     )
     assert set(of_kind(audit_data(data, name="t"), "copies")) == {("task/train", "task/test")}
+
+
+def test_a_covariate_shifted_set_is_read_and_compared_with_nothing(tmp_path: Path) -> None:
+    make(tmp_path, "train", 0, count=6)
+    make(tmp_path, "shifted", 0, count=6, quality=20)
+    data = DataConfig(
+        root=str(tmp_path), train="train", test=None, ood={"shifted": {"source": "shifted", "group": "covariate"}}
+    )
+    document = audit_data(data, name="s")
+    assert document["sets"][1]["state"] == "there" and document["sets"][1]["n"] == 12
+    assert document["shared"] == document["cues"] == document["findings"] == []
