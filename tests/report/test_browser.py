@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -292,3 +293,13 @@ def test_the_best_of_a_column_is_not_marked_where_it_is_chance(browser: Any, tmp
     open_page(browser, write_report(run))
     assert each(browser, "#table-detectors tr td:nth-child(2).best", "1"), "AUROC is better than chance"
     assert not each(browser, "#table-detectors tr td:nth-child(3).best", "1")
+
+
+def test_a_report_of_one_run_prints_on_few_pages_and_names_each_point_once(browser: Any, tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", taps=("stage2", "stage3", "encoder", "projector"), detectors=DETECTORS[:4])
+    open_page(browser, write_report(run))
+    names = "[...document.querySelectorAll('#chart-trade-detection .textpoint text')].map(e => e.textContent)"
+    found = [name for name in browser.execute_script(f"return {names}") if name]
+    assert sorted(found) == ["encoder", "projector", "stage2"], "two OOD sets, one name a tap"
+    printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    assert len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= 8
