@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from ood_nc.data import Inputs, ood_key, transfer_keys
+from ood_nc.evaluation.curves import roc_curves
 from ood_nc.evaluation.detection import Measured, Resamples, Scores
 from ood_nc.evaluation.fitting import Tuning
+from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.results import MakeRow, Row, make_row
 from ood_nc.evaluation.scores_table import Columns, score_column
 from ood_nc.features import FeatureBank
@@ -52,12 +54,13 @@ class Plan:
 
 @dataclass
 class Found:
-    """What the taps gave so far: rows, histograms, maps, accuracies of probes by class, columns of scores and of right
-    answers by set key, the scores by tap, detector and set key, collapse on held-out ID by tap, and what is to be known
-    beside the numbers of a tap or detector."""
+    """What the taps gave so far: rows, histograms, ROC curves, maps, accuracies of probes by class, columns of scores
+    and of right answers by set key, the scores by tap, detector and set key, collapse on held-out ID by tap, and what
+    is to be known beside the numbers of a tap or detector."""
 
     rows: list[Row] = field(default_factory=list)
     histograms: list[dict[str, Any]] = field(default_factory=list)
+    roc: list[dict[str, Any]] = field(default_factory=list)
     maps: list[dict[str, Any]] = field(default_factory=list)
     by_class: list[dict[str, Any]] = field(default_factory=list)
     columns: dict[str, Columns] = field(default_factory=lambda: defaultdict(dict))
@@ -68,7 +71,12 @@ class Found:
     @property
     def series(self) -> dict[str, Any]:
         """What the results keep beside the long table."""
-        return {"histograms": self.histograms, "maps": self.maps, "by_class": self.by_class}
+        return {"histograms": self.histograms, "roc": self.roc, "maps": self.maps, "by_class": self.by_class}
+
+    def draw(self, tap: str, name: str, one: Measured) -> None:
+        """Keep what figures show of a detector's scores."""
+        self.histograms += histograms(tap, name, one.tested)
+        self.roc += roc_curves(tap, name, one.tested)
 
     def add(self, tap: str, name: str, one: Measured) -> None:
         """Take in what a detector gave at a tap."""

@@ -29,7 +29,6 @@ from ood_nc.evaluation.findings import Found, Plan, tested_sets
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
 from ood_nc.evaluation.full_spectrum import full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
-from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.maps import feature_maps
@@ -283,7 +282,7 @@ def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> 
     for name, one in measured.items():
         found.add(tap, name, one)
         if tap in (plan.model.head_tap, "encoder"):
-            found.histograms += histograms(tap, name, one.tested)
+            found.draw(tap, name, one)
 
 
 def _measure_network(plan: Plan, found: Found) -> None:
@@ -307,7 +306,7 @@ def _measure_network(plan: Plan, found: Found) -> None:
     )
     for name, one in measured.items():
         found.add(tap, name, one)
-        found.histograms += histograms(tap, name, one.tested)
+        found.draw(tap, name, one)
 
 
 @contextmanager

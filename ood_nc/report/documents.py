@@ -33,6 +33,7 @@ class Run:
         choices: the taps collapse alone would choose.
         histograms: histograms of scores.
         maps: features in a plane.
+        roc: ROC curves.
         gallery: images that the detector is surest of.
         log: lines of metrics.jsonl; empty for a model that this project did not train.
         config: config.yaml as text.
@@ -50,6 +51,7 @@ class Run:
     choices: Sequence[Row]
     histograms: Sequence[Row]
     maps: Sequence[Row]
+    roc: Sequence[Row]
     gallery: Mapping[str, Any]
     log: Sequence[Row]
     config: str | None
@@ -108,7 +110,7 @@ def _of_protocol(run: Run, document: Mapping[str, Any], protocol: str) -> Run:
         for name in ("histograms", "maps")
     }
     others = [name for name in (_protocol(run), *run.other_protocols) if name and name != protocol]
-    empty: dict[str, Any] = {"relations": [], "choices": [], "gallery": {}, "log": []}
+    empty: dict[str, Any] = {"relations": [], "choices": [], "gallery": {}, "roc": [], "log": []}
     identity = {**run.identity, "taps": taps, **own}
     return replace(run, identity=identity, rows=rows, other_protocols=others, **parts, **empty)
 
@@ -136,6 +138,7 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
         choices=document["choices"],
         histograms=series["histograms"],
         maps=series["maps"],
+        roc=document["series"].get("roc") or [],
         gallery=document["series"].get("gallery") or {},
         log=read_log(log) if log.is_file() else [],
         config=_read_text(directory / "config.yaml"),

@@ -14,13 +14,14 @@ from ood_nc.report.figures.maps import maps
 from ood_nc.report.figures.outcomes import outcomes
 from ood_nc.report.figures.page import plotly_figure
 from ood_nc.report.figures.profiles import profiles
+from ood_nc.report.figures.roc import roc
 from ood_nc.report.figures.trade_off import entropy, trade_off
 from ood_nc.report.figures.training import training
 
 __all__ = ["COLUMNS", "FIGURES", "Figure", "Panel", "Series", "build", "draw_figures", "plotly_figure", "write_figures"]
 
-FIGURES = (trade_off, entropy, outcomes, histograms, training, maps, profiles, layers, courses)
-"""Figures 1 to 7 of the ICML 2025 paper in its order; then every layer's input, at the end and over training."""
+FIGURES = (trade_off, entropy, outcomes, histograms, training, maps, profiles, layers, courses, roc)
+"""Figures 1 to 7 of the ICML 2025 paper in its order; then every layer's input, at the end and over training; ROC."""
 
 
 def build(runs: Sequence[Run]) -> list[Figure]:
