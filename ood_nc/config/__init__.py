@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ood_nc.config.control import ControlConfig
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
@@ -27,6 +28,7 @@ from ood_nc.config.values import Section, kinds_of
 __all__ = [
     "AugmentConfig",
     "Config",
+    "ControlConfig",
     "DataConfig",
     "EvaluationConfig",
     "GraphsConfig",

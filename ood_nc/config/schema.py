@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from ood_nc.config.control import ControlConfig
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.multilabel import MultilabelConfig
@@ -291,6 +292,7 @@ class Config(Section):
     experiment: Name | None = flag(None, "name of the run directory; made from the settings when not given")
     model: ModelConfig = Field(default_factory=ModelConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
+    control: list[ControlConfig] = flag([], "collapse to reach: mappings of tap, metric, target and side")
     optim: OptimConfig = Field(default_factory=OptimConfig)
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     data: DataConfig = Field(default_factory=DataConfig)
@@ -306,6 +308,9 @@ class Config(Section):
         optim = self.optim
         if self.intermediate is not None and self.train.patience is not None:
             raise ValueError("intermediate measures at the end of a run, which train.patience moves: use one of them")
+        taps = [control.tap for control in self.control]
+        if twice := [tap for tap in taps if taps.count(tap) > 1]:
+            raise ValueError(f"control names the tap {twice[0]} twice: one weight cannot follow two targets")
         if "projector" in self.loss.entropy_weights() and self.model.projector.kind == "none":
             raise ValueError("loss.entropy_weight names the projector, but model.projector.kind is none")
         if optim.sched != "none" and optim.warmup_epochs > self.train.epochs:

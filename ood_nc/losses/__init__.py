@@ -9,6 +9,7 @@ from ood_nc.losses.objective import Objective
 from ood_nc.losses.registry import LOSSES, Batch, Term
 from ood_nc.losses.supervised_contrastive import supervised_contrastive
 from ood_nc.losses.testing import check_loss
+from ood_nc.losses.within_class import within_class_share
 
 __all__ = [
     "LOSSES",
@@ -23,4 +24,5 @@ __all__ = [
     "nearest_neighbor_entropy",
     "pick_all_label",
     "supervised_contrastive",
+    "within_class_share",
 ]

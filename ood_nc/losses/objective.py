@@ -33,9 +33,10 @@ class Objective(nn.Module):
         entropy_weights: short for an ``entropy`` term on each of these taps.
         entropy_scope: of those terms: where neighbours are sought, see `nearest_neighbor_entropy`.
         terms: further terms. One of weight 0 is left out, as it is of ``entropy_weights``.
+        steered: terms whose weight changes while training (`set_weight`), so one of weight 0 stays.
 
     Attributes:
-        terms: all terms, those of ``entropy_weights`` first.
+        terms: all terms, those of ``entropy_weights`` first, with the weights they started with.
 
     Raises:
         UserError: unknown task, scope, loss or argument of one; smoothing outside [0, 1); a weight that is not finite;
@@ -60,6 +61,7 @@ class Objective(nn.Module):
         entropy_weights: Mapping[str, float] = ENCODER_ONLY,
         entropy_scope: Literal["global", "device"] = "global",
         terms: Iterable[Term] = (),
+        steered: Iterable[Term] = (),
     ) -> None:
         super().__init__()
         if task not in get_args(Task):
@@ -71,7 +73,7 @@ class Objective(nn.Module):
         self.task: Task = task
         self.smoothing = smoothing
         short = [Term("entropy", tap, weight, {"scope": entropy_scope}) for tap, weight in entropy_weights.items()]
-        self.terms = tuple(term for term in (*short, *terms) if term.weight != 0)
+        self.terms = (*(term for term in (*short, *terms) if term.weight != 0), *steered)
         self._losses = tuple(_checked_loss(term) for term in self.terms)
         if task == "none" and not self.terms:
             raise UserError("task 'none' needs a term of a weight that is not 0: there is nothing to learn from.")
@@ -79,6 +81,11 @@ class Objective(nn.Module):
         for name, tap in places:
             if places.count((name, tap)) > 1:
                 raise UserError(f"The loss {name!r} is there twice on the tap {tap!r}: add up the weights.")
+        self._weights = {place: term.weight for place, term in zip(places, self.terms, strict=True)}
+
+    def set_weight(self, name: str, tap: str, weight: float) -> None:
+        """Give the loss ``name`` on ``tap`` another weight from now on."""
+        self._weights[name, tap] = weight
 
     def forward(
         self,
@@ -109,8 +116,10 @@ class Objective(nn.Module):
             if term.tap not in taps:
                 there = ", ".join(taps) or "none"
                 raise UserError(f"No tap {term.tap!r} for the loss {term.name!r}; the model has: {there}.")
-            value = function(taps[term.tap], batch, **term.kwargs)
-            loss = loss + term.weight * value
+            weight = self._weights[term.name, term.tap]
+            with torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
+                value = function(taps[term.tap], batch, **term.kwargs)
+            loss = loss + weight * value
             parts[f"{term.name}/{term.tap}"] = value.detach()
         return loss, parts
 

@@ -116,6 +116,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "methods": {name: METHODS[name] for name in payload["methods"] if name in METHODS},
         "figures": figures,
         "has_log": any(run.log for run in runs),
+        "controlled": any(line.get("split") == "control" for run in runs for line in run.log),
         "has_histograms": bool(payload["histograms"]),
         "payload": as_script(payload),
         "plotly": Markup(get_plotlyjs()),

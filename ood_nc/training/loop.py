@@ -21,8 +21,16 @@ from ood_nc.progress import progress
 from ood_nc.stopping import termination_interrupts
 from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
+from ood_nc.training.control import SAMPLE
 from ood_nc.training.launch import accelerator_for, ignored_variables
-from ood_nc.training.measurement import StepAverages, diverged, measure_collapse, measure_layer_inputs, validate
+from ood_nc.training.measurement import (
+    StepAverages,
+    diverged,
+    measure_collapse,
+    measure_layer_inputs,
+    sample_taps,
+    validate,
+)
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
@@ -85,6 +93,8 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
             state = "finished"
             if standing.epoch < config.train.epochs and accelerator.is_main_process:
                 logger.warning("No better epoch since epoch %d: stopped (train.patience).", standing.best_epoch)
+            for line in () if setup.control is None or not accelerator.is_main_process else setup.control.outcome():
+                logger.warning("%s", line)
         except KeyboardInterrupt:
             state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs are finished and kept"
             raise KeyboardInterrupt(f"{kept} in {directory.path}: go on with --resume.") from None
@@ -146,6 +156,9 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
             setup.model, setup.train_plain, setup.val, layers, accelerator, seed=train.seed, **sizes
         )
         log("layers", step, found)
+    if setup.control is not None and setup.control.due(standing.epoch + 1, train.epochs):
+        _correct(setup, sizes)
+        log("control", step, setup.control.values())
     return keep(setup, standing, directory.checkpoints, scores)
 
 
@@ -173,14 +186,37 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
                 setup.optimizer.zero_grad()
             averages.add(loss, parts, logits, targets, taps)
             step += accelerator.sync_gradients
+            if setup.control is not None:
+                setup.control.step(taps, targets, rate / setup.peak_rate)
             point = None if tracker is None else tracker.step(taps, targets)
             if point is not None:
                 log("tracked", step, {f"collapse/{tap}/{k}": v for tap, row in point.items() for k, v in row.items()})
             if accelerator.sync_gradients and (step % train.log_interval == 0 or step == end):
                 values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps)
                 log("train", step, {**values, "lr": rate})
+                if setup.control is not None:
+                    log("control", step, setup.control.values())
                 note = f"loss {values['loss']:.3f}"
             advance(len(images) * accelerator.num_processes, note=note)
+
+
+def _correct(setup: Setup, sizes: Mapping[str, int]) -> None:
+    """Measure the controlled taps in the main process; every process corrects its estimates by that."""
+    control, accelerator = setup.control, setup.accelerator
+    assert control is not None
+    measured: list[Mapping[str, float | None]] = [{}]
+    if accelerator.is_main_process:
+        seed = setup.config.train.seed
+        measured = [
+            control.measure(
+                *sample_taps(setup.model, setup.train_plain, accelerator, images=SAMPLE, seed=seed, **sizes)
+            )
+        ]
+    broadcast_object_list(measured)
+    control.correct(measured[0])
+    if accelerator.is_main_process:
+        for line in control.news():
+            logger.warning("%s", line)
 
 
 def _collapse_tracker(setup: Setup) -> CollapseTracker | None:

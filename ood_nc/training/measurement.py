@@ -155,7 +155,6 @@ def validate(
     return {"loss": loss_sum / count, "accuracy": correct / count}
 
 
-@torch.no_grad()
 def measure_collapse(
     model: ControlledModel,
     dataset: Dataset,
@@ -180,6 +179,34 @@ def measure_collapse(
     Returns:
         The metrics that are defined; weights and biases enter those of the tap that the head reads.
     """
+    features, classes = sample_taps(
+        model, dataset, accelerator, batch_size=batch_size, seed=seed, workers=workers, images=images
+    )
+    values: dict[str, float] = {}
+    for tap, matrix in features.items():
+        stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
+        weight, bias = _head(model, tap)
+        if classes.ndim == 2:
+            found = measure_multilabel(matrix, classes, weight=weight, bias=bias).to_dict()
+            values.update({f"collapse/{tap}/{name}": value for name, value in found.items() if value is not None})
+            continue
+        report = measure(stats, weight=weight, bias=bias, features=matrix, labels=classes).to_dict()
+        values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
+    return values
+
+
+@torch.no_grad()
+def sample_taps(
+    model: ControlledModel,
+    dataset: Dataset,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    images: int,
+    seed: int = 0,
+    workers: int = 0,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Every tap (N, d) and the classes (N,) of a seeded sample; the arguments are those of `measure_collapse`."""
     size = len(dataset)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(derive_seed(seed, "collapse"))
     chosen = torch.randperm(size, generator=generator)[:images].sort().values.tolist()
@@ -194,18 +221,7 @@ def measure_collapse(
                 features[tap].append(taps[tap].float().cpu())
             labels.append(targets)
             advance(len(targets))
-    values: dict[str, float] = {}
-    for tap, parts in features.items():
-        matrix, classes = torch.cat(parts), torch.cat(labels)
-        stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
-        weight, bias = _head(model, tap)
-        if classes.ndim == 2:
-            found = measure_multilabel(matrix, classes, weight=weight, bias=bias).to_dict()
-            values.update({f"collapse/{tap}/{name}": value for name, value in found.items() if value is not None})
-            continue
-        report = measure(stats, weight=weight, bias=bias, features=matrix, labels=classes).to_dict()
-        values.update({f"collapse/{tap}/{name}": value for name, value in report.items() if value is not None})
-    return values
+    return {tap: torch.cat(parts) for tap, parts in features.items()}, torch.cat(labels)
 
 
 def measure_layer_inputs(

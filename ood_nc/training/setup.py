@@ -27,6 +27,7 @@ from ood_nc.data import (
 from ood_nc.errors import UserError, nearest
 from ood_nc.losses import Objective, Term
 from ood_nc.models import ControlledModel, build_model, load_initial
+from ood_nc.training.control import Control, steered_terms
 from ood_nc.training.freezing import freeze, frozen_modules
 from ood_nc.training.loading import EpochSampler, train_loader
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
@@ -47,6 +48,7 @@ class Setup:
     scheduler: Scheduler | None
     frozen: list[nn.Module]
     objective: Objective
+    control: Control | None
     normalize: Callable[[torch.Tensor], torch.Tensor]
     mixup: Mixup | None
     loader: DataLoader
@@ -77,6 +79,11 @@ class Setup:
     def groups(self, indices: torch.Tensor) -> torch.Tensor | None:
         """Which image each row is a copy of, under repeated augmentation: copies are no neighbours."""
         return indices.to(self.accelerator.device) if self.config.augment.aug_repeats > 1 else None
+
+    @property
+    def peak_rate(self) -> float:
+        """The learning rate that the schedule starts from or warms up to."""
+        return float(self.optimizer.defaults["lr"] * self.optimizer.param_groups[0].get("lr_scale", 1.0))
 
     def set_learning_rate(self, epoch: int, step: int) -> float:
         """Put the optimiser at the schedule's rate for this epoch and step, and return it."""
@@ -127,6 +134,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
     module, optimizer = accelerator.prepare(model, optimizer)
+    objective = _objective(config, model)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -135,7 +143,8 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         optimizer=optimizer,
         scheduler=scheduler,
         frozen=frozen_modules(model),
-        objective=_objective(config, model),
+        objective=objective,
+        control=_control(config, model, objective, data.id_train, accelerator, batches=len(loader) * train.epochs),
         normalize=transform.normalize,
         mixup=mixup,
         loader=loader,
@@ -179,17 +188,48 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
 
 
 def _objective(config: Config, model: ControlledModel) -> Objective:
-    settings = config.loss
+    settings, controlled = config.loss, [control.tap for control in config.control]
     objective = Objective(
         settings.task,
         smoothing=settings.smoothing,
-        entropy_weights=settings.entropy_weights(),
+        entropy_weights={tap: w for tap, w in settings.entropy_weights().items() if tap not in controlled},
         entropy_scope=settings.entropy_scope,
         terms=[Term(**term.model_dump()) for term in settings.terms],
+        steered=steered_terms(config.control, settings),
     )
     missing = [term.tap for term in objective.terms if term.tap not in model.tap_names]
     if missing:
-        key = "entropy_weight" if missing[0] in settings.entropy_weights() else "terms"
+        named = {
+            **dict.fromkeys(settings.entropy_weights(), "loss.entropy_weight"),
+            **dict.fromkeys(controlled, "control"),
+        }
+        key = named.get(missing[0], "loss.terms")
         hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
-        raise UserError(f"loss.{key} names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
+        raise UserError(f"{key} names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
     return objective
+
+
+def _control(
+    config: Config,
+    model: ControlledModel,
+    objective: Objective,
+    images: ImageDataset,
+    accelerator: Accelerator,
+    *,
+    batches: int,
+) -> Control | None:
+    """What steers the weights of the controlled taps, None where there are none."""
+    if not config.control:
+        return None
+    targets = torch.as_tensor(images.targets)
+    if config.augment.mixup or config.augment.cutmix or targets.ndim > 1:
+        raise UserError("control needs images of one class each: turn augment.mixup and augment.cutmix off.")
+    return Control(
+        config.control,
+        {name: tap.dim for name, tap in model.tap_info.items()},
+        torch.bincount(targets, minlength=model.num_classes),
+        objective,
+        batches=batches,
+        images=batches * config.train.batch_size,
+        device="cpu" if accelerator.device.type == "mps" else accelerator.device,  # no float64 there
+    )

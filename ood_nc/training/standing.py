@@ -66,6 +66,7 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
         **asdict(after),
         "optimizer": setup.optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
+        "control": None if setup.control is None else setup.control.state_dict(),
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
         "config": setup.config.model_dump(mode="json"),
@@ -78,7 +79,7 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     """Put a run back to where its last checkpoint was written.
 
     The schedule is a function of epoch and step, and everything random is one of the seed and the epoch, so model,
-    optimiser, scaler and counts are all there is to restore.
+    optimiser, scaler, control and counts are all there is to restore.
 
     Raises:
         UserError: the run had another number of processes or other data, or the weights are of another model.
@@ -94,5 +95,7 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     setup.optimizer.load_state_dict(state["optimizer"])
     if setup.accelerator.scaler is not None and state["scaler"]:
         setup.accelerator.scaler.load_state_dict(state["scaler"])
+    if setup.control is not None:
+        setup.control.load_state_dict(state["control"])
     known = {"best_value": state["best_accuracy"], **state}  # a run that began before there was a choice of metric
     return Standing(**{field.name: known[field.name] for field in fields(Standing)})

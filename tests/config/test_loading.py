@@ -106,3 +106,19 @@ def test_merged_mappings_may_repeat_keys(tmp_path: Path) -> None:
     merged = "model: {kwargs: {a: &a {x: 1, y: 2}, b: {<<: *a, y: 3}}}\n"
     assert load(write(tmp_path / "d.yaml", merged)).model.kwargs["b"] == {"x": 1, "y": 3}
     assert load(write(tmp_path / "bom.yaml", "\ufefftrain: {epochs: 3}\n")).train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("controls", "match"),
+    [
+        ([{"metric": "vci", "target": 1.5}], "vci lies between 0 and 1"),
+        ([{"metric": "nc1", "target": 0}], "nc1 lies between 0"),
+        ([{"metric": "nc2", "target": 1}], r"control\.0\.metric"),
+        ([{"target": 1, "side": "over"}], r"control\.0\.side"),
+        ([{"target": 1}, {"metric": "vci", "target": 0.5}], "names the tap encoder twice"),
+        ([{"tap": "encoder"}], r"control\.0\.target"),
+    ],
+)
+def test_a_target_that_means_nothing_is_refused(controls, match):
+    with pytest.raises(UserError, match=match):
+        load(None, {"control": controls})

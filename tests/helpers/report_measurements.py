@@ -287,6 +287,9 @@ class RunMaker:
             }
             if self.strength > 0.5:
                 train |= {"loss": task + 0.05 * entropy, "entropy/encoder": entropy}
+                name = "control/encoder/nc1/"
+                values = {"target": 4.0, "estimate": 9 - 5 * progress, "measured": 9 - 4.8 * progress, "weight": 0.1}
+                yield {**common, "split": "control", **{name + key: value for key, value in values.items()}}
             yield {**train, "lr": lr, "images_per_second": 900.0}
             yield {**common, "split": "val", "loss": task + 0.08, "accuracy": 0.96 - 0.6 * math.exp(-5 * progress)}
             measured = {

@@ -172,3 +172,17 @@ def test_an_empty_batch() -> None:
 def test_targets_that_do_not_fit(targets: torch.Tensor) -> None:
     with pytest.raises(UserError, match="do not fit logits"):
         Objective(entropy_weights={})(LOGITS, targets, {})
+
+
+def test_a_steered_term_stays_and_takes_the_weight_it_is_given() -> None:
+    objective = Objective(entropy_weights={}, steered=[Term("entropy", "encoder", 0.0)])
+    leaf = FEATURES.clone().requires_grad_()
+    loss, parts = objective(LOGITS, HARD, {"encoder": leaf})
+    assert loss == parts["task"] and parts["entropy/encoder"] == nearest_neighbor_entropy(FEATURES)
+    assert not loss.requires_grad  # at weight 0 the term costs no backward pass
+    objective.set_weight("entropy", "encoder", -0.3)
+    loss, parts = objective(LOGITS, HARD, {"encoder": leaf})
+    torch.testing.assert_close(loss, parts["task"] - 0.3 * parts["entropy/encoder"])
+    loss.backward()
+    assert leaf.grad is not None and leaf.grad.any()
+    assert objective.terms[0].weight == 0.0

@@ -94,7 +94,7 @@ def column(browser: Any, table: str, position: int) -> list[str]:
 
 def test_figures_are_drawn_without_network_or_errors(page: Any, two: Written) -> None:
     charts = each(page, ".chart", "e.querySelectorAll('svg .trace').length")
-    assert len(charts) == 17
+    assert len(charts) == 19
     assert min(charts) >= 1
     assert page.get_log("browser") == []
     assert page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)") == []

@@ -306,6 +306,12 @@ def test_foreign_model_has_no_training_section(tmp_path: Path) -> None:
     assert "evaluated as it was given" in page.text
 
 
+def test_the_course_of_controlled_taps_is_there_where_there_are_any(two: Written, tmp_path: Path) -> None:
+    assert {"chart-control", "chart-control-weight"} <= {element["id"] for element in two.page.all("div")}
+    plain = write_report(build_run(tmp_path / "run", strength=0.35))
+    assert "chart-control" not in plain.read_text(encoding="utf-8")
+
+
 def test_bare_results_still_make_a_report(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run")
     document = load(run)

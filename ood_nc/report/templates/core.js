@@ -99,7 +99,7 @@ function trainNames(pattern) {
   return [...names];
 }
 
-const isLossPart = name => name === "loss" || name === "task" || name.startsWith("entropy/");
+const isLossPart = name => name === "loss" || name === "task" || /^(entropy|within_class)\//.test(name);
 const parts = trainNames(name => (isLossPart(name) ? name : null));
 const relationTable = document.getElementById("table-relations");
 const differenceTable = document.getElementById("table-differences");

@@ -120,6 +120,22 @@ const FIGURES = {
     draw: () => curveFigure((split, name) => name === "accuracy" && splitName(split), "accuracy, %", "percent"),
   },
   lr: { uses: [], draw: () => curveFigure((split, name) => name === "lr" && "learning rate", "learning rate") },
+  control: {
+    uses: [],
+    draw: () =>
+      curveFigure((split, name) => {
+        const [kind, ...part] = name.split("/");
+        return kind === "control" && part.pop() !== "weight" && name.slice(kind.length + 1).replaceAll("/", " ");
+      }, "value"),
+  },
+  "control-weight": {
+    uses: [],
+    draw: () =>
+      curveFigure(
+        (split, name) => /^control.*weight$/.test(name) && name.split("/").slice(1, -1).join(" "),
+        "weight",
+      ),
+  },
   "training-collapse": {
     uses: ["trainmetric", "traintap"],
     draw: () =>

@@ -1,0 +1,233 @@
+"""Running estimates from training batches: what a metric would be on the full set, while the features move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+
+from ood_nc.collapse.entropy import entropy_nn
+from ood_nc.collapse.layer import Layer
+from ood_nc.collapse.registry import METRICS
+from ood_nc.collapse.statistics import ClassStatistics
+from ood_nc.errors import UserError
+
+_LARGEST = 1e15
+"""Features beyond it are of no network that will recover, and their squares are still within float32."""
+
+
+class RunningStatistics:
+    """Class statistics of drifting features, from training batches with forgetting, as the full set would have them.
+
+    Sigma_W is pooled over pairs of one class *within a batch*, with n - 1 degrees of freedom for n of them: unbiased,
+    and no movement of the class means from step to step is counted as variance. The class means are averages over
+    about the last ``horizon`` samples. Their own noise, Sigma_c / n_c, would count as between-class scatter, so it is
+    taken out of the singular values of the centred means, down to what the full set has of it (`remove_noise`).
+
+    Batches add to a sum; `fold` joins the sums of all processes, forgets, and moves the average on.
+
+    Args:
+        counts: samples of each class in the full set (C,).
+        dim: feature columns d.
+        horizon: samples after which a batch counts for 1/e.
+        device: where the float64 sums live, O(C d + d^2) of them.
+
+    Example:
+        >>> running = RunningStatistics([2, 2], dim=1, horizon=1e9)
+        >>> running.update(torch.tensor([[0.0], [2.0], [5.0], [7.0]]), torch.tensor([0, 0, 1, 1]))
+        >>> running.fold()
+        >>> round(running.value("nc1_ratio"), 3)  # of the same four samples
+        0.16
+    """
+
+    def __init__(
+        self, counts: torch.Tensor | list[int], dim: int, *, horizon: float, device: torch.device | str = "cpu"
+    ) -> None:
+        self.counts = torch.as_tensor(counts, dtype=torch.float64, device=device)
+        classes = len(self.counts)
+        sizes = {"sums": (classes, dim), "scatter": (dim, dim), "mass": (classes,), "pairs": (), "squares": (classes,)}
+        self.horizon = horizon
+        self._average = {
+            name: torch.zeros(size, dtype=torch.float64, device=device)
+            for name, size in {**sizes, "origin": (dim,)}.items()
+        }
+        # The squares of the weights of samples, which say how many a mean is worth, have no sum of their own.
+        self._pending = {name: torch.zeros_like(self._average[name]) for name in sizes if name != "squares"}
+
+    @torch.no_grad()
+    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add one batch, (B, d) and class indices (B,). One that is not finite is left out, on the device."""
+        with torch.autocast(features.device.type, enabled=False):
+            rows, labels = features.float().to(self.counts.device), labels.to(self.counts.device)
+            counts = _within_range(rows)
+            rows = torch.where(counts, rows, 0.0)
+            ones = counts.double().expand(len(rows))
+            mass = torch.zeros_like(self.counts).index_add_(0, labels, ones)
+            sums = torch.zeros_like(self._pending["sums"]).index_add_(0, labels, rows.double())
+            deviations = (rows.double() - (sums / mass.clamp_min(1)[:, None])[labels]).float()
+            self._pending["scatter"] += (deviations.T @ deviations).double()
+            self._pending["pairs"] += (mass - 1).clamp_min(0).sum()
+            self._pending["mass"] += mass
+            self._pending["sums"] += sums
+
+    @torch.no_grad()
+    def fold(self, *, joint: bool = True) -> None:
+        """Take the batches since the last call into the average.
+
+        Args:
+            joint: the batches of all processes, which then must call it together; else those of this one.
+        """
+        fresh = {name: _joined(tensor) if joint else tensor for name, tensor in self._pending.items()}
+        kept = math.exp(-float(fresh["mass"].sum()) / self.horizon)
+        for name, tensor in fresh.items():
+            self._average[name].mul_(kept).add_(tensor)
+        self._average["squares"].mul_(kept**2).add_(fresh["mass"])
+        self._pending = {name: torch.zeros_like(tensor) for name, tensor in self._pending.items()}
+
+    @property
+    def ready(self) -> bool:
+        """Whether every class of the full set was met, and pairs of one class."""
+        return bool((self._average["mass"][self.counts > 0] > 0).all() and self._average["pairs"] > 0)
+
+    def statistics(self) -> ClassStatistics:
+        """The statistics of the full set, estimated; every class has the pooled within-class variance."""
+        there = self.counts > 0
+        counts, mass = self.counts[there], self._average["mass"][there]
+        within = self._average["scatter"] / self._average["pairs"]
+        means = self._average["sums"][there] / mass[:, None]
+        excess = (self._average["squares"][there] / mass.square() - 1 / counts).mean().clamp_min(0)
+        means = remove_noise(means, within * excess)
+        freedom = 1 - 1 / counts
+        state = {
+            "counts": counts,
+            "means": means,
+            "class_scatter": within.trace() * counts * freedom,
+            "scatter": within * (counts * freedom).sum(),
+            "num_samples": counts.sum().long(),
+            "resolution": torch.tensor(float(torch.finfo(torch.float32).eps), dtype=torch.float64),
+        }
+        return ClassStatistics.from_state_dict(state, device=self.counts.device)
+
+    def value(self, metric: str) -> float:
+        """The estimate of a metric of `METRICS` that needs the statistics alone.
+
+        Raises:
+            UndefinedMetricError: it has none.
+        """
+        return METRICS[metric].compute(Layer(self.statistics()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: everything, a sum that waits included."""
+        return {"average": dict(self._average), "pending": dict(self._pending)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._average, self._pending = (
+            {name: state[part][name].to(tensor) for name, tensor in own.items()}
+            for part, own in (("average", self._average), ("pending", self._pending))
+        )
+
+
+def remove_noise(means: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Class means whose scatter about their mean has lost what the noise of each, of covariance ``noise``, added to it.
+
+    For independent noise of C means, the Gram matrix of the centred means grows by tr(noise) along every direction of
+    its own; where the features have fewer dimensions than that, the scatter grows by (C - 1) noise instead. The squared
+    singular values are lowered by this, to a tenth of themselves at most; the mean of the means stays.
+
+    Args:
+        means: (C, d), float64.
+        noise: covariance of one class mean (d, d).
+
+    Example:
+        >>> means = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+        >>> remove_noise(means, torch.tensor([[0.5]], dtype=torch.float64)).square().sum().item()
+        1.5
+    """
+    center = means.mean(dim=0)
+    left, lengths, axes = torch.linalg.svd(means - center, full_matrices=False)
+    if len(means) - 1 <= means.shape[1]:
+        grown = noise.trace().expand_as(lengths)
+    else:
+        grown = (len(means) - 1) * ((axes @ noise) * axes).sum(dim=1)
+    squares = lengths.square()
+    shrunk = torch.maximum(squares - grown, squares / 10).sqrt()
+    shrunk[min(len(means) - 1, means.shape[1]) :] = 0
+    return center + (left * shrunk) @ axes
+
+
+class RunningEntropy:
+    """The nearest-neighbour entropy of training batches, averaged with forgetting.
+
+    It is of batches, so it lies above that of a larger set, whose neighbours are nearer, by log(ratio of sizes) / (the
+    dimension that the features fill): a constant that one measurement of the set tells.
+
+    Args:
+        horizon: samples after which a batch counts for 1/e.
+
+    Example:
+        >>> running = RunningEntropy(horizon=100)
+        >>> running.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1]))
+        >>> running.fold()
+        >>> round(running.value("entropy_nn"), 3)
+        0.693
+    """
+
+    def __init__(self, *, horizon: float) -> None:
+        self.horizon = horizon
+        self._average = torch.zeros(2, dtype=torch.float64)
+        self._pending = torch.zeros(2, dtype=torch.float64)
+
+    @torch.no_grad()
+    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
+        """Add one batch (B, d). One that is not finite, or of a single sample, is left out."""
+        if len(features) > 1 and bool(_within_range(features)):
+            value = entropy_nn(features.float())
+            self._pending += torch.tensor([len(features) * value, len(features)], dtype=torch.float64)
+
+    @torch.no_grad()
+    def fold(self, *, joint: bool = True) -> None:
+        """Take the batches since the last call into the average; ``joint`` as for `RunningStatistics.fold`."""
+        fresh = _joined(self._pending) if joint else self._pending
+        self._average = self._average * math.exp(-float(fresh[1]) / self.horizon) + fresh
+        self._pending = torch.zeros_like(self._pending)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there was a batch."""
+        return bool(self._average[1] > 0)
+
+    def value(self, metric: str) -> float:
+        """The average; ``metric`` is ``entropy_nn``.
+
+        Raises:
+            UserError: another metric.
+        """
+        if metric != "entropy_nn":
+            raise UserError(f"{metric!r} is not a running entropy: take RunningStatistics.")
+        return float(self._average[0] / self._average[1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"average": self._average, "pending": self._pending}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._average, self._pending = state["average"].clone(), state["pending"].clone()
+
+
+def _within_range(rows: torch.Tensor) -> torch.Tensor:
+    """Whether no entry is NaN, infinite or too large, as a tensor."""
+    fine: torch.Tensor = rows.abs().amax() <= _LARGEST
+    return fine
+
+
+def _joined(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes, the same in each."""
+    total = tensor.clone()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(total)
+    return total
