@@ -156,7 +156,8 @@ def remove_noise(means: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     squares = lengths.square()
     shrunk = torch.maximum(squares - grown, squares / 10).sqrt()
     shrunk[min(len(means) - 1, means.shape[1]) :] = 0
-    return center + (left * shrunk) @ axes
+    clean: torch.Tensor = center + (left * shrunk) @ axes
+    return clean
 
 
 class RunningEntropy:
