@@ -245,6 +245,9 @@ class TrainConfig(Section):
     )
     checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
     eval_metric: Literal["accuracy", "loss"] = flag("accuracy", "by what an epoch is the best, on validation data")
+    model_ema: bool = flag(False, "measure and keep an exponential moving average of the weights")
+    model_ema_decay: float = Field(default=0.9998, ge=0, lt=1, description="share of the average that a step leaves")
+    model_ema_warmup: bool = flag(False, "let that share grow over the steps")
     patience: int | None = Field(default=None, ge=1, description="stop so many epochs after the best")
     balanced_sampling: bool = flag(False, "draw every class equally often, with replacement")
 

@@ -139,21 +139,23 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
 
     _train_epoch(setup, standing, log)
     if accelerator.num_processes > 1:
-        for buffer in setup.model.buffers():  # batch statistics differ by the images that each process has seen
-            broadcast(buffer)
+        for model in dict.fromkeys((setup.model, setup.measured)):
+            for buffer in model.buffers():  # batch statistics differ by the images that each process has seen
+                broadcast(buffer)
     step = standing.step + setup.steps_per_epoch
     sizes = {"batch_size": int(setup.loader.batch_size or 1), "workers": train.workers}
-    scores = validate(setup.model, setup.val, setup.objective, accelerator, **sizes)
+    scores = validate(setup.measured, setup.val, setup.objective, accelerator, **sizes)
     if not math.isfinite(scores["loss"]):  # the last step of an epoch can spoil the weights behind a finite loss
         raise diverged(scores["loss"], step)
     log("val", step, scores)
     due = train.collapse_interval > 0 and (standing.epoch + 1) % train.collapse_interval == 0
     if due and accelerator.is_main_process:
-        log("collapse", step, measure_collapse(setup.model, setup.train_plain, accelerator, seed=train.seed, **sizes))
+        found = measure_collapse(setup.measured, setup.train_plain, accelerator, seed=train.seed, **sizes)
+        log("collapse", step, found)
     layers = setup.config.intermediate
     if layers is not None and standing.epoch + 1 in (*layers.epochs, train.epochs) and accelerator.is_main_process:
         found = measure_layer_inputs(
-            setup.model, setup.train_plain, setup.val, layers, accelerator, seed=train.seed, **sizes
+            setup.measured, setup.train_plain, setup.val, layers, accelerator, seed=train.seed, **sizes
         )
         log("layers", step, found)
     if setup.control is not None and setup.control.due(standing.epoch + 1, train.epochs):
@@ -186,6 +188,8 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
                 setup.optimizer.zero_grad()
             averages.add(loss, parts, logits, targets, taps)
             step += accelerator.sync_gradients
+            if setup.ema is not None and accelerator.sync_gradients:
+                setup.ema.update(setup.model, step=step)
             if setup.control is not None:
                 setup.control.step(taps, targets, rate / setup.peak_rate)
             point = None if tracker is None else tracker.step(taps, targets)

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -47,6 +48,7 @@ class Setup:
     optimizer: AcceleratedOptimizer
     scheduler: Scheduler | None
     frozen: list[nn.Module]
+    ema: ModelEmaV3 | None
     objective: Objective
     control: Control | None
     normalize: Callable[[torch.Tensor], torch.Tensor]
@@ -62,6 +64,14 @@ class Setup:
         """The order of the training images."""
         assert isinstance(self.loader.sampler, EpochSampler)
         return self.loader.sampler
+
+    @property
+    def measured(self) -> ControlledModel:
+        """The model that is measured and kept as the best: of the averaged weights, where they are averaged."""
+        if self.ema is None:
+            return self.model
+        assert isinstance(self.ema.module, ControlledModel)
+        return self.ema.module
 
     @property
     def images_per_epoch(self) -> int:
@@ -143,6 +153,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         optimizer=optimizer,
         scheduler=scheduler,
         frozen=frozen_modules(model),
+        ema=ModelEmaV3(model, train.model_ema_decay, use_warmup=train.model_ema_warmup) if train.model_ema else None,
         objective=objective,
         control=_control(config, model, objective, data.id_train, accelerator, batches=len(loader) * train.epochs),
         normalize=transform.normalize,

@@ -55,17 +55,18 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
     after = Standing(epoch, step, epoch, accuracy, value) if best else replace(before, epoch=epoch, step=step)
     if not setup.accelerator.is_main_process:
         return after
-    header = checkpoints.describe(setup.model, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
+    header = checkpoints.describe(setup.measured, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
     if best:
-        checkpoints.write_weights(folder / checkpoints.BEST, setup.model, header)
+        checkpoints.write_weights(folder / checkpoints.BEST, setup.measured, header)
     interval = setup.config.train.checkpoint_interval
     if interval > 0 and epoch % interval == 0:
-        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.model, header)
+        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.measured, header)
     scaler = setup.accelerator.scaler
     state = {
         **asdict(after),
         "optimizer": setup.optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
+        "ema": None if setup.ema is None else setup.ema.module.state_dict(),
         "control": None if setup.control is None else setup.control.state_dict(),
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
@@ -95,6 +96,8 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     setup.optimizer.load_state_dict(state["optimizer"])
     if setup.accelerator.scaler is not None and state["scaler"]:
         setup.accelerator.scaler.load_state_dict(state["scaler"])
+    if setup.ema is not None:
+        setup.ema.module.load_state_dict(state["ema"])
     if setup.control is not None:
         setup.control.load_state_dict(state["control"])
     known = {"best_value": state["best_accuracy"], **state}  # a run that began before there was a choice of metric

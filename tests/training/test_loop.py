@@ -12,6 +12,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.utils import ModelEmaV3
 
 from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.config import load
@@ -344,6 +345,33 @@ def test_what_is_frozen_stays_and_the_rest_learns(small):
     first, second = load_file(folder / "epoch-1.safetensors"), load_file(folder / "epoch-2.safetensors")
     changed = {name.partition(".")[0] for name in first if not torch.equal(first[name], second[name])}
     assert changed == {"head"}, "batch statistics stay too"
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_the_average_of_the_weights_is_what_is_measured_and_kept(small, interrupt_at, monkeypatch, warmup):
+    update, history = ModelEmaV3.update, []
+
+    def recorded(self, model, step=None):
+        history.append((step, {name: value.clone() for name, value in model.state_dict().items()}))
+        update(self, model, step)
+
+    monkeypatch.setattr(ModelEmaV3, "update", recorded)
+    settings = {"train.model_ema": True, "train.model_ema_decay": 0.6, "train.model_ema_warmup": warmup}
+    settings |= {"train.checkpoint_interval": 1, "optim.lr": 0.01}
+    directory = train(small("straight", **settings))
+    assert [step for step, _ in history] == [*range(1, len(history) + 1)] and len(history) > 4
+    expected = {name: value.double() for name, value in history[0][1].items()}
+    for step, raw in history[1:]:
+        share = min(1 - (1 + step - 1) ** (-2 / 3), 0.6) if warmup else 0.6
+        expected = {name: share * expected[name] + (1 - share) * raw[name].double() for name in raw}
+    assert close(weights(directory, "epoch-2"), expected, 1e-6)
+    assert equal(weights(directory), history[-1][1]) and not equal(weights(directory), weights(directory, "epoch-2"))
+    interrupt_at(len(history) // 2 + 2, raise_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(small("stopped", **settings))
+    stopped = train(small("stopped", **settings), resume=True)
+    for which in ("last", "best", "epoch-1", "epoch-2"):
+        assert equal(weights(directory, which), weights(stopped, which))
 
 
 def test_the_best_epoch_by_the_loss_and_the_end_of_patience(small, monkeypatch, caplog):
