@@ -39,7 +39,7 @@ scores = {name: create_detector(name).fit(train).score(queries) for name in ("en
 ```
 
 A detector of kind *input* reads images through the network: `create_detector("odin").fit(network, batches).score(images)`.
-What is known of them without a feature bank: [features.md](features.md).
+Neighbours among hundreds of thousands of features, and what is known without a feature bank: [features.md](features.md).
 """
 CATALOGUE = """
 ## Catalogue

@@ -25,7 +25,7 @@ from ood_nc.sealed import read_sealed, write_sealed
 FORMAT = 2
 _BACKBONE = "backbone/"
 _SHOWN = 12
-_MADE_ANEW = ("index_", "index_sizes_")
+_MADE_ANEW = ("index_", "index_sizes_", "index_counts_")
 """Search indexes: faiss reads them without checking them, so they are built again from the features."""
 
 

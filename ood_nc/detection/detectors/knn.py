@@ -19,7 +19,7 @@ from ood_nc.detection import (
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
 from ood_nc.detection.kit.faiss_backend import INDEX_KINDS, SMALLEST_BANK
 from ood_nc.detection.kit.neighbors import ExactNeighbors, kth_distance
-from ood_nc.detection.kit.parameters import Parameter, flag, one_of, whole
+from ood_nc.detection.kit.parameters import Parameter, flag, one_of, share, whole
 from ood_nc.errors import UserError
 
 DEFAULT_K = 50
@@ -39,8 +39,9 @@ class NearestNeighbors(FeatureDetector):
         k: which neighbour; None: 50, or the size of the (smallest) bank where that is smaller.
         normalize: L2-normalise features first, as the paper does.
         index: "flat" (exact), "ivf" (cells), "hnsw" (graph, built by one thread so that it can be repeated) or "ivfpq"
-            (cells of codes: a sixteenth of the memory beside the bank). Banks below 1,000 features (ivfpq: 10,000) are
-            searched exactly, with a warning.
+            (cells of 4-bit codes: a thirty-second of the memory beside the bank). Banks below 1,000 features (ivfpq:
+            10,000) are searched exactly, with a warning.
+        recall: what such an index is tuned for: the share of the k nearest of held-out train features that it finds.
         bank_size: keep at most so many train features, drawn at random; None: all.
         balanced: draw so that classes have equal shares, as far as they have samples; without ``bank_size``, as many of
             each as the smallest class has. Needs labels.
@@ -65,11 +66,13 @@ class NearestNeighbors(FeatureDetector):
     k_: int
     index_: Tensor
     index_sizes_: Tensor
+    index_counts_: Tensor
     _banks: list[ExactNeighbors] | None = None
 
     k = Parameter[int | None](None, whole(1).or_none(), search=(1, 5, 10, 20, 50, 100, 200, 500, 1000))
     normalize = Parameter(True, flag, search=(True, False))
     index = Parameter("flat", one_of(*INDEX_KINDS))
+    recall = Parameter(0.99, share)
     bank_size = Parameter[int | None](None, whole(1).or_none())
     balanced = Parameter(False, flag)
     per_class = Parameter(False, flag)
@@ -147,18 +150,26 @@ class NearestNeighbors(FeatureDetector):
         """One search a bank, from the stored indexes where there are; those are then kept as indexes alone."""
         sizes = self._bank_sizes()
         stored: list[Tensor | None] = [None] * len(sizes)
+        counts: list[int | None] = [None] * len(sizes)
         if "index_" in vars(self):
             stored = list(self.index_.split(self.index_sizes_.tolist()))
+        if "index_counts_" in vars(self):  # not in a state of an earlier version, whose index is then tuned
+            counts = self.index_counts_.tolist()
         labels = None if self.per_class or self.labels_ is None else self.labels_
         banks: list[ExactNeighbors] = []
-        for rows, data in zip(self.bank_.split(sizes), stored, strict=True):
+        for rows, data, count in zip(self.bank_.split(sizes), stored, counts, strict=True):
             if self.index == "flat" or len(rows) < SMALLEST_BANK[self.index]:
                 banks.append(ExactNeighbors(rows, self.normalize, labels, self.k_))
             else:
-                banks.append(
-                    ApproximateNeighbors(rows, self.normalize, self.index, seed=self.seed, k=self.k_, stored=data)
-                )
-        for name in ("index_", "index_sizes_"):
+                tuned: dict[str, Any] = {
+                    "k": self.k_,
+                    "recall": self.recall,
+                    "seed": self.seed,
+                    "stored": data,
+                    "count": count,
+                }
+                banks.append(ApproximateNeighbors(rows, self.normalize, self.index, **tuned))
+        for name in ("index_", "index_sizes_", "index_counts_"):
             vars(self).pop(name, None)
         return banks
 
@@ -167,7 +178,9 @@ class NearestNeighbors(FeatureDetector):
             return {}
         none = torch.empty(0, dtype=torch.uint8)
         parts = [bank.stored() if isinstance(bank, ApproximateNeighbors) else none for bank in self._banks or ()]
-        return {"index_": torch.cat(parts), "index_sizes_": torch.tensor([len(part) for part in parts])}
+        counts = [bank.count if isinstance(bank, ApproximateNeighbors) else 0 for bank in self._banks or ()]
+        sizes = torch.tensor([len(part) for part in parts])
+        return {"index_": torch.cat(parts), "index_sizes_": sizes, "index_counts_": torch.tensor(counts)}
 
 
 def _draw(n: int, labels: Tensor | None, size: int | None, balanced: bool, seed: int) -> Tensor:

@@ -1,30 +1,46 @@
-"""Nearest neighbours through an index that overlooks some of them; the distances of those it finds are exact."""
+"""Nearest neighbours through an index that overlooks some of them; the distances of those it finds are exact.
+
+How much the index looks into is settled by recall: rows of the bank are searched as if they were queries, themselves
+left out, and so are the midpoints of two of them, which lie between classes as OOD queries do; the least effort is kept
+that finds the wanted share of the true neighbours of both.
+"""
 
 from __future__ import annotations
 
+import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ood_nc.detection.kit import faiss_backend, linalg
 from ood_nc.detection.kit.neighbors import MARGIN, TRUSTED, ExactNeighbors
 from ood_nc.errors import UserError
 
+_HELD_OUT = 100
+"""Rows, and midpoints, that recall is measured on: 5,000 neighbours each at k = 50."""
+_CODED = (2, 4, 8, 16)
+"""Candidates that are looked up among codes, in those that are ranked in float64."""
+
 
 class ApproximateNeighbors(ExactNeighbors):
     """A large bank to search through an index that overlooks some neighbours; distances are exact all the same.
 
-    Queries for which the index finds fewer than k rows are searched exactly.
+    Codes (``ivfpq``) give some hundreds of candidates; products in float32 leave k and a margin of these, and float64
+    ranks them. Queries for which the index finds fewer than k rows are searched exactly.
 
     Args:
         bank: (n, d) float32 or float64 on the CPU; kept by reference.
         normalize: compare L2-normalised rows.
         kind: "ivf", "hnsw" or "ivfpq".
-        seed: of the clustering and of the rows it learns from.
-        k: what will be asked for; with it, the index moves to a GPU where faiss has one.
+        k: what will be asked for; the index is tuned for it, and moves to GPUs where faiss has some.
+        recall: share of the k nearest, of held-out rows and of midpoints, that a search finds.
+        seed: of the clustering, and of the rows that it learns from and those held out.
         stored: the bytes of the index, to load it instead of building it.
+        count: candidates of the stored index (`count`), None where it is to be tuned again.
 
     Raises:
         MissingPackageError: faiss is not installed.
@@ -37,12 +53,16 @@ class ApproximateNeighbors(ExactNeighbors):
         normalize: bool,
         kind: str,
         *,
+        k: int,
+        recall: float = 0.99,
         seed: int = 0,
-        k: int | None = None,
         stored: Tensor | None = None,
+        count: int | None = None,
     ) -> None:
         self.kind = kind
         self.seed = seed
+        self.recall = recall
+        self.count = count
         self._stored = stored
         super().__init__(bank, normalize, k=k)
         self._stored = None
@@ -54,9 +74,12 @@ class ApproximateNeighbors(ExactNeighbors):
     def kth_of_unit(self, queries: Tensor, k: int) -> Tensor:
         """Distance to the k-th nearest of the rows the index finds (B,), for queries as :meth:`unit` gives them."""
         squares, ids, bound = self._propose(queries, k)
-        enough = ids[:, k - 1] >= 0
         # Distances between codes rank nothing; float32 distances do, where the bound allows.
-        trusted = enough & (bound <= TRUSTED * squares[:, k - 1]) & (self.kind != "ivfpq")
+        coded = self.kind == "ivfpq"
+        if coded:
+            ids = self._nearest_in_float32(queries, ids, k + MARGIN)
+        enough = ids[:, k - 1] >= 0
+        trusted = enough & (bound <= TRUSTED * squares[:, k - 1]) & (not coded)
         result = torch.empty(len(queries), dtype=torch.float64)
         result[trusted] = self._exact(queries[trusted], ids[trusted, k - 1 : k])[:, 0]
         again = enough & ~trusted
@@ -76,10 +99,74 @@ class ApproximateNeighbors(ExactNeighbors):
         index = faiss_backend.new_index(self.kind, width, len(self.bank), self.seed)
         count = min(len(self.bank), faiss_backend.training_rows(index, self.kind))
         if count:
-            chosen = torch.randperm(len(self.bank), generator=torch.Generator().manual_seed(self.seed))[:count]
-            parts = [self._for_index(self.unit(self.bank[ids]).sub_(self.center)) for (ids,) in linalg.chunks(chosen)]
+            parts = [
+                self._for_index(self.unit(self.bank[ids]).sub_(self.center))
+                for (ids,) in linalg.chunks(self._drawn(count))
+            ]
             index.train(np.concatenate(parts))
         return index
 
     def _candidates(self, k: int) -> int:
-        return min(len(self.bank), 4 * k + 3 * MARGIN if self.kind == "ivfpq" else k + MARGIN)
+        if self.count is None:
+            self.count = self._tune(k)
+        return self.count
+
+    def _tune(self, k: int) -> int:
+        """Set the least effort, and return the fewest candidates, with which held-out rows find their neighbours."""
+        own = self._drawn(min(_HELD_OUT, len(self.bank)))
+        rows, least = self.unit(self.bank[own]), min(len(self.bank), k + MARGIN)
+        between = (rows + rows.roll(1, dims=0)) / 2
+        queries = torch.cat([rows, linalg.safe_normalize(between) if self.normalize else between])
+        own = torch.cat([own, torch.full_like(own, -2)])[:, None]
+        true, _ = self._search_float64(queries, torch.arange(len(self.bank)), self.center, min(len(self.bank), k + 1))
+        # A hair more, and by distance: of rows that tie any will do.
+        places = self._exact(queries, true).sort(dim=1).values * (1 + 1e-9)
+        wanted = min(k, true.shape[1] - 1)
+        reach = torch.where(own < 0, places[:, wanted - 1 : wanted], places[:, wanted : wanted + 1])
+        counts = [min(len(self.bank), factor * least) for factor in _CODED] if self.kind == "ivfpq" else [least]
+        best = 0.0
+        for effort in faiss_backend.efforts(self.index, self.kind, least):
+            faiss_backend.set_effort(self.index, self.kind, effort)
+            centered = self._for_index(queries - self.center)
+            ids = torch.from_numpy(faiss_backend.search_index(self.index, self.kind, centered, counts[-1])[1])
+            for count in counts:
+                nearest = self._nearest_in_float32(queries, ids[:, :count], least)
+                found = (self._exact(queries, nearest.clamp_min(0)) <= reach) & (nearest >= 0) & (nearest != own)
+                shares = found.sum(dim=1).clamp_max(wanted).double().div(wanted).split(len(rows))
+                best = min(float(share.mean()) for share in shares)
+                if best >= self.recall:
+                    return count
+        warnings.warn(
+            f"Index {self.kind!r} finds {best:.3f} of the neighbours of held-out queries at most.", stacklevel=2
+        )
+        return counts[-1]
+
+    def _drawn(self, count: int) -> Tensor:
+        return torch.randperm(len(self.bank), generator=torch.Generator().manual_seed(self.seed))[:count]
+
+    def _nearest_in_float32(self, queries: Tensor, ids: Tensor, count: int) -> Tensor:
+        """Of the candidates ``ids`` (-1 for none) the ``count`` nearest by float32, nearest first."""
+        if ids.shape[1] <= count or self.bank.dtype != torch.float32:
+            return ids
+        scales, squares = self._scales
+        wanted = queries.float().numpy()
+        products = faiss_backend.products(self._rows, wanted, np.ascontiguousarray(ids.clamp_min(0).numpy()))
+        distances = squares[ids] - 2 * scales[ids] * torch.from_numpy(products)
+        if not bool(distances.isfinite().all()):
+            return ids
+        order = distances.masked_fill_(ids < 0, float("inf")).topk(count, dim=1, largest=False).indices
+        return ids.gather(1, order)
+
+    @cached_property
+    def _rows(self) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self.bank.numpy())
+
+    @cached_property
+    def _scales(self) -> tuple[Tensor, Tensor]:
+        """What each row is multiplied by before it is compared, and the square of its norm then (n,), float32."""
+        norms = torch.cat(
+            [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for (part,) in linalg.chunks(self.bank)]
+        )
+        if not self.normalize:
+            return torch.ones(len(norms)), norms.square().float()
+        return (1 / norms).nan_to_num(posinf=0).float(), (norms > 0).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,10 +23,9 @@ _PER_CELL = 39
 _TRAINING_PER_CELL = 64
 _PQ_TRAINING = 16_384
 _PQ_BLOCK = 4
-"""Dimensions coded by one byte."""
+"""Dimensions coded by four bits."""
+_LEAST_CELLS = 16
 _HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 64
-_HNSW_SEARCH = 4
-"""Nodes a search keeps in view, in neighbours asked for: with fewer it does not get from one cluster to the next."""
 _GPU_KINDS = ("flat", "ivf")
 _GPU_LARGEST_COUNT = 2048
 _WHEELS = ("faiss-cpu", "faiss-gpu")
@@ -77,8 +77,9 @@ def index_width(kind: str, dim: int) -> int:
 def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
     """An empty index of Euclidean distances, still to be trained where ``training_rows`` says so.
 
-    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells, of which a search looks into an eighth, at least 8. ``ivfpq``:
-    the same, with rows as codes of one byte for four dimensions. ``hnsw``: a graph of 32 links.
+    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells. ``ivfpq``: about 2 sqrt(count) cells of codes, four bits for
+    four dimensions, whose distances a search looks up in the registers (fast scan, Andre et al., VLDB 2015).
+    ``hnsw``: a graph of 32 links. How much of it a search looks into, `set_effort` says.
 
     Args:
         kind: of ``INDEX_KINDS``.
@@ -96,15 +97,32 @@ def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
         index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS)
         index.hnsw.efConstruction = _HNSW_CONSTRUCTION
         return index
-    cells = max(1, min(round(4 * count**0.5), count // _PER_CELL))
+    cells = max(1, min(round((4 if kind == "ivf" else 2) * count**0.5), count // _PER_CELL))
     if kind == "ivf":
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells)
     else:
-        index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, cells, dim // _PQ_BLOCK, 8)
+        index = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(dim), dim, cells, dim // _PQ_BLOCK, 4)
         index.pq.cp.seed = seed
+        index.cp.niter = 10
     index.cp.seed = seed
-    index.nprobe = min(cells, max(8, cells // 8))
     return index
+
+
+def efforts(index: Any, kind: str, count: int) -> list[int]:
+    """How much of an index a search for ``count`` neighbours may look into, from the least on: cells, or nodes kept in
+    view (with few of these it does not get from one cluster to the next)."""
+    if kind == "hnsw":
+        return [factor * count for factor in (1, 2, 4, 8, 16, 32)]
+    cells = int(index.nlist)
+    return [*itertools.takewhile(lambda few: few < cells, (_LEAST_CELLS << step for step in range(30))), cells]
+
+
+def set_effort(index: Any, kind: str, effort: int) -> None:
+    """Have searches look into as much, one of :func:`efforts`; it is stored with the index."""
+    if kind == "hnsw":
+        index.hnsw.efSearch = effort
+    else:
+        index.nprobe = effort
 
 
 def training_rows(index: Any, kind: str) -> int:
@@ -125,24 +143,39 @@ def add_rows(index: Any, kind: str, rows: NDArray[np.float32]) -> None:
 
 def search_index(index: Any, kind: str, queries: NDArray[np.float32], count: int) -> tuple[Any, Any]:
     """Squared distances and ids of the ``count`` nearest (B, count); id -1 where the index finds fewer."""
-    if kind == "hnsw":
-        index.hnsw.efSearch = _HNSW_SEARCH * count
     squares, ids = index.search(queries, count)
     return squares, ids
 
 
+def products(rows: NDArray[np.float32], queries: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Inner products of each query (B, d) with its rows ``ids`` (B, c), which are read where they are, (B, c)."""
+    faiss = load_faiss()
+    found = np.empty(ids.shape, dtype=np.float32)
+    arrays = [faiss.swig_ptr(array) for array in (found, queries, rows, ids)]
+    faiss.fvec_inner_products_by_idx(*arrays, rows.shape[1], *ids.shape)
+    return found
+
+
 def on_gpu(index: Any, kind: str, count: int) -> Any:
-    """The index on the first GPU, where faiss is built for GPUs, there is one, and it can give ``count`` neighbours."""
+    """The index on the GPUs, its rows dealt out to all of them, where faiss is built for GPUs, there are some, and they
+    can give ``count`` neighbours."""
     faiss = load_faiss()
     if kind not in _GPU_KINDS or count > _GPU_LARGEST_COUNT or not hasattr(faiss, "StandardGpuResources"):
         return index
-    return faiss.index_cpu_to_gpu(_gpu_resources(faiss), 0, index) if faiss.get_num_gpus() else index
+    gpus = faiss.get_num_gpus()
+    if gpus < 2:
+        return faiss.index_cpu_to_gpu(_gpu_resources(faiss, 0), 0, index) if gpus else index
+    options = faiss.GpuMultipleClonerOptions()
+    options.shard = True
+    resources = [_gpu_resources(faiss, gpu) for gpu in range(gpus)]
+    return faiss.index_cpu_to_gpu_multiple_py(resources, index, options, list(range(gpus)))
 
 
 def index_to_bytes(index: Any) -> NDArray[np.uint8]:
     """The index, wherever it is, as bytes."""
     faiss = load_faiss()
-    if hasattr(faiss, "GpuIndex") and isinstance(index, faiss.GpuIndex):
+    # On this side shards are only ever those of an index on several GPUs.
+    if hasattr(faiss, "GpuIndex") and isinstance(index, (faiss.GpuIndex, faiss.IndexShards)):
         index = faiss.index_gpu_to_cpu(index)
     array: NDArray[np.uint8] = faiss.serialize_index(index)
     return array
@@ -162,8 +195,8 @@ def index_from_bytes(array: NDArray[np.uint8]) -> Any:
 
 
 @cache
-def _gpu_resources(faiss: ModuleType) -> Any:
-    # Each set aside more than a gigabyte of the GPU's memory, so all banks share one.
+def _gpu_resources(faiss: ModuleType, gpu: int) -> Any:
+    # Each sets aside more than a gigabyte of its GPU's memory, so all banks share one.
     return faiss.StandardGpuResources()
 
 

@@ -278,6 +278,25 @@ def test_approximate_indexes_rank_as_the_exact_search(index):
         np.testing.assert_array_equal(twin.score(queries), scores)
 
 
+@pytest.mark.parametrize("index", ["ivf", "ivfpq"])
+def test_a_state_of_an_earlier_version_is_tuned_where_it_is_loaded(index):
+    train, labels = blobs(0, 10_000)
+    queries, _ = blobs(1, 100)
+    state = create_detector("knn", index=index).fit(train, labels).state_dict()
+    del state["fitted"]["index_counts_"], state["parameters"]["recall"]
+    if index == "ivfpq":  # codes of eight bits then
+        unit = train / np.linalg.norm(train, axis=1, keepdims=True)
+        unit = (unit - unit.mean(axis=0)).astype(np.float32)
+        old = faiss.IndexIVFPQ(faiss.IndexFlatL2(16), 16, 100, 4, 8)
+        old.train(unit)
+        old.add(unit)
+        stored = torch.from_numpy(faiss.serialize_index(old))
+        state["fitted"] |= {"index_": stored, "index_sizes_": torch.tensor([len(stored)])}
+    scores = create_detector("knn").load_state_dict(state).score(queries).numpy()
+    exact = create_detector("knn").fit(train, labels).score(queries).numpy()
+    assert spearmanr(scores, exact).statistic > 0.99
+
+
 @pytest.mark.parametrize("index", ["ivf", "hnsw", "ivfpq"])
 def test_small_banks_are_searched_exactly_with_a_note(index):
     train, labels = blobs(0, 999)

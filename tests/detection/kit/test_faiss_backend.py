@@ -99,6 +99,36 @@ def test_searches_on_a_gpu_where_there_is_one(index, moves, gpu_faiss, monkeypat
     np.testing.assert_array_equal(create_detector("knn", k=5, index=index).fit(bank).score(queries), found)
 
 
+def test_several_gpus_share_the_rows(gpu_faiss, monkeypatch):
+    class Options:
+        shard = False
+
+    def deal_out(resources, index, options, gpus):
+        assert [type(one) for one in resources] == [Resources] * 3 and options.shard and gpus == [0, 1, 2]
+        shards = faiss.IndexShards(index.d, False, True)
+        for rows in np.array_split(index.reconstruct_n(0, index.ntotal), len(gpus)):
+            parts.append(faiss.IndexFlatL2(index.d))
+            parts[-1].add(rows)
+            shards.add_shard(parts[-1])
+        wholes.append(index)
+        return shards
+
+    parts, wholes = [], []
+    gpu_faiss.get_num_gpus = lambda: 3
+    gpu_faiss.GpuMultipleClonerOptions = Options
+    gpu_faiss.index_cpu_to_gpu_multiple_py = deal_out
+    gpu_faiss.index_gpu_to_cpu = lambda index: wholes[0]
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(size=(2500, 8)).astype(np.float32), rng.normal(size=(50, 8))
+    detector = create_detector("knn", k=5).fit(bank)
+    index = detector._banks[0].index
+    assert isinstance(index, faiss.IndexShards) and index.ntotal == 2500 and Resources.made == 3
+    found = detector.score(queries)
+    assert faiss_backend.index_from_bytes(faiss_backend.index_to_bytes(index)).ntotal == 2500
+    monkeypatch.setitem(sys.modules, "faiss", faiss)
+    np.testing.assert_allclose(found, create_detector("knn", k=5).fit(bank).score(queries), rtol=1e-12)
+
+
 def test_too_many_neighbours_for_a_gpu(gpu_faiss):
     rows = np.random.default_rng(0).normal(size=(2500, 4))
     detector = create_detector("knn", k=2040).fit(rows)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 from ood_nc.detection.kit import neighbors
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
@@ -139,7 +140,8 @@ def clusters(rng, count, dim, spread=1.0):
 def test_recall_of_approximate_indexes(kind, dim):
     rng = np.random.default_rng(0)
     bank, queries = clusters(rng, 10_000, dim), clusters(rng, 100, dim)
-    search = ApproximateNeighbors(torch.from_numpy(bank), normalize=False, kind=kind)
+    search = ApproximateNeighbors(torch.from_numpy(bank), normalize=False, kind=kind, k=50)
+    assert search.count < 1500, "not by looking at everything"
     distances = np.stack([np.linalg.norm(bank - q, axis=1) for q in queries])
     wanted = distances.argsort(axis=1)[:, :50]
     ids = search._propose(torch.from_numpy(queries), 50)[1].numpy()
@@ -157,7 +159,7 @@ def test_recall_of_approximate_indexes(kind, dim):
 def test_an_index_that_finds_too_few_leaves_the_query_to_the_exact_search(kind, monkeypatch):
     rng = np.random.default_rng(0)
     bank, queries = clusters(rng, 2000, 8), clusters(rng, 60, 8)
-    search = ApproximateNeighbors(torch.from_numpy(bank), normalize=False, kind=kind)
+    search = ApproximateNeighbors(torch.from_numpy(bank), normalize=False, kind=kind, k=40)
     expected = kth(bank, queries, 40)
     if kind != "hnsw":
         search.index.nprobe = 1
@@ -186,7 +188,9 @@ def test_approximate_distances_on_a_collapsed_bank_are_distances():
     rng = np.random.default_rng(0)
     bank, queries = clusters(rng, 2000, 8, 1e-7) + 100, clusters(rng, 20, 8, 1e-7) + 100
     for kind in ("ivf", "hnsw"):
-        found = ApproximateNeighbors(torch.from_numpy(bank), False, kind).kth_distance(torch.from_numpy(queries), 10)
+        found = ApproximateNeighbors(torch.from_numpy(bank), False, kind, k=10).kth_distance(
+            torch.from_numpy(queries), 10
+        )
         exact = kth(bank, queries, 10)
         assert (found.numpy() >= exact * (1 - 1e-9)).all()
         assert (found.numpy() < 1e-5).all()
@@ -195,6 +199,55 @@ def test_approximate_distances_on_a_collapsed_bank_are_distances():
 def test_a_stored_index_of_another_bank():
     rng = np.random.default_rng(0)
     bank = torch.from_numpy(rng.normal(size=(1200, 4)))
-    stored = ApproximateNeighbors(bank, False, "ivf").stored()
+    stored = ApproximateNeighbors(bank, False, "ivf", k=5).stored()
     with pytest.raises(UserError, match="holds 1200 rows, the bank 1100"):
-        ApproximateNeighbors(bank[:1100], False, "ivf", stored=stored)
+        ApproximateNeighbors(bank[:1100], False, "ivf", k=5, stored=stored)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "ivfpq"])
+def test_the_effort_is_the_least_that_has_the_wanted_recall(kind, normalize):
+    rng = np.random.default_rng(0)
+    bank, queries = (clusters(rng, count, 16).astype(np.float32) for count in (12_000, 200))
+    compared = [rows / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else rows for rows in (bank, queries)]
+    exact = np.sort(cdist(compared[1].astype(np.float64), compared[0].astype(np.float64)), axis=1)
+    efforts = []
+    for recall in (0.3, 0.9, 0.999):
+        search = ApproximateNeighbors(torch.from_numpy(bank), normalize, kind, k=20, recall=recall)
+        efforts.append((search.index.hnsw.efSearch if kind == "hnsw" else search.index.nprobe, search.count))
+        within = search.kth_distance(torch.from_numpy(queries), 20).numpy()[:, None]
+        # The k-th of those found stands at the place in the true order that their recall gives it.
+        found = 20 / np.maximum(20, (exact <= within * (1 + 1e-6)).sum(axis=1))
+        assert found.mean() >= recall - 0.02
+    assert efforts == sorted(efforts)
+
+
+def test_a_recall_that_cannot_be_had_is_said():
+    bank = torch.from_numpy(np.random.default_rng(0).normal(size=(10_000, 64)).astype(np.float32))
+    with pytest.warns(UserWarning, match=r"Index 'ivfpq' finds 0\.\d+ of the neighbours of held-out queries at most"):
+        ApproximateNeighbors(bank, False, "ivfpq", k=5, recall=0.9999)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e30])
+def test_float32_leaves_the_nearest_of_the_candidates(scale):
+    rng = np.random.default_rng(0)
+    bank = torch.from_numpy(clusters(rng, 10_000, 8).astype(np.float32))
+    bank[7] = 0
+    for normalize in (False, True):
+        search = ApproximateNeighbors(bank, normalize, "ivf", k=5)
+        search.bank = bank * scale
+        queries = search.unit(search.bank[::500])
+        ids = torch.from_numpy(rng.permutation(10_000)[: 20 * 300].reshape(20, 300))
+        ids[0, 0], ids[1, 3:] = 7, -1
+        found = search._nearest_in_float32(queries, ids, 10)
+        if scale > 1 and not normalize:
+            assert torch.equal(found, ids), "products beyond float32 rank nothing"
+            continue
+        distances = (queries[:, None] - search.unit(search.bank[ids.clamp_min(0)].flatten(0, 1)).view(20, 300, 8)).norm(
+            dim=2
+        )
+        distances[ids < 0] = torch.inf
+        kept = torch.tensor(
+            [[one in row for one in all_] for row, all_ in zip(found.tolist(), ids.tolist(), strict=True)]
+        )
+        assert (distances.masked_fill(~kept, -1).amax(dim=1) <= distances.kthvalue(10, dim=1).values * (1 + 1e-5)).all()
