@@ -12,6 +12,7 @@ from PIL import Image
 
 from ood_nc.config import AugmentConfig
 from ood_nc.data.pixels import Pixels, pixel_rules, to_channels
+from ood_nc.errors import UserError
 
 
 class ModelTransform:
@@ -109,18 +110,26 @@ def train_transform(
     """
     if augment.no_aug:
         return eval_transform(preprocessing, by_batch=by_batch)
-    return ModelTransform(
-        preprocessing,
-        by_batch=by_batch,
-        reprob=augment.reprob,
-        is_training=True,
-        scale=augment.scale,
-        ratio=augment.ratio,
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        color_jitter=augment.color_jitter,
-        auto_augment=augment.aa,
-    )
+    try:
+        return ModelTransform(
+            preprocessing,
+            by_batch=by_batch,
+            reprob=augment.reprob,
+            is_training=True,
+            scale=augment.scale,
+            ratio=augment.ratio,
+            hflip=augment.hflip,
+            vflip=augment.vflip,
+            color_jitter=augment.color_jitter,
+            auto_augment=augment.aa,
+        )
+    except (AssertionError, ValueError, KeyError, IndexError) as error:  # timm's words for a policy that it lacks
+        if augment.aa is None:
+            raise
+        why = " ".join(str(error).split())[:100]
+        raise UserError(
+            f"augment.aa is {augment.aa[:60]!r}, which is no policy of timm ({why}): see rand-m9."
+        ) from None
 
 
 def eval_transform(preprocessing: Mapping[str, Any], *, by_batch: bool = False) -> ModelTransform:

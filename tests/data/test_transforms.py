@@ -147,3 +147,14 @@ def test_a_batch_normalised_at_once_is_its_images_normalised_alone(channels, rep
     normalised = transform.normalize(at_once)
     assert torch.equal(normalised, alone)
     assert normalised.is_contiguous()
+
+
+@pytest.mark.parametrize("policy", ["xxx", "rand-mx", "rand-m9-q1", "augmix-", "x" * 5000, "original-m", "rand-n"])
+def test_a_policy_that_timm_lacks_is_one_line_or_works(policy):
+    settings = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    try:
+        train_transform(settings, AugmentConfig(aa=policy))
+    except UserError as error:
+        assert "augment.aa is" in str(error) and len(str(error)) < 300
+    else:
+        assert policy not in ("xxx", "x" * 5000)
