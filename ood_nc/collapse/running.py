@@ -144,7 +144,7 @@ def remove_noise(means: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
     Example:
         >>> means = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
-        >>> remove_noise(means, torch.tensor([[0.5]], dtype=torch.float64)).square().sum().item()
+        >>> round(remove_noise(means, torch.tensor([[0.5]], dtype=torch.float64)).square().sum().item(), 6)
         1.5
     """
     center = means.mean(dim=0)

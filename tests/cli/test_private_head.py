@@ -44,7 +44,7 @@ def test_heads_statements_and_results_by_seed(features: Path, tmp_path: Path, ca
         found = read_results(tmp_path / f"h-seed{seed}" / f"private-seed{seed}")
         assert found["identity"]["privacy"]["epsilon"] == head.statement.epsilon
         assert any("the head alone is private" in note for note in found["identity"]["notes"])
-        (row,) = [r for r in found["rows"] if r["kind"] == "accuracy" and r["method"] == "head"]
+        (row,) = [r for r in found["rows"] if r["metric"] == "accuracy" and r["method"] == "head"]
         with np.load(features) as arrays:
             assert row["value"] == pytest.approx(head.accuracy(arrays["id_test/encoder"], arrays["id_test/labels"]))
         assert {"collapse", "detection"} <= {r["kind"] for r in found["rows"]}

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ood_nc.config import Config, GraphsConfig, known_keys, load
+from ood_nc.config import (
+    Config,
+    GraphsConfig,
+    IntermediateConfig,
+    LossConfig,
+    MultilabelConfig,
+    known_keys,
+    load,
+)
 from ood_nc.errors import UserError
 
 
@@ -70,7 +78,8 @@ def test_a_plain_value_may_stand_for_a_mapping() -> None:
 def test_every_key_says_what_it_means() -> None:
     for key, field in known_keys().items():
         assert field.description, key
-    full = Config(graphs=GraphsConfig())
+    none = LossConfig(task="none", terms=[{"name": "pick_all_label", "weight": 1.0}])
+    full = Config(graphs=GraphsConfig(), intermediate=IntermediateConfig(), multilabel=MultilabelConfig(), loss=none)
     dumped = full.model_dump(mode="json")
     assert yaml.safe_load(full.to_yaml()) == dumped
     for key in known_keys():

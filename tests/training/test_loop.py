@@ -526,8 +526,8 @@ def test_the_tracked_curve_of_every_tap_is_that_of_the_batches(small, monkeypatc
     seen = []
     add = StepAverages.add
 
-    def remembering(self, loss, parts, logits, targets):
-        add(self, loss, parts, logits, targets)
+    def remembering(self, loss, parts, logits, targets, taps):
+        add(self, loss, parts, logits, targets, taps)
         seen.append(targets)
 
     taps = []
