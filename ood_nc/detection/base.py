@@ -66,7 +66,8 @@ class BaseDetector(ABC):
         >>> from ood_nc.detection import create_detector
         >>> detector = create_detector("knn").set_params(k=1).fit([[1.0, 0.0], [0.0, 1.0]])
         >>> detector
-        NearestNeighbors(k=1, normalize=True, index='flat', recall=0.99, bank_size=None, balanced=False, per_class=False, seed=0)
+        NearestNeighbors(k=1, normalize=True, index='flat', recall=0.99, bank_size=None,
+                         balanced=False, per_class=False, seed=0)
         >>> create_detector("knn").load_state_dict(detector.state_dict()).score([[2.0, 0.0]])
         tensor([-0.], dtype=torch.float64)
     """
