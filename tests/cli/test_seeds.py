@@ -137,12 +137,12 @@ def test_groups_from_the_command_line(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "over 2 seeds (seed 0 " in out
     document = json.loads((tmp_path / "a" / "seeds.json").read_text())
-    (row,) = [row for row in document["seeds"] if row["kind"] == "accuracy" and row["method"] == "head"]
+    (row,) = [row for row in document["seeds"] if row["metric"] == "accuracy" and row["method"] == "head"]
     own = [
         next(
             row["value"]
             for row in json.loads((run / "results.json").read_text())["rows"]
-            if row["kind"] == "accuracy" and row["method"] == "head"
+            if row["metric"] == "accuracy" and row["method"] == "head"
         )
         for run in seeds.members(tmp_path / "a")
     ]
