@@ -27,7 +27,7 @@ BAD = [
     ("model.name", ""), ("model.name", "a\0b"), ("model.taps", []), ("model.taps", [""]), ("model.taps", ","),
     ("model.img_size", 4), ("model.img_size", 10**9), ("model.in_chans", 0), ("model.num_classes", 1),
     ("model.drop", 1), ("model.drop_path", -0.5), ("model.projector.depth", 0), ("model.projector.width", INF),
-    ("model.projector.dim", 0), ("model.kwargs", {"a": [1, INF]}), ("model.checkpoint", ""),
+    ("model.projector.dim", 0), ("model.crop_pct", 1e-300), ("model.kwargs", {"a": [1, INF]}), ("model.checkpoint", ""),
     ("data.train", ""), ("data.train", "a\nb"), ("data.val_fraction", 0), ("data.val_fraction", 1), ("data.limit", 0),
     ("data.eval_limit", -5), ("data.ood", {"mean": "x"}), ("data.ood", {"../x": "y"}), ("data.ood", {"": "y"}),
     ("data.ood", {"a": ""}), ("data.transfer", {"id_test": "x"}), ("data.transfer", {"a/b": "x"}),
