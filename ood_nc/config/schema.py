@@ -57,9 +57,7 @@ class ModelConfig(Section):
     input_size: tuple[Channels, Side, Side] | None = flag(None, "channels, height and width at once")
     mean: ChannelValues | None = flag(None, "mean of the pixels (0 to 1), one value or one a channel; the model's own")
     std: Annotated[ChannelValues, AfterValidator(all_positive)] | None = flag(None, "their deviation; the model's own")
-    crop_pct: float | None = Field(
-        default=None, ge=0.01, le=2, description="share of the side that is kept; the model's"
-    )
+    crop_pct: float | None = Field(default=None, ge=0.01, le=2, description="share of the side kept; the model's own")
     crop_mode: Literal["center", "squash", "border"] | None = flag(None, "how it is cropped; the model's own")
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = flag(
         None, "how images are resized; the model's own"
