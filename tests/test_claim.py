@@ -24,7 +24,8 @@ def script(name: str) -> Any:
     return module
 
 
-report = script("claim_report")
+sys.path.insert(0, str(ROOT / "scripts"))  # as where a script is run
+numbers, report = script("claim_numbers"), script("claim_report")
 SETS = ("mnist", "characters", "flowers", "textures")
 
 
@@ -40,7 +41,7 @@ def run_of(arm: str, seed: int, values: dict[tuple[str, str], float], *, nc1: di
     for depth, (tap, value) in enumerate((nc1 or {"encoder": 1.0}).items()):
         row = {**common, "tap": tap, "depth": str(depth), "kind": "collapse", "dataset": "id_train", "method": ""}
         rows.append({**row, "metric": "nc1_pinv", "value": str(value)})
-    return report.Run("fashion", arm, seed, rows)
+    return numbers.Run("fashion", arm, seed, rows)
 
 
 def test_differences_are_paired_by_seed_with_students_interval() -> None:
@@ -49,7 +50,9 @@ def test_differences_are_paired_by_seed_with_students_interval() -> None:
     runs = [run_of("both", seed, {("detection", "knn"): value}) for seed, value in enumerate(a)]
     runs += [run_of("baseline_ws", seed, {("detection", "knn"): value}) for seed, value in reversed(list(enumerate(b)))]
     runs.append(run_of("baseline_ws", 9, {("detection", "knn"): 99.0}))
-    found = report.paired(runs, "fashion", "both", "baseline_ws", lambda run: run.detection("strict", "encoder", "knn"))
+    found = numbers.paired(
+        runs, "fashion", "both", "baseline_ws", lambda run: run.detection("strict", "encoder", "knn")
+    )
     expected = ttest_rel(a, b).confidence_interval()
     assert found.mean == pytest.approx((a - b).mean())
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -104,7 +107,7 @@ def test_the_plan_has_the_seeds_that_were_announced() -> None:
     jobs = [job for job, _ in claim.plan()]
     assert len(set(jobs)) == len(jobs)
     for suite in ("fashion", "cifar"):
-        for arm in report.ARMS:
+        for arm in numbers.ARMS:
             seeds = sorted(job.seed for job in jobs if (job.suite, job.arm) == (suite, arm))
             assert seeds == (list(range(5)) if arm in ("baseline_ws", "projector", "both") else list(range(3)))
     for job, changes in claim.plan():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,29 @@ def digits(tmp_path: Path) -> Path:
     for index in range(5):
         dataset.load(index).save(root / f"{index}.png")
     return root
+
+
+@pytest.fixture
+def refused(
+    trained_run: Path,
+    detector_file: Path,
+    digits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[list[str]], str]:
+    """Runs words that must end in exit code 2, one line and no file ``x``, and gives the line.
+
+    RUN, FILE and IMAGES stand for a run, a detector and a folder.
+    """
+    known = {"RUN": str(trained_run), "FILE": str(detector_file), "IMAGES": str(digits)}
+
+    def run(words: list[str]) -> str:
+        monkeypatch.chdir(tmp_path)
+        assert main([known.get(word, word) for word in words]) == 2
+        error = capsys.readouterr().err
+        assert len(error.strip().splitlines()) == 1 or "--quiet" in words
+        assert not (tmp_path / "x").exists()
+        return error
+
+    return run
