@@ -182,7 +182,8 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     """Open or compose the sets of a run.
 
     Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
-    composed of the images of ``data.train`` and of ``data.test``.
+    composed of the images of ``data.train`` and of ``data.test``. Where a label has fewer images than its sets need,
+    parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
 
     Raises:
         UserError: a source cannot be opened, or cannot be composed.
