@@ -7,15 +7,17 @@ several overlapping passes is over, and a hook acts in the thread that set it al
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.func import functional_call
 
 exclusive = threading.RLock()
-"""Held by what changes a module for the length of a pass (`torch.func.functional_call` swaps its parameters)."""
+"""Held by what changes a module for the length of a pass (`run_with` swaps its parameters)."""
 
 _lock = threading.RLock()
 
@@ -52,6 +54,17 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                 if held.blocks == 0:
                     layer.training = held.training
                     del _held[id(layer)]
+
+
+def run_with(module: nn.Module, tensors: Mapping[str, torch.Tensor], *inputs: Any) -> Any:
+    """What ``module`` gives for ``inputs`` with these tensors in place of its parameters and buffers of those names.
+
+    A module that stands at two places holds its weights once, under two names: torch, left to itself, puts the tensors
+    in twice and takes them out once, so they would stay.
+    """
+    shared = len(list(module.named_modules(remove_duplicate=False))) > len(list(module.modules()))
+    with exclusive:
+        return functional_call(module, dict(tensors), inputs, tie_weights=not shared)
 
 
 def hook(layer: nn.Module, function: Callable[..., Any], *, before: bool = False) -> Callable[[], None]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_nc.passes import evaluating, hook
+from ood_nc.passes import evaluating, hook, run_with
 
 
 def network() -> nn.Sequential:
@@ -66,3 +66,16 @@ def test_a_hook_acts_in_its_own_thread_alone(before: bool) -> None:
     remove()
     assert layer(torch.ones(1)).item() == 1.0
     assert not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+def test_a_module_at_two_places_keeps_its_weights() -> None:
+    shared = nn.Linear(3, 3)
+    network = nn.Sequential(shared, nn.ReLU(), shared)
+    own, rows = shared.weight, torch.randn(2, 3)
+    doubled = {name: 2 * value.detach() for name, value in network.named_parameters()}
+    found = run_with(network, doubled, rows)
+    assert shared.weight is own
+    with torch.no_grad():
+        for value in network.parameters():
+            value.mul_(2)
+        torch.testing.assert_close(found, network(rows))

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from ood_nc.models.pooling import Layout
-from ood_nc.passes import evaluating, exclusive
+from ood_nc.passes import evaluating, exclusive, run_with
 
 BATCH = 2
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
@@ -52,10 +51,8 @@ def trace(module: nn.Module, image_shape: tuple[int, int, int]) -> Trace:
     with exclusive, evaluating(module), torch.no_grad():
         try:
             state = {k: v.to("meta") for k, v in [*module.named_parameters(), *module.named_buffers()]}
-            # A module that stands at two places holds its weights once: torch would swap them twice, and back once.
-            tie = len(list(module.named_modules(remove_duplicate=False))) == len(list(module.modules()))
             images = torch.zeros(BATCH, *image_shape, device="meta", dtype=reference.dtype)
-            return _record(module, lambda: functional_call(module, state, (images,), tie_weights=tie), image_shape)
+            return _record(module, lambda: run_with(module, state, images), image_shape)
         except Exception:  # a module may do on meta tensors what they cannot; the real pass then says what is wrong
             images = torch.zeros(BATCH, *image_shape, device=reference.device, dtype=reference.dtype)
             return _record(module, lambda: module(images), image_shape)

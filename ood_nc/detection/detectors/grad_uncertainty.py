@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
 from ood_nc.detection.kit.parameters import Parameter, layer_names
 from ood_nc.errors import UserError
-from ood_nc.passes import exclusive
+from ood_nc.passes import run_with
 
 
 @register_detector
@@ -46,8 +45,7 @@ class GradUncertainty(InputDetector):
             return torch.stack([self._squared_norm(network, leaves, image[None].clone()) for image in images])
 
     def _squared_norm(self, network: Network, leaves: dict[str, Tensor], image: Tensor) -> Tensor:
-        with exclusive:
-            logits: Tensor = functional_call(network.module, leaves, (image,))
+        logits: Tensor = run_with(network.module, leaves, image)
         loss = -logits.log_softmax(dim=1).sum()
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         norms = [_wide_norm(gradient) for gradient in gradients if gradient is not None]
