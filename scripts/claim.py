@@ -3,8 +3,9 @@
     python scripts/claim.py train --data-dir claim-data --output claim-runs
     python scripts/claim.py evaluate --data-dir claim-data --output claim-runs
 
-The first can be stopped at any time: what is finished is skipped, what was begun is gone on with; one thread is enough.
-The second measures what is trained by both protocols and keeps the rows that the page needs in docs/claim/results.
+With --curves: the runs of the plan's curves, each the plan's own but for one setting. The first can be stopped at any
+time: what is finished is skipped, what was begun is gone on with; one thread is enough. The second measures what is
+trained by both protocols and keeps the rows that the page needs in docs/claim.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ood_nc.features import extract
 from ood_nc.models import ControlledModel, build_model, load_weights
 from ood_nc.training import train
 
-RESULTS = Path(__file__).parent.parent / "docs" / "claim" / "results"
+RESULTS = Path(__file__).parent.parent / "docs" / "claim"
 COLUMNS = ("protocol", "tap", "depth", "kind", "dataset", "group", "method", "metric", "value", "n")
 METRICS = {
     "accuracy": ("accuracy",),
@@ -53,15 +54,21 @@ class Job(NamedTuple):
         return f"{self.suite}-{self.arm}-seed{self.seed}"
 
 
-def plan(suites: list[str] | None = None) -> Iterator[tuple[Job, dict[str, Any]]]:
+def plan(suites: list[str] | None = None, curves: bool = False) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Every run in order, all or those of some suites, with what its arm changes in the suite's configuration."""
     content = yaml.safe_load((FOLDER / "plan.yaml").read_text())
-    for stage in content["order"]:
+    for stage in content["curves" if curves else "order"]:
         if suites and stage["suite"] not in suites:
             continue
         for seed in stage["seeds"]:
-            for arm in stage["arms"]:
-                yield Job(stage["suite"], arm, seed), content["arms"][arm]
+            for value in stage.get("values", [None]):
+                for arm in stage["arms"]:
+                    changes = dict(content["arms"][arm])
+                    if value is None:
+                        yield Job(stage["suite"], arm, seed), changes
+                    else:
+                        name = f"{arm}.{stage['key'].rpartition('.')[2]}={value}"
+                        yield Job(stage["suite"], name, seed), {**changes, stage["key"]: value}
 
 
 def configuration(job: Job, changes: dict[str, Any], data: Path, output: Path) -> Config:
@@ -70,9 +77,9 @@ def configuration(job: Job, changes: dict[str, Any], data: Path, output: Path) -
     return load(FOLDER / f"{job.suite}.yaml", {**changes, **overrides, "train.seed": job.seed})
 
 
-def train_all(data: Path, output: Path, suites: list[str] | None) -> None:
+def train_all(data: Path, output: Path, suites: list[str] | None, curves: bool) -> None:
     """Train what is not trained."""
-    for job, changes in plan(suites):
+    for job, changes in plan(suites, curves):
         done = output / f"{job.name}.trained"
         if done.exists():
             continue
@@ -87,10 +94,10 @@ def train_all(data: Path, output: Path, suites: list[str] | None) -> None:
         say(f"{job.name}: trained, {text}")
 
 
-def evaluate_all(data: Path, output: Path, suites: list[str] | None) -> None:
+def evaluate_all(data: Path, output: Path, suites: list[str] | None, curves: bool) -> None:
     """Measure what is trained and not measured yet."""
-    for job, changes in plan(suites):
-        kept = RESULTS / f"{job.name}.csv"
+    for job, changes in plan(suites, curves):
+        kept = RESULTS / ("curves" if curves else "results") / f"{job.name}.csv"
         if kept.exists() or not (output / f"{job.name}.trained").exists():
             continue
         start = time.process_time()
@@ -165,10 +172,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="what scripts/claim_data.py wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--suites", nargs="+", help="these alone, so that two processes share the work (default: all)")
+    parser.add_argument("--curves", action="store_true", help="the plan's curves instead of its order")
     arguments = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     act = {"train": train_all, "evaluate": evaluate_all}[arguments.what]
-    act(arguments.data_dir, arguments.output, arguments.suites)
+    act(arguments.data_dir, arguments.output, arguments.suites, arguments.curves)
 
 
 if __name__ == "__main__":
