@@ -13,6 +13,7 @@ import numpy as np
 from scipy.stats import t as student
 
 ROOT = Path(__file__).parent.parent
+CURVE_RESULTS = ROOT / "docs" / "claim" / "curves"
 RESULTS, PAGE = ROOT / "docs" / "claim" / "results", ROOT / "docs" / "claim.md"
 ARMS = ("baseline", "baseline_ws", "entropy", "projector", "both", "random", "trainable")
 REFERENCES = ("baseline_ws", "baseline")

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from claim_numbers import (
     ARMS,
+    CURVE_RESULTS,
     ERROR,
     PAGE,
     REFERENCES,
@@ -164,6 +165,61 @@ def tap_table(runs: Sequence[Run], arms: Sequence[str], protocol: str) -> str:
     return table(head, rows)
 
 
+CURVES = {
+    "loss.entropy_weight": "the weight of the entropy term",
+    "data.limit": "images a class",
+    "train.epochs": "epochs",
+}
+"""The settings that the plan's curves change, and what they are called."""
+BESIDE = ("strict, FPR95 k-NN", "strict, FPR95 energy", "strict, transfer", "paper, FPR95 energy", "paper, transfer")
+
+
+def curve(points: Sequence[Run], plans: Sequence[Run], key: str, planned: float) -> str:
+    """One setting changed, seed 0: what each arm has at each value, the plan's own (in bold) among them."""
+    prefix, rows = key.rpartition(".")[2], []
+    named = [(*run.arm.partition(".")[::2], run) for run in points if f".{prefix}=" in run.arm]
+    arms = dict.fromkeys(arm for arm, _, _ in named)
+    found = [(float(rest.partition("=")[2]), arm, run) for arm, rest, run in named]
+    found += [(planned, run.arm, run) for run in plans if run.arm in arms and run.seed == 0]
+    if key == "loss.entropy_weight":  # weight 0 is an arm of its own
+        without = {"projector": "both", "baseline_ws": "entropy"}
+        found += [(0.0, without[run.arm], run) for run in plans if run.arm in without and run.seed == 0]
+    for value, arm, run in sorted(found, key=lambda one: (one[0], ARMS.index(one[1]))):
+        at = "projector" if "projector" in run.taps("paper") else "encoder"
+        measures = [
+            run.detection("strict", "encoder", "knn"),
+            run.detection("strict", "encoder", "energy"),
+            run.transfer("strict", "encoder"),
+            run.detection("paper", at, "energy"),
+            run.transfer("paper", "encoder"),
+        ]
+        rows.append(
+            [
+                f"**{value:g}**" if value == planned else f"{value:g}",
+                f"`{arm}`",
+                percent([run.accuracy()]),
+                percent([run.accuracy("id_train")]),
+                *(nc1_cell([run], tap) for tap in ("encoder", "projector")),
+                *(percent([one]) for one in measures),
+            ]
+        )
+    return table([CURVES[key], "arm", "ID", "clean train", "NC1 encoder", "NC1 projector", *BESIDE], rows)
+
+
+def curves(plans: Sequence[Run]) -> Iterable[str]:
+    """The curves of the plan that are measured."""
+    points = load(CURVE_RESULTS)
+    content = yaml.safe_load((ROOT / "configs" / "claim" / "plan.yaml").read_text())
+    for stage in content["curves"]:
+        suite, key = stage["suite"], stage["key"]
+        of_suite = [run for run in points if run.suite == suite and f".{key.rpartition('.')[2]}=" in run.arm]
+        if of_suite:
+            yield f"### {suite}: {CURVES[key]} (one seed)\n"
+            yield curve(of_suite, [run for run in plans if run.suite == suite], key, PLANNED[key])
+
+
+PLANNED = {"loss.entropy_weight": 0.05, "data.limit": 800, "train.epochs": 25}
+"""What the suite `fashion` itself has."""
 STEPS = (
     ("batch norm, last convolution before its norm, fresh probe (published baseline)", "baseline", "paper", "encoder"),
     ("batch norm, pooled output, its own head", "baseline", "strict", "encoder"),
@@ -238,6 +294,8 @@ def page(runs: Sequence[Run]) -> str:
                 cells = [correlation(inside, protocol, error, log=log) for log in (False, True)]
                 lines.append([protocol, error, *(cell[0] for cell in cells), cells[0][1]])
         parts.append(table(["protocol", "error", "r with NC1", "r with log NC1", "seeds"], lines))
+        if suite == "fashion":
+            parts += curves(runs)
     if todo:
         parts.append("## Planned and not yet run\n\n" + "\n".join(todo) + "\n")
     return "\n".join(parts)

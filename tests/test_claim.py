@@ -116,3 +116,29 @@ def test_the_plan_has_the_seeds_that_were_announced() -> None:
         assert (config.model.projector.kind == "none") == (job.arm in ("baseline", "baseline_ws", "entropy"))
         assert (config.model.normalization == "native") == (job.arm == "baseline")
         assert bool(config.loss.entropy_weights()) == (job.arm in ("entropy", "both"))
+
+
+def test_a_curve_changes_one_setting_and_has_the_plans_own_point_among_its_rows() -> None:
+    claim = script("claim")
+    for job, changes in claim.plan(curves=True):
+        arm, _, changed = job.arm.partition(".")
+        config = claim.configuration(job, changes, Path("data"), Path("runs"))
+        whole = next(c for j, c in claim.plan() if (j.suite, j.arm, j.seed) == (job.suite, arm, job.seed))
+        planned = claim.configuration(job._replace(arm=arm), whole, Path("data"), Path("runs"))
+        key, _, value = changed.partition("=")
+        section = {"limit": "data", "epochs": "train", "entropy_weight": "loss"}[key]
+        assert getattr(getattr(config, section), key) == float(value)
+        (differ,) = [name for name in ("data", "train", "loss") if getattr(config, name) != getattr(planned, name)]
+        assert differ == section
+        in_plan = getattr(getattr(planned, section), key)
+        assert in_plan is None or in_plan == report.PLANNED[f"{section}.{key}"] or key == "entropy_weight"
+
+    values = {("accuracy", "head"): 0.9, ("detection", "knn"): 0.4, ("transfer", "linear"): 0.6}
+    points = [run_of(f"both.entropy_weight={value}", 0, values) for value in ("3.2", "0.2")]
+    plans = [run_of(arm, 0, values) for arm in ("both", "projector", "baseline")]
+    for run in (*points, *plans):
+        (row,) = [row for row in run.rows if row["kind"] == "accuracy"]
+        run.rows.append({**row, "dataset": "id_train", "value": "0.99"})
+    rows = report.curve(points, plans, "loss.entropy_weight", 0.05).splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == ["0", "**0.05**", "0.2", "3.2"]
+    assert all("| `both` | 90.0 | 99.0 | 1 | - | 41.5 |" in row for row in rows)
