@@ -82,7 +82,8 @@ def to_group_norm(
     if not norms:
         raise UserError(f"{name} has no batch norm to replace: use normalization native.")
     seen = trace(model, image_shape)
-    fed = {id(seen.inputs[key]) for key in norms if key in seen.inputs}
+    given = [seen.inputs.outputs.get(key) for key in norms]
+    fed = {id(tensor) for tensor in given if tensor is not None}
     for key, child in list(model.named_modules()):
         if isinstance(child, _BatchNorm):
             _put(model, key, _group_norm(child, max_groups))

@@ -1,4 +1,4 @@
-"""One forward pass that records what every module puts out, in the order in which they finish."""
+"""One forward pass that records what every module is given and puts out, in the order in which that happens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ood_nc.models.pooling import Layout
 from ood_nc.passes import evaluating, exclusive, run_with
 
 BATCH = 2
+INPUT = "@input"
+"""Behind a module's name: what it is given, in place of what it puts out."""
 _POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 _KEEPS_SIGN = re.compile(r"Pool|Drop|Flatten|Identity")
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -28,7 +30,8 @@ class Trace:
         outputs: module name to output; None where it is no single tensor.
         nonnegative: module name to whether its output is nonnegative by construction (None: not known).
         makers: module name to the last module with weights that ran before it finished.
-        inputs: module name to its first argument, where that is a tensor.
+        before: the same of what each module is given, its first argument, just before it runs.
+        steps: when each happened: module name for its end, with `INPUT` behind it for its beginning.
         image_size: (height, width) of the images.
     """
 
@@ -38,7 +41,14 @@ class Trace:
     outputs: dict[str, torch.Tensor | None] = field(default_factory=dict)
     nonnegative: dict[str, bool | None] = field(default_factory=dict)
     makers: dict[str, nn.Module | None] = field(default_factory=dict)
-    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    before: Trace | None = None
+    steps: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Trace:
+        """What each module is given."""
+        assert self.before is not None
+        return self.before
 
 
 def trace(module: nn.Module, image_shape: tuple[int, int, int]) -> Trace:
@@ -66,7 +76,10 @@ def single_tensor(output: Any) -> torch.Tensor | None:
 
 
 def layout_of(name: str, module: nn.Module, seen: Trace, backbone: nn.Module) -> Layout | None:
-    """Return how the output of ``name`` is laid out; None when it is not one row of positions by channels a sample."""
+    """Return how the output of ``name`` is laid out; None when it is not one row of positions by channels a sample.
+
+    With ``seen.inputs`` for ``seen``, how its input is.
+    """
     output = seen.outputs.get(name)
     if output is None or output.shape[0] != BATCH or not 2 <= output.ndim <= 4:
         return None
@@ -108,16 +121,25 @@ def _is_nhwc(backbone: nn.Module) -> bool:
 
 
 def _record(module: nn.Module, run: Any, image_shape: tuple[int, int, int]) -> Trace:
-    seen = Trace(image_size=(image_shape[1], image_shape[2]))
+    size = (image_shape[1], image_shape[2])
+    seen = Trace(image_size=size, before=Trace(image_size=size))
     signs: dict[int, bool | None] = {}
     alive: list[Any] = []  # so that no id in `signs` is given to another tensor
     maker: list[nn.Module | None] = [None]
 
-    def watch(name: str, child: nn.Module) -> Any:
+    def note(of: Trace, name: str, tensor: torch.Tensor | None) -> None:
+        of.outputs[name], of.nonnegative[name], of.makers[name] = tensor, signs.get(id(tensor)), maker[0]
+        seen.steps[name if of is seen else name + INPUT] = len(alive)
+
+    def watch(name: str, child: nn.Module) -> list[Any]:
         is_leaf = next(child.children(), None) is None
         has_weights = next(child.parameters(recurse=False), None) is not None
 
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def begins(_: nn.Module, args: tuple[Any, ...]) -> None:
+            alive.append(args)
+            note(seen.inputs, name, single_tensor(args[0]) if args else None)
+
+        def ends(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             tensor = single_tensor(output)
             alive.append(output)
             if has_weights:
@@ -125,16 +147,12 @@ def _record(module: nn.Module, run: Any, image_shape: tuple[int, int, int]) -> T
             if is_leaf and tensor is not None:
                 source = signs.get(id(args[0])) if args else None
                 signs[id(tensor)] = _sign(child, has_weights, source)
-            if args and isinstance(args[0], torch.Tensor):
-                seen.inputs[name] = args[0]
             seen.outputs.pop(name, None)
-            seen.outputs[name] = tensor
-            seen.nonnegative[name] = signs.get(id(tensor))
-            seen.makers[name] = maker[0]
+            note(seen, name, tensor)
 
-        return child.register_forward_hook(hook)
+        return [child.register_forward_pre_hook(begins), child.register_forward_hook(ends)]
 
-    handles = [watch(name, child) for name, child in module.named_modules()]
+    handles = [handle for name, child in module.named_modules() for handle in watch(name, child)]
     try:
         seen.output = run()
         seen.output_nonnegative = signs.get(id(seen.output))

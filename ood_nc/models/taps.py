@@ -1,4 +1,4 @@
-"""Taps: which modules of a backbone are read, how they are named, and how their output is recorded."""
+"""Taps: which modules of a backbone are read, how they are named, and how their output or input is recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from ood_nc.errors import UserError, nearest
 from ood_nc.models.pooling import Layout, Pooling, resolve
-from ood_nc.models.probing import Trace, layout_of, single_tensor
+from ood_nc.models.probing import INPUT, Trace, layout_of, single_tensor
 
 WORDS = ("stages", "blocks", "encoder", "projector")
 
@@ -23,8 +23,8 @@ class TapInfo:
     """One tap.
 
     Attributes:
-        name: the module's name in the backbone, or ``encoder``, ``projector``.
-        depth: its place among the taps, in the order in which a forward pass finishes them, from 0.
+        name: the module's name in the backbone (of its input with ``@input`` behind it), or ``encoder``, ``projector``.
+        depth: its place among the taps, in the order in which a forward pass reaches them, from 0.
         pooling: how its output becomes a vector (``auto`` resolved).
         dim: width of that vector.
         nonnegative: whether it is nonnegative by construction (after a ReLU); None when not known.
@@ -43,7 +43,7 @@ class TapInfo:
 
 @dataclass(frozen=True)
 class ModuleTap:
-    """A tap on a module of the backbone, resolved: its pooling and what is known of its output."""
+    """A tap on a module of the backbone, resolved: its pooling and what is known of what it reads."""
 
     pooling: Pooling
     dim: int
@@ -51,7 +51,7 @@ class ModuleTap:
 
 
 class Recorder:
-    """Collects the pooled outputs of the tapped modules, for each forward pass its own.
+    """Collects the pooled outputs and inputs of the tapped modules, for each forward pass its own.
 
     Hooks are set once, and do nothing unless the pass that runs them records. What it records into belongs to the
     context (the thread) that it runs in.
@@ -64,7 +64,11 @@ class Recorder:
     def __init__(self, taps: Mapping[str, ModuleTap], backbone: nn.Module) -> None:
         self.traced: dict[str, torch.Tensor] | None = None
         for name, tap in taps.items():
-            backbone.get_submodule(name).register_forward_hook(_Hook(self, name, tap.pooling))
+            module, hook = backbone.get_submodule(name.removesuffix(INPUT)), _Hook(self, name, tap.pooling)
+            if name.endswith(INPUT):
+                module.register_forward_pre_hook(hook)
+            else:
+                module.register_forward_hook(hook)
 
     def recording(self) -> _Recording:
         """Record inside a ``with`` block, into the dict that it gives."""
@@ -107,12 +111,13 @@ class _Hook:
     def __init__(self, recorder: Recorder, name: str, pooling: Pooling) -> None:
         self.recorder, self.name, self.pooling = recorder, name, pooling
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, args: Any, *output: Any) -> None:
         values = self.recorder.values()
         # Gradient checkpointing runs a module again in the backward pass, which does not record, and there it must do
         # all that it did before: so wherever there are gradients, the output is pooled.
         if values is not None or torch.is_grad_enabled():
-            tensor = output if isinstance(output, torch.Tensor) else single_tensor(output)
+            read = (output or args)[0]
+            tensor = read if isinstance(read, torch.Tensor) else single_tensor(read)
             assert tensor is not None, self.name
             pooled = self.pooling(tensor)
             if values is not None:
@@ -126,29 +131,40 @@ def resolve_taps(
 
     A pattern is a module's name, a glob over names in which ``*`` and ``?`` do not cross a dot (``layer*`` stages,
     ``layer*.*`` blocks, ``layer*.*.conv?`` single layers), ``stages`` (timm's `feature_info`, else the parts that
-    it is made of) or ``blocks``. A glob skips what cannot be tapped; a name that cannot is an error. Of a module that
-    runs more than once the last output counts.
+    it is made of) or ``blocks``; with ``@input`` behind it, what those modules are given. A glob skips what cannot be
+    tapped; a name that cannot is an error. Of a module that runs more than once the last time counts.
 
     Raises:
         UserError: a name or glob that matches nothing, or nothing that can be tapped; a pooling that does not fit.
     """
-    layouts = tappable(backbone, seen)
+    layouts = {INPUT: tappable(backbone, seen.inputs), "": tappable(backbone, seen)}
     chosen: dict[str, str] = {}
     for pattern in patterns:
         if pattern not in ("encoder", "projector"):
-            chosen.update(dict.fromkeys(_match(pattern, layouts, backbone, seen, model_name), pattern))
+            module, side, of = _side(pattern, seen)
+            found = _match(module, side, layouts[side], backbone, of, model_name)
+            chosen.update((name + side, pattern) for name in found)
     taps: dict[str, ModuleTap] = {}
     _check_pooling_keys(pooling, chosen)
-    for name in (name for name in layouts if name in chosen):
-        output = seen.outputs[name]
-        assert output is not None
-        pool = resolve(_pooling_for(name, chosen[name], pooling), layouts[name], tuple(output.shape), name)
-        taps[name] = ModuleTap(pool, int(pool(output).shape[1]), seen.nonnegative[name])
+    for name in sorted(chosen, key=seen.steps.__getitem__):
+        module, side, of = _side(name, seen)
+        read = of.outputs[module]
+        assert read is not None
+        pool = resolve(_pooling_for(name, chosen[name], pooling), layouts[side][module], tuple(read.shape), name)
+        taps[name] = ModuleTap(pool, int(pool(read).shape[1]), of.nonnegative[module])
     return taps
 
 
+def _side(tap: str, seen: Trace) -> tuple[str, str, Trace]:
+    """The module of a tap or pattern, `INPUT` or nothing, and what was seen there."""
+    return (tap.removesuffix(INPUT), INPUT, seen.inputs) if tap.endswith(INPUT) else (tap, "", seen)
+
+
 def tappable(backbone: nn.Module, seen: Trace) -> dict[str, Layout]:
-    """Return the modules whose output can be pooled to one vector a sample, in depth order, with their layouts."""
+    """Return the modules whose output can be pooled to one vector a sample, in depth order, with their layouts.
+
+    With ``seen.inputs`` for ``seen``, those whose input can.
+    """
     modules = dict(backbone.named_modules())
     found = {name: layout_of(name, modules[name], seen, backbone) for name in seen.outputs if name}
     return {name: layout for name, layout in found.items() if layout is not None}
@@ -198,7 +214,9 @@ def _grouped(backbone: nn.Module, names: list[str], *, coarse: bool) -> list[str
     return [name for name in names if any(re.fullmatch(pattern.lstrip("^"), name) for pattern in numbered)]
 
 
-def _match(pattern: str, layouts: Mapping[str, Layout], backbone: nn.Module, seen: Trace, model_name: str) -> list[str]:
+def _match(
+    pattern: str, side: str, layouts: Mapping[str, Layout], backbone: nn.Module, seen: Trace, model_name: str
+) -> list[str]:
     if pattern == "stages":
         return stage_names(backbone, layouts)
     if pattern == "blocks":
@@ -209,26 +227,27 @@ def _match(pattern: str, layouts: Mapping[str, Layout], backbone: nn.Module, see
     found = [name for name in matched if name in layouts]
     how = f"`ood-nc list taps {model_name}` shows what there is."
     if not matched:
-        hint = nearest(pattern, [*layouts, *WORDS])
+        hint = nearest(pattern, [*layouts, *(WORDS[:2] if side else WORDS)])
         raise UserError(f"No module of {model_name} is called {pattern!r}.{hint} {how}")
     if not found:
-        raise UserError(f"Tap {pattern!r} of {model_name} cannot be read: {_reason(matched[0], modules, seen)}. {how}")
+        reason = _reason(matched[0], "input" if side else "output", modules, seen)
+        raise UserError(f"Tap {pattern + side!r} of {model_name} cannot be read: {reason}. {how}")
     return found
 
 
-def _reason(name: str, modules: Mapping[str, nn.Module], seen: Trace) -> str:
+def _reason(name: str, what: str, modules: Mapping[str, nn.Module], seen: Trace) -> str:
     if name not in seen.outputs:
         inside = next((n for n in seen.outputs if n.startswith(f"{name}.")), None)
         return f"{name} itself never runs" + (f" (its parts do: {name}.*)" if inside else "")
-    output = seen.outputs[name]
-    if output is None:
-        return f"the output of {name} ({type(modules[name]).__name__}) is not one tensor"
-    return f"the output of {name}, {tuple(output.shape)} for {seen.image_size} pixels, is not a row a sample"
+    read = seen.outputs[name]
+    if read is None:
+        return f"the {what} of {name} ({type(modules[name]).__name__}) is not one tensor"
+    return f"the {what} of {name}, {tuple(read.shape)} for {seen.image_size} pixels, is not a row a sample"
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
     parts = re.split(r"(\*|\?|\[[^\]]*\])", pattern)
-    translated = {"*": "[^.]*", "?": "[^.]"}
+    translated = {"*": "[^.@]*", "?": "[^.@]"}
     kept = [translated.get(part, part if part.startswith("[") else re.escape(part)) for part in parts]
     try:
         return re.compile("".join(kept).replace("[!", "[^"))

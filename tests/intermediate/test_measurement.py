@@ -8,8 +8,10 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import nn
 
+from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.errors import UserError
 from ood_nc.intermediate import effective_depth, low_rank_accuracy, measure_layers, watch_inputs, weighted_layers
+from ood_nc.models import ControlledModel
 
 
 @pytest.fixture
@@ -63,6 +65,24 @@ def test_every_number_is_that_of_a_loop_over_samples(network, batches):
         assert report.ncc["id_train"] == np.mean(nearest == labels.numpy())
         assert report.agreement["id_train"] == np.mean(nearest == predictions.numpy())
         assert report.ncc["id_test"] == np.mean(nearest[:32] == labels.numpy()[:32])
+
+
+def test_the_same_inputs_as_taps_of_the_main_job_have_the_same_collapse():
+    names = ("block2.conv", "block5.conv")
+    taps = [f"{name}@input" for name in names]
+    model = ControlledModel("convnet6", 3, projector=None, taps=taps, pooling="flatten", in_chans=1, img_size=16).eval()
+    labels = torch.arange(30) % 3
+    images = torch.randn(30, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + labels[:, None, None, None]
+    reports = {one.layer.name: one for one in measure_layers(model, [(images, labels)], num_classes=3)}
+    with torch.no_grad():
+        _, features = model.forward_taps(images)
+    for name, tap in zip(names, taps, strict=True):
+        report = reports[f"backbone.{name}"]
+        assert model.tap_info[tap].dim == report.layer.dim
+        stats = ClassStatistics(3, report.layer.dim).update(features[tap], labels)
+        found = measure(stats, metrics=("within_share", "cdnv")).to_dict()
+        for metric in ("within_share", "cdnv"):
+            assert found[metric] == pytest.approx(report.values[metric], rel=1e-6)
 
 
 def test_alignment_is_scipys(network, batches):

@@ -152,6 +152,57 @@ def test_a_glob_skips_what_cannot_be_tapped() -> None:
     assert model.tap_names == ("stem", "relu")
 
 
+def test_the_input_of_a_module_is_a_tap_of_its_own() -> None:
+    patterns = ("blocks@input", "layer1", "layer*.*.conv?@input", "conv1@input", "encoder")
+    model = _taps(*patterns, pooling={"layer1.0.conv2@input": "flatten", "layer1": "flatten"}).eval()
+    assert model.tap_names == (
+        "conv1@input",
+        *("layer1.0@input", "layer1.0.conv1@input", "layer1.0.conv2@input", "layer1"),
+        *(f"layer{stage}.0{part}@input" for stage in (2, 3, 4) for part in ("", ".conv1", ".conv2")),
+        "encoder",
+    )
+    given = {}
+    for name in ("layer1.0.conv2", "layer2.0"):
+        module = model.backbone.get_submodule(name)
+        module.register_forward_pre_hook(lambda _, args, name=name: given.update({name: args[0].clone()}))
+    images = torch.randn(2, 3, 32, 32)
+    _, taps = model.forward_taps(images)
+    torch.testing.assert_close(taps["conv1@input"], images.mean((2, 3)))
+    torch.testing.assert_close(taps["layer1.0.conv2@input"], given["layer1.0.conv2"].flatten(1))
+    torch.testing.assert_close(taps["layer2.0@input"], given["layer2.0"].mean((2, 3)))
+    torch.testing.assert_close(taps["layer1"], given["layer2.0"].flatten(1))
+    assert [model.tap_info[f"{name}@input"].nonnegative for name in ("conv1", "layer1.0.conv2", "layer2.0")] == [
+        None,
+        True,
+        True,
+    ]
+    with pytest.raises(UserError, match=r"pooling names 'layer\*'"):
+        _taps("layer1@input", pooling={"layer*": "max"})
+
+
+def test_inputs_of_tokens_and_of_a_module_that_runs_again() -> None:
+    tokens = _taps("blocks.1.attn.qkv@input", "stages@input", model="test_vit", size=64).eval()
+    assert tokens.tap_info["blocks.1.attn.qkv@input"].pooling == "avg"  # class token left out
+    assert sum(name.endswith("@input") for name in tokens.tap_names) == 1 + 6
+    plain = _taps("relu@input", "parts.1", "encoder", model=Plain(), size=8).eval()
+    assert plain.tap_names == ("parts.1", "relu@input", "encoder")
+    _, taps = plain.forward_taps(torch.randn(2, 3, 8, 8))
+    torch.testing.assert_close(taps["relu@input"], taps["parts.1"])  # the last time
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("fc9@input", "No module of Plain is called 'fc9'"),
+        ("unused@input", "unused itself never runs"),
+        ("encoder@input", "No module of Plain is called 'encoder'"),
+    ],
+)
+def test_inputs_that_cannot_be_tapped_say_why(pattern: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _taps(pattern, model=Plain(), size=8)
+
+
 def test_windows_are_no_rows() -> None:
     with pytest.raises(UserError, match="is not a row a sample"):
         _taps("layers.0.blocks.0.attn.qkv", model="swin_tiny_patch4_window7_224", size=64)
@@ -191,7 +242,7 @@ def test_pooling_of_an_unknown_tap_is_an_error() -> None:
 @pytest.mark.parametrize("pooling", ["auto", "max", "flatten", "avg2x2"])
 def test_a_later_in_place_operation_changes_nothing(pooling: str) -> None:
     """timm's ReLU behind bn1 works in place: the tap must hold what bn1 put out, in the backward pass too."""
-    model = _taps("bn1", "layer1.0.bn1", "encoder", pooling=pooling).train()
+    model = _taps("bn1", "act1@input", "layer1.0.bn1", "encoder", pooling=pooling).train()
     images = torch.randn(4, 3, 32, 32)
     expected = model.backbone.bn1(model.backbone.conv1(images)).detach()
     logits, taps = model.forward_taps(images)
@@ -199,6 +250,7 @@ def test_a_later_in_place_operation_changes_nothing(pooling: str) -> None:
     reference = {"auto": expected.mean((2, 3)), "max": expected.amax((2, 3)), "flatten": expected.flatten(1)}
     if pooling in reference:
         torch.testing.assert_close(taps["bn1"].detach(), reference[pooling])
+        torch.testing.assert_close(taps["act1@input"].detach(), reference[pooling])
     assert (taps["bn1"] < 0).any() or pooling == "max"
 
 
@@ -246,7 +298,8 @@ def test_a_pass_inside_a_pass_records_for_itself() -> None:
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_taps_of_a_checkpointed_backbone_have_the_same_gradients(pooling: str) -> None:
-    plain = ControlledModel("resnet10t", 4, projector=None, taps=("layer*.*", "encoder"), pooling=pooling, img_size=32)
+    taps = ("layer*.*", "layer*.*.conv2@input", "encoder")
+    plain = ControlledModel("resnet10t", 4, projector=None, taps=taps, pooling=pooling, img_size=32)
     saving = copy.deepcopy(plain)
     saving.backbone.set_grad_checkpointing(True)
     images = torch.randn(4, 3, 32, 32)
