@@ -71,7 +71,7 @@ class ModelConfig(Section):
         ["stages", "encoder", "projector"], "where features are read: names and globs"
     )
     pooling: Text | dict[Text, Text] = flag("auto", "how a tap is pooled, for all or by tap name")
-    head: Literal["linear", "etf"] = flag("linear", "trainable linear head, or the fixed ETF classifier")
+    head: Literal["linear", "etf", "etf_bias"] = flag("linear", "trainable, or fixed ETF without or with trained bias")
     head_init: Literal["native", "xavier_uniform"] = flag("native", "how the linear head's weights start")
     kwargs: dict[str, Any] = flag({}, "further arguments of the timm model")
     freeze: Names = flag([], "weights that are not trained: names and globs, e.g. backbone.*")

@@ -18,7 +18,7 @@ from ood_nc.models.projector import Projector
 from ood_nc.models.specification import check_specification, without_weights
 from ood_nc.models.taps import Recorder, TapInfo, resolve_taps
 
-HEADS = ("linear", "etf")
+HEADS = ("linear", "etf", "etf_bias")
 IMAGE_SETTINGS = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
 
 
@@ -42,7 +42,8 @@ class ControlledModel(nn.Module):
             ``projector`` is passed over where there is none.
         pooling: ``auto``, ``avg``, ``max``, ``token``, ``flatten`` or ``avg2x2``, for all or by tap name, glob or word.
         normalization: ``native``, or ``group_ws`` (see `to_group_norm`; `backbone_options={"max_groups": 32}`).
-        head: ``linear`` (trainable, with bias) or ``etf`` (the fixed simplex-ETF classifier, meant for no projector).
+        head: ``linear`` (trainable, with bias), ``etf`` (the fixed simplex-ETF classifier, meant for no projector) or
+            ``etf_bias`` (that with a trainable bias).
         pretrained: timm's pretrained weights; the classifier's too, where there is no projector and C is theirs.
         img_size: input size, a side or (height, width); the model's own when not given.
         in_chans: input channels.
@@ -97,7 +98,7 @@ class ControlledModel(nn.Module):
         if num_classes < 1:
             raise UserError(f"num_classes must be at least 1, got {num_classes}.")
         if head not in HEADS:
-            raise UserError(f"Unknown head {head!r}: use linear or etf.{nearest(head, HEADS)}")
+            raise UserError(f"Unknown head {head!r}: use {', '.join(HEADS)}.{nearest(head, HEADS)}")
         self.backbone_name = backbone if isinstance(backbone, str) else type(backbone).__name__
         settings: dict[str, Any] = {
             "normalization": normalization,
@@ -145,7 +146,7 @@ class ControlledModel(nn.Module):
 
     @property
     def head_bias(self) -> torch.Tensor | None:
-        """The head's bias (C,), None for the fixed ETF classifier."""
+        """The head's bias (C,), None where it has none."""
         return cast("torch.Tensor | None", self.head.bias)
 
     def forward(self, images: torch.Tensor, *, taps: bool = False) -> Any:
@@ -252,7 +253,8 @@ class ControlledModel(nn.Module):
         width = encoder.dim if self.projector is None else self.projector.out_dim
         if kind == "linear" and self.projector is None and encoder.classifier is not None:
             return encoder.classifier
-        head = ETFClassifier(width, self.num_classes) if kind == "etf" else nn.Linear(width, self.num_classes)
+        linear, count = kind == "linear", self.num_classes
+        head = nn.Linear(width, count) if linear else ETFClassifier(width, count, bias=kind == "etf_bias")
         reference = next(self.backbone.parameters(), None)
         if reference is not None:
             head = head.to(reference)

@@ -76,15 +76,17 @@ def orthonormal_weight(rows: int, columns: int, generator: torch.Generator) -> t
 
 
 class ETFClassifier(nn.Module):
-    """A fixed classifier whose class weights are the vertices of a simplex ETF; no bias, nothing to train.
+    """A fixed classifier whose class weights are the vertices of a simplex ETF; nothing but a bias is ever trained.
 
     Logits of unit-norm features lie in [-1, 1], so it is meant for features whose norm is free (no projector).
-    Source: Yang et al., NeurIPS 2022 (arXiv 2203.09081).
+    Source: Yang et al., NeurIPS 2022 (arXiv 2203.09081); with a trained bias for label sets of several sizes, Li et
+    al., ICML 2024.
 
     Args:
         in_features: d, the width of the features.
         num_classes: K, at most d + 1.
         seed: of the random rotation of the vertices.
+        bias: a trainable bias, zero at first.
 
     Example:
         >>> classifier = ETFClassifier(in_features=4, num_classes=3)
@@ -94,16 +96,16 @@ class ETFClassifier(nn.Module):
 
     weight: torch.Tensor
 
-    def __init__(self, in_features: int, num_classes: int, *, seed: int = 0) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, seed: int = 0, bias: bool = False) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, num_classes
         vertices = simplex_vertices(num_classes, in_features, seed=seed, dtype=torch.get_default_dtype())
         self.register_buffer("weight", vertices)
-        self.bias = None
+        self.bias = nn.Parameter(torch.zeros(num_classes)) if bias else None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K) of features (B, d)."""
-        return F.linear(features, self.weight)
+        return F.linear(features, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets."""

@@ -107,7 +107,7 @@ class _Specification(_Part):
     projector_options: _Projector | Annotated[dict[str, Any], Field(max_length=0)]
     taps: Annotated[list[Pattern], Field(min_length=1, max_length=10_000)]
     pooling: Word | Annotated[dict[Pattern, Word], Field(max_length=10_000)]
-    head: Literal["linear", "etf"]
+    head: Literal["linear", "etf", "etf_bias"]
     normalization: Word
     img_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None
     in_chans: Annotated[int, Field(ge=1, le=4096)]

@@ -73,6 +73,23 @@ def test_fixed_etf_classifier(images: torch.Tensor) -> None:
         ControlledModel("cifar_resnet20", 66, projector=None, head="etf")
 
 
+def test_only_the_bias_of_a_fixed_etf_classifier_is_trained(images: torch.Tensor) -> None:
+    model = ControlledModel("cifar_resnet20", 5, projector=None, head="etf_bias", taps=("encoder",))
+    plain = ControlledModel("cifar_resnet20", 5, projector=None, head="etf", taps=("encoder",))
+    assert [name for name, _ in model.named_parameters() if name.startswith("head")] == ["head.bias"]
+    torch.testing.assert_close(model.head_weight, plain.head_weight)
+    before = model.head_weight.clone()
+    logits = model(images)
+    torch.nn.functional.cross_entropy(logits, torch.zeros(len(images), dtype=torch.long)).backward()
+    expected = logits.detach().softmax(1).mean(0) - torch.eye(5)[0]
+    torch.testing.assert_close(model.head_bias.grad, expected)
+    assert torch.equal(model.head_weight, before)
+    model.head_bias.data += 1
+    twin = ControlledModel.from_spec(model.spec())
+    twin.load_state_dict(model.state_dict())
+    torch.testing.assert_close(twin.eval()(images), model.eval()(images))
+
+
 def test_a_projector_of_ones_own() -> None:
     projector = Projector(64, "plastic", width=1)
     assert ControlledModel("cifar_resnet20", 5, projector=projector).projector is projector
