@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -26,3 +28,10 @@ def as_cell(value: Any) -> Any:
 def as_row(values: Iterable[Any]) -> list[Any]:
     """`as_cell` of each value."""
     return [as_cell(value) for value in values]
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV file of these rows, each value through `as_cell`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(as_row, rows))
+    return text.getvalue()

@@ -33,8 +33,8 @@ def compare_runs(
         The report's path and its verdict.
     """
     from ood_nc.evaluation import compare, save_comparison, to_openood_csv
-    from ood_nc.evaluation.comparison_tables import FORMATS, comparison_table
     from ood_nc.report import write_comparison
+    from ood_nc.report.comparison_tables import FORMATS, comparison_table
 
     document, verdict = output.with_name("comparison.json"), ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -13,7 +11,7 @@ from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.errors import UserError
 from ood_nc.evaluation.results import Results
 from ood_nc.headline import headline
-from ood_nc.spreadsheets import as_row
+from ood_nc.spreadsheets import csv_text
 
 _COLUMNS = {
     "FPR@95": "fpr95_ood_positive",
@@ -53,9 +51,7 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
         lines += [[name, *_percent(values), _format(accuracy)] for name, values in by_set.items()]
         if by_set:
             lines.append([f"{group}ood", *_percent(_means(list(by_set.values()))), _format(accuracy)])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(map(as_row, lines))
-    return text.getvalue()
+    return csv_text(lines)
 
 
 def _by_set(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

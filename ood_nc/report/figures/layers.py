@@ -27,15 +27,12 @@ def layers(runs: Sequence[Run]) -> Figure:
     """A panel a metric: the layers in the order in which they run, and where the effective depth is."""
     panels = []
     for name, sets in BY_DEPTH.items():
+        shown = metric(name)
         series = [one for run in runs for one in _by_depth(runs, run, name, sets)]
         if series:
             panels.append(
                 Panel(
-                    metric(name).label,
-                    "layer, in the order in which they run",
-                    _axis(name),
-                    series,
-                    note=_note(runs, name),
+                    shown.label, "layer, in the order in which they run", shown.axis(), series, note=_note(runs, name)
                 )
             )
     return Figure("layers", "Every layer's input, by depth", panels, columns=2)
@@ -47,24 +44,23 @@ def courses(runs: Sequence[Run]) -> Figure:
     for run in runs:
         lines = [line for line in run.log if line.get("split") == "layers"]
         for name in OVER_EPOCHS if lines else ():
-            scale = 100 if metric(name).unit == "percent" else 1
+            shown = metric(name)
             depths = {row["tap"]: row["depth"] for row in run.rows if row["kind"] == "layer"}
             # The key is "layers/<layer>/id_train/<metric>"; a layer's name has dots and no slash.
             names = [key.split("/")[1] for key in lines[-1] if key.endswith(f"/id_train/{name}")]
             cells = []
             for line in lines:
                 values = [line.get(f"layers/{layer}/id_train/{name}") for layer in names]
-                shades = [None if value is None else scale * value for value in values]
+                shades = [None if value is None else shown.scale * value for value in values]
                 places = [str(depths.get(layer, number)) for number, layer in enumerate(names)]
                 cells.append(Series(f"{line['epoch']:g}", places, shades, labels=names, mark="cells"))
             if names:
-                panels.append(Panel(named(runs, run, _axis(name)), "layer", "epoch", cells))
+                panels.append(Panel(named(runs, run, shown.axis()), "layer", "epoch", cells))
     return Figure("courses", "Every layer's input over training", panels, columns=2)
 
 
 def _by_depth(runs: Sequence[Run], run: Run, name: str, sets: Sequence[str]) -> list[Series]:
-    series = []
-    scale = 100 if metric(name).unit == "percent" else 1
+    series, scale = [], metric(name).scale
     for variant, dataset in enumerate(sets):
         wanted: dict[str, Any] = {"kind": "layer", "metric": name, "dataset": dataset}
         found: list[Row] = [row for row in run.rows if wanted.items() <= row.items() and row["value"] is not None]
@@ -87,7 +83,3 @@ def _note(runs: Sequence[Run], name: str) -> str:
                 depth = "none" if row["value"] is None else f"{row['value']:.0f}"
                 told.append(named(runs, run, f"effective depth {depth}"))
     return "; ".join(told)
-
-
-def _axis(name: str) -> str:
-    return metric(name).label + (", %" if metric(name).unit == "percent" else "")

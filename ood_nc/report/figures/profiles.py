@@ -28,8 +28,8 @@ def _collapse(runs: Sequence[Run], name: str) -> Panel:
     series: list[Series] = []
     for run in runs:
         found = by_tap(run, kind="collapse", dataset="id_train", metric=name)
-        series += _line(named(runs, run, "ID train"), found, shown.unit, style(runs, run, 0))
-    return Panel(shown.label, "tap", _axis(name), series)
+        series += _line(named(runs, run, "ID train"), found, shown.scale, style(runs, run, 0))
+    return Panel(shown.label, "tap", shown.axis(), series)
 
 
 def _sets(runs: Sequence[Run], task: str, name: str) -> Panel:
@@ -43,19 +43,14 @@ def _sets(runs: Sequence[Run], task: str, name: str) -> Panel:
         sets = dict.fromkeys(row["dataset"] for row in run.rows if wanted.items() <= row.items() and is_one_set(row))
         for variant, dataset in enumerate(sets):
             found = by_tap(run, **wanted, dataset=dataset)
-            series += _line(named(runs, run, dataset), found, "percent", style(runs, run, variant))
+            series += _line(named(runs, run, dataset), found, 100, style(runs, run, variant))
     label = "probe accuracy by transfer set" if task == "transfer" else "FPR95 (ID positive) by OOD set"
-    return Panel(label, "tap", _axis(name), series)
+    return Panel(label, "tap", metric(name).axis(), series)
 
 
-def _line(name: str, found: dict[str, Any], unit: str, look: dict[str, Any]) -> list[Series]:
-    scale = 100 if unit == "percent" else 1
+def _line(name: str, found: dict[str, Any], scale: int, look: dict[str, Any]) -> list[Series]:
     ends: dict[str, Any] = {end: [row[end] for row in found.values()] for end in ("low", "high")}
     known = all(value is not None for values in ends.values() for value in values)
     ends = {end: [scale * value for value in values] for end, values in ends.items()} if known else {}
     values = [scale * row["value"] for row in found.values()]
     return [Series(name, list(found), values, labels=list(found), **ends, **look)] if found else []
-
-
-def _axis(name: str) -> str:
-    return metric(name).label + (", %" if metric(name).unit == "percent" else "")

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from ood_nc.evaluation import compare
-from ood_nc.evaluation.comparison_tables import comparison_table
+from ood_nc.report.comparison_tables import comparison_table
 from tests.evaluation.test_compare import run
 from tests.helpers.rows import accuracy_row
 
