@@ -68,22 +68,24 @@ def load_settled(directory: Path, overrides: dict[str, Any]) -> Config:
     return load(directory / "config.yaml", overrides)
 
 
-def shipped_configs() -> dict[str, Path]:
-    """The configurations that ship, by name: beside the package in a checkout, inside it when installed."""
+def shipped_configs(folder: str = ".") -> dict[str, Path]:
+    """What ships in ``configs``, or a folder of it, by name: beside the package in a checkout, else inside it."""
     package = Path(ood_nc.__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    for place in (package / "configs", package.parent / "configs"):
+        if place.is_dir():
+            return {path.stem: path for path in sorted((place / folder).glob("*.yaml"))}
     return {}
 
 
-def find_config(path: str) -> Path:
-    """The file at ``path``, or the shipped configuration of that name."""
+def find_config(path: str, what: str = "configuration", folder: str = ".") -> Path:
+    """The file at ``path``, or the shipped configuration (or sweep) of that name.
+
+    Raises:
+        UserError: there is neither.
+    """
     if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml"):
         return Path(path)
-    shipped = shipped_configs()
+    shipped = shipped_configs(folder)
     if path in shipped:
         return shipped[path]
-    raise UserError(
-        f"No configuration {path!r}.{nearest(path, shipped)} Give a YAML file or one of: {', '.join(shipped)}."
-    )
+    raise UserError(f"No {what} {path!r}.{nearest(path, shipped)} Give a YAML file or one of: {', '.join(shipped)}.")

@@ -226,11 +226,13 @@ def _execute(arguments: argparse.Namespace) -> int:
         if arguments.print_config:
             print(load_settled(arguments.run, overrides).to_yaml(), end="")
             return 0
-        config = _config_of(arguments.run)
+        own = arguments.run / "config.yaml"  # where there is none, `load_run` says so in its own words
+        config = load(own) if own.exists() else None
         if config is not None and config.multilabel is not None:
             if overrides:
                 raise UserError(f"{arguments.run} is a run on label sets: it is measured as it was configured.")
-            evaluate_multilabel(config.model_copy(update=_place(arguments.run)))
+            place = {"output": str(arguments.run.parent), "experiment": arguments.run.name}  # where it is now
+            evaluate_multilabel(config.model_copy(update=place))
             return 0
         results, directory = evaluate_run(arguments.run, overrides), arguments.run
     elif arguments.features is not None:
@@ -254,16 +256,6 @@ def _execute(arguments: argparse.Namespace) -> int:
     say(f"results: {directory / 'results.parquet'}")
     say(f"for the report: ood-nc report {directory}")
     return 0
-
-
-def _config_of(run: Path) -> Config | None:
-    """The configuration of a run, None where the folder holds none (`load_run` says so in its own words)."""
-    return load(run / "config.yaml") if (run / "config.yaml").exists() else None
-
-
-def _place(run: Path) -> dict[str, str]:
-    """Where a run is now, whatever its configuration says."""
-    return {"output": str(run.parent), "experiment": run.name}
 
 
 def foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any], *, split_id: bool = True) -> Config:

@@ -167,7 +167,7 @@ def _mapping_values(flag: str, key: str, pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals and key in _EXAMPLES:  # a source may go by its own name
-            name, value = _name_of(pair), pair
+            name, value = name_of(pair), pair
         if not name or not value:
             raise UserError(f"{flag} takes NAME=VALUE, got {pair!r}.")
         if f"{key}.{name}" in values:
@@ -176,7 +176,7 @@ def _mapping_values(flag: str, key: str, pairs: list[str]) -> dict[str, Any]:
     return values
 
 
-def _name_of(source: str) -> str:
+def name_of(source: str) -> str:
     """What a data source is called without a name: its folder's, or its file's without the suffix."""
     return Path(source.partition("::")[0]).name.partition(".")[0]
 

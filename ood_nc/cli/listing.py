@@ -7,6 +7,8 @@ import csv
 import inspect
 from collections.abc import Callable
 from fnmatch import fnmatch
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +20,9 @@ from ood_nc.errors import UserError
 if TYPE_CHECKING:
     from ood_nc.registry import Registry
 
-_KINDS = (
-    "backbones", "taps", "detectors", "metrics", "losses", "probes", "trackers", "sources", "suites",
-    "datasets", "configs",
-)  # fmt: skip
-
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=_KINDS, metavar="WHAT", help=", ".join(_KINDS))
+    parser.add_argument("what", choices=tuple(_TABLES), metavar="WHAT", help=", ".join(_TABLES))
     parser.add_argument("names", nargs="*", metavar="GLOB", help="only names that match; taps: BACKBONE [GLOB]")
 
 
@@ -46,10 +43,6 @@ def _execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_line(entry: object) -> str:
-    return (inspect.getdoc(entry) or "-").splitlines()[0]
-
-
 def _matching(rows: list[list[str]], names: list[str]) -> list[list[str]]:
     return [row for row in rows if not names or fnmatch(row[0], names[0])]
 
@@ -68,14 +61,14 @@ def _taps(names: list[str]) -> tuple[list[str], list[list[str]]]:
 
 
 def _described(
-    registry: Registry[Any], names: list[str], describe: Callable[[Any], str] | None = None
+    registry: Registry[Any], names: list[str], describe: Callable[[Any], str | None] = inspect.getdoc
 ) -> list[list[str]]:
     """Name and description of the entries that match; a plug-in that does not load is described by what is wrong."""
     rows = []
     for name in registry:
         if not names or fnmatch(name, names[0]):
             try:
-                rows.append([name, (describe or _first_line)(registry[name])])
+                rows.append([name, (describe(registry[name]) or "-").splitlines()[0]])
             except UserError as error:
                 rows.append([name, str(error)])
     return rows
@@ -109,45 +102,22 @@ def _metrics(names: list[str]) -> tuple[list[str], list[list[str]]]:
     from ood_nc.collapse import METRICS as COLLAPSE
     from ood_nc.scores import METRICS as DETECTION
 
-    rows = [["collapse/" + row[0], row[1]] for row in _described(COLLAPSE, names, lambda metric: metric.definition)]
-    rows += [["detection/" + row[0], row[1]] for row in _described(DETECTION, names, lambda metric: metric.definition)]
+    rows = [
+        [f"{room}/{name}", text]
+        for room, metrics in (("collapse", COLLAPSE), ("detection", DETECTION))
+        for name, text in _described(metrics, names, lambda metric: metric.definition)
+    ]
     return ["metric", "definition"], rows
 
 
-def _losses(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.losses import LOSSES
-
-    return ["loss", "what"], _described(LOSSES, names)
+def _registered(column: str, room: str, registry: str, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    return [column, "what"], _described(getattr(import_module(room), registry), names)
 
 
-def _probes(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.transfer import PROBES
+def _told(column: str, function: str, names: list[str]) -> tuple[list[str], list[list[str]]]:
+    from ood_nc import data
 
-    return ["probe", "what"], _described(PROBES, names)
-
-
-def _trackers(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.tracking import TRACKERS
-
-    return ["tracker", "what"], _described(TRACKERS, names)
-
-
-def _sources(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.data import SOURCES
-
-    return ["kind of source", "what"], _described(SOURCES, names)
-
-
-def _suites(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.data import list_suites
-
-    return ["suite", "what"], _matching([[name, text] for name, text in list_suites().items()], names)
-
-
-def _datasets(names: list[str]) -> tuple[list[str], list[list[str]]]:
-    from ood_nc.data import list_datasets
-
-    return ["source", "what"], _matching([[name, text] for name, text in list_datasets().items()], names)
+    return [column, "what"], _matching([[name, text] for name, text in getattr(data, function)().items()], names)
 
 
 def _configs(names: list[str]) -> tuple[list[str], list[list[str]]]:
@@ -158,23 +128,23 @@ def _configs(names: list[str]) -> tuple[list[str], list[list[str]]]:
     return ["config", "what"], _matching(rows, names)
 
 
-_TABLES = {
+_TABLES: dict[str, Callable[[list[str]], tuple[list[str], list[list[str]]]]] = {
     "backbones": _backbones,
     "taps": _taps,
     "detectors": _detectors,
     "metrics": _metrics,
-    "losses": _losses,
-    "probes": _probes,
-    "trackers": _trackers,
-    "sources": _sources,
-    "suites": _suites,
-    "datasets": _datasets,
+    "losses": partial(_registered, "loss", "ood_nc.losses", "LOSSES"),
+    "probes": partial(_registered, "probe", "ood_nc.transfer", "PROBES"),
+    "trackers": partial(_registered, "tracker", "ood_nc.tracking", "TRACKERS"),
+    "sources": partial(_registered, "kind of source", "ood_nc.data", "SOURCES"),
+    "suites": partial(_told, "suite", "list_suites"),
+    "datasets": partial(_told, "source", "list_datasets"),
     "configs": _configs,
 }
 
 COMMAND = Command(
     name="list",
-    summary="Show what there is: " + ", ".join(_KINDS) + ".",
+    summary="Show what there is: " + ", ".join(_TABLES) + ".",
     examples="""  ood-nc list backbones 'resnet*'
   ood-nc list taps resnet18 'layer?'
   ood-nc list detectors""",

@@ -8,17 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 
 from ood_nc.cli.show import say
+from ood_nc.errors import UserError
 
 
-def work(pending: Mapping[str, Sequence[str]], jobs: int, kept: str) -> list[str]:
-    """Run the commands and return the names of those that failed.
+def work(pending: Mapping[str, Sequence[str]], jobs: int, *, of: int, kept: str) -> None:
+    """Run the commands.
 
     Args:
         pending: their words, by a name that is said when the command begins.
         jobs: processes at a time; where there are several GPUs each has its own.
-        kept: where what is finished is kept and how to go on, said after an interruption.
+        of: how many there are with those that are finished.
+        kept: where what is finished is kept and how to go on, said after an interruption or a failure.
 
     Raises:
+        UserError: some of them failed.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after every process has stopped.
     """
     from ood_nc.stopping import termination_interrupts
@@ -45,7 +48,8 @@ def work(pending: Mapping[str, Sequence[str]], jobs: int, kept: str) -> list[str
                 process.terminate()
             for _, process in running.values():
                 process.wait()
-    return failed
+    if failed:
+        raise UserError(f"{len(failed)} of {of} runs failed ({', '.join(failed)}). {kept}")
 
 
 def _environment(slot: int, jobs: int) -> dict[str, str]:

@@ -57,12 +57,7 @@ def run_seeds(path: str | None, overrides: dict[str, Any], seeds: Sequence[int],
             check_same(load(folder / GROUP), config, folder)
         write_text(folder / GROUP, config.to_yaml())
         pending = {f"seed {seed}": _command(folder, seed) for seed in seeds if not _is_finished(folder, seed)}
-        failed = work(pending, jobs, f"What is finished is kept in {folder}: go on with --resume.")
-        if failed:
-            raise UserError(
-                f"{len(failed)} of {len(seeds)} runs failed ({', '.join(failed)}); what is finished is "
-                f"kept in {folder}: go on with --resume."
-            )
+        work(pending, jobs, of=len(seeds), kept=f"What is finished is kept in {folder}: go on with --resume.")
     return folder
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.cli.command import Command, add_config_arguments, read_config
+from ood_nc.cli.flags import name_of
 from ood_nc.cli.show import say, table
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
@@ -121,7 +122,7 @@ def _named(word: str) -> tuple[str, str, str]:
         group, rest = "far", word
     name, equals, source = rest.partition("=")
     if not equals:
-        name, source = Path(rest.partition("::")[0]).name.partition(".")[0], rest
+        name, source = name_of(rest), rest
     return group, name, source
 
 

@@ -9,12 +9,11 @@ import re
 import sys
 from pathlib import Path
 
-import ood_nc
-from ood_nc.cli.command import Command
+from ood_nc.cli.command import Command, find_config
 from ood_nc.cli.processes import work
 from ood_nc.cli.show import say
 from ood_nc.cli.sweep_file import Setting, Sweep, read_sweep
-from ood_nc.errors import UserError, nearest
+from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 
 
@@ -25,27 +24,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    sweep = read_sweep(find_sweep(arguments.file))
+    sweep = read_sweep(find_config(arguments.file, "sweep", "sweeps"))
     table = run_sweep(sweep, arguments.output / sweep.name, jobs=arguments.jobs)
     print(table.read_text(encoding="utf-8"), end="")
     say(f"table and figure: {table.parent}")
     return 0
-
-
-def find_sweep(name: str) -> Path:
-    """The file of that path, or the shipped sweep of that name.
-
-    Raises:
-        UserError: there is neither.
-    """
-    package = Path(ood_nc.__file__).parent
-    folders = (package / "configs" / "sweeps", package.parent / "configs" / "sweeps")
-    shipped = {path.stem: path for folder in folders if folder.is_dir() for path in sorted(folder.glob("*.yaml"))}
-    if Path(name).is_file():
-        return Path(name)
-    if name in shipped:
-        return shipped[name]
-    raise UserError(f"No sweep {name!r}.{nearest(name, shipped)} Give a YAML file or one of: {', '.join(shipped)}.")
 
 
 def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
@@ -73,12 +56,7 @@ def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
             for name, setting in runs.items()
             if not (folder / name / "report.html").is_file()
         }
-        failed = work(pending, jobs, f"What is finished is kept in {folder}: the same command goes on.")
-        if failed:
-            raise UserError(
-                f"{len(failed)} of {len(runs)} runs failed ({', '.join(failed)}); what is finished is kept in "
-                f"{folder}: go on with the same command."
-            )
+        work(pending, jobs, of=len(runs), kept=f"What is finished is kept in {folder}: go on with the same command.")
         return write_sweep(sweep.name, {folder / name: setting for name, setting in runs.items()}, folder)
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from ood_nc.cli.processes import work
+from ood_nc.errors import UserError
 
 
 def test_every_command_runs_and_those_that_fail_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('done'); sys.exit(int(sys.argv[2]))"
     codes = {"a": "0", "b": "3"}
     pending = {name: [sys.executable, "-c", write, str(tmp_path / name), code] for name, code in codes.items()}
-    assert work(pending, jobs=1, kept="") == ["b"]
+    with pytest.raises(UserError, match=r"1 of 3 runs failed \(b\)\. The rest is there\."):
+        work(pending, jobs=1, of=3, kept="The rest is there.")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert capsys.readouterr().out.split() == ["a", "b"]
 
@@ -27,7 +29,7 @@ def test_no_more_than_so_many_at_a_time_and_each_has_its_share_of_the_cores(tmp_
         "f.write('+'); time.sleep(0.3); f.write('-' + os.environ['OMP_NUM_THREADS'])"
     )
     started = time.monotonic()
-    assert work({str(k): [sys.executable, "-c", note, str(log)] for k in range(4)}, jobs=2, kept="") == []
+    work({str(k): [sys.executable, "-c", note, str(log)] for k in range(4)}, jobs=2, of=4, kept="")
     assert time.monotonic() - started > 0.6
     said = log.read_text()
     running = [said[: k + 1].count("+") - said[: k + 1].count("-") for k in range(len(said))]

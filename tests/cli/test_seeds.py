@@ -70,7 +70,7 @@ def test_jobs_run_beside_each_other_on_a_share_of_the_cores(tmp_path, stand_in, 
 
 def test_a_run_that_fails_leaves_the_others_and_is_named(tmp_path, stand_in):
     stand_in(codes={1: 2})
-    with pytest.raises(UserError, match=r"1 of 3 runs failed \(seed 1\); .* go on with --resume"):
+    with pytest.raises(UserError, match=r"1 of 3 runs failed \(seed 1\)\. .* go on with --resume"):
         start(tmp_path)
     assert names(tmp_path / "g", "ended-") == ["0", "1", "2"]
     with pytest.raises(UserError, match="already holds runs: go on with --resume"):

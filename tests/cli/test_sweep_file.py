@@ -11,7 +11,7 @@ import yaml
 
 from ood_nc.cli import flags
 from ood_nc.cli.command import find_config, read_run_config
-from ood_nc.cli.sweep import find_sweep, trial_name
+from ood_nc.cli.sweep import trial_name
 from ood_nc.cli.sweep_file import read_sweep
 from ood_nc.config import load
 from ood_nc.errors import UserError
@@ -29,7 +29,7 @@ def write(tmp_path: Path, **values: Any) -> Path:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_sweep_is_a_grid_of_valid_configurations_under_its_own_name(path: Path) -> None:
-    sweep = read_sweep(find_sweep(path.stem))
+    sweep = read_sweep(find_config(path.stem, "sweep", "sweeps"))
     assert (
         sweep.name == path.stem and len(sweep.settings) == len({trial_name(sweep, one) for one in sweep.settings}) >= 6
     )
@@ -98,7 +98,7 @@ def test_what_is_not_done_here_is_one_line(tmp_path: Path, changes: dict[str, An
 
 def test_a_name_that_is_no_sweep_lists_those_that_are() -> None:
     with pytest.raises(UserError, match=r"'alpa'.*alpha.*Give a YAML file or one of: alpha, augmentation"):
-        find_sweep("alpa")
+        find_config("alpa", "sweep", "sweeps")
 
 
 def test_runs_of_a_wandb_agent_have_directories_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
