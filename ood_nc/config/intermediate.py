@@ -13,6 +13,6 @@ class IntermediateConfig(Section):
     """What is measured on the input of every linear and convolutional layer, and when."""
 
     epochs: list[Annotated[int, Field(ge=1)]] = flag([], "epochs after which it is measured; the end always is")
-    images: int = Field(default=10_000, ge=2, description="ID training images (a seeded sample) it is measured on")
-    rank: int = Field(default=10, ge=1, description="singular vectors that PABS of a convolution compares")
-    tolerance: float = Field(default=0.01, ge=0, lt=1, description="of the effective depth: share that may be wrong")
+    images: int = flag(10_000, "ID training images (a seeded sample) it is measured on", ge=2)
+    rank: int = flag(10, "singular vectors that PABS of a convolution compares", ge=1)
+    tolerance: float = flag(0.01, "of the effective depth: share that may be wrong", ge=0, lt=1)

@@ -36,9 +36,9 @@ class ProjectorConfig(Section):
         "simplex_etf", "simplex_etf (frozen); for ablation random (frozen) or plastic (trainable); none", "--projector"
     )
     construction: Literal["paper", "orthonormal"] = flag("paper", "how the frozen weights are built")
-    depth: int = Field(default=2, ge=1, le=8, description="linear maps, a ReLU between each two")
-    width: float = Field(default=4.0, gt=0, le=64, description="hidden width in multiples of the encoder's")
-    dim: int | None = Field(default=None, ge=2, le=2**20, description="output width; the encoder's when not given")
+    depth: int = flag(2, "linear maps, a ReLU between each two", ge=1, le=8)
+    width: float = flag(4.0, "hidden width in multiples of the encoder's", gt=0, le=64)
+    dim: int | None = flag(None, "output width; the encoder's when not given", ge=2, le=2**20)
     normalize: bool = flag(True, "L2-normalise the output")
 
 
@@ -51,19 +51,19 @@ class ModelConfig(Section):
     new_head: bool = flag(False, "drop the head of those weights (its class count may differ)")
     drop_extra: bool = flag(False, "leave out tensors of those weights that are not the network's")
     by_order: bool = flag(False, "match those weights by order and shape, where only the names differ")
-    num_classes: int | None = Field(default=None, ge=2, le=2**20, description="from data or weights when not given")
-    img_size: int | None = Field(default=None, ge=8, le=2**14, description="input size; the model's own when not given")
-    in_chans: int = Field(default=3, ge=1, le=1024, description="input channels")
+    num_classes: int | None = flag(None, "from data or weights when not given", ge=2, le=2**20)
+    img_size: int | None = flag(None, "input size; the model's own when not given", ge=8, le=2**14)
+    in_chans: int = flag(3, "input channels", ge=1, le=1024)
     input_size: tuple[Channels, Side, Side] | None = flag(None, "channels, height and width at once")
     mean: ChannelValues | None = flag(None, "mean of the pixels (0 to 1), one value or one a channel; the model's own")
     std: Annotated[ChannelValues, AfterValidator(all_positive)] | None = flag(None, "their deviation; the model's own")
-    crop_pct: float | None = Field(default=None, ge=0.01, le=2, description="share of the side kept; the model's own")
+    crop_pct: float | None = flag(None, "share of the side kept; the model's own", ge=0.01, le=2)
     crop_mode: Literal["center", "squash", "border"] | None = flag(None, "how it is cropped; the model's own")
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] | None = flag(
         None, "how images are resized; the model's own"
     )
-    drop: float = Field(default=0.0, ge=0, lt=1, description="dropout rate")
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth rate")
+    drop: float = flag(0.0, "dropout rate", ge=0, lt=1)
+    drop_path: float = flag(0.0, "stochastic depth rate", ge=0, lt=1)
     normalization: Literal["native", "group_ws"] = flag(
         "native", "native, or group norm with weight-standardised convolutions"
     )
@@ -82,7 +82,7 @@ class TermConfig(Section):
     """One term of the objective."""
 
     name: str = Field(description="a loss (`ood-nc list losses`)")
-    tap: str = Field(default="encoder", description="whose features it reads")
+    tap: str = flag("encoder", "whose features it reads")
     weight: float = Field(description="what its value is multiplied by")
     kwargs: dict[str, Any] = flag({}, "further arguments of the loss")
 
@@ -91,7 +91,7 @@ class LossConfig(Section):
     """L = task loss + sum over terms of weight * loss of a tap; `entropy_weight` is short for entropy terms."""
 
     task: Literal["cross_entropy", "mse", "none"] = flag("cross_entropy", "task loss; none: a term is it", "--loss")
-    smoothing: float = Field(default=0.1, ge=0, lt=1, description="label smoothing of the cross-entropy")
+    smoothing: float = flag(0.1, "label smoothing of the cross-entropy", ge=0, lt=1)
     entropy_weight: float | dict[Text, float] = flag(0.05, "alpha: of the encoder, or by tap name")
     entropy_scope: Literal["global", "device"] = flag("global", "neighbours among the global or the local batch")
     terms: list[TermConfig] = flag([], "further terms, each a mapping of name, tap, weight and kwargs")
@@ -107,28 +107,26 @@ class OptimConfig(Section):
     """timm's optimiser and schedule, under timm's names."""
 
     opt: Text = flag("adamw", "timm optimiser")
-    lr: float = Field(default=1e-3, gt=0, le=1e3, description="learning rate")
-    lr_base_size: int | None = Field(
-        default=None, ge=1, le=2**24, description="scale lr by (global batch / this) when given"
-    )
-    weight_decay: float = Field(default=0.05, ge=0, le=1e3, description="weight decay")
-    layer_decay: float | None = Field(
-        default=None, gt=0, le=1, description="factor of the learning rate from each layer to the one before it"
+    lr: float = flag(1e-3, "learning rate", gt=0, le=1e3)
+    lr_base_size: int | None = flag(None, "scale lr by (global batch / this) when given", ge=1, le=2**24)
+    weight_decay: float = flag(0.05, "weight decay", ge=0, le=1e3)
+    layer_decay: float | None = flag(
+        None, "factor of the learning rate from each layer to the one before it", gt=0, le=1
     )
     weight_decay_exclude_1d: bool = flag(True, "no weight decay on biases and norms")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, where the optimiser has one")
+    momentum: float = flag(0.9, "momentum, where the optimiser has one", ge=0, lt=1)
     opt_kwargs: dict[str, Any] = flag({}, "further arguments of the optimiser")
     sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = flag("cosine", "timm schedule")
     sched_on_updates: bool = flag(False, "move the schedule at every step, not at every epoch")
-    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
+    warmup_epochs: int = flag(0, "epochs of linear warm-up", ge=0)
     warmup_prefix: bool = flag(False, "the schedule begins behind the warm-up, over the epochs that remain")
-    warmup_lr: float = Field(default=1e-6, ge=0, description="learning rate at the start of the warm-up")
-    min_lr: float = Field(default=0.0, ge=0, description="learning rate at the end")
-    decay_epochs: float = Field(default=30, gt=0, description="step schedule: epochs between two decays")
+    warmup_lr: float = flag(1e-6, "learning rate at the start of the warm-up", ge=0)
+    min_lr: float = flag(0.0, "learning rate at the end", ge=0)
+    decay_epochs: float = flag(30, "step schedule: epochs between two decays", gt=0)
     decay_milestones: list[Annotated[int, Field(ge=1)]] = flag(
         [90, 180, 270], "multistep schedule: epochs at which it decays"
     )
-    decay_rate: Factor = Field(default=0.1, description="step, multistep and poly schedules: the decay")
+    decay_rate: Factor = flag(0.1, "step, multistep and poly schedules: the decay")
 
 
 class AugmentConfig(Section):
@@ -141,14 +139,14 @@ class AugmentConfig(Section):
     ratio: Annotated[tuple[Factor, Factor], AfterValidator(in_order)] = flag(
         (0.75, 4 / 3), "random resized crop: range of aspect ratios"
     )
-    hflip: float = Field(default=0.5, ge=0, le=1, description="probability of a horizontal flip")
-    vflip: float = Field(default=0.0, ge=0, le=1, description="probability of a vertical flip")
-    color_jitter: float | None = Field(default=None, ge=0, le=100, description="strength of colour jitter")
+    hflip: float = flag(0.5, "probability of a horizontal flip", ge=0, le=1)
+    vflip: float = flag(0.0, "probability of a vertical flip", ge=0, le=1)
+    color_jitter: float | None = flag(None, "strength of colour jitter", ge=0, le=100)
     aa: Text | None = flag(None, "auto-augment policy")
-    reprob: float = Field(default=0.0, ge=0, le=1, description="probability of random erasing")
-    aug_repeats: int = Field(default=0, ge=0, le=1000, description="repeated augmentation: copies of an image a batch")
-    mixup: float = Field(default=0.0, ge=0, le=1e3, description="mixup alpha")
-    cutmix: float = Field(default=0.0, ge=0, le=1e3, description="cutmix alpha")
+    reprob: float = flag(0.0, "probability of random erasing", ge=0, le=1)
+    aug_repeats: int = flag(0, "repeated augmentation: copies of an image a batch", ge=0, le=1000)
+    mixup: float = flag(0.0, "mixup alpha", ge=0, le=1e3)
+    cutmix: float = flag(0.0, "cutmix alpha", ge=0, le=1e3)
 
 
 class OodSet(Section):
@@ -165,12 +163,9 @@ class TransferSet(Section):
     test: Text | None = flag(None, "the source on which the probe is read once")
 
 
-def _as_ood(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
-
-
-def _as_transfer(value: Any) -> Any:
-    return {"train": value} if isinstance(value, str) else value
+def _short_for(key: str) -> BeforeValidator:
+    """Text stands for the mapping that has it under the key."""
+    return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
 
 
 def _apart(value: tuple[float, float]) -> tuple[float, float]:
@@ -189,7 +184,7 @@ class PixelConfig(Section):
         "white", "what shows through transparent pixels; ignore takes what is stored beneath"
     )
     orientation: bool = flag(True, "turn photographs as their EXIF data says")
-    max_pixels: int = Field(default=178_956_970, ge=1, le=2**40, description="largest image that is decoded")
+    max_pixels: int = flag(178_956_970, "largest image that is decoded", ge=1, le=2**40)
 
 
 class DataConfig(Section):
@@ -198,21 +193,14 @@ class DataConfig(Section):
     root: Text | None = flag(None, "folder that relative sources are looked up in", "--data-dir")
     train: Text = flag("bundled/digits-id::train", "ID training data")
     val: Text | None = flag(None, "ID validation data; a share of `train` when not given")
-    val_fraction: float = Field(
-        default=0.1, gt=0, lt=1, description="that share, stratified and seeded; it is never trained on"
-    )
+    val_fraction: float = flag(0.1, "that share, stratified and seeded; it is never trained on", gt=0, lt=1)
     test: Text | None = flag("bundled/digits-id::test", "held-out ID data, read once")
     suite: Text | None = flag(None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)")
-    ood: dict[SetName, Annotated[OodSet, BeforeValidator(_as_ood)]] = flag({}, "OOD sets by name")
-    transfer: dict[SetName, Annotated[TransferSet, BeforeValidator(_as_transfer)]] = flag({}, "transfer tasks by name")
-    limit: int | None = Field(default=None, ge=1, description="at most so many images of a class, for ID train")
-    eval_limit: int | None = Field(default=None, ge=1, description="at most so many images of any other set")
-    max_inflated: int = Field(
-        default=2**28,
-        ge=1,
-        le=2**50,
-        description="bytes a compressed file may inflate to; 100 times its own always",
-    )
+    ood: dict[SetName, Annotated[OodSet, _short_for("source")]] = flag({}, "OOD sets by name")
+    transfer: dict[SetName, Annotated[TransferSet, _short_for("train")]] = flag({}, "transfer tasks by name")
+    limit: int | None = flag(None, "at most so many images of a class, for ID train", ge=1)
+    eval_limit: int | None = flag(None, "at most so many images of any other set", ge=1)
+    max_inflated: int = flag(2**28, "bytes a compressed file may inflate to; 100 times its own always", ge=1, le=2**50)
     cache: Text | None = flag(
         None, "keep decoded training images: memory, or the folder of a file that runs and processes share"
     )
@@ -223,32 +211,26 @@ class DataConfig(Section):
 class TrainConfig(Section):
     """The training loop."""
 
-    epochs: Annotated[int, Field(ge=1, le=2**24)] = flag(100, "epochs", "--epochs")
-    batch_size: Annotated[int, Field(ge=1, le=2**24)] = flag(
-        128, "images a batch, shared out over all processes", "-b", "--batch-size"
-    )
-    grad_accum_steps: int = Field(
-        default=1, ge=1, le=2**16, description="batches whose gradients are added up for a step"
-    )
-    clip_grad: float | None = Field(default=None, gt=0, description="largest norm of the gradient")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = flag(0, "seed of everything random", "--seed")
-    workers: Annotated[int, Field(ge=0, le=1024)] = flag(2, "processes that load images", "-j")
+    epochs: int = flag(100, "epochs", "--epochs", ge=1, le=2**24)
+    batch_size: int = flag(128, "images a batch, shared out over all processes", "-b", "--batch-size", ge=1, le=2**24)
+    grad_accum_steps: int = flag(1, "batches whose gradients are added up for a step", ge=1, le=2**16)
+    clip_grad: float | None = flag(None, "largest norm of the gradient", gt=0)
+    seed: int = flag(0, "seed of everything random", "--seed", ge=0, lt=2**63)
+    workers: int = flag(2, "processes that load images", "-j", ge=0, le=1024)
     device: Text = flag("auto", "auto, cpu, cuda, cuda:1, mps")
     amp: bool = flag(False, "automatic mixed precision")
     amp_dtype: Literal["float16", "bfloat16"] = flag("float16", "its type")
     torchcompile: bool = flag(False, "compile the model")
     channels_last: bool = flag(False, "channels-last memory layout")
-    log_interval: int = Field(default=50, ge=1, description="steps between two lines of metrics.jsonl")
-    collapse_interval: int = Field(default=0, ge=0, description="epochs between two collapse measurements, 0 for none")
-    track_interval: int = Field(
-        default=100, ge=0, description="batches between two points of the collapse curve of every tap, 0 for none"
-    )
-    checkpoint_interval: int = Field(default=0, ge=0, description="epochs between two kept checkpoints, 0 for none")
+    log_interval: int = flag(50, "steps between two lines of metrics.jsonl", ge=1)
+    collapse_interval: int = flag(0, "epochs between two collapse measurements, 0 for none", ge=0)
+    track_interval: int = flag(100, "batches between two points of the collapse curve of every tap, 0 for none", ge=0)
+    checkpoint_interval: int = flag(0, "epochs between two kept checkpoints, 0 for none", ge=0)
     eval_metric: Literal["accuracy", "loss"] = flag("accuracy", "by what an epoch is the best, on validation data")
     model_ema: bool = flag(False, "measure and keep an exponential moving average of the weights")
-    model_ema_decay: float = Field(default=0.9998, ge=0, lt=1, description="share of the average that a step leaves")
+    model_ema_decay: float = flag(0.9998, "share of the average that a step leaves", ge=0, lt=1)
     model_ema_warmup: bool = flag(False, "let that share grow over the steps")
-    patience: int | None = Field(default=None, ge=1, description="stop so many epochs after the best")
+    patience: int | None = flag(None, "stop so many epochs after the best", ge=1)
     balanced_sampling: bool = flag(False, "draw every class equally often, with replacement")
 
 
@@ -266,10 +248,10 @@ class EvaluationConfig(Section):
     ensembles: Names = flag([], "also combine scores over taps and over detectors: rank, zscore, fisher, brown")
     choose: Text = flag("none", "hyper-parameters of detectors: none (defaults), synthetic, or an OOD set's name")
     probes: Names = flag(["linear", "knn", "nearest_mean"], "transfer probes")
-    batch_size: int = Field(default=128, ge=1, le=2**24, description="images a forward pass")
+    batch_size: int = flag(128, "images a forward pass", ge=1, le=2**24)
     bank: bool = flag(True, "keep the features of every set; without, what one pass gives")
     bank_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "what features are kept in")
-    bootstrap: int = Field(default=500, ge=0, le=10**6, description="bootstrap replicates of each interval, 0 for none")
+    bootstrap: int = flag(500, "bootstrap replicates of each interval, 0 for none", ge=0, le=10**6)
 
 
 class TrackingConfig(Section):

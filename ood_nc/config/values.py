@@ -61,15 +61,16 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def flag(default: Any, help: str, *flags: str) -> Any:
-    """A field with its help and the timm flags that mean it, beyond the dotted name and its last part."""
-    settings: dict[str, Any] = {"json_schema_extra": {"flags": list(flags)}} if flags else {}
+def flag(default: Any, help: str, *flags: str, **bounds: float) -> Any:
+    """A field with its help, its bounds, and the timm flags that mean it beyond the dotted name and its last part."""
+    settings: dict[str, Any] = {**bounds, **({"json_schema_extra": {"flags": list(flags)}} if flags else {})}
     if isinstance(default, (dict, list)):
         return Field(default_factory=lambda: type(default)(default), description=help, **settings)
     return Field(default=default, description=help, **settings)
 
 
-def _in_list(value: Any) -> Any:
+def in_list(value: Any) -> Any:
+    """One number stands for the list of it."""
     return [value] if isinstance(value, (int, float)) else value
 
 
@@ -96,7 +97,7 @@ def all_positive(values: list[float]) -> list[float]:
 Side = Annotated[int, Field(ge=8, le=2**14)]
 Channels = Annotated[int, Field(ge=1, le=1024)]
 ChannelValues = Annotated[
-    list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024), BeforeValidator(_in_list)
+    list[Annotated[float, Field(ge=-1000, le=1000)]], Field(min_length=1, max_length=1024), BeforeValidator(in_list)
 ]
 Text = Annotated[str, Field(min_length=1)]
 Names = Annotated[list[Text], BeforeValidator(_as_list)]
