@@ -10,9 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import itertools
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,16 +20,14 @@ import PIL
 from PIL import Image
 
 from ood_nc.config import PixelConfig
-from ood_nc.data.dataset import BrokenImageError, ImageDataset
+from ood_nc.data.dataset import ImageDataset, look_through
 from ood_nc.data.pixels import DEFAULT, Pixels
 from ood_nc.data.stores import ArrayStore, Store
 from ood_nc.files import atomic_path, write_lock
-from ood_nc.progress import progress
 
 logger = logging.getLogger(__name__)
 
 MEMORY = "memory"
-_CHUNK = 256
 _DIGEST = 32
 
 
@@ -134,33 +131,16 @@ def _key(dataset: ImageDataset) -> str:
 
 
 def _write(file: BinaryIO, dataset: ImageDataset, workers: int) -> None:
-    digest, shapes = hashlib.sha256(), []
-    for values in _decoded(dataset, workers):
+    digest, shapes, plain = hashlib.sha256(), [], dataset.with_transform(None)
+    chunks = look_through(dataset, lambda index: np.asarray(plain.load(index)), f"decoding {dataset.name}", workers)
+    for _, found in itertools.chain.from_iterable(chunks):
+        values = np.empty((0, 0, 3), dtype=np.uint8) if isinstance(found, str) else found  # what cannot be read
         shapes.append(values.shape[:2])
         digest.update(values.data)
         file.write(values.data)
     end = np.array(shapes, dtype="<i8").tobytes() + len(shapes).to_bytes(8, "little")
     digest.update(end)
     file.write(end + digest.digest())
-
-
-def _decoded(dataset: ImageDataset, workers: int) -> Iterator[np.ndarray]:
-    """Each image as uint8 (H, W, 3); one that cannot be read as (0, 0, 3)."""
-
-    def decode(index: int) -> np.ndarray:
-        try:
-            return np.asarray(dataset.with_transform(None).load(index))
-        except BrokenImageError:
-            return np.empty((0, 0, 3), dtype=np.uint8)
-
-    with (
-        progress(f"decoding {dataset.name}", total=len(dataset)) as advance,
-        ThreadPoolExecutor(max_workers=max(1, workers)) as pool,
-    ):
-        for start in range(0, len(dataset), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(dataset)))
-            yield from pool.map(decode, chunk)
-            advance(len(chunk))
 
 
 def _is_whole(path: Path) -> bool:

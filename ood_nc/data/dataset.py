@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -16,6 +17,10 @@ from ood_nc.data.names import printables
 from ood_nc.data.pixels import DEFAULT, Pixels
 from ood_nc.data.stores import Store
 from ood_nc.errors import UserError, nearest
+from ood_nc.progress import progress
+
+Found = TypeVar("Found")
+_CHUNK = 256
 
 
 class BrokenImageError(UserError):
@@ -185,6 +190,33 @@ class ImageDataset(Dataset[Any]):
                 digest.update(line + end)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+
+def look_through(
+    dataset: ImageDataset, look: Callable[[int], Found], told: str, workers: int
+) -> Iterator[list[tuple[int, Found | str]]]:
+    """Chunk by chunk, each position with what ``look`` gives for it, or else the `reason` why it gives nothing.
+
+    Args:
+        dataset: its positions are gone through in order.
+        look: called in threads: the decoders run beside each other.
+        told: stands at the progress bar.
+        workers: threads.
+    """
+
+    def looked(index: int) -> tuple[int, Found | str]:
+        try:
+            return index, look(index)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes make the decoders raise nearly anything
+            return index, reason(error)
+
+    with progress(told, total=len(dataset)) as advance, ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        for start in range(0, len(dataset), _CHUNK):
+            chunk = range(start, min(start + _CHUNK, len(dataset)))
+            yield list(pool.map(looked, chunk))
+            advance(len(chunk))
 
 
 def reason(error: Exception) -> str:

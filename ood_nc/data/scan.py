@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
-from ood_nc.data.dataset import ImageDataset, reason
+from ood_nc.data.dataset import ImageDataset, look_through
 from ood_nc.data.marks import alike
 from ood_nc.data.stores import TAIL, verify
-from ood_nc.progress import progress
 
-_CHUNK = 256
 _DARK = 0.1
 
 
@@ -113,38 +110,21 @@ def shared_class_names(first: ImageDataset, second: ImageDataset) -> list[str]:
 
 def _decoded(dataset: ImageDataset, workers: int) -> tuple[list[tuple[str, str]], list[str]]:
     """The images that cannot be decoded, and notes on the others."""
-    chunks = [range(start, min(start + _CHUNK, len(dataset))) for start in range(0, len(dataset), _CHUNK)]
-
-    def check(chunk: Sequence[int]) -> list[str | float | None]:
-        return [_verified(dataset, index) for index in chunk]
-
     broken: list[tuple[str, str]] = []
     brightest: list[float] = []
-    with (
-        progress(f"checking {dataset.name}", total=len(dataset)) as advance,
-        ThreadPoolExecutor(max_workers=max(1, workers)) as pool,
-    ):
-        for chunk, found in zip(chunks, pool.map(check, chunks), strict=True):
-            for index, outcome in zip(chunk, found, strict=True):
-                if isinstance(outcome, str):
-                    broken.append((dataset.ids[index], outcome))
-                elif outcome is not None:
-                    brightest.append(outcome)
-            advance(len(chunk))
+
+    def check(index: int) -> float | None:
+        return verify(dataset.store, int(dataset.rows[index]), dataset.pixels)
+
+    for index, outcome in chain.from_iterable(look_through(dataset, check, f"checking {dataset.name}", workers)):
+        if isinstance(outcome, str):
+            broken.append((dataset.ids[index], outcome))
+        elif outcome is not None:
+            brightest.append(outcome)
     if not brightest or max(brightest) >= _DARK or dataset.pixels.value_range is not None:
         return broken, []
     used = f"{len(brightest)} images have 16 bits and use {max(brightest):.1%} of them at most"
     return broken, [f"{used}: state the range, e.g. --value-range 0,4095, or they are nearly black"]
-
-
-def _verified(dataset: ImageDataset, index: int) -> str | float | None:
-    """What is wrong with an image, else what `verify` says of it."""
-    try:
-        return verify(dataset.store, int(dataset.rows[index]), dataset.pixels)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make the decoders raise nearly anything
-        return reason(error)
 
 
 def _copies(dataset: ImageDataset) -> list[tuple[str, str]]:

@@ -127,14 +127,14 @@ def test_a_damaged_file_is_told_of_and_made_again(tmp_path, photos, damage, capl
 
 
 def _make(folder, source, started, gate):
-    decode = module._decoded
+    decode = module.look_through
 
     def slowly(*arguments):
         started.set()
         time.sleep(0.3)
         return decode(*arguments)
 
-    module._decoded = slowly
+    module.look_through = slowly
     gate.wait()
     cached(open_dataset(source), folder)
     os._exit(0)
@@ -157,10 +157,10 @@ def test_of_two_processes_one_makes_the_file_and_the_other_waits(tmp_path, photo
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, photos, monkeypatch):
     def full(*_):
-        yield np.zeros((2, 2, 3), dtype=np.uint8)
+        yield [(0, np.zeros((2, 2, 3), dtype=np.uint8))]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module, "_decoded", full)
+    monkeypatch.setattr(module, "look_through", full)
     with pytest.raises(UserError, match=r"No space left on the disk while writing .*cache/\w+\.pixels"):
         cached(photos, str(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())

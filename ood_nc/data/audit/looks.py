@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,12 @@ from PIL import Image
 from scipy.fft import dctn
 
 from ood_nc.data.audit.cues import header_cues, pixel_cues
-from ood_nc.data.dataset import ImageDataset, reason
+from ood_nc.data.dataset import ImageDataset, look_through
 from ood_nc.data.pixels import Pixels, eight_bits, to_rgb, within_limit
-from ood_nc.progress import progress
 
 SIDE = 16
 """Pixels along a side of the thumbnail that descriptors are made of."""
 _FROM = 64
-_CHUNK = 128
 _LEAST_CONTRAST = 4.0
 # Photographs have amplitudes that fall as one over the frequency: without the weight, a bright sky over dark ground
 # would resemble every other one. Half of that slope keeps the noise of compression small beside the picture.
@@ -56,22 +54,16 @@ def look(dataset: ImageDataset, *, workers: int = 0) -> Looks:
         dataset: what to look through; its pixel rules apply.
         workers: threads that decode.
     """
-    chunks = [range(start, min(start + _CHUNK, len(dataset))) for start in range(0, len(dataset), _CHUNK)]
     places: list[int] = []
     parts: list[tuple[NDArray[Any], ...]] = []
     formats: Counter[str] = Counter()
     broken: list[tuple[str, str]] = []
-    with (
-        progress(f"looking at {dataset.name}", total=len(dataset)) as advance,
-        ThreadPoolExecutor(max_workers=max(1, workers)) as pool,
-    ):
-        for chunk, seen in zip(chunks, pool.map(lambda chunk: [_seen(dataset, i) for i in chunk], chunks), strict=True):
-            broken += [(dataset.ids[i], one) for i, one in zip(chunk, seen, strict=True) if isinstance(one, str)]
-            whole = [(i, one) for i, one in zip(chunk, seen, strict=True) if not isinstance(one, str)]
-            places += [i for i, _ in whole]
-            formats.update(one[0] for _, one in whole)
-            parts.append(_described(one for _, one in whole))
-            advance(len(chunk))
+    for chunk in look_through(dataset, partial(_seen, dataset), f"looking at {dataset.name}", workers):
+        broken += [(dataset.ids[index], one) for index, one in chunk if isinstance(one, str)]
+        whole = [(index, one) for index, one in chunk if not isinstance(one, str)]
+        places += [index for index, _ in whole]
+        formats.update(one[0] for _, one in whole)
+        parts.append(_described(one for _, one in whole))
     descriptors, distinct, cues = (np.concatenate(column) for column in zip(*(parts or [_described([])]), strict=True))
     return Looks(np.array(places, dtype=np.int64), descriptors, distinct, cues, dict(formats.most_common()), broken)
 
@@ -92,18 +84,13 @@ def _described(seen: Iterable[tuple[str, NDArray[Any], list[float]]]) -> tuple[N
     return (flat / lengths).astype(np.float16), thumbnails.std(axis=(1, 2)) >= _LEAST_CONTRAST, cues
 
 
-def _seen(dataset: ImageDataset, index: int) -> tuple[str, NDArray[Any], list[float]] | str:
-    """Format, thumbnail and cues of an image; else why it cannot be read."""
-    try:
-        stored = within_limit(lambda: dataset.store.image(int(dataset.rows[index])), dataset.pixels)
-        cues, kind = header_cues(stored), getattr(stored, "format", None) or "array"
-        image = _small(stored, dataset)
-        thumbnail = image.convert("L").convert("F").resize((SIDE, SIDE), Image.Resampling.BOX)
-        return kind, np.asarray(thumbnail), cues + pixel_cues(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged bytes make the decoders raise nearly anything
-        return reason(error)
+def _seen(dataset: ImageDataset, index: int) -> tuple[str, NDArray[Any], list[float]]:
+    """Format, thumbnail and cues of an image."""
+    stored = within_limit(lambda: dataset.store.image(int(dataset.rows[index])), dataset.pixels)
+    cues, kind = header_cues(stored), getattr(stored, "format", None) or "array"
+    image = _small(stored, dataset)
+    thumbnail = image.convert("L").convert("F").resize((SIDE, SIDE), Image.Resampling.BOX)
+    return kind, np.asarray(thumbnail), cues + pixel_cues(image)
 
 
 def _small(stored: Pixels, dataset: ImageDataset) -> Image.Image:
