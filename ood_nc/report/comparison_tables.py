@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ood_nc.report.documents import Row
 from ood_nc.report.standings import arranged
 from ood_nc.spreadsheets import csv_text
@@ -22,7 +25,7 @@ _LEGEND = "* best on these test sets; ~ no difference from the best is shown. In
 _TEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "~": r"$\sim$", "*": r"$^\ast$", "→": r"$\to$"}
 
 
-def comparison_table(comparison: Row, kind: str) -> str:
+def comparison_table(comparison: Mapping[str, Any], kind: str) -> str:
     """The standings of all runs and the Pareto front.
 
     CSV has every digit, a row a run and number: ``run, seeds, metric, method, value, low, high, best, within_noise``
@@ -48,7 +51,7 @@ def comparison_table(comparison: Row, kind: str) -> str:
     return "\n".join([*top, *body[1:], r"\bottomrule", r"\end{tabular}", f"% {_LEGEND}"]) + "\n"
 
 
-def _csv(comparison: Row) -> str:
+def _csv(comparison: Mapping[str, Any]) -> str:
     columns = ("run", "seeds", "metric", "method", "value", "low", "high", "best", "within_noise")
     rows = [[row[name] for name in columns] for row in comparison["standings"]]
     rows += [[row["run"], "", "pareto", row["method"], row["standing"], "", "", "", ""] for row in comparison["pareto"]]
