@@ -20,6 +20,7 @@ from ood_nc.files import write_lock, write_text
 
 if TYPE_CHECKING:
     from ood_nc.evaluation import Results
+    from ood_nc.features import BankStore
     from ood_nc.models import ControlledModel
 
 logger = logging.getLogger(__name__)
@@ -41,14 +42,14 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None,
         config = load_settled(directory, overrides or {})
         # `fit` reads the best checkpoint alone.
         source = [str(directory), *_data_flags(overrides or {})] if which == "best" else None
-        return _evaluate(model, config, directory, source)
+        return evaluate_on(model, config, directory, source)
 
 
 def evaluate_model(config: Config) -> tuple[Results, Path]:
     """Evaluate a model that this project did not train, into a run directory of its own."""
     model = foreign_model(config)
     with _own_directory(config) as directory:
-        return _evaluate(model, config, directory, ["--config", str(directory / "config.yaml")]), directory
+        return evaluate_on(model, config, directory, ["--config", str(directory / "config.yaml")]), directory
 
 
 def evaluate_features(source: Path, config: Config) -> tuple[Results, Path]:
@@ -106,7 +107,23 @@ def foreign_model(config: Config) -> ControlledModel:
     return model
 
 
-def _evaluate(model: ControlledModel, config: Config, directory: Path, source: Sequence[str] | None) -> Results:
+def evaluate_on(
+    model: ControlledModel,
+    config: Config,
+    directory: Path,
+    source: Sequence[str] | None = None,
+    *,
+    store: BankStore | None = None,
+) -> Results:
+    """Evaluate a model on the data of a configuration, and keep the results in ``directory``.
+
+    Args:
+        model: the network.
+        config: data and evaluation.
+        directory: of the results, and of the feature banks where there is no ``store``.
+        source: the words that name network and data to `ood-nc fit`, where there are any.
+        store: of the feature banks.
+    """
     from ood_nc.data import eval_transform, load_data
     from ood_nc.evaluation import add_layer_inputs, evaluate
 
@@ -125,7 +142,7 @@ def _evaluate(model: ControlledModel, config: Config, directory: Path, source: S
         transfer=data.transfer,
         groups=data.groups,
         workers=config.train.workers,
-        cache=directory / "features",
+        cache=store or directory / "features",
         **_settings(config, directory),
     )
     if source is not None:

@@ -33,7 +33,7 @@ class BankExtractor:
 
     Args:
         model: as for `ood_nc.features.extract`.
-        cache: folder of banks, or None.
+        cache: folder of banks, a store of them, or None.
         weights: the model's `weights_hash`, where the caller already has it.
         dtype: of the features: float32, float16 or bfloat16.
         **options: passed on to `extract`.
@@ -45,7 +45,7 @@ class BankExtractor:
     def __init__(
         self,
         model: Any,
-        cache: str | Path | None,
+        cache: str | Path | BankStore | None,
         *,
         weights: str | None = None,
         dtype: str = "float32",
@@ -54,7 +54,7 @@ class BankExtractor:
         if dtype not in _DTYPES:
             raise UserError(f"Unknown bank_dtype {dtype!r}: use {', '.join(_DTYPES)}.{nearest(dtype, _DTYPES)}")
         self._model, self._dtype, self._options = model, _DTYPES[dtype], options
-        self._store = None if cache is None else BankStore(cache, self._dtype)
+        self._store = cache if cache is None or isinstance(cache, BankStore) else BankStore(cache, self._dtype)
         self._weights = weights or (None if cache is None else weights_hash(model))
 
     def __call__(self, dataset: ImageDataset) -> FeatureBank:

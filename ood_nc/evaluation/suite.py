@@ -41,6 +41,7 @@ from ood_nc.evaluation.scores_table import correct_column, scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.taps import TapData, open_tap
 from ood_nc.evaluation.transfer import id_accuracy, measure_probes, tunnel_rows
+from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 
@@ -65,7 +66,7 @@ def evaluate(
     workers: int = 0,
     device: str | torch.device = "auto",
     amp: bool = False,
-    cache: str | Path | None = None,
+    cache: str | Path | BankStore | None = None,
     bank: bool = True,
     bank_dtype: str = "float32",
     run: str = "run",
@@ -108,7 +109,7 @@ def evaluate(
         workers: processes that load images.
         device: where the model and the measurements run; ``auto`` takes a GPU where there is one.
         amp: extract under autocast.
-        cache: folder of feature banks; nothing is kept when not given.
+        cache: folder of feature banks, or a store of them; nothing is kept when not given.
         bank: False keeps no features, in memory or on disk: what class statistics and one look at each image give
             (`ood_nc.evaluation.streaming`), with the head alone for a classifier; the rest is null rows.
         bank_dtype: what features are kept in: float32, float16 or bfloat16. Logits are float32.

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import ImageBatches
+from ood_nc.features.derived import Derive, DerivedStore
 from ood_nc.features.extraction import Forwarded, UnreadableError, extract, forwarded
 from ood_nc.features.store import BankStore
 
-__all__ = ["BankStore", "FeatureBank", "Forwarded", "ImageBatches", "UnreadableError", "extract", "forwarded"]
+__all__ = [
+    "BankStore",
+    "Derive",
+    "DerivedStore",
+    "FeatureBank",
+    "Forwarded",
+    "ImageBatches",
+    "UnreadableError",
+    "extract",
+    "forwarded",
+]

@@ -7,7 +7,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -20,7 +20,7 @@ import torch.distributed as dist
 from ood_nc.errors import UserError
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.cache_key import bank_key
-from ood_nc.features.extraction import UnreadableError, described, forwarded
+from ood_nc.features.extraction import Forwarded, UnreadableError, described, forwarded
 from ood_nc.features.writing import INDEX, JOURNAL, LOGITS, BankWriter, check_space, file_name, row_bytes
 from ood_nc.files import write_lock, writing
 from ood_nc.sealed import read_sealed, read_sealed_bytes
@@ -100,11 +100,17 @@ class BankStore:
         writers: list[BankWriter] = []
         with ExitStack() as stack:
             start = _of_first(lambda: self._begin(stack, writers, path, key, model, dataset))
-            with closing(forwarded(model, dataset, start=start, dtype=self.dtype, **options)) as batches:
+            with closing(self._batches(model, dataset, start, options)) as batches:
                 for batch in batches:
                     for writer in writers:
                         writer.append(batch)
             _of_first(lambda: _finish(writers, dataset, path))
+
+    def _batches(
+        self, model: Any, dataset: Any, start: int, options: dict[str, Any]
+    ) -> Generator[Forwarded, None, None]:
+        """What a bank is made of, from the position ``start`` on."""
+        return forwarded(model, dataset, start=start, dtype=self.dtype, **options)
 
     def _begin(
         self, stack: ExitStack, writers: list[BankWriter], path: Path, key: str, model: Any, dataset: Any

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from ood_nc.training.launch import is_main_process
 from ood_nc.training.loop import train
+from ood_nc.training.retrofit import EncoderFeatures, fit_behind_encoder, from_encoder, with_projector, write_best
 from ood_nc.training.run_directory import RunDirectory
 from ood_nc.training.runs import load_run
 
-__all__ = ["RunDirectory", "is_main_process", "load_run", "train"]
+__all__ = [
+    "EncoderFeatures",
+    "RunDirectory",
+    "fit_behind_encoder",
+    "from_encoder",
+    "is_main_process",
+    "load_run",
+    "train",
+    "with_projector",
+    "write_best",
+]

@@ -144,7 +144,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
     module, optimizer = accelerator.prepare(model, optimizer)
-    objective = _objective(config, model)
+    objective = create_objective(config, model)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -198,7 +198,12 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     return model
 
 
-def _objective(config: Config, model: ControlledModel) -> Objective:
+def create_objective(config: Config, model: ControlledModel) -> Objective:
+    """The objective of a configuration.
+
+    Raises:
+        UserError: it names a tap that the model does not have.
+    """
     settings, controlled = config.loss, [control.tap for control in config.control]
     objective = Objective(
         settings.task,

@@ -1,0 +1,110 @@
+"""One detector at a tap of one run against every detector at a tap of another: is it better than each of them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ood_nc.documents import MEAN, OOD_GROUPS
+from ood_nc.errors import UserError
+from ood_nc.evaluation.paired_differences import PairedRuns
+from ood_nc.evaluation.results import Results
+from ood_nc.evaluation.scores_table import read_samples
+from ood_nc.scores import percentile_interval
+
+_LARGER_IS_BETTER = {"auroc": True, "fpr95_id_positive": False}
+METRICS = tuple(_LARGER_IS_BETTER)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """A detector of the reference, and by how much the challenger differs from it.
+
+    Attributes:
+        metric: ``auroc`` or ``fpr95_id_positive``.
+        method: the reference's detector.
+        reference: its mean over near and far OOD sets.
+        difference: the challenger's mean minus that.
+        low: of the 95 % interval.
+        high: of it.
+    """
+
+    metric: str
+    method: str
+    reference: float
+    difference: float
+    low: float | None
+    high: float | None
+
+    @property
+    def outcome(self) -> str:
+        """``better`` or ``worse`` where the interval excludes 0, else ``no difference shown``."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return "no difference shown"
+        return "better" if (self.difference > 0) == _LARGER_IS_BETTER[self.metric] else "worse"
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.difference:+.3f}{interval} ({self.outcome})"
+
+
+def against_all(
+    reference: Results,
+    challenger: Results,
+    method: str,
+    *,
+    taps: tuple[str, str],
+    replicates: int = 500,
+    seed: int = 0,
+) -> list[Duel]:
+    """Compare one detector with each of the reference's, on the same resampled images.
+
+    A detector that is better than each of a set at a level is better than all at that level (an intersection-union
+    test), so no interval needs widening for their number.
+
+    Args:
+        reference: a run with scores by sample.
+        challenger: another on the same sets.
+        method: its detector.
+        taps: of the reference and of the challenger.
+        replicates: bootstrap replicates.
+        seed: of the resampling.
+
+    Returns:
+        By metric, the reference's best first.
+
+    Raises:
+        UserError: a run has no scores by sample, or the challenger did not score with ``method``.
+    """
+    if reference.scores is None or challenger.scores is None:
+        raise UserError("A run without scores.parquet cannot be compared image by image: evaluate it again.")
+    pair = PairedRuns(read_samples(reference.scores), read_samples(challenger.scores), replicates, seed)
+    found: list[Duel] = []
+    for name in reference.identity["detectors"]:
+        by_set = pair.detection(taps, (name, method))
+        parts = [metrics for chosen, metrics in by_set.items() if pair.samples[0].groups[chosen] in OOD_GROUPS]
+        for metric in METRICS if parts else ():
+            values = np.mean([part[metric].values for part in parts], axis=0)
+            row = reference.select(kind="detection", tap=taps[0], dataset=MEAN, group="ood", method=name, metric=metric)
+            value = row[0]["value"] if row else None
+            if value is not None:
+                found.append(Duel(metric, name, value, float(values[0]), *percentile_interval(values[1:])))
+    if not found:
+        raise UserError(f"{method} at {taps[1]} has no OOD set in common with a detector at {taps[0]}: name some.")
+    return sorted(
+        found, key=lambda one: (one.metric, -one.reference if _LARGER_IS_BETTER[one.metric] else one.reference)
+    )
+
+
+def verdict(duels: Sequence[Duel], metric: str) -> str:
+    """Whether the challenger is better than every detector of the reference, in one sentence without its full stop."""
+    mine = [one for one in duels if one.metric == metric]
+    outcomes = [one.outcome for one in mine]
+    better, worse, best = outcomes.count("better"), outcomes.count("worse"), mine[0]
+    against = f"against the best of them, {best.method} {best.reference:.3f}: {best}"
+    if better == len(mine):
+        return f"{metric}: better than each of the {better} detectors at the encoder; {against}"
+    found = f"better than {better} and worse than {worse} of {len(mine)} at the encoder"
+    return f"{metric}: NOT better than every detector, but {found}; {against}"

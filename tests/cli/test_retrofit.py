@@ -1,0 +1,104 @@
+"""`ood-nc retrofit`: what it leaves is what evaluate, fit, score and report read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from ood_nc.cli import main
+from ood_nc.cli.retrofit import accuracy_verdict
+from ood_nc.deployment import Detector
+from ood_nc.documents import read_results
+from ood_nc.models import ControlledModel
+from ood_nc.tracking import read_log
+from ood_nc.training import load_run
+
+SMALL = [
+    *("--img-size", "32", "--data.limit", "30", "--eval-limit", "60", "-j", "0", "--device", "cpu"),
+    *("--detectors", "energy,knn", "--probes", "nearest_mean", "--bootstrap", "50", "--suite", "bundled"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run without a projector, trained a little; its retrofit; and how many images that forwarded."""
+    folder = tmp_path_factory.mktemp("retrofit")
+    where = ["--output", str(folder), "--quiet"]
+    words = ["train", *SMALL, "--model", "test_resnet", *where, "--experiment", "plain", "--projector", "none"]
+    words += ["--entropy-weight", "0", "--taps", "encoder", "--epochs", "2", "-b", "32"]
+    assert main(words) == 0
+    forwarded, forward = [], ControlledModel.forward
+
+    def counting(self, images, **options):
+        forwarded.append(len(images))
+        return forward(self, images, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ControlledModel, "forward", counting)
+        words = ["retrofit", str(folder / "plain"), *where, "--experiment", "new", "--epochs", "5"]
+        assert main(words) == 0
+    return folder, sum(forwarded)
+
+
+def test_the_backbone_is_the_old_one(made):
+    folder, _ = made
+    (old, _), (new, config) = load_run(folder / "plain"), load_run(folder / "new")
+    state = new.backbone.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in old.backbone.state_dict().items())
+    assert config.model.projector.kind == new.projector.kind == "plastic" and new.class_names == old.class_names
+    lines = read_log(folder / "new" / "metrics.jsonl")
+    assert [line["epoch"] for line in lines if line["split"] == "val"] == [1, 2, 3, 4, 5]
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_every_image_is_forwarded_once_for_both_measurements(made):
+    folder, forwarded = made
+    before, after = read_results(folder / "new" / "original"), read_results(folder / "new")
+    sizes = {name: entry["n"] for name, entry in after["identity"]["datasets"].items()}
+    # The parts of a transfer task are in the OOD set of the same source; images made of ID validation come on top.
+    assert forwarded <= sum(sizes.values()) + sizes["id_val"]
+    assert before["identity"]["weights_hash"] != after["identity"]["weights_hash"]
+
+    def knn(document):
+        wanted = {"kind": "detection", "tap": "encoder", "method": "knn", "metric": "auroc"}
+        return [row["value"] for row in document["rows"] if wanted.items() <= row.items()]
+
+    assert knn(before) == knn(after) and len(knn(before)) > 2
+    assert after["identity"]["head_tap"] == "projector" and before["identity"]["head_tap"] == "encoder"
+    sentences = json.loads((folder / "new" / "comparison.json").read_text())["verdicts"]
+    assert sentences[0].startswith("ID accuracy") and "at the encoder; against the best of them" in sentences[1]
+    assert (folder / "new" / "report.html").stat().st_size > 10_000
+
+
+def test_the_detector_file_reads_the_projector(made):
+    folder, _ = made
+    detector = Detector.load(folder / "new" / "detector.safetensors")
+    assert [member.name for member in detector.members] == ["knn on projector"]
+
+
+def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
+    folder, _ = made
+    weights, run = str(tmp_path / "w.pth"), str(folder / "plain")
+    lines = {
+        (str(folder / "new"), "--output", str(tmp_path), "--experiment", "twice"): "has a projector already",
+        (run, "--output", str(folder), "--experiment", "new"): "already holds a run",
+        (run, "--output", str(folder), "--experiment", "plain"): "another --experiment",
+        (run, "--output", str(tmp_path), "--detector", "vim"): "name it in --detectors",
+        (run, "--output", str(tmp_path), "--projector", "none"): "kind is none",
+        (run, "--output", str(tmp_path), "--model", "resnet18"): "leave --config and --model out",
+        (weights, "--train", str(tmp_path)): "--model NAME",
+        (weights, "--model", "test_resnet"): "--train FOLDER",
+        (weights, "--model", "test_resnet", "--train", str(tmp_path)): "w.pth",
+    }
+    for words, expected in lines.items():
+        assert main(["retrofit", *words]) == 2, words
+        captured = capsys.readouterr().err
+        assert expected in captured and captured.count("\n") == 1, captured
+
+
+def test_accuracy_is_kept_within_half_a_point():
+    assert accuracy_verdict(0.95, 0.946) == "ID accuracy 95.0 % -> 94.6 % (-0.4 points: kept)."
+    assert "NOT kept within 0.5 points" in accuracy_verdict(0.95, 0.94)
