@@ -9,11 +9,12 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from ood_nc.cli import (
     compare,
+    doctor,
     evaluate,
     explain,
     figures,
@@ -53,6 +54,7 @@ _COMMANDS = {
         score.EXPORT,
         suites.COMMAND,
         listing.COMMAND,
+        doctor.COMMAND,
     )
 }
 
@@ -95,7 +97,7 @@ def _failed(error: Exception, debug: bool) -> int:
 def _run(words: list[str]) -> int:
     position = next((index for index, word in enumerate(words) if not word.startswith("-")), None)
     name = None if position is None else words[position]
-    parser, subparsers = _parsers(name)
+    parser, subparsers = _parsers({name})
     if position is None or name not in _COMMANDS:
         parser.parse_args(words)  # --help, --version, or what is wrong with the command's name
         parser.print_help()
@@ -111,14 +113,20 @@ def _run(words: list[str]) -> int:
     return command.execute(arguments)
 
 
-def _parsers(wanted: str | None) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The parser of the first word, and those of the commands; only the wanted one has its options and its examples."""
+def _parsers(wanted: Collection[str | None]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the first word, and those of the commands; only the wanted ones have options and examples."""
     parser = _Parser(
         prog="ood-nc",
         description="Control neural collapse layer by layer; measure collapse, OOD detection and transfer of each.",
         epilog="ood-nc COMMAND --help shows a command's options with examples. Start with: ood-nc quickstart",
     )
     parser.add_argument("--version", action=_Version, help="versions of this package and of what it stands on")
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        metavar="SHELL",
+        help="a script that completes commands and flags in bash or zsh",
+    )
     group = parser.add_subparsers(title="commands", metavar="COMMAND")
     subparsers: dict[str, argparse.ArgumentParser] = {}
     for name, command in _COMMANDS.items():
@@ -129,7 +137,7 @@ def _parsers(wanted: str | None) -> tuple[argparse.ArgumentParser, dict[str, arg
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        if name == wanted:
+        if name in wanted:
             command.add_arguments(subparser)
             subparser.add_argument("--quiet", action="store_true", help="no progress bars, no notes")
             subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -149,7 +157,7 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments:"):
             unknown = message.partition(": ")[2].split()[0]
             command = _COMMANDS.get(self.prog.rpartition(" ")[2])
-            known = _options(self) + (flags.names() if command and command.takes_config else [])
+            known = _options(self) + (list(flags.flag_keys()) if command and command.takes_config else [])
             raise UserError(f"unknown argument {unknown!r} of {self.prog}.{nearest(unknown.partition('=')[0], known)}")
         if "invalid choice" in message and "COMMAND" in message:
             name = message.partition("invalid choice: ")[2].split(" ")[0].strip("'")
@@ -171,6 +179,17 @@ class _Version(argparse.Action):
 
         parts = [f"{name} {version(name)}" for name in ("torch", "timm", "accelerate", "scikit-learn", "wandb")]
         print(f"ood_nc {__version__}, Python {sys.version.split()[0]}, {', '.join(parts)}, {faiss_variant()}")
+        raise SystemExit(0)
+
+
+class _Completion(argparse.Action):
+    """``--print-completion SHELL``."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option_string: object = None) -> NoReturn:
+        from ood_nc.cli.completion import script
+
+        whole, subparsers = _parsers(_COMMANDS)
+        print(script(str(values), whole, [subparsers[name] for name in _COMMANDS if _COMMANDS[name].takes_config]))
         raise SystemExit(0)
 
 

@@ -78,14 +78,20 @@ def shipped_configs(folder: str = ".") -> dict[str, Path]:
 
 
 def find_config(path: str, what: str = "configuration", folder: str = ".") -> Path:
-    """The file at ``path``, or the shipped configuration (or sweep) of that name.
+    """The file at ``path``; or the one of that name that ships, in ``folder`` or in the one that ``path`` names.
+
+    ``configs/graphs/cora.yaml`` is found from any folder, as is ``graphs/cora``.
 
     Raises:
         UserError: there is neither.
     """
-    if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml"):
+    if Path(path).is_file():
         return Path(path)
-    shipped = shipped_configs(folder)
-    if path in shipped:
-        return shipped[path]
-    raise UserError(f"No {what} {path!r}.{nearest(path, shipped)} Give a YAML file or one of: {', '.join(shipped)}.")
+    inner, _, name = path.removeprefix("configs/").removesuffix(".yaml").rpartition("/")
+    shipped = shipped_configs(inner or folder)
+    if name in shipped:
+        return shipped[name]
+    if Path(path).suffix in (".yaml", ".yml"):
+        raise UserError(f"No {what} file {path}.{nearest(name, shipped)}")
+    known = shipped_configs(folder)
+    raise UserError(f"No {what} {path!r}.{nearest(name, known)} Give a YAML file or one of: {', '.join(known)}.")

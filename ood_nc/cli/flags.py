@@ -26,7 +26,7 @@ def split(argv: list[str], reserved: set[str]) -> tuple[dict[str, Any], list[str
     Raises:
         UserError: a flag without its value.
     """
-    table, keys = _table(), known_keys()
+    table, keys = flag_keys(), known_keys()
     overrides: dict[str, Any] = {}
     rest: list[str] = []
     words = list(argv)
@@ -94,15 +94,10 @@ def _switch(name: str, key: str, table: dict[str, str], value: str | None) -> An
     return _parse(value, {bool})
 
 
-def names() -> list[str]:
-    """Every spelling of a configuration flag that the help shows."""
-    return sorted(_table())
-
-
 def help_text() -> str:
     """The configuration keys with their flags, defaults and meaning, grouped by section."""
     flags: dict[str, list[str]] = {}
-    for flag, key in _table().items():
+    for flag, key in flag_keys().items():
         flags.setdefault(key, []).append(flag)
     lines = ["configuration keys (in the file, or as flags):"]
     section = None
@@ -118,8 +113,8 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def _table() -> dict[str, str]:
-    """Flag to key. A last part that two keys share stands for neither, unless one claims it."""
+def flag_keys() -> dict[str, str]:
+    """Every spelling that the help shows, to its key. A last part that two keys share is neither's, unless claimed."""
     keys = known_keys()
     last = Counter(key.rpartition(".")[2] for key in keys)
     table: dict[str, str] = {}

@@ -8,6 +8,7 @@ import pytest
 
 from ood_nc.cli import command, main
 from ood_nc.config import load
+from ood_nc.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["quickstart", "train", "evaluate", "run", "report", "compare", "list"])
@@ -24,3 +25,19 @@ def test_print_config_gives_a_file_that_loads(tmp_path: Path, capsys: pytest.Cap
     file.write_text(capsys.readouterr().out)
     assert load(file).optim.lr == 0.5
     assert load(file).model.name == load(command.find_config("quickstart")).model.name
+
+
+@pytest.mark.parametrize("path", ["configs/graphs/cora.yaml", "graphs/cora"])
+def test_a_file_that_ships_is_found_from_any_folder(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.find_config(path).read_text().startswith("#") and command.find_config(path).name == "cora.yaml"
+    (tmp_path / "graphs").mkdir()
+    (tmp_path / "graphs" / "cora").write_text("one of my own")
+    assert command.find_config("graphs/cora").read_text() == "one of my own"
+
+
+def test_a_name_that_nothing_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"No configuration file graphs/cra.yaml. Did you mean 'cora'"):
+        command.find_config("graphs/cra.yaml")
+    with pytest.raises(UserError, match=r"No sweep 'alpa'. Did you mean 'alpha'"):
+        command.find_config("alpa", "sweep", "sweeps")
