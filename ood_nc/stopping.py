@@ -10,6 +10,26 @@ from types import FrameType
 
 
 @contextmanager
+def deferred_termination() -> Iterator[list[int]]:
+    """Let the first SIGTERM wait, in the list that the block is given, until it suits; a second one interrupts."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    previous = signal.signal(signal.SIGTERM, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
 def termination_interrupts(came: list[int] | None = None) -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does, so that a scheduler's stop leaves the same files.
 

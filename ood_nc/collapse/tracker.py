@@ -116,11 +116,16 @@ class CollapseTracker:
         return [step for step, _ in points], [value for _, value in points]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return steps and curves as plain values, for a checkpoint; an unfinished window is left out."""
-        return {"steps": self.steps, "skipped": self.skipped, "points": [list(point) for point in self._points]}
+        """Return steps, curves and an unfinished window as plain values and tensors, for a checkpoint."""
+        window = {tap: stats.state_dict() for tap, stats in self._statistics.items()}
+        points = [list(point) for point in self._points]
+        return {"steps": self.steps, "skipped": self.skipped, "points": points, "window": window}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+    def load_state_dict(self, state: Mapping[str, Any], *, device: torch.device | str = "cpu") -> None:
+        """Continue from what `state_dict` returned, with features on ``device``."""
         self.steps, self.skipped = int(state["steps"]), int(state["skipped"])
         self._points = [(int(step), dict(point)) for step, point in state["points"]]
-        self._statistics = {}
+        self._statistics = {
+            tap: ClassStatistics.from_state_dict(stats, device="cpu" if torch.device(device).type == "mps" else device)
+            for tap, stats in state["window"].items()
+        }

@@ -226,6 +226,7 @@ class TrainConfig(Section):
     collapse_interval: int = flag(0, "epochs between two collapse measurements, 0 for none", ge=0)
     track_interval: int = flag(100, "batches between two points of the collapse curve of every tap, 0 for none", ge=0)
     checkpoint_interval: int = flag(0, "epochs between two kept checkpoints, 0 for none", ge=0)
+    recovery_interval: int = flag(0, "steps between two checkpoints within an epoch, 0 for none", ge=0)
     eval_metric: Literal["accuracy", "loss"] = flag("accuracy", "by what an epoch is the best, on validation data")
     model_ema: bool = flag(False, "measure and keep an exponential moving average of the weights")
     model_ema_decay: float = flag(0.9998, "share of the average that a step leaves", ge=0, lt=1)

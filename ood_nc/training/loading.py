@@ -54,16 +54,16 @@ class EpochSampler(Sampler[SampleKey]):
         if balance is not None and repeats > 1:
             raise UserError("train.balanced_sampling and augment.aug_repeats each set the order: use one of them.")
         self.size, self.seed, self.rank, self.world = size, seed, rank, world
-        self.epoch = 0
+        self.epoch, self.start = 0, 0
         self._balance = None if balance is None else np.asarray(balance)
         self._repeated = (
             RepeatAugSampler(range(size), num_replicas=world, rank=rank, num_repeats=repeats) if repeats > 1 else None
         )
         self.length = size // world if self._repeated is None else len(self._repeated)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch that the next iteration goes through, and how many of its samples are behind it."""
+        self.epoch, self.start = epoch, start
 
     def keep(self, length: int) -> None:
         """End the epoch after ``length`` samples, so that every batch is full."""
@@ -73,7 +73,7 @@ class EpochSampler(Sampler[SampleKey]):
         return self.length
 
     def __iter__(self) -> Iterator[SampleKey]:
-        for place, index in enumerate(self._order()[: self.length]):
+        for place, index in enumerate(self._order()[self.start : self.length], self.start):
             yield SampleKey(self.epoch, place * self.world + self.rank, index)
 
     def _order(self) -> list[int]:

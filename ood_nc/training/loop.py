@@ -6,25 +6,24 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 
-from ood_nc.collapse import CollapseTracker
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.progress import progress
-from ood_nc.stopping import termination_interrupts
+from ood_nc.stopping import deferred_termination, termination_interrupts
 from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.control import SAMPLE
 from ood_nc.training.launch import accelerator_for, ignored_variables
 from ood_nc.training.measurement import (
-    StepAverages,
     diverged,
     measure_collapse,
     measure_layer_inputs,
@@ -34,21 +33,25 @@ from ood_nc.training.measurement import (
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
-from ood_nc.training.standing import Standing, is_over, keep, restore
+from ood_nc.training.standing import Standing, is_over, keep, restore, save
 
 logger = logging.getLogger(__name__)
 
 Log: TypeAlias = Callable[[str, int, Mapping[str, float | None]], None]
 """Takes the split, the step and the numbers of one line."""
 
+_ASKED = 8
+"""Steps between two questions to the other processes for a signal: each is a reduction that the device waits for."""
+
 
 def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] = ()) -> Path:
     """Train one model into its run directory.
 
-    After every epoch the validation split is measured and a checkpoint written, so an interrupted run loses the epoch
-    it was in and nothing else. Resumed, it repeats that epoch from its beginning with the same images, transforms and
-    random numbers: on a CPU its weights equal those of a run that was never interrupted. Under ``torchrun`` or
-    ``accelerate launch`` every process calls this function.
+    After every epoch the validation split is measured and a checkpoint written; within one a checkpoint is written
+    every ``train.recovery_interval`` steps, and on SIGTERM before the run ends. Resumed, a run goes on at the step of
+    its last checkpoint with the same images, transforms and random numbers: on a CPU its weights equal those of a run
+    that was never interrupted. Under ``torchrun`` or ``accelerate launch`` every process calls this function, and a
+    SIGTERM to one of them is one to all.
 
     Args:
         config: the whole configuration.
@@ -88,16 +91,23 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
             directory.write_status("running", "", asdict(standing))
         state, reason = "failed", ""
         try:
-            while not is_over(standing.epoch, standing.best_epoch, config.train):
-                standing = _epoch(setup, standing, directory, opened)
+            with deferred_termination() as came:
+                while not is_over(standing.epoch, standing.best_epoch, config.train):
+                    standing = _epoch(setup, standing, directory, opened, came)
+                    over = is_over(standing.epoch, standing.best_epoch, config.train)
+                    if not over and _anywhere(came, accelerator):
+                        raise KeyboardInterrupt
             state = "finished"
             if standing.epoch < config.train.epochs and accelerator.is_main_process:
                 logger.warning("No better epoch since epoch %d: stopped (train.patience).", standing.best_epoch)
             for line in () if setup.control is None or not accelerator.is_main_process else setup.control.outcome():
                 logger.warning("%s", line)
         except KeyboardInterrupt:
-            state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs are finished and kept"
-            raise KeyboardInterrupt(f"{kept} in {directory.path}: go on with --resume.") from None
+            state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs"
+            if standing.step > standing.epoch * setup.steps_per_epoch:
+                kept = f"{kept} and {standing.step - standing.epoch * setup.steps_per_epoch} steps"
+            kept = f"{kept} are finished and kept in {directory.path}"
+            raise KeyboardInterrupt(f"{kept}: go on with --resume.") from None
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise
@@ -129,20 +139,25 @@ def _open(directory: RunDirectory, lock: ExitStack, *, resume: bool) -> None:
     settle(directory.checkpoints)
 
 
-def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: list[Tracker]) -> Standing:
-    """Train, measure and keep one epoch."""
+def _epoch(
+    setup: Setup, standing: Standing, directory: RunDirectory, trackers: list[Tracker], came: list[int]
+) -> Standing:
+    """Train, measure and keep one epoch; where a signal came, only train and keep what was begun of it."""
     train, accelerator = setup.config.train, setup.accelerator
 
     def log(split: str, step: int, values: Mapping[str, float | None]) -> None:
         for tracker in trackers:
             tracker.log({"epoch": step / setup.steps_per_epoch, "split": split, **values}, step)
 
-    _train_epoch(setup, standing, log)
+    begun = _train_epoch(setup, standing, directory, log, came)
+    if begun.step < (standing.epoch + 1) * setup.steps_per_epoch:
+        return begun
+    setup.tracker = None  # its curve is of one epoch
     if accelerator.num_processes > 1:
         for model in dict.fromkeys((setup.model, setup.measured)):
             for buffer in model.buffers():  # batch statistics differ by the images that each process has seen
                 broadcast(buffer)
-    step = standing.step + setup.steps_per_epoch
+    step = begun.step
     sizes = {"batch_size": int(setup.loader.batch_size or 1), "workers": train.workers}
     scores = validate(setup.measured, setup.val, setup.objective, accelerator, **sizes)
     if not math.isfinite(scores["loss"]):  # the last step of an epoch can spoil the weights behind a finite loss
@@ -164,18 +179,20 @@ def _epoch(setup: Setup, standing: Standing, directory: RunDirectory, trackers: 
     return keep(setup, standing, directory.checkpoints, scores)
 
 
-def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
-    """One pass over the training images, with a line of the log every ``log_interval`` steps and at its end."""
+def _train_epoch(setup: Setup, standing: Standing, directory: RunDirectory, log: Log, came: list[int]) -> Standing:
+    """One pass over the training images, or its rest; returns how far it came before a signal.
+
+    The log has a line every ``log_interval`` steps and at the end.
+    """
     train, accelerator, epoch = setup.config.train, setup.accelerator, standing.epoch
-    seed_everything(train.seed, "epoch", epoch, accelerator.process_index)
-    setup.sampler.set_epoch(epoch)
-    setup.module.train()
-    for module in setup.frozen:
-        module.eval()
-    averages, step, end, note = StepAverages(accelerator), standing.step, standing.step + setup.steps_per_epoch, ""
-    tracker = _collapse_tracker(setup)
+    step, end, note = standing.step, (epoch + 1) * setup.steps_per_epoch, ""
+    first = (step - epoch * setup.steps_per_epoch) * train.grad_accum_steps
+    setup.begin(epoch, first)
+    averages, tracker = setup.averages, setup.tracker
     with progress(f"epoch {epoch + 1}/{train.epochs}", total=setup.images_per_epoch) as advance:
-        for images, targets, indices in setup.loader:
+        advance(first * int(setup.loader.batch_size or 1) * accelerator.num_processes)
+        for batch, (images, targets, indices) in enumerate(setup.loader, first):
+            seed_everything(train.seed, "batch", epoch, batch, accelerator.process_index)
             rate = setup.set_learning_rate(epoch, step)
             images, targets = setup.place(images, targets)
             with accelerator.accumulate(setup.module):
@@ -202,6 +219,23 @@ def _train_epoch(setup: Setup, standing: Standing, log: Log) -> None:
                     log("control", step, setup.control.values())
                 note = f"loss {values['loss']:.3f}"
             advance(len(images) * accelerator.num_processes, note=note)
+            if accelerator.sync_gradients and step < end:
+                stop = _anywhere(came, accelerator, step)
+                due = train.recovery_interval > 0 and step % train.recovery_interval == 0
+                if (stop or due) and setup.is_finite():  # a spoiled checkpoint would take the place of a sound one
+                    save(setup, replace(standing, step=step), directory.checkpoints, {"epoch": epoch, "step": step})
+                if stop:
+                    break
+    return replace(standing, step=step)
+
+
+def _anywhere(came: list[int], accelerator: Accelerator, step: int = 0) -> bool:
+    """Whether a signal has come, to whichever process; that of several is asked at every eighth step alone."""
+    if accelerator.num_processes == 1:
+        return bool(came)
+    if step % _ASKED:
+        return False
+    return bool(accelerator.reduce(torch.tensor(float(bool(came)), device=accelerator.device)) > 0)
 
 
 def _correct(setup: Setup, sizes: Mapping[str, int]) -> None:
@@ -221,14 +255,6 @@ def _correct(setup: Setup, sizes: Mapping[str, int]) -> None:
     if accelerator.is_main_process:
         for line in control.news():
             logger.warning("%s", line)
-
-
-def _collapse_tracker(setup: Setup) -> CollapseTracker | None:
-    """A tracker for one epoch: where none of its windows crosses a checkpoint, a resumed curve is the uninterrupted."""
-    interval = min(setup.config.train.track_interval, len(setup.loader))
-    if interval == 0 or setup.config.multilabel is not None:  # a curve is of classes
-        return None
-    return CollapseTracker(setup.model.num_classes, interval=interval, window=max(1, interval // 10))
 
 
 def _tracker_names(config: Config) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +37,10 @@ class StepAverages:
         self._rows: list[torch.Tensor] = []
         self._images = 0
         self._since = time.perf_counter()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._rows, self._images, self._since = [], 0, time.perf_counter()
 
     def add(
         self,
@@ -70,7 +75,7 @@ class StepAverages:
         rows = self._accelerator.reduce(torch.stack(self._rows), "mean").cpu().double()
         elapsed = time.perf_counter() - self._since
         images = self._images * self._accelerator.num_processes
-        self._rows, self._images, self._since = [], 0, time.perf_counter()
+        self.restart()
         bad = (~rows[:, 0].isfinite()).nonzero()
         if len(bad):
             step = last_step - (len(rows) - 1 - int(bad[0])) // batches_per_step
@@ -79,6 +84,17 @@ class StepAverages:
             raise diverged(float(row[0]), step, next((tap for tap, finite in taps if not finite), None))
         values = dict(zip(self._names, rows.mean(0).tolist(), strict=False))
         return {**values, "images_per_second": images / max(elapsed, 1e-9)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the batches of this process that wait to be read."""
+        return {"rows": torch.stack(self._rows) if self._rows else None, "images": self._images}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.restart()
+        if state["rows"] is not None:
+            self._rows = list(state["rows"].to(self._accelerator.device).unbind())
+        self._images = state["images"]
 
 
 def is_right(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

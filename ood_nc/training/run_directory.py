@@ -35,6 +35,7 @@ FREE_ON_RESUME = (
     "data.root", "data.cache", "data.test", "data.suite", "data.ood", "data.transfer", "data.eval_limit",
     "train.workers", "train.device", "train.patience",
     "train.log_interval", "train.collapse_interval", "train.checkpoint_interval",
+    "train.recovery_interval",
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Everything random as a function of the seed and of what it is for.
 
-Nothing random in a run depends on what was drawn before: each epoch of each process, and each training sample, starts
+Nothing random in a run depends on what was drawn before: each batch of each process, and each training sample, starts
 from a seed of its own. So neither an interruption nor the number of loading processes changes a run, and a checkpoint
 needs no generator states.
 """

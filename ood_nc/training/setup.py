@@ -15,6 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ood_nc.collapse import CollapseTracker
 from ood_nc.config import Config
 from ood_nc.data import (
     ImageDataset,
@@ -31,6 +32,7 @@ from ood_nc.models import ControlledModel, build_model, load_initial
 from ood_nc.training.control import Control, steered_terms
 from ood_nc.training.freezing import freeze, frozen_modules
 from ood_nc.training.loading import EpochSampler, train_loader
+from ood_nc.training.measurement import StepAverages
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
 
@@ -58,12 +60,36 @@ class Setup:
     val: ImageDataset
     steps_per_epoch: int
     global_batch: int
+    averages: StepAverages
+    tracker: CollapseTracker | None = None
 
     @property
     def sampler(self) -> EpochSampler:
         """The order of the training images."""
         assert isinstance(self.loader.sampler, EpochSampler)
         return self.loader.sampler
+
+    def begin(self, epoch: int, batch: int) -> None:
+        """Put sampler, module and log at a batch of an epoch; within one, the log goes on as it was restored."""
+        self.sampler.set_epoch(epoch, batch * int(self.loader.batch_size or 1))
+        self.module.train()
+        for module in self.frozen:
+            module.eval()
+        if batch == 0:
+            self.averages.restart()
+            self.tracker = self.new_tracker()
+
+    def new_tracker(self) -> CollapseTracker | None:
+        """What follows the collapse over one epoch; None where it is not asked for, or images have no class."""
+        interval = min(self.config.train.track_interval, len(self.loader))
+        if interval == 0 or self.config.multilabel is not None:
+            return None
+        return CollapseTracker(self.model.num_classes, interval=interval, window=max(1, interval // 10))
+
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether every weight is a number; the same in every process."""
+        return bool(torch.stack([weight.float().sum() for weight in self.model.parameters()]).isfinite().all())
 
     @property
     def measured(self) -> ControlledModel:
@@ -163,6 +189,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         val=data.id_val.with_transform(eval_transform(model.preprocessing)),
         steps_per_epoch=steps_per_epoch,
         global_batch=global_batch,
+        averages=StepAverages(accelerator),
     )
 
 

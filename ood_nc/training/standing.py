@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object, send_to_device
+
 from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
 from ood_nc.sealed import read_sealed
@@ -16,7 +18,7 @@ from ood_nc.training.setup import Setup
 
 @dataclass(frozen=True)
 class Standing:
-    """Finished epochs and optimiser steps, and the best epoch with its validation accuracy.
+    """Finished epochs and optimiser steps (of the epoch after them too), and the best epoch with its accuracy.
 
     ``best_value`` is what it is the best by: ``train.eval_metric``.
     """
@@ -48,39 +50,61 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
     Returns:
         The standing after it.
     """
-    epoch, step = before.epoch + 1, before.step + setup.steps_per_epoch
+    epoch, step = before.epoch + 1, (before.epoch + 1) * setup.steps_per_epoch
     accuracy, metric = scores["accuracy"], setup.config.train.eval_metric
     value, sign = scores[metric], -1 if metric == "loss" else 1
     best = before.best_value is None or sign * value > sign * before.best_value
     after = Standing(epoch, step, epoch, accuracy, value) if best else replace(before, epoch=epoch, step=step)
+    facts = {"epoch": epoch, "step": step, "val_accuracy": accuracy}
+    if setup.accelerator.is_main_process:
+        header = checkpoints.describe(setup.measured, facts)
+        if best:
+            checkpoints.write_weights(folder / checkpoints.BEST, setup.measured, header)
+        interval = setup.config.train.checkpoint_interval
+        if interval > 0 and epoch % interval == 0:
+            checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.measured, header)
+    save(setup, after, folder, facts)
+    return after
+
+
+def save(setup: Setup, standing: Standing, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the checkpoint to go on from; every process calls it, between two optimiser steps.
+
+    Args:
+        setup: the run.
+        standing: where it is.
+        folder: the folder of checkpoints.
+        facts: what the header of the weights says.
+    """
+    own = gather_object([_own(setup)])
     if not setup.accelerator.is_main_process:
-        return after
-    header = checkpoints.describe(setup.measured, {"epoch": epoch, "step": step, "val_accuracy": accuracy})
-    if best:
-        checkpoints.write_weights(folder / checkpoints.BEST, setup.measured, header)
-    interval = setup.config.train.checkpoint_interval
-    if interval > 0 and epoch % interval == 0:
-        checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.measured, header)
+        return
     scaler = setup.accelerator.scaler
     state = {
-        **asdict(after),
+        **asdict(standing),
         "optimizer": setup.optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ema": None if setup.ema is None else setup.ema.module.state_dict(),
-        "control": None if setup.control is None else setup.control.state_dict(),
+        "own": own,
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
         "config": setup.config.model_dump(mode="json"),
     }
-    checkpoints.write_last(folder, setup.model, header, state)
-    return after
+    checkpoints.write_last(folder, setup.model, checkpoints.describe(setup.measured, facts), state)
+
+
+def _own(setup: Setup) -> dict[str, Any]:
+    """What differs between the processes: the batches that each has taken in and not yet joined with the others'."""
+    parts = {"averages": setup.averages, "tracker": setup.tracker, "control": setup.control}
+    return {name: send_to_device(part.state_dict(), "cpu") for name, part in parts.items() if part is not None}
 
 
 def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     """Put a run back to where its last checkpoint was written.
 
-    The schedule is a function of epoch and step, and everything random is one of the seed and the epoch, so model,
-    optimiser, scaler, control and counts are all there is to restore.
+    The schedule is a function of epoch and step, the order of the images of the epoch, and everything random of the
+    seed and the batch, so model, optimiser, scaler, control, log and counts are all there is to restore. Batch
+    statistics are those of the first process, as they are for all at the next step of an uninterrupted run.
 
     Raises:
         UserError: the run had another number of processes or other data, or the weights are of another model.
@@ -98,7 +122,12 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
         setup.accelerator.scaler.load_state_dict(state["scaler"])
     if setup.ema is not None:
         setup.ema.module.load_state_dict(state["ema"])
+    own = state["own"][setup.accelerator.process_index]
+    setup.averages.load_state_dict(own["averages"])
+    setup.tracker = setup.new_tracker()
+    if setup.tracker is not None and "tracker" in own:
+        setup.tracker.load_state_dict(own["tracker"], device=setup.accelerator.device)
     if setup.control is not None:
-        setup.control.load_state_dict(state["control"])
+        setup.control.load_state_dict(own["control"])
     known = {"best_value": state["best_accuracy"], **state}  # a run that began before there was a choice of metric
     return Standing(**{field.name: known[field.name] for field in fields(Standing)})

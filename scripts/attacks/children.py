@@ -8,9 +8,10 @@ import signal
 import sys
 import traceback
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow.parquet as pq
 import torch
@@ -48,8 +49,8 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def start(command: Sequence[str], said: Path) -> Child:
-    """Start ``ood-nc`` with these words."""
+def start(command: Sequence[str], said: Path, variables: Mapping[str, str] = MappingProxyType({})) -> Child:
+    """Start ``ood-nc`` with these words, and these variables in its environment."""
     said.touch()
     pid = os.fork()
     if pid:
@@ -57,6 +58,7 @@ def start(command: Sequence[str], said: Path) -> Child:
     code = 1
     try:
         torch.set_num_threads(1)
+        os.environ.update(variables)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(os.open(said, os.O_WRONLY | os.O_TRUNC), 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
