@@ -87,7 +87,7 @@ def write_lock(target: str | Path, *, wait: bool = False) -> Iterator[None]:
     """
     target = Path(target)
     path = _lock_of(target)
-    missing = not path.parent.exists()
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(path, target, wait)
@@ -99,9 +99,9 @@ def write_lock(target: str | Path, *, wait: bool = False) -> Iterator[None]:
         if _is_file(path, descriptor):
             path.unlink()
         _close(descriptor)
-        if missing:
-            with suppress(OSError):  # it holds something by now
-                path.parent.rmdir()
+        with suppress(OSError):  # it holds something by now
+            for folder in made:
+                folder.rmdir()
 
 
 @contextmanager
@@ -246,6 +246,14 @@ def _remove_leftovers(target: Path) -> None:
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A user's path with ``~`` and ``~name`` replaced; UserError where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: nobody of that name has a home directory here. Write the path out.") from None
 
 
 def _umask() -> int:

@@ -89,6 +89,9 @@ def _failed(error: Exception, debug: bool) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         _say(f"no space left on the disk ({error.filename or 'output'}): free some, then run it again.", debug)
         return 2
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        _say(f"{error.filename!s:.60}...: no file can have a name that long. Check the path.", debug)
+        return 2
     text = " ".join(str(error).split())
     _say(f"fault: {type(error).__name__}: {text}. Run again with --debug for the traceback.", debug)
     return 1

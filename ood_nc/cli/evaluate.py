@@ -74,8 +74,8 @@ def _own_directory(config: Config) -> Iterator[Path]:
                 f"{directory.path} already holds a run that was trained: evaluate that with ood-nc evaluate "
                 f"{directory.path}, or choose another --experiment."
             )
-        write_text(directory.config, config.to_yaml())
         yield directory.path
+        write_text(directory.config, config.to_yaml())
 
 
 def check_evaluation(config: Config) -> None:

@@ -23,7 +23,7 @@ from ood_nc.config import PixelConfig
 from ood_nc.data.dataset import ImageDataset, look_through
 from ood_nc.data.pixels import DEFAULT, Pixels
 from ood_nc.data.stores import ArrayStore, Store
-from ood_nc.files import atomic_path, write_lock
+from ood_nc.files import atomic_path, expanded, write_lock
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def cached(dataset: ImageDataset, where: str, *, workers: int = 0) -> ImageDatas
         _write(content, dataset, workers)
         kept: Path | memoryview = content.getbuffer()
     else:
-        kept = Path(where).expanduser() / f"{_key(dataset)}.pixels"
+        kept = expanded(where) / f"{_key(dataset)}.pixels"
         if not _is_whole(kept):
             with write_lock(kept, wait=True):
                 if not _is_whole(kept):  # else another process has made it meanwhile

@@ -15,6 +15,7 @@ from ood_nc.data.registry import SOURCES
 from ood_nc.data.splits import limit_per_class, train_and_test
 from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
+from ood_nc.files import expanded
 
 _FORMS = {
     "FOLDER": f"{EXPECTED}; a flat folder has no labels and may be nested",
@@ -57,7 +58,7 @@ def open_dataset(
         (ImageDataset('bundled/digits-id::test', 300 images, 5 classes), 50)
     """
     place, inner, share = _parse(source)
-    dataset = _open(place, inner, None if root is None else Path(root).expanduser(), max_inflated)
+    dataset = _open(place, inner, None if root is None else expanded(root), max_inflated)
     if share:
         dataset = train_and_test(dataset)[share == "@test"]
     return dataset if limit is None else limit_per_class(dataset, limit, seed)
@@ -99,7 +100,7 @@ def _open(place: str, inner: str, root: Path | None, max_inflated: int | None) -
     kind, _, rest = place.partition("/")
     if kind in SOURCES:
         return SOURCES[kind](rest, inner, root)
-    path = (root or Path()) / Path(place).expanduser()
+    path = (root or Path()) / expanded(place)
     name = f"{place}::{inner}" if inner else place
     if path.is_dir():
         return _open_folder(path, inner, name)
@@ -110,7 +111,7 @@ def _open(place: str, inner: str, root: Path | None, max_inflated: int | None) -
     if path.suffix.lower() in (".npz", ".npy"):
         return open_numpy(path, inner, name, max_inflated)
     if path.suffix.lower() in LIST_SUFFIXES:
-        images = (root or Path()) / Path(inner).expanduser() if inner else path.parent
+        images = (root or Path()) / expanded(inner) if inner else path.parent
         return open_imglist(path, images, name)
     raise UserError(f"{path} is neither a folder nor an archive, .npz file or image list (`ood-nc list datasets`).")
 

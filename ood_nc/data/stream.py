@@ -23,6 +23,7 @@ from ood_nc.data.registry import SOURCES
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
+from ood_nc.files import expanded
 
 Transform = Callable[[Any], torch.Tensor]
 
@@ -203,7 +204,7 @@ class _Missing:
 
 
 def _open(source: str) -> Callable[[], Iterator[_Entry]]:
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return _Folder(str(path))
     if not path.is_file():

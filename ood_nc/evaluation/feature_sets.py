@@ -32,6 +32,7 @@ from ood_nc.data.numpy_files import check_array_size
 from ood_nc.data.stores import Store
 from ood_nc.errors import UserError
 from ood_nc.features import FeatureBank
+from ood_nc.files import expanded
 from ood_nc.models import TapInfo
 
 FEATURE_FILES = (".npy", ".npz", ".safetensors")
@@ -106,7 +107,7 @@ def open_features(source: str | Path | Mapping[str, ArrayLike]) -> tuple[Feature
     Raises:
         UserError: no such file, a damaged one, a name outside the layout, or arrays that do not fit each other.
     """
-    arrays = dict(source) if isinstance(source, Mapping) else _read(Path(source).expanduser())
+    arrays = dict(source) if isinstance(source, Mapping) else _read(expanded(source))
     sets: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         key, part = _parse(name)

@@ -30,6 +30,24 @@ def failing(monkeypatch: pytest.MonkeyPatch):
     return install
 
 
+TAKE_A_PATH = (
+    "train --config",
+    "train --model.name test_vit --data.train",
+    "evaluate",
+    "evaluate --features",
+    "evaluate --model test_vit --id",
+    "fit --model test_vit --id photos -o d.safetensors --checkpoint",
+    "score d.safetensors",
+    "report",
+    "compare a",
+    "figures",
+    "suites check",
+    "sweep",
+    "private-head --epsilon 1 --delta 1e-5 -o h.safetensors --features",
+)
+"""Commands that lack the path that they end in."""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -69,6 +87,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert said in captured.err
     assert captured.err.startswith("ood-nc: ")
     assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "~nobodyatall/x", "nowhere/x"], ids=["x", "a", "home", "no"])
+@pytest.mark.parametrize("words", TAKE_A_PATH)
+def test_a_path_that_cannot_be_is_a_mistake(
+    words: str, path: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words.split(), path]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("ood-nc: ")
+    assert "fault" not in said
     assert list(tmp_path.iterdir()) == []
 
 

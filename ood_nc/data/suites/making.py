@@ -11,6 +11,7 @@ import yaml
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.sources import open_dataset
 from ood_nc.errors import UserError
+from ood_nc.files import expanded
 
 _PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing", "eval")}
 
@@ -53,7 +54,7 @@ def make_suite(
 
 
 def _id_sources(source: str, root: str | Path | None) -> dict[str, str]:
-    folder = Path(root or ".") / Path(source).expanduser()
+    folder = Path(root or ".") / expanded(source)
     found = {
         part: f"{source}::{name}"
         for part, names in _PARTS.items()
