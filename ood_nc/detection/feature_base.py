@@ -2,41 +2,36 @@
 
 A new detector is one file: subclass :class:`FeatureDetector`, give ``name``, ``info`` and ``requires``, declare its
 hyper-parameters (:mod:`ood_nc.detection.kit.parameters`), put what ``_fit`` learns into attributes that end in an
-underscore, and write ``_score``. Storing, loading, cloning, and the checks of inputs, devices and dtypes come from
-here.
+underscore, and write ``_score_rows`` (or ``_score``). Storing, loading, cloning, and the checks of inputs, devices and
+dtypes come from here.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.detection.base import BaseDetector, DetectorInfo
+from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.head import Head
+from ood_nc.detection.kit import linalg
 from ood_nc.errors import NotFittedError, UserError
 
-__all__ = ["INPUTS", "DetectorInfo", "FeatureDetector"]
-
 Self = TypeVar("Self", bound="FeatureDetector")
-INPUTS = frozenset({"features", "labels", "logits", "head", "nonnegative"})
 
 
 class FeatureDetector(BaseDetector):
     """Base of all feature detectors: they work from cached features and logits, and never see the network.
 
-    Class attributes:
-        name: in the registry.
-        info: paper, needs, sign domain, cost.
+    Class attributes, beside those of :class:`BaseDetector`:
         requires: what ``fit`` or ``score`` must be given, of "features", "labels", "logits", "head", "nonnegative"
             (features without negative entries). Logits are computed where a head is given and they are not.
-        needs_fit: False where nothing is learnt and ``score`` may be called at once.
         closed_form: whether ``trace`` gives the scores as one graph of tensor operations (a search is none).
 
     Example:
@@ -47,7 +42,7 @@ class FeatureDetector(BaseDetector):
     """
 
     kind: ClassVar[str] = "feature"
-    inputs: ClassVar[frozenset[str]] = INPUTS
+    inputs: ClassVar[frozenset[str]] = frozenset({"features", "labels", "logits", "head", "nonnegative"})
     closed_form: ClassVar[bool] = True
     _head: Head | None = None
 
@@ -145,15 +140,18 @@ class FeatureDetector(BaseDetector):
             self._head = self._head.to(device)
         return self
 
-    # What a detector writes: _score, and of _fit and _check_parameters those it needs.
+    # What a detector writes: _score_rows, and of _fit, _score and _check_parameters those it needs.
+
+    _score_rows: Callable[..., Tensor]
+    """Scores (B,) of some rows; its parameters name what it reads of :class:`TapQueries` (features, logits, ...)."""
 
     def _fit(self, train: TapStatistics) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""
-        return
 
-    @abstractmethod
     def _score(self, queries: TapQueries) -> Tensor:
-        """Return (B,) scores of checked queries."""
+        """Return (B,) scores of checked queries: those of ``_score_rows``, a chunk of rows at a time."""
+        parts = inspect.signature(self._score_rows).parameters
+        return linalg.by_chunks(self._score_rows, *(getattr(queries, part) for part in parts))
 
     def _check_inputs(self, given: TapStatistics | TapQueries, where: str) -> None:
         wanted = self.requires & given.knows

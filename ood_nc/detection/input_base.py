@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from ood_nc.arrays import ArrayLike, as_labels, as_tensor
 from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.errors import MissingInputError
-from ood_nc.detection.network import Network, as_network
+from ood_nc.detection.network import Network
 from ood_nc.errors import NotFittedError, UserError
 
 Self = TypeVar("Self", bound="InputDetector")
-INPUTS = frozenset({"network", "labels", "layers", "dropout"})
 
 
 class Batch(NamedTuple):
@@ -85,12 +84,9 @@ class InputDetector(BaseDetector):
     A score depends on its image alone: the network runs in eval mode, and gradients are of the sum over the batch,
     which gives each image its own. The network is not part of the state, nor of a copy or a pickle: ``attach`` it.
 
-    Class attributes:
-        name: in the registry.
-        info: paper, needs, sign domain, cost.
+    Class attributes, beside those of :class:`BaseDetector`:
         requires: of "network", "labels" (with the train images), "layers" (feature maps, found or named) and "dropout"
             (the network was trained with dropout in front of its head, for which the user vouches).
-        needs_fit: False where nothing is learnt and an attached network is enough.
 
     Example:
         >>> from ood_nc.detection import create_detector
@@ -100,7 +96,7 @@ class InputDetector(BaseDetector):
     """
 
     kind: ClassVar[str] = "input"
-    inputs: ClassVar[frozenset[str]] = INPUTS
+    inputs: ClassVar[frozenset[str]] = frozenset({"network", "labels", "layers", "dropout"})
     _network: Network | None = None
 
     def fit(self: Self, network: Network | nn.Module, batches: Iterable[Any] | None = None) -> Self:
@@ -137,7 +133,7 @@ class InputDetector(BaseDetector):
         Raises:
             UserError: not a module, or it lacks a layer that is named or that ``fit`` used.
         """
-        adapter = as_network(network)
+        adapter = network if isinstance(network, Network) else Network(network)
         for name in (*(getattr(self, "layers", None) or ()), *getattr(self, "layers_", ())):
             adapter.layer(name)
         self._network = adapter
@@ -196,7 +192,6 @@ class InputDetector(BaseDetector):
 
     def _fit(self, network: Network, batches: Batches) -> None:
         """Learn; keep results in attributes that end in an underscore (tensors or plain values)."""
-        return
 
     @abstractmethod
     def _score(self, network: Network, images: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ any number of threads may use it at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -89,12 +89,6 @@ class Network:
         check_finite(tensor, "images", first_row=first_row)
         return tensor.to(self.device, self.dtype)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Eval mode inside; every submodule's own training flag afterwards."""
-        with evaluating(self.module):
-            yield
-
     def logits(self, images: Tensor) -> Tensor:
         """Logits (B, C), with gradients where they are enabled."""
         return self.run(images).logits
@@ -106,7 +100,6 @@ class Network:
         read: Iterable[str] = (),
         replace: Mapping[str, Edit] | None = None,
         with_features: bool = False,
-        replace_features: Edit | None = None,
     ) -> Pass:
         """One forward pass, with gradients where they are enabled.
 
@@ -114,8 +107,7 @@ class Network:
             images: (B, ...), as :meth:`prepare` returns them.
             read: layers whose outputs to keep; after ``replace``, where both name one.
             replace: layer to a function that maps its output to another one; called each time the layer runs.
-            with_features: keep what the head reads; after ``replace_features``.
-            replace_features: maps what the head would read to what it reads.
+            with_features: keep what the head reads.
 
         Raises:
             UserError: unknown layer, a layer that did not run or whose output is no tensor, no linear head, or an
@@ -125,9 +117,9 @@ class Network:
         read = tuple(read)
         edits = dict(replace or {})
         with ExitStack() as stack:
-            stack.enter_context(self.evaluating())
-            if with_features or replace_features is not None:
-                stack.enter_context(self._reading_head(images, done, replace_features))
+            stack.enter_context(evaluating(self.module))
+            if with_features:
+                stack.callback(hook(self.head(images), _head_hook(done), before=True))
             for name in dict.fromkeys((*edits, *read)):
                 edited = _output_hook(name, edits.get(name), done.outputs if name in read else None)
                 stack.callback(hook(self.layer(name), edited))
@@ -138,12 +130,7 @@ class Network:
         return done
 
     def input_gradient(
-        self,
-        images: Tensor,
-        loss: Callable[[Pass], Tensor],
-        *,
-        read: Iterable[str] = (),
-        with_features: bool = False,
+        self, images: Tensor, loss: Callable[[Pass], Tensor], *, read: Iterable[str] = (), with_features: bool = False
     ) -> tuple[Tensor, Pass]:
         """Gradient of each image's loss by that image (B, ...), and the pass it comes from, detached.
 
@@ -213,7 +200,7 @@ class Network:
         visits: list[Visit] = []
         outputs: list[Tensor] = []
         with ExitStack() as stack, torch.no_grad():
-            stack.enter_context(self.evaluating())
+            stack.enter_context(evaluating(self.module))
             for name, layer in self._layers.items():
                 stack.callback(hook(layer, visiting_hook(name, visits, outputs)))
             logits = self._checked_output(self.module(image), len(image))
@@ -221,19 +208,6 @@ class Network:
             visit._replace(is_head=_is_linear(self._layers[visit.name]) and torch.equal(output, logits))
             for visit, output in zip(visits, outputs, strict=True)
         )
-
-    @contextmanager
-    def _reading_head(self, images: Tensor, done: Pass, edit: Edit | None) -> Iterator[None]:
-        def reading(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            features = arguments[0] if edit is None else edit(arguments[0])
-            done.features = features
-            return (features, *arguments[1:])
-
-        remove = hook(self.head(images), reading, before=True)
-        try:
-            yield
-        finally:
-            remove()
 
     def _checked_output(self, output: Any, count: int) -> Tensor:
         if not isinstance(output, torch.Tensor) or output.ndim != 2 or len(output) != count:
@@ -246,11 +220,6 @@ class Network:
         return next((tensor for tensor in state if tensor.is_floating_point()), torch.empty(0))
 
 
-def as_network(network: Network | nn.Module) -> Network:
-    """The adapter itself, or one around a module."""
-    return network if isinstance(network, Network) else Network(network)
-
-
 def wide(tensor: Tensor) -> Tensor:
     """In float64; on the CPU where the device has no float64 (Apple's GPUs)."""
     return on_float64_device(tensor).double()
@@ -259,6 +228,13 @@ def wide(tensor: Tensor) -> Tensor:
 def _is_linear(layer: nn.Module) -> bool:
     weight = getattr(layer, "weight", None)
     return isinstance(weight, torch.Tensor) and weight.ndim == 2 and not any(True for _ in layer.children())
+
+
+def _head_hook(done: Pass) -> Callable[..., None]:
+    def reading(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+        done.features = arguments[0]
+
+    return reading
 
 
 def _output_hook(name: str, edit: Edit | None, kept: dict[str, Tensor] | None) -> Callable[..., Tensor]:

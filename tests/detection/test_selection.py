@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection import TapQueries, TapStatistics, create_detector, list_detectors, register_detector
-from ood_nc.detection.feature_base import DetectorInfo, FeatureDetector
+from ood_nc.detection import (
+    DetectorInfo,
+    FeatureDetector,
+    TapQueries,
+    TapStatistics,
+    create_detector,
+    list_detectors,
+    register_detector,
+)
 from ood_nc.detection.selection import select, synthetic_outliers
 from ood_nc.errors import UserError
 from ood_nc.scores import auroc, fpr_at_tpr

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import random_subset
 from ood_nc.detection.kit.parameters import Parameter, share, whole
@@ -76,7 +76,7 @@ class Cfood(FeatureDetector):
     def _centered(self, features: Tensor) -> Tensor:
         return linalg.safe_normalize(features).sub_(self.mean_)
 
-    def _score(self, queries: TapQueries) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         needed = max(1, math.ceil(self.k * len(self.bank_) - 1e-9))
 
         def smallest_share(distances: Tensor) -> Tensor:
@@ -84,9 +84,7 @@ class Cfood(FeatureDetector):
             reached = torch.searchsorted(self.radii_, distances.T.contiguous(), out_int32=True)
             return self.shares_[reached.T.contiguous().kthvalue(needed, dim=1).values]
 
-        return -linalg.by_chunks(
-            lambda features: self._by_distances(smallest_share, self._centered(features)), queries.features
-        )
+        return -self._by_distances(smallest_share, self._centered(features))
 
 
 def _grid(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
-from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection import DetectorInfo, FeatureDetector, register_detector
+from ood_nc.detection.kit import softmax
 from ood_nc.detection.kit.parameters import Parameter, one_of, positive
 
 
@@ -38,9 +38,9 @@ class Doctor(FeatureDetector):
     variant = Parameter("alpha", one_of("alpha", "beta"), search=("alpha", "beta"))
     temperature = Parameter(1.0, positive, search=(0.5, 1.0, 1.5, 2.0, 5.0))
 
-    def _score(self, queries: TapQueries) -> Tensor:
+    def _score_rows(self, logits: Tensor) -> Tensor:
         odds = _odds_alpha if self.variant == "alpha" else _odds_beta
-        return -linalg.by_chunks(lambda logits: odds(logits / self.temperature), queries.logits)
+        return -odds(logits / self.temperature)
 
 
 def _odds_alpha(logits: Tensor) -> Tensor:

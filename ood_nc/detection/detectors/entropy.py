@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
-from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection import DetectorInfo, FeatureDetector, register_detector
+from ood_nc.detection.kit import softmax
 
 
 @register_detector
@@ -27,10 +27,6 @@ class Entropy(FeatureDetector):
     requires = frozenset({"logits"})
     needs_fit = False
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(_negative_entropy, queries.logits)
-
-
-def _negative_entropy(logits: Tensor) -> Tensor:
-    log_p, _ = softmax.log_probabilities(logits)
-    return (log_p.exp() * log_p).sum(dim=1)
+    def _score_rows(self, logits: Tensor) -> Tensor:
+        log_p, _ = softmax.log_probabilities(logits)
+        return (log_p.exp() * log_p).sum(dim=1)

@@ -5,14 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import (
-    DetectorInfo,
-    FeatureDetector,
-    MissingInputError,
-    TapQueries,
-    TapStatistics,
-    register_detector,
-)
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, one_of
 from ood_nc.errors import UserError
@@ -71,10 +65,8 @@ def nearest_simplex_etf(centered_means: Tensor) -> Tensor:
     the result is still a simplex ETF.
     """
     classes = len(centered_means)
-    rank = classes - 1
+    centering = torch.eye(classes, dtype=torch.float64, device=centered_means.device) - 1 / classes
     # An orthonormal basis of the rows that sum to zero: C x (C - 1).
-    helmert = torch.linalg.qr(torch.eye(classes, dtype=torch.float64, device=centered_means.device) - 1 / classes)[0][
-        :, :rank
-    ]
+    helmert = torch.linalg.qr(centering)[0][:, : classes - 1]
     left, _, right = torch.linalg.svd(helmert.T @ centered_means, full_matrices=False)
     return linalg.safe_normalize(helmert @ (left @ right))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, one_of
 
@@ -45,12 +45,8 @@ class FastDecisionBoundary(FeatureDetector):
         inverse = torch.where(apart, 1 / distances, torch.zeros_like(distances))
         self.inverse_distances_ = inverse / max(1, len(weight) - 1)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._ratio, queries.features, queries.logits, queries.predictions)
-
-    def _ratio(self, features: Tensor, logits: Tensor, predicted: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, logits: Tensor, predictions: Tensor) -> Tensor:
         gaps = logits.amax(dim=1, keepdim=True) - logits
-        boundary = torch.linalg.vecdot(gaps, self.inverse_distances_[predicted])
+        boundary = torch.linalg.vecdot(gaps, self.inverse_distances_[predictions])
         length = (features.double() - self.center_).norm(dim=1)
-        ratio: Tensor = boundary / length.clamp_min(linalg.NORM_FLOOR)
-        return ratio
+        return torch.div(boundary, length.clamp_min(linalg.NORM_FLOOR))

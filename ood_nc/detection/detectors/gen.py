@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
-from ood_nc.detection.kit import linalg, softmax
+from ood_nc.detection import DetectorInfo, FeatureDetector, register_detector
+from ood_nc.detection.kit import softmax
 from ood_nc.detection.kit.parameters import Parameter, positive, whole
 
 DEFAULT_CLASSES = 100
@@ -39,15 +39,10 @@ class GeneralizedEntropy(FeatureDetector):
     gamma = Parameter(0.1, positive, search=(0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0))
     top_classes = Parameter[int | None](None, whole(1).or_none(), search=(10, 50, 100, 200, 500, 1000))
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        classes = queries.logits.shape[1]
-        wanted = min(DEFAULT_CLASSES if self.top_classes is None else self.top_classes, classes)
-
-        def negative_entropy(logits: Tensor) -> Tensor:
-            log_p, log_rest = softmax.log_probabilities(logits)
-            if wanted < classes:
-                log_p, chosen = log_p.topk(wanted, dim=1, sorted=False)
-                log_rest = log_rest.gather(1, chosen)
-            return -(self.gamma * (log_p + log_rest)).exp().sum(dim=1)
-
-        return linalg.by_chunks(negative_entropy, queries.logits)
+    def _score_rows(self, logits: Tensor) -> Tensor:
+        log_p, log_rest = softmax.log_probabilities(logits)
+        wanted = DEFAULT_CLASSES if self.top_classes is None else self.top_classes
+        if wanted < logits.shape[1]:
+            log_p, chosen = log_p.topk(wanted, dim=1, sorted=False)
+            log_rest = log_rest.gather(1, chosen)
+        return -(self.gamma * (log_p + log_rest)).exp().sum(dim=1)

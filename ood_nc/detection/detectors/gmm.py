@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import moments_of, triangular_whitening, whitened_distances
 from ood_nc.detection.kit.parameters import Parameter, one_of, share
@@ -102,10 +102,7 @@ class GaussianMixture(FeatureDetector):
             return centered.mul_(self.transform_)
         return linalg.whiten(centered, self.transform_)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._log_density, queries.features)
-
-    def _log_density(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         rows = self._transformed(features)
         if self.precisions_ is None:
             distances = linalg.squared_distances(rows, self.means_)
@@ -126,5 +123,4 @@ def diagonal_distances(rows: Tensor, means: Tensor, precisions: Tensor) -> Tenso
     products = torch.addmm(offsets, rows, weighted.T, alpha=-2) + rows.square() @ precisions.T
     nearest = products.argmin(dim=1)
     exact = torch.linalg.vecdot((rows - means[nearest]).square_(), precisions[nearest])
-    distances: Tensor = products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)
-    return distances
+    return products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)

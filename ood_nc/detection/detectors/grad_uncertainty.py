@@ -8,7 +8,7 @@ from torch import Tensor
 from ood_nc.detection import DetectorInfo, InputDetector, Network, register_detector
 from ood_nc.detection.kit.parameters import Parameter, layer_names
 from ood_nc.errors import UserError
-from ood_nc.passes import run_with
+from ood_nc.passes import evaluating, run_with
 
 
 @register_detector
@@ -39,7 +39,7 @@ class GradUncertainty(InputDetector):
     layers = Parameter[tuple[str, ...] | None](None, layer_names)
 
     def _score(self, network: Network, images: Tensor) -> Tensor:
-        with torch.inference_mode(False), torch.enable_grad(), network.evaluating():
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(network.module):
             # Leaves of their own: the network's parameters may be frozen, and stay as they are.
             leaves = {name: value.detach().requires_grad_() for name, value in self._parameters(network)}
             return torch.stack([self._squared_norm(network, leaves, image[None].clone()) for image in images])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection import DetectorInfo, FeatureDetector, register_detector
 from ood_nc.detection.kit.parameters import Parameter, positive
 
 
@@ -35,10 +34,7 @@ class GradNorm(FeatureDetector):
 
     temperature = Parameter(1.0, positive, search=(0.5, 1.0, 2.0, 5.0, 10.0))
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        def norm(features: Tensor, logits: Tensor) -> Tensor:
-            p = (logits / self.temperature).softmax(dim=1)
-            uncertain = (p - 1 / logits.shape[1]).abs().sum(dim=1) / self.temperature
-            return uncertain * features.abs().sum(dim=1, dtype=torch.float64)
-
-        return linalg.by_chunks(norm, queries.features, queries.logits)
+    def _score_rows(self, features: Tensor, logits: Tensor) -> Tensor:
+        p = (logits / self.temperature).softmax(dim=1)
+        uncertain = (p - 1 / logits.shape[1]).abs().sum(dim=1) / self.temperature
+        return uncertain * features.abs().sum(dim=1, dtype=torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
 from ood_nc.detection.kit.parameters import Parameter, one_of, whole
@@ -74,10 +74,7 @@ class GradientOod(FeatureDetector):
         offsets = rows.sub_(self.prototypes_[-1])
         return offsets.mul_(probability / offsets.norm(dim=1, keepdim=True).clamp_min(linalg.NORM_FLOOR))
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return -linalg.by_chunks(self._nearest, queries.features)
-
-    def _nearest(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         rows = self._gradients(features)
         squares = [linalg.nearest_squared_distance(rows, bank) for (bank,) in blocks(self.bank_)]
-        return torch.stack(squares, dim=1).amin(dim=1).clamp_min(0).sqrt()
+        return -torch.stack(squares, dim=1).amin(dim=1).clamp_min(0).sqrt()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit.parameters import Parameter, one_of, positive
 
 
@@ -48,18 +47,15 @@ class Igeood(FeatureDetector):
         # Half the log-probability is the logarithm of the root, which underflows at twice the distance.
         return (logits / self.temperature).log_softmax(dim=1).div(2).exp()
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        def summed(logits: Tensor) -> Tensor:
-            cosines = (self._root(logits) @ self.roots_.T).clamp_max(1.0)
+    def _score_rows(self, logits: Tensor) -> Tensor:
+        roots = self._root(logits)
+        cosines = roots @ self.roots_.T
+        if self.reduce == "sum":
+            cosines = cosines.clamp_max(1.0)
             return 4 * _arctan(((1 - cosines) / (1 + cosines)).sqrt()).sum(dim=1)
-
-        def nearest(logits: Tensor) -> Tensor:
-            roots = self._root(logits)
-            centroid = self.roots_[(roots @ self.roots_.T).argmax(dim=1)]
-            # The difference over the sum is the tangent of half the angle; close by, the cosine has lost its digits.
-            return -4 * _arctan((roots - centroid).norm(dim=1) / (roots + centroid).norm(dim=1))
-
-        return linalg.by_chunks(summed if self.reduce == "sum" else nearest, queries.logits)
+        centroid = self.roots_[cosines.argmax(dim=1)]
+        # The difference over the sum is the tangent of half the angle; close by, the cosine has lost its digits.
+        return -4 * _arctan((roots - centroid).norm(dim=1) / (roots + centroid).norm(dim=1))
 
 
 def _arctan(ratios: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
 from ood_nc.detection.kit.parameters import Parameter, check_not_both, positive, share, whole
@@ -76,10 +76,7 @@ class KernelDensity(FeatureDetector):
     def _project(self, features: Tensor) -> Tensor:
         return linalg.by_chunks(lambda part: (part.double() - self.mean_) @ self.components_, features)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._log_density, queries.features)
-
-    def _log_density(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         rows = self._project(features)
         exponents = [(-0.5 * linalg.squared_distances(rows, bank)).logsumexp(dim=1) for (bank,) in blocks(self.bank_)]
         return torch.stack(exponents, dim=1).logsumexp(dim=1) + self.log_scale_

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, softmax
 
 
@@ -48,11 +48,8 @@ class KLMatching(FeatureDetector):
         floor = torch.finfo(torch.float64).tiny
         self.log_templates_ = torch.where(own, torch.log1p(-others), templates.clamp_min(floor).log())
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        def negative_divergence(logits: Tensor) -> Tensor:
-            log_p, _ = softmax.log_probabilities(logits)
-            p = log_p.exp()
-            cross = (p @ self.log_templates_.T).amax(dim=1)
-            return (cross - (p * log_p).sum(dim=1)).clamp_max(0.0)
-
-        return linalg.by_chunks(negative_divergence, queries.logits)
+    def _score_rows(self, logits: Tensor) -> Tensor:
+        log_p, _ = softmax.log_probabilities(logits)
+        p = log_p.exp()
+        cross = (p @ self.log_templates_.T).amax(dim=1)
+        return (cross - (p * log_p).sum(dim=1)).clamp_max(0.0)

@@ -8,15 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ood_nc.detection import (
-    DetectorInfo,
-    FeatureDetector,
-    MissingInputError,
-    TapQueries,
-    TapStatistics,
-    register_detector,
-)
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection.errors import MissingInputError
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
+from ood_nc.detection.kit.densities import random_subset
 from ood_nc.detection.kit.faiss_backend import INDEX_KINDS, SMALLEST_BANK
 from ood_nc.detection.kit.neighbors import ExactNeighbors, kth_distance
 from ood_nc.detection.kit.parameters import Parameter, flag, one_of, share, whole
@@ -161,14 +156,8 @@ class NearestNeighbors(FeatureDetector):
             if self.index == "flat" or len(rows) < SMALLEST_BANK[self.index]:
                 banks.append(ExactNeighbors(rows, self.normalize, labels, self.k_))
             else:
-                tuned: dict[str, Any] = {
-                    "k": self.k_,
-                    "recall": self.recall,
-                    "seed": self.seed,
-                    "stored": data,
-                    "count": count,
-                }
-                banks.append(ApproximateNeighbors(rows, self.normalize, self.index, **tuned))
+                tuned: dict[str, Any] = {"k": self.k_, "recall": self.recall, "seed": self.seed}
+                banks.append(ApproximateNeighbors(rows, self.normalize, self.index, **tuned, stored=data, count=count))
         for name in ("index_", "index_sizes_", "index_counts_"):
             vars(self).pop(name, None)
         return banks
@@ -186,14 +175,12 @@ class NearestNeighbors(FeatureDetector):
 def _draw(n: int, labels: Tensor | None, size: int | None, balanced: bool, seed: int) -> Tensor:
     """Row numbers of the bank, ascending."""
     if labels is None or not balanced:
-        if size is None or size >= n:
-            return torch.arange(n)
-        return _shuffled(n, seed)[:size].sort().values
+        return random_subset(n, n if size is None else size, seed)
     classes, positions, counts = labels.unique(return_inverse=True, return_counts=True)
     if size is not None and size < len(classes):
         raise UserError(f"Detector 'knn': bank_size = {size} is less than the {len(classes)} classes to balance.")
     quotas = _quotas(counts, len(classes) * int(counts.min()) if size is None else size)
-    order = _shuffled(n, seed)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     by_class = order[positions[order].argsort(stable=True)]
     place = torch.arange(n) - (counts.cumsum(0) - counts)[positions[by_class]]
     return by_class[place < quotas[positions[by_class]]].sort().values
@@ -212,7 +199,3 @@ def _quotas(counts: Tensor, size: int) -> Tensor:
     larger = torch.nonzero(counts > low)[:, 0]
     quotas[larger[: size - int(quotas.sum())]] += 1
     return quotas
-
-
-def _shuffled(n: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

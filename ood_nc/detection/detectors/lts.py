@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, TapQueries, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection import DetectorInfo, register_detector
 from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, largest_sum, sum_ratio
 
@@ -34,10 +33,6 @@ class LogitScaling(PruningDetector):
 
     percentile = Parameter(95.0, percent, search=PERCENTILES)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        def energy(features: Tensor, logits: Tensor) -> Tensor:
-            kept = largest_sum(features, self._kept(features))
-            ratio = sum_ratio(features, kept)
-            return (logits * ratio.square()).logsumexp(dim=1)
-
-        return linalg.by_chunks(energy, queries.features, queries.logits)
+    def _score_rows(self, features: Tensor, logits: Tensor) -> Tensor:
+        ratio = sum_ratio(features, largest_sum(features, self._kept(features)))
+        return (logits * ratio.square()).logsumexp(dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, positive, whole
 
@@ -62,10 +62,7 @@ class NeuronActivationCoverage(FeatureDetector):
         size = float(_products(train.features[::step], train.probabilities[::step], train.head.weight).abs().mean())
         return 1 / size if size > 0 else 1.0
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._mean_coverage, queries.features, queries.probabilities)
-
-    def _mean_coverage(self, features: Tensor, probabilities: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, probabilities: Tensor) -> Tensor:
         return self.coverage_[self._cells(features, probabilities, self.head.weight)].mean(dim=1)
 
     def _cells(self, features: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:

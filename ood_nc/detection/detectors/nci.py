@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, nonnegative
 
@@ -40,12 +40,8 @@ class NeuralCollapseInspired(FeatureDetector):
     def _fit(self, train: TapStatistics) -> None:
         self.mean_ = train.mean
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._chunk, queries.features, queries.predictions)
-
-    def _chunk(self, features: Tensor, predicted: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, predictions: Tensor) -> Tensor:
         centered = features.double() - self.mean_
         length = centered.norm(dim=1).clamp_min(linalg.NORM_FLOOR)
-        along = torch.linalg.vecdot(centered, self.head.weight[predicted]) / length
-        scores: Tensor = along + self.alpha * features.abs().sum(dim=1, dtype=torch.float64)
-        return scores
+        along = torch.linalg.vecdot(centered, self.head.weight[predictions]) / length
+        return torch.add(along, self.alpha * features.abs().sum(dim=1, dtype=torch.float64))

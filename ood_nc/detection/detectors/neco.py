@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, check_not_both, flag, share, whole
 from ood_nc.errors import UserError
@@ -64,12 +64,8 @@ class Neco(FeatureDetector):
             dim = linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
         self.components_ = decomposition.vectors[:, :dim].contiguous()
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        ratio = linalg.by_chunks(self._ratio, queries.features)
-        return ratio * queries.max_logit if self.max_logit else ratio
-
-    def _ratio(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, max_logit: Tensor) -> Tensor:
         standardised = features.to(torch.float64, copy=True).sub_(self.mean_).mul_(self.scale_)
         length = standardised.norm(dim=1).clamp_min(linalg.NORM_FLOOR)
-        ratio: Tensor = (standardised @ self.components_).norm(dim=1) / length
-        return ratio
+        ratio = torch.div((standardised @ self.components_).norm(dim=1), length)
+        return ratio * max_logit if self.max_logit else ratio

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
 from ood_nc.detection.kit.parameters import Allowed, Parameter, is_number, whole
@@ -60,11 +60,8 @@ class NearestNeighborGuidance(FeatureDetector):
         self.bank_ = linalg.safe_normalize(train.features[chosen]) * train.log_sum_exp[chosen, None]
         self.k_ = k
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return queries.log_sum_exp * linalg.by_chunks(self._guidance, queries.features)
-
-    def _guidance(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, log_sum_exp: Tensor) -> Tensor:
         units = linalg.safe_normalize(features).to(linalg.at_least_float32(features[:0]).dtype)
         products = (linalg.products(units, bank) for (bank,) in blocks(self.bank_))
         best = torch.cat([part.topk(min(self.k_, part.shape[1]), dim=1).values for part in products], dim=1)
-        return best.topk(self.k_, dim=1).values.mean(dim=1)
+        return log_sum_exp * best.topk(self.k_, dim=1).values.mean(dim=1)

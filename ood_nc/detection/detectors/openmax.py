@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, whole
 
@@ -65,10 +65,7 @@ class OpenMax(FeatureDetector):
         order = labels.argsort(stable=True)
         self.start_, self.location_, self.width_ = _fit_tails(_tails(distances[order], counts.tolist(), self.tail))
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._log_odds, queries.logits)
-
-    def _log_odds(self, logits: Tensor) -> Tensor:
+    def _score_rows(self, logits: Tensor) -> Tensor:
         alpha = min(self.alpha, logits.shape[1])
         ranked = logits.topk(alpha, dim=1).indices
         shares = torch.stack([self._share(logits, ranked[:, i]) * (alpha - i) / alpha for i in range(alpha)], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.kit.densities import second_moment_of
 
@@ -50,10 +50,7 @@ class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
         units = linalg.safe_normalize(features)
         return torch.nn.functional.pad(units, (1, 0), value=1.0) if self.has_bias_ else units
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return -linalg.by_chunks(self._regret, queries.features)
-
-    def _regret(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         inputs = self._inputs(features)
         units = inputs[:, 1:] if self.has_bias_ else inputs
         log_p, log_rest = softmax.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
@@ -63,4 +60,4 @@ class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
         exponent = torch.maximum(outside, leverage / (1 + leverage))[:, None]
         # log of each term, so that neither p = 0 nor p = 1 divides 0 by 0.
         log_terms = torch.nn.functional.logsigmoid((1 - exponent) * log_p - log_rest)
-        return log_terms.logsumexp(dim=1)
+        return -log_terms.logsumexp(dim=1)

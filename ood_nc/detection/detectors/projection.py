@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import class_means_by_logit
 
@@ -35,10 +35,7 @@ class Projection(FeatureDetector):
     def _fit(self, train: TapStatistics) -> None:
         self.directions_ = linalg.safe_normalize(class_means_by_logit(train))
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._weighted, queries.features, queries.probabilities)
-
-    def _weighted(self, features: Tensor, probabilities: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, probabilities: Tensor) -> Tensor:
         lengths = linalg.products(features, self.directions_)
         weighted: Tensor = torch.linalg.vecdot(lengths, probabilities)
         return weighted

@@ -64,5 +64,4 @@ def without_first_component(maps: Tensor) -> Tensor:
 def _first_component(matrices: Tensor) -> Tensor:
     """s_1 u_1 v_1' of each matrix (B, m, n), m <= n: a projection on the first eigenvector of its m x m Gram matrix."""
     vectors = torch.linalg.eigh(matrices @ matrices.mT)[1][:, :, -1:]
-    component: Tensor = vectors @ (vectors.mT @ matrices)
-    return component
+    return torch.matmul(vectors, vectors.mT @ matrices)

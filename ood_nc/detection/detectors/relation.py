@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import blocks, random_subset
 from ood_nc.detection.kit.parameters import Parameter, nonnegative, positive, whole
@@ -51,10 +51,7 @@ class NeuralRelationGraph(FeatureDetector):
         self.units_ = linalg.safe_normalize(train.features[chosen])
         self.probabilities_ = train.probabilities[chosen]
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._relations, queries.features, queries.probabilities)
-
-    def _relations(self, features: Tensor, probabilities: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor, probabilities: Tensor) -> Tensor:
         rows = linalg.safe_normalize(features)
         sums = []
         for units, bank_probabilities in blocks(self.units_, self.probabilities_):

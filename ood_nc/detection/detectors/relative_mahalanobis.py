@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 
 
@@ -46,10 +46,7 @@ class RelativeMahalanobis(FeatureDetector):
         self.rank_ = self.whitening_.shape[1]
         self.background_rank_ = self.background_whitening_.shape[1]
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._relative, queries.features)
-
-    def _relative(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         # Most of the two distances cancels: in float64 whatever the features.
         wide, background = features.double(), self.background_whitening_
         center = background.new_zeros(1, background.shape[1])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, TapQueries, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection import DetectorInfo, register_detector
 from ood_nc.detection.kit.parameters import Parameter, percent
 from ood_nc.detection.kit.shaping import PERCENTILES, PruningDetector, largest_sum, scaling, sum_ratio
 
@@ -35,12 +34,6 @@ class Scale(PruningDetector):
 
     percentile = Parameter(85.0, percent, search=PERCENTILES)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        bias = self.head.bias
-
-        def energy(features: Tensor, logits: Tensor) -> Tensor:
-            kept = largest_sum(features, self._kept(features))
-            factor = scaling(sum_ratio(features, kept))
-            return ((logits - bias) * factor + bias).logsumexp(dim=1)
-
-        return linalg.by_chunks(energy, queries.features, queries.logits)
+    def _score_rows(self, features: Tensor, logits: Tensor) -> Tensor:
+        factor = scaling(sum_ratio(features, largest_sum(features, self._kept(features))))
+        return ((logits - self.head.bias) * factor + self.head.bias).logsumexp(dim=1)

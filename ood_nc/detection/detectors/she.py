@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import class_means_by_logit
 from ood_nc.detection.kit.parameters import Parameter, one_of
@@ -50,14 +50,10 @@ class SimplifiedHopfieldEnergy(FeatureDetector):
         sums = linalg.class_sums(train.features, groups, num_classes + 1)[:num_classes]
         self.patterns_ = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp_min(1), all_means)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._similarity, queries.features, queries.predictions)
-
-    def _similarity(self, features: Tensor, predicted: Tensor) -> Tensor:
-        wide, patterns = features.double(), self.patterns_[predicted]
+    def _score_rows(self, features: Tensor, predictions: Tensor) -> Tensor:
+        wide, patterns = features.double(), self.patterns_[predictions]
         if self.metric == "euclidean":
-            distances: Tensor = (wide - patterns).norm(dim=1)
-            return -distances
+            return torch.neg((wide - patterns).norm(dim=1))
         if self.metric == "cosine":
             wide, patterns = linalg.safe_normalize(wide), linalg.safe_normalize(patterns)
         products: Tensor = torch.linalg.vecdot(wide, patterns)

@@ -6,14 +6,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from ood_nc.detection import (
-    DetectorInfo,
-    FeatureDetector,
-    MissingInputError,
-    TapQueries,
-    TapStatistics,
-    register_detector,
-)
+from ood_nc.detection import DetectorInfo, FeatureDetector, MissingInputError, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.densities import moments_of, square_whitening, whitened_distances
 from ood_nc.detection.kit.parameters import Parameter, whole
@@ -75,9 +68,6 @@ class SelfSupervisedDetector(FeatureDetector):
             positions = torch.from_numpy(found).long().to(train.device)
         return [train.features[positions == cluster] for cluster in positions.unique().tolist()]
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(self._nearest, queries.features)
-
-    def _nearest(self, features: Tensor) -> Tensor:
+    def _score_rows(self, features: Tensor) -> Tensor:
         units = linalg.safe_normalize(features)
         return -whitened_distances(units, self.means_, self.whitenings_).amin(dim=1)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, softmax
 
 BOUNDS = (0.01, 100.0)
@@ -44,8 +44,8 @@ class TemperatureScaling(FeatureDetector):
         given = train.calibration
         self.temperature_ = best_temperature(given.logits, given.labels)
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        return linalg.by_chunks(lambda logits: softmax.log_odds(logits / self.temperature_), queries.logits)
+    def _score_rows(self, logits: Tensor) -> Tensor:
+        return softmax.log_odds(logits / self.temperature_)
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float:

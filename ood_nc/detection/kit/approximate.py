@@ -127,8 +127,7 @@ class ApproximateNeighbors(ExactNeighbors):
         best = 0.0
         for effort in faiss_backend.efforts(self.index, self.kind, least):
             faiss_backend.set_effort(self.index, self.kind, effort)
-            centered = self._for_index(queries - self.center)
-            ids = torch.from_numpy(faiss_backend.search_index(self.index, self.kind, centered, counts[-1])[1])
+            ids = torch.from_numpy(self.index.search(self._for_index(queries - self.center), counts[-1])[1])
             for count in counts:
                 nearest = self._nearest_in_float32(queries, ids[:, :count], least)
                 found = (self._exact(queries, nearest.clamp_min(0)) <= reach) & (nearest >= 0) & (nearest != own)

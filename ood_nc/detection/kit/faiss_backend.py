@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -65,8 +65,7 @@ def load_faiss() -> ModuleType:
         import faiss
     except ImportError as error:
         raise MissingPackageError(f"Nearest neighbours need faiss: {_INSTALL}.") from error
-    module: ModuleType = faiss
-    return module
+    return faiss
 
 
 def index_width(kind: str, dim: int) -> int:
@@ -134,17 +133,8 @@ def training_rows(index: Any, kind: str) -> int:
 
 def add_rows(index: Any, kind: str, rows: NDArray[np.float32]) -> None:
     """Add rows; a graph is built by one thread, since with several it comes out differently each time."""
-    if kind == "hnsw":
-        with _one_thread():
-            index.add(rows)
-    else:
+    with _one_thread() if kind == "hnsw" else nullcontext():
         index.add(rows)
-
-
-def search_index(index: Any, kind: str, queries: NDArray[np.float32], count: int) -> tuple[Any, Any]:
-    """Squared distances and ids of the ``count`` nearest (B, count); id -1 where the index finds fewer."""
-    squares, ids = index.search(queries, count)
-    return squares, ids
 
 
 def products(rows: NDArray[np.float32], queries: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:

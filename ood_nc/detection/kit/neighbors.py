@@ -144,7 +144,7 @@ class ExactNeighbors:
     def _propose(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Squared distances (B, count), ids and the error bound of the squared distances (B,), by the index."""
         centered = queries - self.center
-        found = faiss_backend.search_index(self.index, self.kind, self._for_index(centered), self._candidates(k))
+        found = self.index.search(self._for_index(centered), self._candidates(k))
         squares, ids = (torch.from_numpy(array) for array in found)
         return squares.double(), ids, self.error_bound(centered, self.largest_square, torch.float32)
 

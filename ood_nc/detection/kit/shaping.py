@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ood_nc.detection.context import TapQueries
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.kit import linalg, percentile
 from ood_nc.detection.kit.parameters import Parameter, percent
@@ -32,15 +31,10 @@ class ShapedEnergy(FeatureDetector):
         """Shaped features (B, d) of a chunk of features in their dtype, and a factor (B, 1) float64 that they are to be
         multiplied by, or None; the features stay as they are."""
 
-    def _score(self, queries: TapQueries) -> Tensor:
-        weight, bias = self.head
-
-        def energy(part: Tensor) -> Tensor:
-            shaped, factor = self._shape(linalg.at_least_float32(part))
-            products = linalg.products(shaped, weight)
-            return (bias + (products if factor is None else products * factor)).logsumexp(dim=1)
-
-        return linalg.by_chunks(energy, queries.features)
+    def _score_rows(self, features: Tensor) -> Tensor:
+        shaped, factor = self._shape(linalg.at_least_float32(features))
+        products = linalg.products(shaped, self.head.weight)
+        return (self.head.bias + (products if factor is None else products * factor)).logsumexp(dim=1)
 
 
 class PruningDetector(FeatureDetector):

@@ -157,11 +157,7 @@ def test_bytes_and_back(kind):
         index.train(rows)
     faiss_backend.add_rows(index, kind, rows)
     back = faiss_backend.index_from_bytes(faiss_backend.index_to_bytes(index))
-    for first, second in zip(
-        faiss_backend.search_index(index, kind, rows[:20], 9),
-        faiss_backend.search_index(back, kind, rows[:20], 9),
-        strict=True,
-    ):
+    for first, second in zip(index.search(rows[:20], 9), back.search(rows[:20], 9), strict=True):
         np.testing.assert_array_equal(first, second)
     with pytest.raises(UserError, match="cannot be read: fit the detector again"):
         faiss_backend.index_from_bytes(np.arange(100, dtype=np.uint8))
