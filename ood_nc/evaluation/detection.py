@@ -199,7 +199,7 @@ def detection_rows(
         try:
             if values is None:
                 raise UserError(failures.get(ood_key(ood), "the set holds no readable image"))
-            found = _metrics(scores["id_test"], ood, values, resamples)
+            found = _metrics(scores["id_test"], ood_key(ood), values, resamples)
         except UserError as error:
             rows += null_rows({ood: group}, reason_of(error), make)
             continue
@@ -208,20 +208,41 @@ def detection_rows(
         kept = _without_overlap(ids[ood_key(ood)], inputs.overlap.get(ood, set()))
         if kept is not None and kept.any():
             where["dataset"] = ood + DISJOINT
-            found = _metrics(scores["id_test"], where["dataset"], values[kept], resamples)
+            found = _metrics(scores["id_test"], ood_key(where["dataset"]), values[kept], resamples)
             rows += _metric_rows(found, make, n=int(kept.sum()), **where)
+    return rows + _mean_rows(by_group, make)
+
+
+def rows_of_group(scores: Mapping[str, Scores], group: str, resamples: Resamples, make: MakeRow) -> list[Row]:
+    """The rows of one detector where all OOD sets are of one group and none overlaps: each set, and their mean.
+
+    Args:
+        scores: by set, ``id_test`` and the OOD sets.
+        group: of the OOD sets.
+        resamples: for the intervals.
+        make: makes a row of the detector.
+    """
+    rows, parts = [], []
+    for name, values in scores.items():
+        if name != "id_test":
+            parts.append(_metrics(scores["id_test"], name, values, resamples))
+            rows += _metric_rows(parts[-1], make, n=len(values), dataset=name, group=group)
+    return rows + _mean_rows({group: parts}, make)
+
+
+def _mean_rows(by_group: dict[str, list[dict[str, Scores]]], make: MakeRow) -> list[Row]:
     by_group["ood"] = [found for group in OOD_GROUPS for found in by_group.get(group, [])]
+    rows = []
     for group, parts in by_group.items():
-        if not parts:
-            continue
-        mean = {metric: np.mean([found[metric] for found in parts], axis=0) for metric in parts[0]}
-        rows += _metric_rows(mean, make, n=len(parts), dataset=MEAN, group=group)
+        if parts:
+            mean = {metric: np.mean([found[metric] for found in parts], axis=0) for metric in parts[0]}
+            rows += _metric_rows(mean, make, n=len(parts), dataset=MEAN, group=group)
     return rows
 
 
-def _metrics(id_scores: Scores, ood: str, ood_scores: Scores, resamples: Resamples) -> dict[str, Scores]:
+def _metrics(id_scores: Scores, key: str, ood_scores: Scores, resamples: Resamples) -> dict[str, Scores]:
     """By metric the value, then those of the resamples."""
-    drawn = resamples.of("id_test", len(id_scores)), resamples.of(ood_key(ood), len(ood_scores))
+    drawn = resamples.of("id_test", len(id_scores)), resamples.of(key, len(ood_scores))
     return resampled_metrics(id_scores, ood_scores, *drawn)
 
 

@@ -38,7 +38,8 @@ def evaluate_graphs(trainer: GraphTrainer) -> Results:
     around it. Detectors read [A^ H, H] of the last layer, on which its weights [W2, W1] are the linear head.
     """
     config, network = trainer.config, trainer.network
-    tests = [trainer.source.test(number) for number in range(_test_graphs(trainer))]
+    count = trainer.graphs.test_graphs if trainer.graphs.dataset is None else 1
+    tests = [trainer.source.test(number) for number in range(count)]
     outputs = [outputs_of(network, sample) for sample in tests]
     run = config.run_directory.name
     make: MakeRow = partial(make_row, {"run": run, "seed": config.train.seed, "protocol": STRICT})
@@ -56,10 +57,6 @@ def evaluate_graphs(trainer: GraphTrainer) -> Results:
         series={"beliefs": _beliefs(tests, outputs), "spectra": _spectra(tests[0])},
         scores=scores_table(sets),
     )
-
-
-def _test_graphs(trainer: GraphTrainer) -> int:
-    return trainer.graphs.test_graphs if trainer.graphs.dataset is None else 1
 
 
 def _detectors(config: Config) -> list[str]:
@@ -116,10 +113,7 @@ def _trace_ratios(trainer: GraphTrainer, sample: Sample, labels: Tensor) -> dict
         before = ClassStatistics(trainer.source.classes, step.input.shape[1]).update(step.input, labels)
         out = step.neighbours if step.own is None else step.neighbours + step.own
         after = ClassStatistics(trainer.source.classes, out.shape[1]).update(out, labels)
-        ratios = (
-            after.between.trace() / before.between.trace(),
-            after.within.trace() / before.within.trace(),
-        )
+        ratios = (after.between.trace() / before.between.trace(), after.within.trace() / before.within.trace())
         bounds = trace_bounds(trainer.source.model, before, w1, w2)
         for name, measured, bound in zip(("between", "within"), ratios, bounds, strict=True):
             values = {"": float(measured), "_predicted": bound.predicted, "_low": bound.low, "_high": bound.high}

@@ -70,8 +70,7 @@ class GraphNetwork(nn.Module):
         """Outputs (N, C)."""
         for layer, norm in zip(self.layers, self.norms, strict=False):
             x = norm(layer(x, edge_index).relu())
-        outputs: Tensor = self.layers[-1](x, edge_index)
-        return outputs
+        return self.layers[-1](x, edge_index)
 
     def weights(self) -> list[tuple[Tensor | None, Tensor]]:
         """W1 (None without) and W2 of every layer, each (out, in)."""

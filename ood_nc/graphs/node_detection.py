@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,14 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection import create_feature_detector
-from ood_nc.documents import MEAN
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples
+from ood_nc.evaluation.detection import Resamples, null_rows, rows_of_group
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.scores_table import score_column
 from ood_nc.graphs.network import GraphNetwork
 from ood_nc.graphs.propagation import propagate
 from ood_nc.graphs.sources import Sample
 from ood_nc.graphs.training import GraphTrainer
-from ood_nc.scores import METRICS, percentile_interval, resampled_metrics
 
 HEAD_TAP = "head"
 
@@ -28,8 +27,7 @@ HEAD_TAP = "head"
 @torch.no_grad()
 def outputs_of(network: GraphNetwork, sample: Sample) -> Tensor:
     """The network's outputs on all nodes of a graph (N, C)."""
-    outputs: Tensor = network(sample.graph.x, sample.graph.edge_index)
-    return outputs
+    return network(sample.graph.x, sample.graph.edge_index)
 
 
 def head_depth(trainer: GraphTrainer) -> int:
@@ -81,44 +79,23 @@ class NodeDetection:
         labels = torch.cat([sample.matched(outputs_of(self.trainer.network, sample)) for sample in self.train])
         features = torch.cat([self._features(sample)[sample.nodes] for sample in self.train])
         head = self.trainer.network.head()
+        make = partial(self.make, kind="detection", tap=HEAD_TAP, depth=head_depth(self.trainer))
         rows: list[Row] = []
         for name in detectors:
             try:
                 detector = create_feature_detector(name).fit(features, labels, head=(head, None))
                 scores = [detector.score(part) for part in self.features]
             except UserError as error:
-                rows += [self._null(name, ood, metric, reason_of(error)) for ood in self.ood for metric in METRICS]
+                rows += null_rows(dict.fromkeys(self.ood, "near"), reason_of(error), partial(make, method=name))
                 continue
             smooth = [propagate(s, one.graph.edge_index) for s, one in zip(scores, self.mixed, strict=True)]
-            rows += self._measure(name, scores, resamples) + self._measure(f"{name}_propagated", smooth, resamples)
+            for method, found in ((name, scores), (f"{name}_propagated", smooth)):
+                self.scores[method] = self._by_set(found)
+                rows += rows_of_group(self.scores[method], "near", resamples, partial(make, method=method))
         return rows
 
-    def _row(self, method: str, dataset: str, metric: str, **values: Any) -> Row:
-        where = {"kind": "detection", "tap": HEAD_TAP, "depth": head_depth(self.trainer), "group": "near"}
-        return self.make(**where, method=method, dataset=dataset, metric=metric, **values)
-
-    def _null(self, method: str, dataset: str, metric: str, reason: str) -> Row:
-        return self._row(method, dataset, metric, value=None, reason=reason)
-
-    def _measure(self, method: str, scores: list[Tensor], resamples: Resamples) -> list[Row]:
-        by_set = {
+    def _by_set(self, scores: list[Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+        return {
             name: torch.cat([s[self._chosen(one, name)] for s, one in zip(scores, self.mixed, strict=True)]).numpy()
             for name in ("id_test", *self.ood)
         }
-        self.scores[method] = by_set
-        found, rows = [], []
-        for name in self.ood:
-            drawn = resamples.of("id_test", len(by_set["id_test"])), resamples.of(name, len(by_set[name]))
-            found.append(resampled_metrics(by_set["id_test"], by_set[name], *drawn))
-            rows += [
-                self._value_row(method, name, metric, values, len(by_set[name])) for metric, values in found[-1].items()
-            ]
-        for metric in found[0]:
-            mean = np.mean([one[metric] for one in found], axis=0)
-            row = self._value_row(method, MEAN, metric, mean, len(found))
-            rows += [row, {**row, "group": "ood"}]
-        return rows
-
-    def _value_row(self, method: str, dataset: str, metric: str, values: np.ndarray[Any, Any], n: int) -> Row:
-        low, high = percentile_interval(values[1:])
-        return self._row(method, dataset, metric, value=values[0], low=low, high=high, n=n)

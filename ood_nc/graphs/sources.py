@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,22 +39,6 @@ class Sample:
     def matched(self, outputs: Tensor) -> Tensor:
         """The labels, renamed to fit the outputs of all nodes (N, C) where they have no names."""
         return self.labels if self.named else match_labels(outputs[self.nodes], self.labels)
-
-
-class Source(Protocol):
-    """Where graphs come from: for training, for tests, and those with OOD nodes."""
-
-    classes: int
-    features: int
-
-    def train(self, number: int) -> Sample:
-        """The training graph of that number."""
-
-    def test(self, number: int) -> Sample:
-        """The test graph of that number."""
-
-    def mixed(self, number: int) -> Sample:
-        """The graph of that number in which some nodes are OOD."""
 
 
 def block_model(config: GraphsConfig) -> BlockModel:

@@ -19,16 +19,14 @@ from ood_nc.config import Config, MultilabelConfig
 from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform
 from ood_nc.detection import create_feature_detector, list_detectors
 from ood_nc.devices import choose_device
-from ood_nc.documents import MEAN
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples
+from ood_nc.evaluation.detection import Resamples, null_rows, rows_of_group
 from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
 from ood_nc.models import ControlledModel
 from ood_nc.multilabel.detection import joint_energy, max_logit, nearest_by_label
 from ood_nc.multilabel.metrics import score_label_sets
 from ood_nc.multilabel.thresholds import label_thresholds
 from ood_nc.passes import evaluating
-from ood_nc.scores import METRICS, percentile_interval, resampled_metrics
 from ood_nc.training.run_directory import versions
 
 OWN = ("joint_energy", "max_logit", "nearest_by_label")
@@ -95,11 +93,9 @@ def _accuracy_rows(banks: dict[str, _Bank], config: Config, make: MakeRow) -> li
         parts = {"head": torch.ones_like(sizes, dtype=torch.bool)}
         parts |= {f"head, {int(m)} labels": sizes == m for m in sizes.unique()}
         for method, chosen in parts.items():
-            for metric, value in score_label_sets(bank.logits[chosen], bank.sets[chosen]).to_dict().items():
-                reason = "every label is on all images or on none"
-                rows.append(
-                    make(**where, method=method, metric=metric, value=value, reason=reason, n=int(chosen.sum()))
-                )
+            found = score_label_sets(bank.logits[chosen], bank.sets[chosen]).to_dict()
+            more = {"method": method, "reason": "every label is on all images or on none", "n": int(chosen.sum())}
+            rows += [make(**where, **more, metric=metric, value=value) for metric, value in found.items()]
     test = banks["id_test"]
     limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
     told = test.logits >= limits
@@ -118,20 +114,11 @@ def _collapse_rows(model: ControlledModel, banks: dict[str, _Bank], config: Conf
         for depth, tap in enumerate(model.tap_names):
             bank = banks[name]
             where = {"kind": "collapse", "dataset": name, "group": "id", "tap": tap, "depth": depth}
-            weight = model.head_weight.detach().float().cpu() if tap == model.head_tap else None
-            bias = None if weight is None or model.head_bias is None else model.head_bias.detach().float().cpu()
+            weight, bias = _head_at(model, tap)
             report = measure_multilabel(bank.taps[tap], bank.sets, weight=weight, bias=bias)
-            reasons = report.single.reasons
-            rows += [
-                make(
-                    **where,
-                    metric=metric,
-                    value=value,
-                    reason=reasons.get(metric, "too few label sets"),
-                    n=len(bank.sets),
-                )
-                for metric, value in report.to_dict().items()
-            ]
+            for metric, value in report.to_dict().items():
+                reason = report.single.reasons.get(metric, "too few label sets")
+                rows.append(make(**where, metric=metric, value=value, reason=reason, n=len(bank.sets)))
             if composed:
                 for part in report.by_multiplicity:
                     rows += _by_frequency(part, config.multilabel, model.num_classes, partial(make, **where))
@@ -162,11 +149,12 @@ def _detection_rows(
     resamples = Resamples(config.evaluation.bootstrap, config.train.seed)
     centered = any(term.name == "pick_all_label" for term in config.loss.terms)
     rows: list[Row] = []
-    by_name = {"joint_energy": joint_energy, "max_logit": max_logit}
     depth = {tap: number for number, tap in enumerate(model.tap_names)}
-    for name, score in by_name.items():
+    make = partial(make, kind="detection")
+    at = partial(make, tap=model.head_tap, depth=depth.get(model.head_tap, len(depth)))
+    for name, score in {"joint_energy": joint_energy, "max_logit": max_logit}.items():
         scores = {key: score(banks[key].logits, centered=centered).numpy() for key in ("id_test", *ood)}
-        rows += _measured(name, model.head_tap, depth.get(model.head_tap, len(depth)), scores, ood, resamples, make)
+        rows += rows_of_group(scores, "far", resamples, partial(at, method=name))
     assert config.multilabel is not None
     limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
     train, alone = banks["id_train"], banks["id_train"].sets.sum(dim=1) == 1
@@ -178,61 +166,33 @@ def _detection_rows(
             ).numpy()
             for key in ("id_test", *ood)
         }
-        rows += _measured("nearest_by_label", tap, depth[tap], scores, ood, resamples, make)
-        head = None
-        if tap == model.head_tap:
-            bias = None if model.head_bias is None else model.head_bias.detach().float().cpu()
-            head = (model.head_weight.detach().float().cpu(), bias)
+        at = partial(make, tap=tap, depth=depth[tap])
+        rows += rows_of_group(scores, "far", resamples, partial(at, method="nearest_by_label"))
+        weight, bias = _head_at(model, tap)
+        head = None if weight is None else (weight, bias)
         for name in _detectors(config):
             try:
                 detector = create_feature_detector(name).fit(train.taps[tap][alone], labels[alone], head=head)
                 found = {key: detector.score(banks[key].taps[tap]).numpy() for key in ("id_test", *ood)}
             except UserError as error:
-                where = {"kind": "detection", "tap": tap, "depth": depth[tap], "group": "far", "method": name}
-                reason = reason_of(error)
-                rows += [
-                    make(**where, dataset=one, metric=m, value=None, reason=reason) for one in ood for m in METRICS
-                ]
+                rows += null_rows(dict.fromkeys(ood, "far"), reason_of(error), partial(at, method=name))
                 continue
-            rows += _measured(name, tap, depth[tap], found, ood, resamples, make)
+            rows += rows_of_group(found, "far", resamples, partial(at, method=name))
     return rows
+
+
+def _head_at(model: ControlledModel, tap: str) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias of the head at the tap that it reads; None elsewhere, and for a bias that there is not."""
+    if tap != model.head_tap:
+        return None, None
+    bias = model.head_bias
+    return model.head_weight.detach().float().cpu(), None if bias is None else bias.detach().float().cpu()
 
 
 def _detectors(config: Config) -> list[str]:
     patterns: Iterable[str] = config.evaluation.detectors
     names = dict.fromkeys(name for pattern in patterns for name in list_detectors(pattern, kind="feature"))
     return [name for name in names if name not in OWN]
-
-
-def _measured(
-    method: str,
-    tap: str,
-    depth: int,
-    scores: dict[str, np.ndarray],
-    ood: list[str],
-    resamples: Resamples,
-    make: MakeRow,
-) -> list[Row]:
-    make = partial(make, kind="detection", tap=tap, depth=depth, method=method)
-    found, rows = [], []
-    for name in ood:
-        drawn = resamples.of("id_test", len(scores["id_test"])), resamples.of(name, len(scores[name]))
-        found.append(resampled_metrics(scores["id_test"], scores[name], *drawn))
-        rows += [
-            _value_row(make, values, dataset=name, group="far", metric=metric, n=len(scores[name]))
-            for metric, values in found[-1].items()
-        ]
-    for metric in found[0]:
-        mean = np.mean([one[metric] for one in found], axis=0)
-        rows += [
-            _value_row(make, mean, dataset=MEAN, group=group, metric=metric, n=len(ood)) for group in ("far", "ood")
-        ]
-    return rows
-
-
-def _value_row(make: MakeRow, values: np.ndarray, **where: object) -> Row:
-    low, high = percentile_interval(values[1:])
-    return make(**where, value=values[0], low=low, high=high)
 
 
 def _head_parameters(model: ControlledModel) -> int:
