@@ -15,7 +15,7 @@ Center: TypeAlias = Literal["classes", "samples"]
 
 # Elements of a block of pairs: 8 MB in float64, small beside the means of any problem with many classes.
 _BLOCK_ELEMENTS = 1 << 20
-_EPS = float(torch.finfo(torch.float64).eps)
+EPS = float(torch.finfo(torch.float64).eps)
 
 
 class UndefinedMetricError(UserError):
@@ -76,4 +76,4 @@ def product_norm(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 def clean_norm(norm: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Return the norm of A B', or 0 where it is only the rounding of the product."""
     bound = torch.linalg.vector_norm(left) * torch.linalg.vector_norm(right)
-    return norm.masked_fill(norm <= 16 * _EPS * bound, 0.0)
+    return norm.masked_fill(norm <= 16 * EPS * bound, 0.0)

@@ -20,7 +20,7 @@ def pair_distances(means: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for rows in row_blocks(len(means), len(means)):
         scale = lengths[rows, None] + lengths
         squares = scale.addmm(means[rows], means.T, alpha=-2).clamp_min_(0)
-        _set_diagonal(squares, rows, torch.inf)
+        squares.diagonal(rows.start).fill_(torch.inf)
         first, second = (squares <= _CLOSE * scale).nonzero(as_tuple=True)
         for part in row_blocks(len(first), means.shape[1]):
             difference = means[rows][first[part]] - means[second[part]]
@@ -68,8 +68,3 @@ def summarize_directions(rows: torch.Tensor) -> DirectionSummary:
     return DirectionSummary(
         angle / pairs, torch.cat(closest), log_mean, math.sqrt(log_squares / pairs), math.log(potential / pairs)
     )
-
-
-def _set_diagonal(block: torch.Tensor, rows: slice, value: float) -> None:
-    index = torch.arange(rows.start, rows.stop, device=block.device)
-    block[index - rows.start, index] = value

@@ -84,8 +84,7 @@ def entropy_full(
 
 
 def _on_sphere(points: torch.Tensor) -> torch.Tensor:
-    unit: torch.Tensor = points / torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS)
-    return unit
+    return torch.div(points, torch.linalg.vector_norm(points, dim=1, keepdim=True).clamp_min(_EPS))
 
 
 def _mean_log_distance(points: torch.Tensor) -> float:
@@ -117,7 +116,6 @@ def _neighbors(points: torch.Tensor) -> torch.Tensor:
     with torch.autocast(points.device.type, enabled=False):
         for rows in row_blocks(len(points), len(points)):
             affinity = torch.addmm(-half_squares, centered[rows], centered.T)
-            index = torch.arange(rows.start, rows.stop, device=points.device)
-            affinity[index - rows.start, index] = -torch.inf
+            affinity.diagonal(rows.start).fill_(-torch.inf)
             result[rows] = affinity.argmax(dim=1)
     return result

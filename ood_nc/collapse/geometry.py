@@ -8,6 +8,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.collapse._common import (
+    EPS,
     Center,
     UndefinedMetricError,
     as_head,
@@ -21,8 +22,6 @@ from ood_nc.collapse._pairs import DirectionSummary, summarize_directions
 from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.variability import means_resolution
-
-_EPS = float(torch.finfo(torch.float64).eps)
 
 
 @collapse_metric("std / mean of |mu_c - mu_G|", "Papyan et al. 2020")
@@ -184,7 +183,7 @@ def alignment_per_class(stats: ClassStatistics, weight: ArrayLike, center: Cente
     """
     means = directed_means(stats, center)
     rows = matching_rows(stats, weight)
-    rounding = 16 * _EPS * torch.linalg.vector_norm(rows, dim=1).max()
+    rounding = 16 * EPS * torch.linalg.vector_norm(rows, dim=1).max()
     rows = rows - rows.mean(dim=0)
     lengths = torch.linalg.vector_norm(rows, dim=1)
     if not bool((lengths > rounding).all()):
@@ -241,8 +240,7 @@ def etf_distance(left: torch.Tensor, right: torch.Tensor) -> float:
     for rows in blocks:
         product = left[rows] @ right.T if whole is None else whole
         difference = product.div_(norm).add_(scale / classes)
-        index = torch.arange(rows.start, rows.stop, device=left.device)
-        difference[index - rows.start, index] -= scale
+        difference.diagonal(rows.start).sub_(scale)
         total += float(difference.square_().sum())
     return math.sqrt(total)
 

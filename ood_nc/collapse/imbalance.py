@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.collapse._common import UndefinedMetricError
+from ood_nc.collapse._common import EPS, UndefinedMetricError
 from ood_nc.collapse.geometry import matching_rows
 from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
-
-_EPS = float(torch.finfo(torch.float64).eps)
 
 
 def minority_classes(stats: ClassStatistics, share: float = 0.5) -> torch.Tensor:
@@ -93,7 +91,7 @@ def nc2_seli(stats: ClassStatistics, weight: ArrayLike) -> float:
     encoded = torch.eye(classes, dtype=torch.float64, device=rows.device) - 1 / classes
     # V L V' is the square root of (V L U')(V L U')'.
     squares, vectors = torch.linalg.eigh((encoded * stats.counts[stats.present]) @ encoded)
-    lengths = squares.where(squares > classes * _EPS * squares[-1], 0.0).sqrt()
+    lengths = squares.where(squares > classes * EPS * squares[-1], 0.0).sqrt()
     ideal = (vectors * lengths) @ vectors.T
     return float(
         torch.linalg.vector_norm(gram / torch.linalg.vector_norm(gram) - ideal / torch.linalg.vector_norm(ideal))

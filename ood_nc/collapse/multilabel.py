@@ -83,11 +83,7 @@ class MultilabelReport:
 
 
 def measure_multilabel(
-    features: ArrayLike,
-    label_sets: ArrayLike,
-    *,
-    weight: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
+    features: ArrayLike, label_sets: ArrayLike, *, weight: ArrayLike | None = None, bias: ArrayLike | None = None
 ) -> MultilabelReport:
     """Measure multi-label collapse (MLab-NC) of one layer.
 
@@ -137,8 +133,7 @@ def measure_multilabel(
     known = torch.zeros(sets.shape[1], dtype=torch.bool, device=matrix.device)
     known[stats.present] = True
     found = [_multiplicity(int(m), matrix[sizes == m], sets[sizes == m], tags, known, origin) for m in sizes.unique()]
-    single = measure(stats, weight=weight, bias=bias)
-    return MultilabelReport(single, tuple(found))
+    return MultilabelReport(measure(stats, weight=weight, bias=bias), tuple(found))
 
 
 def _multiplicity(
@@ -146,9 +141,7 @@ def _multiplicity(
 ) -> Multiplicity:
     unique, group = sets.unique(dim=0, return_inverse=True)
     stats = ClassStatistics(len(unique), matrix.shape[1], device=matrix.device).update(matrix, group)
-    nc1: float | None = None
-    if len(unique) > 1:
-        nc1 = measure(stats, metrics=["nc1_ratio"]).nc1_ratio
+    nc1 = measure(stats, metrics=["nc1_ratio"]).nc1_ratio if len(unique) > 1 else None
     if m == 1:
         return Multiplicity(m, len(matrix), len(unique), nc1)
     whole = (unique & ~known).sum(dim=1) == 0  # a label that is never alone has no mean to add
@@ -174,5 +167,4 @@ def _cosines(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor | None:
     lengths = [torch.linalg.vector_norm(part, dim=1) for part in (rows, columns)]
     if not len(rows) or not all(bool((length > 0).all()) for length in lengths):
         return None
-    cosines: torch.Tensor = (rows / lengths[0][:, None]) @ (columns / lengths[1][:, None]).T
-    return cosines
+    return torch.mm(rows / lengths[0][:, None], (columns / lengths[1][:, None]).T)

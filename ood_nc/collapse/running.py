@@ -156,8 +156,7 @@ def remove_noise(means: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     squares = lengths.square()
     shrunk = torch.maximum(squares - grown, squares / 10).sqrt()
     shrunk[min(len(means) - 1, means.shape[1]) :] = 0
-    clean: torch.Tensor = center + (left * shrunk) @ axes
-    return clean
+    return torch.add(center, (left * shrunk) @ axes)
 
 
 class RunningEntropy:
@@ -222,8 +221,7 @@ class RunningEntropy:
 
 def _within_range(rows: torch.Tensor) -> torch.Tensor:
     """Whether no entry is NaN, infinite or too large, as a tensor."""
-    fine: torch.Tensor = rows.abs().amax() <= _LARGEST
-    return fine
+    return rows.abs().amax() <= _LARGEST
 
 
 def _joined(tensor: torch.Tensor) -> torch.Tensor:

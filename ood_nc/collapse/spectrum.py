@@ -10,12 +10,10 @@ from scipy.linalg import eigvalsh_tridiagonal, lapack
 
 from ood_nc import accumulate
 from ood_nc.arrays import ArrayLike, as_tensor
-from ood_nc.collapse._common import UndefinedMetricError, as_head
+from ood_nc.collapse._common import EPS, UndefinedMetricError, as_head
 from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
-
-_EPS = float(torch.finfo(torch.float64).eps)
 
 
 class MomentSpectra(NamedTuple):
@@ -89,7 +87,7 @@ def _effective_rank(spectra: MomentSpectra, stats: ClassStatistics, *, centered:
     largest = float(torch.linalg.vector_norm(stats.uncentered_means, torch.inf))
     # The scatter knows nothing below its own rounding, and the class means nothing below theirs.
     noise = max(
-        4 * stats.resolution * stats.largest_variance, (_EPS * largest) ** 2, stats.dim * _EPS * float(values[-1])
+        4 * stats.resolution * stats.largest_variance, (EPS * largest) ** 2, stats.dim * EPS * float(values[-1])
     )
     kept = values[values > noise]
     if not len(kept):
@@ -187,7 +185,7 @@ def _leading_axes(columns: torch.Tensor, rank: int | None) -> torch.Tensor:
     """Orthonormal basis of the span of the columns, or of its ``rank`` leading left singular vectors."""
     vectors: torch.Tensor
     vectors, lengths, _ = torch.linalg.svd(columns, full_matrices=False)
-    kept = int((lengths > max(columns.shape) * _EPS * lengths[0]).sum())
+    kept = int((lengths > max(columns.shape) * EPS * lengths[0]).sum())
     if not kept:
         raise UndefinedMetricError("the class means or the weight are 0.")
     return vectors[:, : kept if rank is None else min(kept, rank)]

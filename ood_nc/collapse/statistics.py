@@ -47,13 +47,7 @@ class ClassStatistics:
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        dim: int,
-        *,
-        device: torch.device | str = "cpu",
-        full: bool = True,
-        exact: bool = False,
+        self, num_classes: int, dim: int, *, device: torch.device | str = "cpu", full: bool = True, exact: bool = False
     ) -> None:
         if num_classes < 1 or dim < 1:
             raise UserError(f"num_classes and dim must be at least 1, got {num_classes} and {dim}.")
@@ -97,7 +91,8 @@ class ClassStatistics:
     def _update_hard(self, matrix: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
         dtype = self._product_dtype(matrix)
         whole = weights is None and matrix.dtype == dtype and matrix.device == self.device
-        start, size = 0, self._block_rows(dtype)
+        row_bytes = self.dim * dtype.itemsize
+        start, size = 0, max(64, _BLOCK_BYTES // row_bytes, min(self.dim, (1 << 24) // row_bytes))
         while start < len(matrix):
             if not self._pending.accepts(dtype, weights is not None):
                 self._flush()
@@ -142,10 +137,6 @@ class ClassStatistics:
         unfit = torch.get_float32_matmul_precision() != "highest" or self._largest > 1e38
         wide = matrix.dtype == torch.float64 or self.exact or unfit
         return torch.float64 if wide else torch.float32
-
-    def _block_rows(self, dtype: torch.dtype) -> int:
-        wide = self.dim * dtype.itemsize
-        return max(64, _BLOCK_BYTES // wide, min(self.dim, (1 << 24) // wide))
 
     def _flush(self) -> None:
         if self._pending.rows:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ood_nc.collapse._common import Center, UndefinedMetricError
+from ood_nc.collapse._common import EPS, Center, UndefinedMetricError
 from ood_nc.collapse._pairs import pair_distances
 from ood_nc.collapse.registry import RIGID, collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
-
-_EPS = float(torch.finfo(torch.float64).eps)
 
 
 @collapse_metric("tr Sigma_W", "Rangamani et al. 2023", invariances=RIGID)
@@ -192,7 +190,7 @@ def means_resolution(stats: ClassStatistics) -> float:
     At least 1e-150, whose square is the last that float64 holds to all its digits.
     """
     means = stats.uncentered_means
-    return max(16 * _EPS * float(torch.linalg.vector_norm(means, dim=1).max()), 1e-150)
+    return max(16 * EPS * float(torch.linalg.vector_norm(means, dim=1).max()), 1e-150)
 
 
 def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +205,7 @@ def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor
         axes = means.T @ vectors / squares.sqrt() if classes <= dim else vectors
         return squares, axes
     _, lengths, axes_t = torch.linalg.svd(means, full_matrices=False)
-    threshold = max(resolution, max(means.shape) * _EPS * float(lengths[0]))
+    threshold = max(resolution, max(means.shape) * EPS * float(lengths[0]))
     kept = lengths[:rank] > threshold
     return lengths[:rank][kept].square(), axes_t[:rank][kept].T
 
@@ -225,7 +223,7 @@ def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
         solved = (torch.linalg.solve_triangular(factor, part.T, upper=False) for part in means.split(width))
         return float(sum(part.square_().sum() for part in solved))
     values, vectors = torch.linalg.eigh(total, UPLO="U")
-    kept = values > max(len(total) * _EPS * float(values[-1]), noise)
+    kept = values > max(len(total) * EPS * float(values[-1]), noise)
     projected = means @ vectors[:, kept]
     return float((projected.square() / values[kept]).sum())
 

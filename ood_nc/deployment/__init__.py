@@ -7,12 +7,4 @@ from ood_nc.deployment.export import export_onnx, export_program
 from ood_nc.deployment.fitting import fit_detector
 from ood_nc.deployment.scoring import ScoringSummary, score_images
 
-__all__ = [
-    "Detector",
-    "ScoringSummary",
-    "Verdict",
-    "export_onnx",
-    "export_program",
-    "fit_detector",
-    "score_images",
-]
+__all__ = ["Detector", "ScoringSummary", "Verdict", "export_onnx", "export_program", "fit_detector", "score_images"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,10 @@ from ood_nc.evaluation.fitting import (
     number_classes,
     statistics_of,
 )
-from ood_nc.evaluation.taps import TapData, open_tap
+from ood_nc.evaluation.taps import open_tap
 from ood_nc.features import FeatureBank, ImageBatches
 from ood_nc.models import ControlledModel
 from ood_nc.scores import ScoreEnsemble
-
-
-@dataclass(frozen=True)
-class _Data:
-    """Features of what is fitted on, of what settles choices, of what calibrates, and of validation OOD."""
-
-    train: FeatureBank
-    tuning: FeatureBank | None
-    calibration: FeatureBank
-    outliers: FeatureBank | None
 
 
 def fit_detector(
@@ -110,12 +99,12 @@ def fit_detector(
     several = len(detectors) * len(names) > 1
     splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
     get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
-    data = _data(get, model, train, held_out, validation_ood, splits, seed)
+    banks = _banks(get, train, held_out, validation_ood, splits, seed)
     tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
     members: list[Member] = []
     chosen: dict[str, Any] = {}
     for name in names:
-        tap = _open_tap(model, name, data, head_fits, seed)
+        tap = open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
         statistics = statistics_of(tap)
         for prototype in prototypes:
             if isinstance(prototype, FeatureDetector):
@@ -138,29 +127,12 @@ def fit_detector(
         "held_out": {"source": held_out.name, "n": len(held_out), "fingerprint": held_out.fingerprint()},
         "chosen": chosen,
     }
-    return _calibrated(model, members, data, held_out, about, combine, tpr, per_class, batch_size)
-
-
-def _calibrated(
-    model: ControlledModel,
-    members: list[Member],
-    data: _Data,
-    held_out: ImageDataset,
-    about: dict[str, Any],
-    combine: str,
-    tpr: float,
-    per_class: bool,
-    batch_size: int,
-) -> Detector:
     # Scored by the finished detector itself, image by image: what calibrates it is what it will do.
-    blank = Calibration(torch.zeros(1, dtype=torch.float64), None, tpr)
-    unit = Detector(model, members, None, blank, about)
+    unit = Detector(model, members, None, Calibration(torch.zeros(1, dtype=torch.float64), None, tpr), about)
     ensemble = None
-    if len(members) > 1:
-        assert data.tuning is not None
-        tuning, _ = _scores(unit, data.tuning, held_out, batch_size)
-        ensemble = ScoreEnsemble(combine).fit(tuning)  # type: ignore[arg-type]
-    scores, predictions = _scores(unit, data.calibration, held_out, batch_size)
+    if several:
+        ensemble = ScoreEnsemble(combine).fit(_scores(unit, banks["id_val"], held_out, batch_size)[0])  # type: ignore[arg-type]
+    scores, predictions = _scores(unit, banks["id_test"], held_out, batch_size)
     combined = scores[:, 0] if ensemble is None else ensemble.score(scores)
     calibration = Calibration(combined, predictions if per_class else None, tpr)
     return Detector(model, members, ensemble, calibration, about)
@@ -186,38 +158,30 @@ def _scores(
     return torch.stack(columns, dim=1), bank.logits.argmax(dim=1)
 
 
-def _data(
+def _banks(
     get: Extractor,
-    model: ControlledModel,
     train: ImageDataset,
     held_out: ImageDataset,
     validation_ood: ImageDataset | None,
     splits: bool,
     seed: int,
-) -> _Data:
+) -> dict[str, FeatureBank]:
+    """Features of what is fitted on, calibrates (``id_test``), settles choices (``id_val``), and of validation OOD."""
     roles: dict[str, Role] = {"ID train": "fit", "the held-out ID set": "calibrate", "the validation OOD set": "choose"}
     given = dict(zip(roles, (train, held_out, validation_ood), strict=True))
     sets = {name: dataset for name, dataset in given.items() if dataset is not None}
     for found in find_overlaps(sets, roles):
         raise UserError(f"{found}: the detector would promise too much. Use other images.")
     whole = get(held_out)
-    tuning, calibration = None, whole
+    banks = {"id_test": whole}
     if splits:
         labels = whole.labels.numpy()
-        first, second = stratified_split(np.maximum(labels, 0), 0.5, seed)
-        parts = [whole.select([whole.ids[row] for row in rows], labels[rows]) for rows in (first, second)]
-        tuning, calibration = parts
-    outliers = None
+        halves = stratified_split(np.maximum(labels, 0), 0.5, seed)
+        parts = [whole.select([whole.ids[row] for row in rows], labels[rows]) for rows in halves]
+        banks = dict(zip(("id_val", "id_test"), parts, strict=True))
     if validation_ood is not None:
-        outliers = get(validation_ood.with_transform(train.transform))
-    return _Data(get(train), tuning, calibration, outliers)
-
-
-def _open_tap(model: ControlledModel, name: str, data: _Data, head_fits: bool, seed: int) -> TapData:
-    banks = {"id_train": data.train, "id_test": data.calibration}
-    more = {"id_val": data.tuning, VALIDATION_OOD: data.outliers}
-    banks |= {key: bank for key, bank in more.items() if bank is not None}
-    return open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
+        banks[VALIDATION_OOD] = get(validation_ood.with_transform(train.transform))
+    return {"id_train": get(train), **banks}
 
 
 def _known_taps(model: ControlledModel, taps: Sequence[str] | None) -> list[str]:

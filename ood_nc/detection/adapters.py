@@ -94,8 +94,7 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Scores (B,), larger = more in-distribution."""
         check_is_fitted(self, "detector_")
-        scores: np.ndarray[Any, np.dtype[np.float64]] = _score(self.detector_, X, self.head).cpu().numpy()
-        return scores
+        return _score(self.detector_, X, self.head).cpu().numpy()
 
     def decision_function(self, X: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
         """``score_samples(X) - offset_``: negative for outliers."""

@@ -130,8 +130,7 @@ class TapStatistics(Inputs):
 
     def _class_means_of(self, rows: Tensor) -> Tensor:
         sums = linalg.class_sums(rows, self.class_positions, len(self.classes))
-        means: Tensor = sums / self.class_counts[:, None]
-        return means
+        return sums / self.class_counts[:, None]
 
     @cached_property
     def mean(self) -> Tensor:
@@ -187,11 +186,7 @@ class TapQueries(Inputs):
     knows = frozenset({"features", "logits"})
 
     def __init__(
-        self,
-        features: ArrayLike | None,
-        *,
-        logits: ArrayLike | None = None,
-        head: GivenHead | None = None,
+        self, features: ArrayLike | None, *, logits: ArrayLike | None = None, head: GivenHead | None = None
     ) -> None:
         super().__init__(features, logits, head)
         self._shared: dict[Hashable, Any] = {}

@@ -26,6 +26,7 @@ class Inputs:
         self._features = None if features is None else on_float64_device(as_matrix(features, "features"))
         self._given_logits = None if logits is None else on_float64_device(as_matrix(logits, "logits"))
         self._head = as_head(head, None if self._features is None else self.dim)
+        self._checked: frozenset[str] = frozenset()
         if self._features is None and self._given_logits is None:
             raise UserError("Neither features nor logits were given.")
         first = features if features is not None else logits
@@ -130,32 +131,19 @@ class Inputs:
         return self.logits.softmax(dim=1)
 
     @cached_property
-    def normalized(self) -> Tensor:
-        """Features over their norms (N, d), float64; zero rows stay zero. One more copy of the features: worth it
-        only where several detectors share it."""
-        return linalg.safe_normalize(self.features)
-
-    @cached_property
-    def _features_finite(self) -> None:
-        check_finite(self.features, "features")
-
-    @cached_property
-    def _logits_finite(self) -> None:
-        if self._given_logits is not None:
-            check_finite(self._given_logits, "logits")
-        else:
-            check_finite(self._of_logits, "logits of the head", "scale those samples or leave them out")
-
-    @cached_property
     def _lowest(self) -> float:
         return float(self.features.min()) if self.features.numel() else 0.0
 
     def check(self, names: frozenset[str]) -> None:
         """Raise :class:`NonFiniteError` where the named inputs hold NaN or infinity (looked at once)."""
-        if "features" in names:
-            _ = self._features_finite
-        if "logits" in names:
-            _ = self._logits_finite
+        left = names - self._checked
+        if "features" in left:
+            check_finite(self.features, "features")
+        if "logits" in left and self._given_logits is not None:
+            check_finite(self._given_logits, "logits")
+        elif "logits" in left:
+            check_finite(self._of_logits, "logits of the head", "scale those samples or leave them out")
+        self._checked |= names
 
     def check_nonnegative(self, detector: str) -> None:
         """Raise :class:`UserError` where a feature is negative."""

@@ -146,11 +146,7 @@ def _try(
 
 
 def _settings(
-    name: str,
-    space: Mapping[str, Sequence[Any]] | None,
-    defaults: Mapping[str, Any],
-    max_trials: int,
-    seed: int,
+    name: str, space: Mapping[str, Sequence[Any]] | None, defaults: Mapping[str, Any], max_trials: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     grid = create_feature_detector(name).hyperparameters() if space is None else space
     for parameter, values in grid.items():

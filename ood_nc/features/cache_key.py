@@ -44,15 +44,11 @@ def bank_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def canonical_text(value: Any) -> str:
-    """Describe a value by its type and everything it holds.
+def canonical_text(value: Any, outer: tuple[int, ...] = ()) -> str:
+    """Describe a value by its type and everything it holds; ``outer`` are the ids of the values that it is in.
 
     What cannot be described exactly (a lambda, an object of a compiled type) is a random text, equal to nothing.
     """
-    return _canonical_text(value, ())
-
-
-def _canonical_text(value: Any, outer: tuple[int, ...]) -> str:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return repr(value)
     if id(value) in outer:
@@ -64,17 +60,17 @@ def _canonical_text(value: Any, outer: tuple[int, ...]) -> str:
         array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
         return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
     if isinstance(value, Mapping):
-        items = sorted((_canonical_text(key, outer), _canonical_text(inner, outer)) for key, inner in value.items())
+        items = sorted((canonical_text(key, outer), canonical_text(inner, outer)) for key, inner in value.items())
         return f"{_name(type(value))}({items})"
     if isinstance(value, (list, tuple, set, frozenset)):
-        parts = [_canonical_text(inner, outer) for inner in value]
+        parts = [canonical_text(inner, outer) for inner in value]
         return f"{_name(type(value))}({sorted(parts) if isinstance(value, (set, frozenset)) else parts})"
     if isinstance(value, functools.partial):
-        return f"partial({[_canonical_text(part, outer) for part in (value.func, value.args, value.keywords)]})"
+        return f"partial({[canonical_text(part, outer) for part in (value.func, value.args, value.keywords)]})"
     if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device)):
         return _unique() if "<" in repr(getattr(value, "__qualname__", "")) else _named(value)
     held = getattr(value, "__dict__", None)
-    return f"{_name(type(value))}{_canonical_text(held, outer)}" if held is not None else _unique()
+    return f"{_name(type(value))}{canonical_text(held, outer)}" if held is not None else _unique()
 
 
 def _named(value: Any) -> str:

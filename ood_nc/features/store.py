@@ -206,8 +206,7 @@ def _of_first(compute: Callable[[], T]) -> T:
     dist.broadcast_object_list(found)
     if found[1] is not None:
         raise found[1]
-    result: T = found[0]
-    return result
+    return found[0]
 
 
 def _agreed(bank: FeatureBank | None) -> FeatureBank | None:

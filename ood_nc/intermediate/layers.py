@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -61,7 +61,10 @@ def weighted_layers(model: nn.Module, images: torch.Tensor) -> list[Layer]:
     found = [(name, shape[1:]) for name, shape in seen if shape[0] == len(images)]
     if not found:
         raise UserError("The network has no linear or convolutional layer that is given a row a sample.")
-    return [Layer(name, depth, _typed(modules[name.split("#")[0]]), shape) for depth, (name, shape) in enumerate(found)]
+    return [
+        Layer(name, depth, cast("nn.Linear | nn.Conv2d", modules[name.split("#")[0]]), shape)
+        for depth, (name, shape) in enumerate(found)
+    ]
 
 
 @contextmanager
@@ -87,8 +90,3 @@ def watch_inputs(model: nn.Module, take: Callable[[str, torch.Tensor], None]) ->
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 hooks.callback(hook(module, taker(name), before=True))
         yield
-
-
-def _typed(module: nn.Module) -> nn.Linear | nn.Conv2d:
-    assert isinstance(module, (nn.Linear, nn.Conv2d))
-    return module

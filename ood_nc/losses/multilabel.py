@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from ood_nc.errors import UserError
-from ood_nc.losses.registry import LOSSES, Batch
+from ood_nc.losses.registry import LOSSES, Batch, LossFunction
 
 _LONGEST = 1e15
 
@@ -114,33 +115,20 @@ def _wide(batch: Batch) -> torch.Tensor:
     return batch.logits if batch.logits.dtype == torch.float64 else batch.logits.float()
 
 
-def _pick_all_label(features: torch.Tensor, batch: Batch, *, variant: Literal["sum", "mean"] = "sum") -> torch.Tensor:
-    """Pick-all-label loss of the logits (see `pick_all_label`); the tap is not read."""
-    return pick_all_label(_wide(batch), _sets(batch), variant=variant)
+def _as_term(loss: LossFunction) -> LossFunction:
+    """A loss of logits and label sets as a term of an objective; the tap is not read."""
+
+    @functools.wraps(loss)
+    def term(features: torch.Tensor, batch: Batch, **kwargs: Any) -> torch.Tensor:
+        return loss(_wide(batch), _sets(batch), **kwargs)
+
+    return term
 
 
 def _binary_cross_entropy(features: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Binary cross-entropy of every label: sum over labels, mean over images; the tap is not read."""
     logits, sets = _wide(batch), _sets(batch)
     return F.binary_cross_entropy_with_logits(logits, sets.to(logits.dtype), reduction="none").sum(dim=1).mean()
-
-
-def _focal(features: torch.Tensor, batch: Batch, *, gamma: float = 2.0) -> torch.Tensor:
-    """Focal loss of the logits (see `focal`); the tap is not read."""
-    return focal(_wide(batch), _sets(batch), gamma=gamma)
-
-
-def _asymmetric(
-    features: torch.Tensor,
-    batch: Batch,
-    *,
-    gamma_positive: float = 0.0,
-    gamma_negative: float = 4.0,
-    margin: float = 0.05,
-) -> torch.Tensor:
-    """Asymmetric loss of the logits (see `asymmetric`); the tap is not read."""
-    settings = {"gamma_positive": gamma_positive, "gamma_negative": gamma_negative, "margin": margin}
-    return asymmetric(_wide(batch), _sets(batch), **settings)
 
 
 def feature_norm(features: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -161,8 +149,8 @@ def feature_norm(features: torch.Tensor, batch: Batch) -> torch.Tensor:
     return wide.clamp(-_LONGEST, _LONGEST).square().sum(dim=1).mean()
 
 
-LOSSES.add("pick_all_label", _pick_all_label)
+LOSSES.add("pick_all_label", _as_term(pick_all_label))
 LOSSES.add("binary_cross_entropy", _binary_cross_entropy)
-LOSSES.add("focal", _focal)
-LOSSES.add("asymmetric", _asymmetric)
+LOSSES.add("focal", _as_term(focal))
+LOSSES.add("asymmetric", _as_term(asymmetric))
 LOSSES.add("feature_norm", feature_norm)

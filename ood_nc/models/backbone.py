@@ -134,7 +134,8 @@ def part(model: Any, num_classes: int, image_shape: tuple[int, int, int], name: 
     Raises:
         UserError: the model does not run on such images, or its output is not (B, d).
     """
-    if not _is_timm(model):
+    is_timm = hasattr(model, "pretrained_cfg") and hasattr(model, "reset_classifier")
+    if not is_timm or getattr(model, "num_classes", 0) <= 0:
         return _encoder(model, image_shape, name, None, None)
     path = _final_linear(model, _run(model, image_shape, name))
     if path is None:
@@ -265,12 +266,6 @@ def _built(name: str, why: str, advice: str, **arguments: Any) -> nn.Module:
         raise
     except Exception as error:
         raise UserError(f"Cannot build {name}: {why} ({type(error).__name__}: {_line(error)}).{advice}") from error
-
-
-def _is_timm(model: Any) -> bool:
-    return (
-        hasattr(model, "pretrained_cfg") and hasattr(model, "reset_classifier") and getattr(model, "num_classes", 0) > 0
-    )
 
 
 def _run(model: Any, image_shape: tuple[int, int, int], name: str) -> Trace:

@@ -79,12 +79,7 @@ class _Fitted:
 
 
 def load_weights(
-    model: ControlledModel,
-    path: str | Path,
-    *,
-    new_head: bool = False,
-    drop_extra: bool = False,
-    use_ema: bool = True,
+    model: ControlledModel, path: str | Path, *, new_head: bool = False, drop_extra: bool = False, use_ema: bool = True
 ) -> LoadReport:
     """Load a checkpoint into ``model``, all of it or nothing.
 
@@ -131,7 +126,8 @@ def load_weights(
         state |= {key: value for key, value in own.items() if key.startswith("projector.")}
     state |= {k: own[k] for k in own if k.endswith("num_batches_tracked") and k not in state}
     unexpected = [key for key in state if key not in own]
-    extra = (*fitted.outside, *(_name_in_file(key, fitted, model) for key in unexpected))
+    in_file = [_plain_name(key, model) if fitted.plain else key for key in unexpected]
+    extra = (*fitted.outside, *(fitted.prefix + key for key in in_file))
     if drop_extra:
         state = {key: value for key, value in state.items() if key in own}
     _check_fit(state, own, () if drop_extra else extra, model, file.path)
@@ -283,10 +279,6 @@ def _plain_name(key: str, model: ControlledModel) -> str:
     if owner == "head" and model.classifier_path is not None:
         return f"{model.classifier_path}.{rest}"
     return rest if owner == "backbone" else key
-
-
-def _name_in_file(key: str, fitted: _Fitted, model: ControlledModel) -> str:
-    return fitted.prefix + (_plain_name(key, model) if fitted.plain else key)
 
 
 def _from_timm(found: Mapping[str, torch.Tensor], model: ControlledModel) -> dict[str, torch.Tensor]:

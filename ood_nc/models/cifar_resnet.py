@@ -13,7 +13,7 @@ from timm.models import build_model_with_cfg, register_model
 from torch import nn
 from torch.nn import functional as F
 
-from ood_nc.models.small import SmallNetwork, small_configurations
+from ood_nc.models.small import SmallNetwork, untrained_configurations
 
 
 class PadShortcut(nn.Module):
@@ -96,7 +96,7 @@ class CifarResNet(SmallNetwork):
 
 
 _NAMES = [f"cifar_resnet{depth}" for depth in (20, 32, 44, 56)]
-default_cfgs = small_configurations(*_NAMES, first_conv="conv1", classifier="linear")
+default_cfgs = untrained_configurations(*_NAMES, first_conv="conv1", classifier="linear")
 
 
 def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:

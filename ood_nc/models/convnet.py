@@ -14,7 +14,7 @@ import torch
 from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
-from ood_nc.models.small import SmallNetwork, small_configurations
+from ood_nc.models.small import SmallNetwork, untrained_configurations
 
 SIX = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 """Channels and stride of each convolution of `convnet6`."""
@@ -45,11 +45,7 @@ class ConvNet(SmallNetwork):
     """
 
     def __init__(
-        self,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        layers: Sequence[tuple[int, int]] = SIX,
+        self, num_classes: int = 10, in_chans: int = 3, drop_rate: float = 0.0, layers: Sequence[tuple[int, int]] = SIX
     ) -> None:
         super().__init__()
         self.depth, self.feature_info = len(layers), []
@@ -78,7 +74,7 @@ class ConvNet(SmallNetwork):
         return maps
 
 
-default_cfgs = small_configurations("convnet6", "convnet20", first_conv="block1.conv")
+default_cfgs = untrained_configurations("convnet6", "convnet20", first_conv="block1.conv")
 
 
 @register_model

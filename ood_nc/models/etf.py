@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ood_nc.errors import UserError, nearest
+from ood_nc.errors import UserError
 
 CONSTRUCTIONS = ("paper", "orthonormal")
 
@@ -110,13 +110,6 @@ class ETFClassifier(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-def check_construction(name: str) -> None:
-    """Raise UserError unless ``name`` is one of the two constructions."""
-    if name not in CONSTRUCTIONS:
-        hint = nearest(name, CONSTRUCTIONS)
-        raise UserError(f"Unknown ETF construction {name!r}: use paper or orthonormal.{hint}")
 
 
 def _check_simplex(count: int) -> None:

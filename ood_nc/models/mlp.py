@@ -10,7 +10,7 @@ from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from ood_nc.errors import UserError
-from ood_nc.models.small import SmallNetwork, small_configurations
+from ood_nc.models.small import SmallNetwork, untrained_configurations
 
 
 class Layer(nn.Module):
@@ -81,7 +81,7 @@ class MLP(SmallNetwork):
         return last
 
 
-default_cfgs = small_configurations("mlp10", first_conv="layer1.linear", fixed_input_size=True)
+default_cfgs = untrained_configurations("mlp10", first_conv="layer1.linear", fixed_input_size=True)
 
 
 @register_model

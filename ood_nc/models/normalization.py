@@ -110,19 +110,9 @@ def _group_norm(old: Any, max_groups: int) -> nn.Module:
 def _standardized(old: Any) -> nn.Module:
     if old.weight[0].numel() == 1:
         return old
-    new = WSConv2d(
-        old.in_channels,
-        old.out_channels,
-        old.kernel_size,
-        old.stride,
-        old.padding,
-        old.dilation,
-        old.groups,
-        bias=False,
-        padding_mode=old.padding_mode,
-        device=old.weight.device,
-        dtype=old.weight.dtype,
-    )
+    sizes = (old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding, old.dilation, old.groups)
+    like = {"padding_mode": old.padding_mode, "device": old.weight.device, "dtype": old.weight.dtype}
+    new = WSConv2d(*sizes, bias=False, **like)
     new.weight, new.same_padding = old.weight, isinstance(old, Conv2dSame)
     return new
 

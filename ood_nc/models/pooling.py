@@ -53,7 +53,7 @@ class Pooling:
         if self.name == "max":
             # Not amax: its backward pass compares with the input, which may be overwritten by then.
             return maps.flatten(2).max(dim=2).values
-        return _quadrant_means(_as_map(maps))
+        return _quadrant_means(maps)
 
 
 def resolve(how: str, layout: Layout, shape: tuple[int, ...], tap: str) -> Pooling:
@@ -88,15 +88,10 @@ def _channels_first(output: torch.Tensor, layout: Layout) -> torch.Tensor:
     return output
 
 
-def _as_map(maps: torch.Tensor) -> torch.Tensor:
-    if maps.ndim == 4:
-        return maps
-    side = math.isqrt(maps.shape[2])
-    return maps.unflatten(2, (side, side))
-
-
 def _quadrant_means(maps: torch.Tensor) -> torch.Tensor:
     """Adaptive average pooling to 2 x 2, flattened, by means: its own backward pass would keep the input."""
+    if maps.ndim == 3:  # tokens of a square grid
+        maps = maps.unflatten(2, (math.isqrt(maps.shape[2]), -1))
     height, width = maps.shape[2:]
     rows = (maps[:, :, : (height + 1) // 2], maps[:, :, height // 2 :])
     cells = [half for row in rows for half in (row[..., : (width + 1) // 2], row[..., width // 2 :])]

@@ -89,8 +89,8 @@ def layout_of(name: str, module: nn.Module, seen: Trace, backbone: nn.Module) ->
         return _sequence_layout(output.shape, module, backbone)
     first, last = (_in_proportion(output.shape[i : i + 2], seen.image_size) for i in (2, 1))
     if first and last:
-        channels_last = isinstance(module, nn.Linear) or _is_nhwc(backbone)
-        return Layout("nhwc" if channels_last else "nchw")
+        channels_last = str(getattr(backbone, "output_fmt", "")).upper().endswith("NHWC")
+        return Layout("nhwc" if channels_last or isinstance(module, nn.Linear) else "nchw")
     if not first and not last:
         return Layout("nchw") if isinstance(seen.makers[name], _CHANNELS_FIRST) else None
     return Layout("nhwc" if last else "nchw")
@@ -114,10 +114,6 @@ def _sequence_layout(shape: torch.Size, module: nn.Module, backbone: nn.Module) 
 def _in_proportion(size: torch.Size, image_size: tuple[int, int]) -> bool:
     """Whether a map of this size has the image's aspect ratio, to less than a pixel."""
     return abs(size[0] * image_size[1] - size[1] * image_size[0]) < max(image_size)
-
-
-def _is_nhwc(backbone: nn.Module) -> bool:
-    return str(getattr(backbone, "output_fmt", "")).upper().endswith("NHWC")
 
 
 def _record(module: nn.Module, run: Any, image_shape: tuple[int, int, int]) -> Trace:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ood_nc.errors import UserError, nearest
-from ood_nc.models.etf import check_construction, orthonormal_weight, paper_weight
+from ood_nc.models.etf import CONSTRUCTIONS, orthonormal_weight, paper_weight
 
 KINDS = ("simplex_etf", "random", "plastic")
 
@@ -85,7 +85,9 @@ class Projector(nn.Module):
             raise UserError(
                 f"Unknown projector {kind!r}: use simplex_etf, random, plastic or none.{nearest(kind, KINDS)}"
             )
-        check_construction(construction)
+        if construction not in CONSTRUCTIONS:
+            hint = nearest(construction, CONSTRUCTIONS)
+            raise UserError(f"Unknown ETF construction {construction!r}: use paper or orthonormal.{hint}")
         hidden, out_dim = round(width * in_dim), in_dim if dim is None else dim
         if depth < 1 or hidden < 1 or out_dim < 1:
             raise UserError(f"A projector needs depth, width and dim of at least 1, got {depth}, {hidden}, {out_dim}.")
@@ -122,15 +124,8 @@ class Projector(nn.Module):
 
     def options(self) -> dict[str, object]:
         """Return the keyword arguments that rebuild it, `in_dim` and `kind` apart."""
-        return {
-            "construction": self.construction,
-            "depth": self.depth,
-            "width": self.width,
-            "dim": self.out_dim,
-            "normalize": self.normalize,
-            "eps": self.eps,
-            "seed": self.seed,
-        }
+        names = ("construction", "depth", "width", "normalize", "eps", "seed")
+        return {"dim": self.out_dim, **{name: getattr(self, name) for name in names}}
 
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets."""

@@ -52,8 +52,8 @@ class SmallNetwork(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-def small_configurations(*names: str, first_conv: str, classifier: str = "fc", **more: Any) -> Any:
-    """timm's configurations of untrained networks for 32-pixel images in RGB."""
+def untrained_configurations(*names: str, first_conv: str, classifier: str = "fc", **more: Any) -> Any:
+    """timm's configurations of untrained networks, for 32-pixel images in RGB where ``more`` does not say otherwise."""
     shared = {
         "input_size": (3, 32, 32),
         "num_classes": 10,

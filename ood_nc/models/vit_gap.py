@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
+from ood_nc.models.small import untrained_configurations
 
 
 def sincos_positions(height: int, width: int, dim: int, temperature: float = 10000.0) -> torch.Tensor:
@@ -43,35 +45,22 @@ class SinCosVisionTransformer(VisionTransformer):
         self.pos_embed = positions
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"vit_{size}_patch16_gap_sincos.untrained": {
-            "input_size": (3, 224, 224),
-            "fixed_input_size": True,
-            "num_classes": 1000,
-            "mean": (0.485, 0.456, 0.406),
-            "std": (0.229, 0.224, 0.225),
-            "interpolation": "bicubic",
-            "crop_pct": 0.875,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        }
-        for size in ("tiny", "small")
-    }
+default_cfgs = untrained_configurations(
+    "vit_tiny_patch16_gap_sincos",
+    "vit_small_patch16_gap_sincos",
+    first_conv="patch_embed.proj",
+    classifier="head",
+    input_size=(3, 224, 224),
+    fixed_input_size=True,
+    num_classes=1000,
+    interpolation="bicubic",
+    crop_pct=0.875,
 )
 
 
 def _build(variant: str, pretrained: bool, embed_dim: int, num_heads: int, **kwargs: Any) -> nn.Module:
-    arguments = {
-        "patch_size": 16,
-        "embed_dim": embed_dim,
-        "depth": 12,
-        "num_heads": num_heads,
-        "class_token": False,
-        "global_pool": "avg",
-        "fc_norm": False,
-        **kwargs,
-    }
+    sizes = {"patch_size": 16, "embed_dim": embed_dim, "depth": 12, "num_heads": num_heads}
+    arguments = {**sizes, "class_token": False, "global_pool": "avg", "fc_norm": False, **kwargs}
     return build_model_with_cfg(SinCosVisionTransformer, variant, pretrained, **arguments)
 
 

@@ -27,12 +27,7 @@ from ood_nc.scores.registry import METRICS, ScoreMetric, score_metric
 from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
 from ood_nc.scores.streaming import ScoreAccumulator
 from ood_nc.scores.testing import check_metric
-from ood_nc.scores.thresholds import (
-    Threshold,
-    choose_class_thresholds,
-    choose_threshold,
-    conformal_p_values,
-)
+from ood_nc.scores.thresholds import Threshold, choose_class_thresholds, choose_threshold, conformal_p_values
 from ood_nc.scores.ties import tie_note
 
 __all__ = [

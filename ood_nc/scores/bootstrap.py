@@ -243,11 +243,7 @@ def bootstrap_intervals(
 
 
 def check_replicates(replicates: int) -> None:
-    """Refuse an interval of no replicates.
-
-    Raises:
-        UserError: ``replicates`` below 1.
-    """
+    """Raise `UserError` where there are no replicates."""
     if replicates < 1:
         raise UserError(f"replicates must be at least 1, got {replicates}.")
 
@@ -266,5 +262,4 @@ def _summed(drawn: Array) -> Array:
 def _edges(n: int, groups: int) -> Array:
     """Edges of at most so many groups of n ranks."""
     groups = min(n, groups)
-    edges: Array = np.arange(groups + 1) * n // max(groups, 1)
-    return edges
+    return np.arange(groups + 1) * n // max(groups, 1)

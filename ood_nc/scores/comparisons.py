@@ -76,7 +76,7 @@ def delong_test(first: _Pair, second: _Pair, confidence: float = 0.95) -> Paired
     parts = [_placements(*pair) for pair in (first, second)]
     id_change, ood_change = (a - b for a, b in zip(*parts, strict=True))
     difference = float(id_change.mean())
-    error = _standard_error(id_change, ood_change)
+    error = float(np.sqrt(sum(change.var(ddof=1) / len(change) for change in (id_change, ood_change))))
     reach = float(ndtri(0.5 + confidence / 2)) * error
     if error > 0:
         p_value = float(2 * ndtr(-abs(difference) / error))
@@ -141,12 +141,7 @@ def _placements(id_scores: ArrayLike, ood_scores: ArrayLike) -> tuple[Array, Arr
 
 def _share_below(values: Array, ordered: Array) -> Array:
     below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    share: Array = below / (2 * len(ordered))
-    return share
-
-
-def _standard_error(id_parts: Array, ood_parts: Array) -> float:
-    return float(np.sqrt(id_parts.var(ddof=1) / len(id_parts) + ood_parts.var(ddof=1) / len(ood_parts)))
+    return below / (2 * len(ordered))
 
 
 def _check_paired(first: _Pair, second: _Pair) -> None:

@@ -214,11 +214,7 @@ class _Each(SampleCounts):
 
 
 def check_side(positive: str) -> None:
-    """Refuse a side that there is not.
-
-    Raises:
-        UserError: naming it.
-    """
+    """Raise `UserError` where it is no side."""
     if positive not in ("id", "ood"):
         raise UserError(f"positive must be 'id' or 'ood', got {positive!r}.")
 

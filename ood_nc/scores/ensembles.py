@@ -240,8 +240,7 @@ def _standardized(values: Array, ordered: Array) -> Array:
     if deviation == 0:
         return np.zeros(len(values))
     with np.errstate(over="ignore"):
-        result: Array = (values - mean) / deviation
-    return result
+        return (values - mean) / deviation
 
 
 def _interpolated_rank(values: Array, ordered: Array) -> Array:

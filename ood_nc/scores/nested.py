@@ -51,5 +51,4 @@ def nested_means(by_seed: Array, seed: int = 0, confidence: float = 0.95) -> Arr
     values = by_seed[:, 0]
     inner = np.take_along_axis(by_seed[:, 1:], drawn, axis=0).mean(axis=0)
     outer = values[drawn].mean(axis=0) - values.mean()
-    found: Array = np.append(values.mean(), inner + (widening - 1) * outer)
-    return found
+    return np.append(values.mean(), inner + (widening - 1) * outer)

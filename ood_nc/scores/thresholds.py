@@ -180,8 +180,7 @@ def _prepared(scores: ArrayLike, held_out: ArrayLike) -> tuple[Array, Array]:
 
 
 def _p_values(queries: Array, ordered: Array) -> Array:
-    values: Array = (1 + np.searchsorted(ordered, queries, "right")) / (len(ordered) + 1)
-    return values
+    return (1 + np.searchsorted(ordered, queries, "right")) / (len(ordered) + 1)
 
 
 def allowed_rejections(alpha: float, n: int) -> int:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ood_nc.errors import UserError
-from ood_nc.models.etf import ETFClassifier, check_construction, orthonormal_weight, paper_weight, simplex_vertices
+from ood_nc.models.etf import ETFClassifier, orthonormal_weight, paper_weight, simplex_vertices
 
 
 def _assert_simplex(vertices: torch.Tensor, tolerance: float) -> None:
@@ -81,11 +81,6 @@ def test_no_simplex_of_one_vertex() -> None:
         paper_weight(4, 1, 1)
     with pytest.raises(UserError, match="at least 2 vertices"):
         orthonormal_weight(1, 4, torch.Generator())
-
-
-def test_unknown_construction_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="Did you mean 'orthonormal'"):
-        check_construction("orthonormall")
 
 
 def test_classifier_has_nothing_to_train() -> None:

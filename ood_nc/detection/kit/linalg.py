@@ -68,8 +68,7 @@ def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     Where a graph is traced, the rows stay in one piece: their number is not known there.
     """
     if torch.compiler.is_compiling() or len(tensors[0]) <= CHUNK:
-        whole: Tensor = compute(*tensors)
-        return whole
+        return compute(*tensors)
     joined: Tensor | None = None
     filled = 0
     for parts in chunks(*tensors):
@@ -112,8 +111,7 @@ def safe_normalize(rows: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         scale = wide.abs().amax(dim=1, keepdim=True)
         wide = wide / torch.where(scale > 0, scale, torch.ones_like(scale))
-        unit: Tensor = wide / wide.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
-        return unit
+        return torch.div(wide, wide.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR))
     norms = wide.norm(dim=1, keepdim=True)
     if bool(((norms < _SAFE_NORMS[0]) | (norms > _SAFE_NORMS[1])).any()):
         scale = wide.abs().amax(dim=1, keepdim=True)
@@ -271,11 +269,10 @@ def squared_distances(rows: Tensor, centers: Tensor) -> Tensor:
     The smallest of each row, in which the product may have lost its digits, is computed again as a difference.
     """
     norms = torch.linalg.vecdot(rows, rows)
-    products = torch.addmm(torch.linalg.vecdot(centers, centers), rows, centers.T, alpha=-2) + norms[:, None]
+    products = torch.addmm(torch.linalg.vecdot(centers, centers), rows, centers.T, alpha=-2).add_(norms[:, None])
     nearest = products.argmin(dim=1)
     exact = (rows - centers[nearest]).square_().sum(dim=1)
-    distances: Tensor = products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)
-    return distances
+    return products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
@@ -287,8 +284,7 @@ def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
     """
     if not bool(bias.any()):
         return weight.new_zeros(weight.shape[1])
-    origin: Tensor = -torch.linalg.pinv(weight) @ bias
-    return origin
+    return torch.mv(-torch.linalg.pinv(weight), bias)
 
 
 def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:

@@ -126,13 +126,8 @@ def _check_devices(cls: type[FeatureDetector]) -> None:
     problem = problem_for(cls)
     detector = problem.fit(cls())
     expected = detector.score(**problem.given(problem.queries))
-    moved = Problem(
-        problem.features.cuda(),
-        problem.labels.cuda(),
-        (problem.head[0].cuda(), problem.head[1].cuda()),
-        problem.queries.cuda(),
-        problem.ood.cuda(),
-    )
+    head = problem.head[0].cuda(), problem.head[1].cuda()
+    moved = Problem(problem.features.cuda(), problem.labels.cuda(), head, problem.queries.cuda(), problem.ood.cuda())
     scores = moved.fit(cls()).score(**moved.given(moved.queries))
     require(scores.is_cuda and close(scores.cpu(), expected, 1e-5), cls, "scores differ on a GPU.")
     scores = detector.score(**moved.given(moved.queries))

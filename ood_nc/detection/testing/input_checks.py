@@ -13,13 +13,7 @@ from torch import Tensor, nn
 
 from ood_nc.detection.errors import MissingInputError, NonFiniteError
 from ood_nc.detection.input_base import InputDetector
-from ood_nc.detection.testing.common import (
-    close,
-    finite_or_refused,
-    refusal,
-    require,
-    saved_and_loaded,
-)
+from ood_nc.detection.testing.common import close, finite_or_refused, refusal, require, saved_and_loaded
 from ood_nc.detection.testing.image_problem import make_image_problem
 from ood_nc.errors import NotFittedError, UserError
 

@@ -38,8 +38,7 @@ def _precisions(found: Array, alarms: Array, found_before: Array, alarms_before:
     """Precision with a group and before it, where it is 1 of none; summed."""
     flagged = found_before + alarms_before
     before = np.where(flagged > 0, found_before / np.maximum(flagged, 1), 1.0)
-    both: Array = _precision(found, alarms) + before
-    return both
+    return _precision(found, alarms) + before
 
 
 def _trapezoid_id(counts: RankCounts) -> Array:
