@@ -9,9 +9,9 @@ import numpy as np
 
 from ood_nc.documents import MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
-from ood_nc.evaluation.paired_differences import PairedRuns
+from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.scores_table import read_samples
+from ood_nc.evaluation.scores_table import read_samples, score_column
 from ood_nc.scores import percentile_interval
 
 _LARGER_IS_BETTER = {"auroc": True, "fpr95_id_positive": False}
@@ -80,13 +80,14 @@ def against_all(
     """
     if reference.scores is None or challenger.scores is None:
         raise UserError("A run without scores.parquet cannot be compared image by image: evaluate it again.")
-    pair = PairedRuns(read_samples(reference.scores), read_samples(challenger.scores), replicates, seed)
+    pair = CommonSamples([read_samples(reference.scores), read_samples(challenger.scores)], replicates, seed)
+    own = pair.detection(1, score_column(taps[1], method))
     found: list[Duel] = []
     for name in reference.identity["detectors"]:
-        by_set = pair.detection(taps, (name, method))
-        parts = [metrics for chosen, metrics in by_set.items() if pair.samples[0].groups[chosen] in OOD_GROUPS]
-        for metric in METRICS if parts else ():
-            values = np.mean([part[metric].values for part in parts], axis=0)
+        theirs = pair.detection(0, score_column(taps[0], name))
+        sets = [one for one in theirs if one in own and pair.groups[one] in OOD_GROUPS]
+        for metric in METRICS if sets else ():
+            values = np.mean([own[one][metric] - theirs[one][metric] for one in sets], axis=0)
             row = reference.select(kind="detection", tap=taps[0], dataset=MEAN, group="ood", method=name, metric=metric)
             value = row[0]["value"] if row else None
             if value is not None:

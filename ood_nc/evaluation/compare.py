@@ -13,7 +13,8 @@ import numpy as np
 from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.paired_differences import Cell, Difference, PairedRuns, differences
+from ood_nc.evaluation.common_samples import CommonSamples
+from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out
 from ood_nc.evaluation.results import Results
 from ood_nc.evaluation.scores_table import read_samples
 from ood_nc.evaluation.standings import standings
@@ -142,8 +143,8 @@ def _compare_groups(
     for seed_a, seed_b in seeds:
         one, two = a[seed_a], b[seed_b]
         assert one.scores is not None and two.scores is not None
-        pair = PairedRuns(read_samples(one.scores), read_samples(two.scores), replicates, seed)
-        notes += [*pair.left_out(), *_other_content(one, two)]
+        pair = CommonSamples([read_samples(one.scores), read_samples(two.scores)], replicates, seed)
+        notes += [*left_out(pair), *_other_content(one, two)]
         for cell, difference in differences(pair, one.identity, two.identity).items():
             by_cell.setdefault(cell, []).append(difference)
     return by_cell, notes, len(seeds)

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ood_nc.documents import MEAN, OOD_GROUPS, measured_taps
-from ood_nc.evaluation.scores_table import Samples, Set, correct_column, score_column, shared_rows
+from ood_nc.evaluation.common_samples import COMPARED, Array, CommonSamples
+from ood_nc.evaluation.scores_table import Set, correct_column, score_column
 from ood_nc.headline import headline
-from ood_nc.scores import draw_samples, ranks_of_samples, resampled_metrics
 
-COMPARED = ("auroc", "fpr95_id_positive")
-
-Array = NDArray[Any]
-ID: Set = ("id", "id_test")
 Pair = tuple[str, str]
 
 
@@ -26,8 +21,8 @@ class Cell:
     """One thing that is compared: where each run reads it, on which set, in which metric."""
 
     kind: str
-    tap: tuple[str, str]
-    method: tuple[str, str]
+    tap: Pair
+    method: Pair
     dataset: str
     group: str
     metric: str
@@ -42,82 +37,24 @@ class Difference:
     n: int
 
 
-class PairedRuns:
-    """Two runs on the samples both have; counts of a set are drawn once, so every difference on it is paired.
-
-    Args:
-        a: the reference.
-        b: the run compared with it.
-        replicates: bootstrap replicates.
-        seed: of the resampling. Equal seeds draw equal samples, whatever the runs.
-    """
-
-    def __init__(self, a: Samples, b: Samples, replicates: int, seed: int) -> None:
-        self.samples = (a, b)
-        self.sets = [chosen for chosen in a.ids if chosen in b.ids]
-        self.rows = {chosen: shared_rows(a, b, chosen) for chosen in self.sets}
-        self.sets = [chosen for chosen in self.sets if len(self.rows[chosen][0])]
-        self.counts = {
-            chosen: draw_samples(len(self.rows[chosen][0]), replicates, [seed, position])
-            for position, chosen in enumerate(self.sets)
-        }
-
-    def left_out(self) -> Iterator[str]:
-        """A note for every set that the runs do not share completely."""
-        a, b = self.samples
-        for chosen in dict.fromkeys([*a.ids, *b.ids]):
-            sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
-            shared = len(self.rows[chosen][0]) if chosen in self.rows else 0
-            if {shared} != set(sizes):
-                yield f"{chosen[1]}: of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
-
-    def detection(self, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, dict[str, Difference]]:
-        """AUROC and FPR95 (ID positive) of run b minus run a on every OOD set where both are defined."""
-        columns = tuple(score_column(tap, method) for tap, method in zip(taps, methods, strict=True))
-        found: dict[Set, dict[str, Difference]] = {}
-        inside = self._pair(ID, columns) if ID in self.counts else None
-        id_drawn = [ranks_of_samples(self.counts[ID], scores) for scores in inside or ()]
-        for chosen in self.sets:
-            outside = self._pair(chosen, columns) if chosen[0] == "ood" else None
-            if inside is None or outside is None:
-                continue
-            a, b = (
-                resampled_metrics(ids, oods, drawn, ranks_of_samples(self.counts[chosen], oods), COMPARED)
-                for ids, drawn, oods in zip(inside, id_drawn, outside, strict=True)
-            )
-            found[chosen] = {name: Difference(b[name] - a[name], len(self.rows[chosen][0])) for name in COMPARED}
-        return found
-
-    def accuracy(self, role: str, taps: tuple[str, str], methods: tuple[str, str]) -> dict[Set, Difference]:
-        """Accuracy of run b minus run a on every set of a role where both are defined."""
-        columns = tuple(correct_column(tap, method) for tap, method in zip(taps, methods, strict=True))
-        found: dict[Set, Difference] = {}
-        for chosen in self.sets:
-            pair = self._pair(chosen, columns) if chosen[0] == role else None
-            if pair is not None:
-                gain = pair[1].astype(np.float64) - pair[0].astype(np.float64)
-                drawn = self.counts[chosen].T
-                up, down = (drawn[differ].sum(axis=0, dtype=np.int64) for differ in (gain > 0, gain < 0))
-                resampled = (up - down) / len(gain)
-                found[chosen] = Difference(np.concatenate([[gain.mean()], resampled]), len(gain))
-        return found
-
-    def _pair(self, chosen: Set, columns: tuple[str, ...]) -> tuple[Any, Any] | None:
-        values = [run.get(chosen, column) for run, column in zip(self.samples, columns, strict=True)]
-        if values[0] is None or values[1] is None:
-            return None
-        rows = self.rows[chosen]
-        return values[0][rows[0]], values[1][rows[1]]
+def left_out(pair: CommonSamples) -> Iterator[str]:
+    """A note for every set that two runs do not share completely."""
+    a, b = pair.runs
+    for chosen in dict.fromkeys([*a.ids, *b.ids]):
+        sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
+        shared = len(pair.ids.get(chosen, ()))
+        if {shared} != set(sizes):
+            yield f"{chosen[1]}: of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
 
 
-def differences(pair: PairedRuns, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Cell, Difference]:
+def differences(pair: CommonSamples, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Cell, Difference]:
     """Every difference between two runs.
 
     These are: the headline's detectors and probe on each set and in the mean over sets; every other detector and probe
     that both runs have, on the headline's taps; the headline's on every tap both runs have; ID accuracy.
 
     Args:
-        pair: the two runs.
+        pair: the two runs, the reference first.
         a: the identity of the reference.
         b: that of the other run.
     """
@@ -138,7 +75,7 @@ def differences(pair: PairedRuns, a: Mapping[str, Any], b: Mapping[str, Any]) ->
     for place in _places(probed, heads, both["probes"], shared):
         _add_transfer(found, pair, *place, headline=place[0] == probed and place[1] in heads)
 
-    for chosen, gain in pair.accuracy("id", taps, ("head", "head")).items():
+    for chosen, gain in _accuracy(pair, "id", taps, ("head", "head")).items():
         found[Cell("accuracy", taps, ("head", "head"), chosen[1], "id", "accuracy", True)] = gain
     return found
 
@@ -152,32 +89,44 @@ def _places(
 
 
 def _add_detection(
-    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, headline: bool
+    found: dict[Cell, Difference], pair: CommonSamples, taps: Pair, methods: Pair, *, headline: bool
 ) -> None:
-    by_set = pair.detection(taps, methods)
-    for metric in ("fpr95_id_positive", "auroc"):
+    a, b = (pair.detection(run, score_column(taps[run], methods[run])) for run in (0, 1))
+    for metric in COMPARED:
         groups: dict[str, list[Difference]] = {}
-        for chosen, metrics in by_set.items():
-            group = pair.samples[0].groups[chosen]
-            found[Cell("detection", taps, methods, chosen[1], group, metric, headline)] = metrics[metric]
-            groups.setdefault(group, []).append(metrics[metric])
-            if group in OOD_GROUPS:
-                groups.setdefault("ood", []).append(metrics[metric])
+        for chosen in [chosen for chosen in a if chosen in b]:
+            group = pair.groups[chosen]
+            one = Difference(b[chosen][metric] - a[chosen][metric], len(pair.ids[chosen]))
+            found[Cell("detection", taps, methods, chosen[1], group, metric, headline)] = one
+            for name in (group, "ood") if group in OOD_GROUPS else (group,):
+                groups.setdefault(name, []).append(one)
         for group, parts in groups.items():
             found[Cell("detection", taps, methods, MEAN, group, metric, headline)] = _mean(parts)
 
 
 def _add_transfer(
-    found: dict[Cell, Difference], pair: PairedRuns, taps: tuple[str, str], methods: tuple[str, str], *, headline: bool
+    found: dict[Cell, Difference], pair: CommonSamples, taps: Pair, methods: Pair, *, headline: bool
 ) -> None:
-    errors = {
-        chosen: Difference(-gain.values, gain.n) for chosen, gain in pair.accuracy("transfer", taps, methods).items()
-    }
+    gains = _accuracy(pair, "transfer", taps, methods)
+    errors = {chosen: Difference(-gain.values, gain.n) for chosen, gain in gains.items()}
     for chosen, error in errors.items():
         found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", headline)] = error
     if errors:
         mean = _mean(list(errors.values()))
         found[Cell("transfer", taps, methods, MEAN, "transfer", "transfer_error", headline)] = mean
+
+
+def _accuracy(pair: CommonSamples, role: str, taps: Pair, methods: Pair) -> dict[Set, Difference]:
+    """Accuracy of run b minus run a on every set of a role where both are defined."""
+    found: dict[Set, Difference] = {}
+    for chosen in [chosen for chosen in pair.ids if chosen[0] == role]:
+        a, b = (pair.column(run, chosen, correct_column(taps[run], methods[run])) for run in (0, 1))
+        if a is not None and b is not None:
+            gain = b.astype(np.float64) - a.astype(np.float64)
+            drawn = pair.counts[chosen].T
+            up, down = (drawn[differ].sum(axis=0, dtype=np.int64) for differ in (gain > 0, gain < 0))
+            found[chosen] = Difference(np.concatenate([[gain.mean()], (up - down) / len(gain)]), len(gain))
+    return found
 
 
 def _mean(parts: list[Difference]) -> Difference:

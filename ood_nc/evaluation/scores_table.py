@@ -1,4 +1,4 @@
-"""Scores by sample: the table a run keeps, and two runs brought together on the samples both have."""
+"""Scores by sample: the table that a run keeps."""
 
 from __future__ import annotations
 
@@ -78,15 +78,3 @@ def read_samples(table: pa.Table) -> Samples:
 def role_of(group: str) -> Role:
     """``id``, ``transfer``, or ``ood`` for any OOD group."""
     return group if group in ("id", "transfer") else "ood"
-
-
-def shared_rows(a: Samples, b: Samples, chosen: Set) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the samples of a set that both runs have, in the order of ``a``."""
-    ids_a, ids_b = a.ids.get(chosen, []), b.ids.get(chosen, [])
-    if ids_a == ids_b:
-        rows = np.arange(len(ids_a))
-        return rows, rows
-    position = {name: row for row, name in enumerate(ids_b)}
-    pairs = [(row, position[name]) for row, name in enumerate(ids_a) if name in position]
-    both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return both[:, 0], both[:, 1]

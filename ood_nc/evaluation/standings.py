@@ -5,103 +5,25 @@ All runs are read on the images that all of them have, resampled together, so th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ood_nc.documents import OOD_GROUPS
-from ood_nc.evaluation.paired_differences import ID, Array
+from ood_nc.evaluation.common_samples import COMPARED, ID, Array, CommonSamples
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.scores_table import Samples, Set, correct_column, read_samples, score_column
+from ood_nc.evaluation.scores_table import Set, correct_column, read_samples, score_column
 from ood_nc.headline import headline
-from ood_nc.scores import draw_samples, nested_means, percentile_interval, ranks_of_samples, resampled_metrics
+from ood_nc.scores import nested_means, percentile_interval
 
 Group = Mapping[int, Results]
 """Results by seed."""
 Key = tuple[str, str]
 """A measure and the method it is of."""
 
-DETECTION = ("fpr95_id_positive", "auroc")
 BETTER_HIGH = frozenset({"auroc", "accuracy"})
 BESIDE = ("ece", "temperature", "ece_at_temperature")
-
-
-class CommonSamples:
-    """The images that all runs have, each set resampled once for all.
-
-    Args:
-        runs: the tables of all runs.
-        replicates: bootstrap replicates.
-        seed: of the resampling.
-    """
-
-    def __init__(self, runs: Sequence[Samples], replicates: int, seed: int) -> None:
-        shared = [chosen for chosen in runs[0].ids if all(chosen in run.ids for run in runs)]
-        common = {chosen: reduce(_in_both, [run.ids[chosen] for run in runs]) for chosen in shared}
-        self.ids = {chosen: ids for chosen, ids in common.items() if ids}
-        self.groups = runs[0].groups
-        self.counts = {
-            chosen: draw_samples(len(ids), replicates, [seed, place])
-            for place, (chosen, ids) in enumerate(self.ids.items())
-        }
-
-    def measures(self, run: Samples, identity: Mapping[str, Any]) -> dict[Key, Array]:
-        """The headline's numbers of a run: the value, then those of the resamples (1 + R,)."""
-        chosen = headline(identity)
-        rows = {one: _positions(run.ids[one], ids) for one, ids in self.ids.items()}
-        found: dict[Key, Array] = {}
-        for name in chosen.detectors:
-            values = self._detection(run, rows, score_column(chosen.detection_tap, name))
-            found |= {(metric, name): value for metric, value in values.items()}
-        sets = [one for one in self.ids if one[0] == "transfer"]
-        probe = correct_column(chosen.transfer_tap, chosen.probe or "")
-        errors = [1 - value for one in sets if (value := self._accuracy(run, rows, one, probe)) is not None]
-        if errors and len(errors) == len(sets):
-            found["transfer_error", chosen.probe or ""] = np.mean(errors, axis=0)
-        if (
-            ID in self.ids
-            and (right := self._accuracy(run, rows, ID, correct_column(chosen.detection_tap, "head"))) is not None
-        ):
-            found["accuracy", "head"] = right
-        return found
-
-    def _detection(self, run: Samples, rows: Mapping[Set, Array], column: str) -> dict[str, Array]:
-        """Means over the near and far sets, where the score is defined on all of them."""
-        sets = [one for one in self.ids if one[0] == "ood" and self.groups[one] in OOD_GROUPS]
-        scores = {one: run.get(one, column) for one in (ID, *sets)} if ID in self.ids else {}
-        if not sets or not scores or any(values is None for values in scores.values()):
-            return {}
-        inside = scores[ID][rows[ID]]  # type: ignore[index]
-        id_drawn = ranks_of_samples(self.counts[ID], inside)
-        parts = []
-        for one in sets:
-            outside = scores[one][rows[one]]  # type: ignore[index]
-            drawn = ranks_of_samples(self.counts[one], outside)
-            parts.append(resampled_metrics(inside, outside, id_drawn, drawn, DETECTION))
-        return {metric: np.mean([part[metric] for part in parts], axis=0) for metric in DETECTION}
-
-    def _accuracy(self, run: Samples, rows: Mapping[Set, Array], one: Set, column: str) -> Array | None:
-        right = run.get(one, column)
-        if right is None:
-            return None
-        right = right[rows[one]].astype(np.float64)
-        resampled = np.array([row @ right for row in self.counts[one]]) / len(right)
-        return np.append(right.mean(), resampled)
-
-
-def _in_both(ids: list[str], others: list[str]) -> list[str]:
-    if ids == others:
-        return ids
-    known = set(others)
-    return [name for name in ids if name in known]
-
-
-def _positions(ids: Sequence[str], wanted: Sequence[str]) -> Array:
-    position = {name: row for row, name in enumerate(ids)}
-    found: Array = np.array([position[name] for name in wanted], dtype=np.int64)
-    return found
 
 
 def standings(
@@ -122,19 +44,44 @@ def standings(
         errors lower), ``within noise of the front`` (others have, but in too few resamples) or ``dominated``; and
         ``by``, the others.
     """
-    samples = {
-        name: {one: read_samples(result.scores) for one, result in group.items()} for name, group in groups.items()
-    }
-    common = CommonSamples([run for group in samples.values() for run in group.values()], replicates, seed)
+    samples = {(name, one): read_samples(run.scores) for name, group in groups.items() for one, run in group.items()}
+    places = {key: place for place, key in enumerate(samples)}
+    common = CommonSamples(list(samples.values()), replicates, seed)
     measured: dict[Key, dict[str, Array]] = {}
     for name, group in groups.items():
-        runs = [common.measures(samples[name][one], group[one].identity) for one in sorted(group)]
+        runs = [_measures(common, places[name, one], group[one].identity) for one in sorted(group)]
         for key in runs[0]:
             if all(key in run for run in runs):
                 values = nested_means(np.stack([run[key] for run in runs]), seed, confidence)
                 measured.setdefault(key, {})[name] = values
     rows = [row for key, by_group in measured.items() for row in _ranked(key, by_group, groups, confidence)]
     return rows + _beside(groups), _fronts(measured, confidence)
+
+
+def _measures(common: CommonSamples, run: int, identity: Mapping[str, Any]) -> dict[Key, Array]:
+    """The headline's numbers of a run: the value, then those of the resamples (1 + R,)."""
+    chosen = headline(identity)
+    found: dict[Key, Array] = {}
+    judged = [one for one in common.ids if one[0] == "ood" and common.groups[one] in OOD_GROUPS]
+    for name in chosen.detectors:
+        parts = common.detection(run, score_column(chosen.detection_tap, name))
+        if judged and all(one in parts for one in judged):
+            found |= {(metric, name): np.mean([parts[one][metric] for one in judged], axis=0) for metric in COMPARED}
+    sets = [one for one in common.ids if one[0] == "transfer"]
+    probe = correct_column(chosen.transfer_tap, chosen.probe or "")
+    errors = [1 - value for one in sets if (value := _accuracy(common, run, one, probe)) is not None]
+    if errors and len(errors) == len(sets):
+        found["transfer_error", chosen.probe or ""] = np.mean(errors, axis=0)
+    right = _accuracy(common, run, ID, correct_column(chosen.detection_tap, "head"))
+    return found if right is None else {**found, ("accuracy", "head"): right}
+
+
+def _accuracy(common: CommonSamples, run: int, one: Set, column: str) -> Array | None:
+    right = common.column(run, one, column)
+    if right is None:
+        return None
+    right = right.astype(np.float64)
+    return np.append(right.mean(), np.array([row @ right for row in common.counts[one]]) / len(right))
 
 
 def _ranked(

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ood_nc.evaluation.paired_differences import PairedRuns, differences
+from ood_nc.evaluation.common_samples import CommonSamples
+from ood_nc.evaluation.paired_differences import differences, left_out
 from ood_nc.evaluation.scores_table import Samples, read_samples, scores_table
 from ood_nc.scores import auroc
 
@@ -25,7 +26,7 @@ def samples(seed: int, *, ids: int = 40, oods: int = 30) -> Samples:
 
 
 def test_every_place_is_compared_once_and_the_headline_is_marked() -> None:
-    found = differences(PairedRuns(samples(0), samples(1), 0, 0), IDENTITY, IDENTITY)
+    found = differences(CommonSamples([samples(0), samples(1)], 0, 0), IDENTITY, IDENTITY)
     detection = {cell: one for cell, one in found.items() if cell.kind == "detection"}
     # Three sets and the means of near, far, covariate and ood; two metrics; three detectors.
     assert len(detection) == (3 + 4) * 2 * 3
@@ -36,7 +37,7 @@ def test_every_place_is_compared_once_and_the_headline_is_marked() -> None:
 
 def test_a_mean_is_that_of_its_sets_without_covariate_ones() -> None:
     a, b = samples(0), samples(1)
-    found = differences(PairedRuns(a, b, 0, 0), IDENTITY, IDENTITY)
+    found = differences(CommonSamples([a, b], 0, 0), IDENTITY, IDENTITY)
     column = "score/encoder/knn"
 
     def gain(name: str) -> float:
@@ -52,13 +53,13 @@ def test_a_mean_is_that_of_its_sets_without_covariate_ones() -> None:
 
 
 def test_sets_that_are_not_shared_completely_are_named() -> None:
-    pair = PairedRuns(samples(0), samples(1, oods=25), 0, 0)
-    lines = list(pair.left_out())
+    pair = CommonSamples([samples(0), samples(1, oods=25)], 0, 0)
+    lines = list(left_out(pair))
     assert lines[0] == "a: of 30 and 25 images, the 25 in both runs are compared" and len(lines) == 3
 
 
 def test_runs_of_other_detectors_are_compared_by_the_first_of_each() -> None:
     other = {**IDENTITY, "detectors": ["msp"]}
     only = {**IDENTITY, "detectors": ["knn"]}
-    found = differences(PairedRuns(samples(0), samples(1), 0, 0), only, other)
+    found = differences(CommonSamples([samples(0), samples(1)], 0, 0), only, other)
     assert {cell.method for cell in found if cell.kind == "detection"} == {("knn", "msp")}

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ood_nc.evaluation.scores_table import correct_column, read_samples, score_column, scores_table, shared_rows
+from ood_nc.evaluation.scores_table import correct_column, read_samples, score_column, scores_table
 
 
 def test_columns_of_all_sets_are_joined_with_nulls_where_they_do_not_concern_a_set() -> None:
@@ -27,11 +27,3 @@ def test_columns_of_all_sets_are_joined_with_nulls_where_they_do_not_concern_a_s
 def test_a_column_with_nan_is_not_there() -> None:
     read = read_samples(scores_table([("near", "x", ("a", "b"), {"score/e/knn": np.array([0.0, np.nan])})]))
     assert read.get(("ood", "x"), "score/e/knn") is None
-
-
-def test_shared_rows_pair_by_id_in_the_order_of_the_first() -> None:
-    a, b = (read_samples(scores_table([("far", "x", ids, {})])) for ids in (("a", "b", "c"), ("c", "z", "a")))
-    rows = shared_rows(a, b, ("ood", "x"))
-    assert [found.tolist() for found in rows] == [[0, 2], [2, 0]]
-    assert [found.tolist() for found in shared_rows(a, a, ("ood", "x"))] == [[0, 1, 2], [0, 1, 2]]
-    assert [found.tolist() for found in shared_rows(a, b, ("ood", "absent"))] == [[], []]
