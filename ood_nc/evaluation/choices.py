@@ -8,7 +8,8 @@ from typing import Any
 
 from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.errors import UserError
-from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.findings import Found
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import reason_of
 from ood_nc.evaluation.rules import RECOMMENDED, RULES, Evidence, Place, choose
 from ood_nc.headline import headline

@@ -10,6 +10,7 @@ import torch
 from ood_nc.collapse import METRICS, ClassStatistics, measure
 from ood_nc.data import Inputs, ood_key
 from ood_nc.errors import UserError
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 
@@ -22,32 +23,23 @@ def _names(*, ood: bool) -> list[str]:
     return [name for name, metric in METRICS.items() if ("ood" in metric.needs) == ood]
 
 
-def collapse_rows(tap: TapData, inputs: Inputs, *, seed: int, make: MakeRow) -> list[Row]:
+def collapse_rows(tap: TapData, plan: Plan) -> list[Row]:
     """The rows of one tap.
 
     The ``method`` of a metric that involves W and b names whose they are: the head's, or those of the tap's ID probe.
     Nearest class means on held-out ID are those of ID train. Those that need OOD features compare ID train with
     each set.
-
-    Args:
-        tap: the tap.
-        inputs: the sets.
-        seed: of the subset that entropy_nn searches.
-        make: makes a row of this tap.
     """
-    ood = {name: tap.features.get(ood_key(name)) for name in inputs.groups}
+    ood = {name: tap.features.get(ood_key(name)) for name in plan.inputs.groups}
     known = {name: (features, len(features)) for name, features in ood.items() if features is not None}
-    return rows_of_statistics(tap, lambda split: _statistics(tap, split, inputs), known, inputs, seed=seed, make=make)
+    return rows_of_statistics(tap, lambda split: _statistics(tap, split, plan.inputs), known, plan)
 
 
 def rows_of_statistics(
     tap: TapData,
     statistics: Callable[[str], ClassStatistics],
     ood: Mapping[str, tuple[torch.Tensor, int]],
-    inputs: Inputs,
-    *,
-    seed: int,
-    make: MakeRow,
+    plan: Plan,
 ) -> list[Row]:
     """The rows of one tap by its statistics; without features in ``tap``, what needs these is a null row.
 
@@ -55,21 +47,20 @@ def rows_of_statistics(
         tap: the tap.
         statistics: of ``id_train`` and ``id_test``; raises a `UserError` where there are none.
         ood: the features (N, d) of each OOD set, or their mean (d,), and N.
-        inputs: the sets.
-        seed: of the subset that entropy_nn searches.
-        make: makes a row of this tap.
+        plan: what is measured with.
     """
+    make = plan.of("collapse", tap.name)
     rows: list[Row] = []
     train: ClassStatistics | None = None
     for split in ("id_train", "id_test"):
         try:
             stats = statistics(split)
-            rows += _rows(tap, split, stats, train, seed, make)
+            rows += _rows(tap, split, stats, train, plan.seed, make)
             train = train or (stats if split == "id_train" else None)
         except UserError as error:
             rows += [_row(tap, split, name, make, value=None, reason=reason_of(error)) for name in _names(ood=False)]
     if train is not None:
-        rows += _ood_rows(train, ood, inputs, make)
+        rows += _ood_rows(train, ood, plan.inputs, make)
     return rows
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,32 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ood_nc.data import Inputs, ood_key
+from ood_nc.data import ood_key
 from ood_nc.detection import FeatureDetector, TapQueries, TapStatistics, create_feature_detector
 from ood_nc.documents import DISJOINT, MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.fitting import Tuning, outliers_of, queries_of, statistics_of
+from ood_nc.evaluation.measurement_plan import Plan, Resamples
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.rules import MADE_FEATURES, MADE_IMAGES
 from ood_nc.evaluation.taps import TapData
-from ood_nc.scores import METRICS, RankResamples, draw_ranks, percentile_interval, resampled_metrics
+from ood_nc.scores import METRICS, percentile_interval, resampled_metrics
 
 Scores = NDArray[np.float64]
-
-
-@dataclass
-class Resamples:
-    """Resampled ranks, drawn once a set: sets are independent of each other, detectors on one set share its draw."""
-
-    replicates: int
-    seed: int
-    drawn: dict[tuple[str, int], RankResamples] = field(default_factory=dict)
-
-    def of(self, name: str, n: int) -> RankResamples:
-        """The resamples of a set of ``n`` samples, the same at every call."""
-        if (name, n) not in self.drawn:
-            self.drawn[name, n] = draw_ranks(n, self.replicates, [self.seed, zlib.crc32(name.encode()), n])
-        return self.drawn[name, n]
 
 
 @dataclass
@@ -65,42 +50,20 @@ class Scored(NamedTuple):
     memory: int | None = None
 
 
-def measure_detectors(
-    tap: TapData,
-    inputs: Inputs,
-    ids: Mapping[str, Sequence[str]],
-    detectors: Iterable[str],
-    resamples: Resamples,
-    make: MakeRow,
-    *,
-    tuning: Tuning | None = None,
-) -> dict[str, Measured]:
+def measure_detectors(tap: TapData, plan: Plan) -> dict[str, Measured]:
     """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
 
     What several detectors compute alike is shared; its time counts for the first that asks. Where ID images are held
     out (``id_val``) they and outliers made of them (`ood_nc.evaluation.rules`) are scored too, without rows.
-
-    Args:
-        tap: the tap.
-        inputs: the sets and their groups.
-        ids: by set key, the ids of the rows.
-        detectors: names.
-        resamples: for the intervals.
-        make: makes a row of this tap.
-        tuning: how hyper-parameters are chosen; None leaves the defaults.
     """
-    train = statistics_of(tap)
-    keys = [key for key in ("id_test", "id_val", MADE_IMAGES, *map(ood_key, inputs.ood)) if key in tap.features]
+    train, make = statistics_of(tap), plan.of("detection", tap.name)
+    keys = [key for key in ("id_test", "id_val", MADE_IMAGES, *map(ood_key, plan.inputs.ood)) if key in tap.features]
     queries = {key: queries_of(tap, key) for key in keys}
     if "id_val" in tap.features:
         with suppress(UserError):
-            queries[MADE_FEATURES] = outliers_of(tap, resamples.seed)
-    return {
-        name: measure_one(
-            name, functools.partial(_at_tap, name, tap, train, queries, tuning), inputs, ids, resamples, make
-        )
-        for name in detectors
-    }
+            queries[MADE_FEATURES] = outliers_of(tap, plan.seed)
+    runs = {name: functools.partial(_at_tap, name, tap, train, queries, plan.tuning) for name in plan.detectors}
+    return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
 
 
 def _at_tap(
@@ -140,22 +103,13 @@ def _score(detector: FeatureDetector, queries: TapQueries) -> Scores:
     return scores
 
 
-def measure_one(
-    name: str,
-    run: Callable[[], Scored],
-    inputs: Inputs,
-    ids: Mapping[str, Sequence[str]],
-    resamples: Resamples,
-    make: MakeRow,
-) -> Measured:
+def measure_one(name: str, run: Callable[[], Scored], plan: Plan, make: MakeRow) -> Measured:
     """The rows and scores of one detector; where it fails, null rows with the reason: it must not cost the others.
 
     Args:
         name: of the detector.
         run: fits it and scores every set.
-        inputs: the sets and their groups.
-        ids: by set key, the ids of the rows.
-        resamples: for the intervals.
+        plan: what is measured with.
         make: makes a row of the tap.
     """
     make = functools.partial(make, method=name)
@@ -163,13 +117,13 @@ def measure_one(
     try:
         found = run()
     except Exception as error:
-        return Measured(null_rows(inputs.groups, reason_of(error), make), {})
+        return Measured(null_rows(plan.inputs.groups, reason_of(error), make), {})
     n, seconds = sum(map(len, found.scores.values())), time.perf_counter() - start
     rows = [make(dataset="id_test", group="id", metric="seconds", value=seconds, n=n)]
     if found.memory is not None:
         rows.append(make(dataset="id_test", group="id", metric="memory", value=found.memory / 1e6, n=n))
     make = functools.partial(make, selected_on=found.selected_on)
-    rows += detection_rows(found.scores, found.failures, inputs, ids, resamples, make)
+    rows += detection_rows(found.scores, found.failures, plan, make)
     return Measured(rows, found.scores)
 
 
@@ -182,33 +136,26 @@ def null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row
     ]
 
 
-def detection_rows(
-    scores: Mapping[str, Scores],
-    failures: Mapping[str, str],
-    inputs: Inputs,
-    ids: Mapping[str, Sequence[str]],
-    resamples: Resamples,
-    make: MakeRow,
-) -> list[Row]:
+def detection_rows(scores: Mapping[str, Scores], failures: Mapping[str, str], plan: Plan, make: MakeRow) -> list[Row]:
     """The rows of one detector: each OOD set, those with overlap once more without it, and the mean of each group."""
     rows: list[Row] = []
     by_group: dict[str, list[dict[str, Scores]]] = {}
-    for ood, group in inputs.groups.items():
+    for ood, group in plan.inputs.groups.items():
         where = {"dataset": ood, "group": group}
         values = scores.get(ood_key(ood))
         try:
             if values is None:
                 raise UserError(failures.get(ood_key(ood), "the set holds no readable image"))
-            found = _metrics(scores["id_test"], ood_key(ood), values, resamples)
+            found = _metrics(scores["id_test"], ood_key(ood), values, plan.resamples)
         except UserError as error:
             rows += null_rows({ood: group}, reason_of(error), make)
             continue
         by_group.setdefault(group, []).append(found)
         rows += _metric_rows(found, make, n=len(values), **where)
-        kept = _without_overlap(ids[ood_key(ood)], inputs.overlap.get(ood, set()))
+        kept = _without_overlap(plan.ids[ood_key(ood)], plan.inputs.overlap.get(ood, set()))
         if kept is not None and kept.any():
             where["dataset"] = ood + DISJOINT
-            found = _metrics(scores["id_test"], ood_key(where["dataset"]), values[kept], resamples)
+            found = _metrics(scores["id_test"], ood_key(where["dataset"]), values[kept], plan.resamples)
             rows += _metric_rows(found, make, n=int(kept.sum()), **where)
     return rows + _mean_rows(by_group, make)
 

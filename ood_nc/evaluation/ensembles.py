@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ood_nc.data import Inputs
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Measured, Resamples, Scores, detection_rows, null_rows
-from ood_nc.evaluation.findings import Plan
-from ood_nc.evaluation.results import MakeRow, reason_of
+from ood_nc.evaluation.detection import Measured, Scores, detection_rows, null_rows
+from ood_nc.evaluation.measurement_plan import Plan
+from ood_nc.evaluation.results import reason_of
 from ood_nc.scores import ScoreEnsemble
 
 ByTap = Mapping[str, Mapping[str, Mapping[str, Scores]]]
@@ -28,30 +27,19 @@ def over_detectors(combine: str) -> str:
     return f"{combine}(detectors)"
 
 
-def ensemble_of(plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str) -> Measured:
-    """`measure_ensemble` under the name ``method``, whose rows stand at ``tap``."""
-    make = functools.partial(plan.of("detection", tap), method=method)
-    return measure_ensemble(members, combine, plan.inputs, plan.ids, plan.resamples, make)
-
-
 def measure_ensemble(
-    members: Sequence[Mapping[str, Scores]],
-    combine: str,
-    inputs: Inputs,
-    ids: Mapping[str, Sequence[str]],
-    resamples: Resamples,
-    make: MakeRow,
+    plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str
 ) -> Measured:
     """The rows and scores of one ensemble; a null row with the reason where it cannot be formed.
 
     Args:
+        plan: what is measured with.
         members: of each member, the scores by set key, those of held-out ID (``id_val``) among them.
         combine: rank, zscore, fisher or brown.
-        inputs: the sets and their groups.
-        ids: by set key, the ids of the rows.
-        resamples: for the intervals.
-        make: makes a row with the ensemble's name and tap.
+        tap: where its rows stand.
+        method: what they call it.
     """
+    make = functools.partial(plan.of("detection", tap), method=method)
     try:
         if len(members) < 2:
             raise UserError("an ensemble needs two scores or more here")
@@ -59,9 +47,9 @@ def measure_ensemble(
         common = [key for key in members[0] if key != "id_val" and all(key in scores for scores in members)]
         scores = {key: ensemble.score(_joined(members, key)).numpy() for key in common}
     except UserError as error:
-        return Measured(null_rows(inputs.groups, reason_of(error), make), {})
+        return Measured(null_rows(plan.inputs.groups, reason_of(error), make), {})
     missing = {key: "a member has no scores there" for scores_of in members for key in scores_of if key not in scores}
-    return Measured(detection_rows(scores, missing, inputs, ids, resamples, make), scores)
+    return Measured(detection_rows(scores, missing, plan, make), scores)
 
 
 def _joined(members: Sequence[Mapping[str, Scores]], key: str) -> Scores:

@@ -1,55 +1,22 @@
-"""What an evaluation carries from step to step: what is measured with, and what was found so far."""
+"""What an evaluation has found so far, carried from step to step."""
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
-from ood_nc.data import Inputs, ood_key, transfer_keys
+from ood_nc.data import ood_key, transfer_keys
 from ood_nc.evaluation.curves import roc_curves
-from ood_nc.evaluation.detection import Measured, Resamples, Scores
-from ood_nc.evaluation.fitting import Tuning
+from ood_nc.evaluation.detection import Measured, Scores
 from ood_nc.evaluation.histograms import histograms
-from ood_nc.evaluation.results import MakeRow, Row, make_row
+from ood_nc.evaluation.measurement_plan import Plan
+from ood_nc.evaluation.results import Row
 from ood_nc.evaluation.scores_table import Columns, score_column
-from ood_nc.features import FeatureBank
 from ood_nc.scores import tie_note
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every tap is measured with."""
-
-    model: Any
-    taps: list[str]
-    inputs: Inputs
-    banks: dict[str, FeatureBank]
-    detectors: list[str]
-    input_detectors: list[str]
-    ensembles: list[str]
-    tuning: Tuning | None
-    probes: list[str]
-    resamples: Resamples
-    seed: int
-    device: torch.device
-    base: dict[str, Any]
-    loading: dict[str, Any]
-
-    @property
-    def ids(self) -> dict[str, tuple[str, ...]]:
-        """By set key, the ids of the readable images."""
-        return {key: bank.ids for key, bank in self.banks.items()}
-
-    def of(self, kind: str, tap: str) -> MakeRow:
-        """Makes a row of that kind at a tap."""
-        depth = self.model.tap_info[tap].depth if tap in self.model.tap_info else None
-        return functools.partial(make_row, {**self.base, "tap": tap, "depth": depth, "kind": kind})
 
 
 @dataclass

@@ -16,7 +16,8 @@ from ood_nc.data import ood_key
 from ood_nc.documents import OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import detection_rows
-from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.findings import Found
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import FULL_SPECTRUM, Row
 
 
@@ -30,7 +31,8 @@ def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
     if not shifted:
         raise UserError(f"Protocol {FULL_SPECTRUM} needs a covariate-shifted OOD set (group covariate).")
     groups = {name: group for name, group in plan.inputs.groups.items() if group in OOD_GROUPS}
-    inputs, plan = replace(plan.inputs, groups=groups), replace(plan, base={**plan.base, "protocol": FULL_SPECTRUM})
+    inputs, base = replace(plan.inputs, groups=groups), {**plan.base, "protocol": FULL_SPECTRUM}
+    plan = replace(plan, inputs=inputs, base=base)
     chosen = {(row["tap"], row["method"]): row["selected_on"] for row in found.rows if row["kind"] == "detection"}
     rows: list[Row] = []
     for tap, methods in found.scores.items():
@@ -38,7 +40,7 @@ def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
             together = [scores[key] for key in ("id_test", *map(ood_key, shifted)) if key in scores]
             make = functools.partial(plan.of("detection", tap), method=name, selected_on=chosen.get((tap, name)))
             joined = {**scores, "id_test": np.concatenate(together)}
-            rows += detection_rows(joined, {}, inputs, plan.ids, plan.resamples, make)
+            rows += detection_rows(joined, {}, plan, make)
     sizes = ", ".join(f"{name} ({len(plan.ids.get(ood_key(name), ()))})" for name in shifted)
     found.notes.append(f"{FULL_SPECTRUM}: ID test ({len(plan.ids['id_test'])}) and {sizes} are the ID side of its rows")
     return rows

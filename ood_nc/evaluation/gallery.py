@@ -11,7 +11,8 @@ import torch
 from ood_nc.data import BrokenImageError, ImageDataset, ood_key
 from ood_nc.data.thumbnails import thumbnail
 from ood_nc.evaluation.detection import Scores
-from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.findings import Found
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.headline import headline
 
 SHOWN = 4

@@ -3,54 +3,35 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
-import torch
 
-from ood_nc.data import ImageDataset, Inputs, ood_key
+from ood_nc.data import ImageDataset, ood_key
 from ood_nc.detection import InputDetector, Network, create_detector
-from ood_nc.evaluation.detection import Measured, Resamples, Scored, Scores, measure_one
-from ood_nc.evaluation.results import MakeRow
+from ood_nc.evaluation.detection import Measured, Scored, Scores, measure_one
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.features import ImageBatches
 
 
-def measure_input_detectors(
-    model: Any,
-    inputs: Inputs,
-    ids: Mapping[str, Sequence[str]],
-    detectors: Iterable[str],
-    resamples: Resamples,
-    make: MakeRow,
-    *,
-    batch_size: int,
-    workers: int,
-    device: torch.device,
-) -> dict[str, Measured]:
+def measure_input_detectors(plan: Plan) -> dict[str, Measured]:
     """Fit each on ID train images and score the others; one that fails is a null row with the reason.
 
-    Args:
-        model: the network.
-        inputs: the sets, preprocessed.
-        ids: by set key, the ids of the readable images.
-        detectors: names of input detectors.
-        resamples: for the intervals.
-        make: makes a row of the tap that the head reads.
-        batch_size: images a pass.
-        workers: processes that load images.
-        device: where the network runs.
+    Its rows stand at the tap that the head reads.
     """
-    network = Network(model.to(device))
-    batches = functools.partial(ImageBatches, batch_size=batch_size, workers=workers)
-    sets = {"id_test": inputs.all()["id_test"]}
-    sets |= {ood_key(name): dataset for name, dataset in inputs.ood.items() if dataset is not None}
+
+    def batches(dataset: ImageDataset) -> ImageBatches:
+        return ImageBatches(dataset, **plan.loading)
+
+    network, make = Network(plan.model.to(plan.device)), plan.of("detection", plan.model.head_tap)
+    sets = {"id_test": plan.inputs.all()["id_test"]}
+    sets |= {ood_key(name): dataset for name, dataset in plan.inputs.ood.items() if dataset is not None}
+    ids = plan.ids
     tested = {key: batches(_readable(dataset, ids[key])) for key, dataset in sets.items() if key in ids}
-    train = batches(inputs.id_train)
-    return {
-        name: measure_one(name, functools.partial(_through, name, network, train, tested), inputs, ids, resamples, make)
-        for name in detectors
-    }
+    train = batches(plan.inputs.id_train)
+    runs = {name: functools.partial(_through, name, network, train, tested) for name in plan.input_detectors}
+    return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
 
 
 def _through(name: str, network: Network, train: ImageBatches, tested: Mapping[str, ImageBatches]) -> Scored:

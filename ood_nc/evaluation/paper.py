@@ -16,9 +16,10 @@ from ood_nc.collapse import METRICS, ClassStatistics, measure
 from ood_nc.data import ood_key, transfer_keys
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import Scores, detection_rows, null_rows
-from ood_nc.evaluation.findings import Found, Plan
+from ood_nc.evaluation.findings import Found
 from ood_nc.evaluation.histograms import histograms
 from ood_nc.evaluation.maps import feature_maps
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import PAPER, MakeRow, Row, make_row, reason_of
 from ood_nc.evaluation.taps import ID_PROBE, labelled
 from ood_nc.evaluation.transfer import accuracy_rows, mean_row
@@ -119,7 +120,7 @@ def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool
             rows += _collapse(plan, features["id_train"], probe, functools.partial(make, kind="collapse"))
             scores = _energies(plan, probed, probe)
             make_detection = functools.partial(make, kind="detection", method="energy")
-            rows += detection_rows(scores, {}, plan.inputs, plan.ids, plan.resamples, make_detection)
+            rows += detection_rows(scores, {}, plan, make_detection)
             if tap.name in SHOWN:
                 found.histograms += [row | series for row in histograms(tap.name, "energy", scores)]
         if tap.name in SHOWN:
@@ -241,7 +242,7 @@ def _transfer(plan: Plan, fit: Callable[[str, str], ProbeResult], make: MakeRow)
         else:
             rows += accuracy_rows(results[-1], make, dataset=name)
     if results:
-        rows.append(mean_row(results, plan.resamples.replicates, plan.seed, make))
+        rows.append(mean_row(results, plan, make))
     return rows
 
 

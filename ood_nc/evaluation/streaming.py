@@ -23,7 +23,7 @@ from ood_nc.detection import FeatureDetector, TapMoments, TapQueries, create_fea
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse import rows_of_statistics
 from ood_nc.evaluation.detection import Measured, Scored, Scores, measure_one
-from ood_nc.evaluation.findings import Plan
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import Row, reason_of
 from ood_nc.evaluation.taps import HEAD, ID_PROBE, TapData
 from ood_nc.evaluation.transfer import id_accuracy
@@ -105,21 +105,12 @@ def measure_streamed(plan: Plan, streamed: Streamed) -> Iterator[tuple[str, list
         ood = {ood_set: ood_key(ood_set) for ood_set in plan.inputs.groups if ood_key(ood_set) in streamed.passes}
         means = {one: (streamed.passes[key].means[name], len(streamed.banks[key])) for one, key in ood.items()}
         of = functools.partial(_statistics, streamed, name)
-        rows = rows_of_statistics(tap, of, means, plan.inputs, seed=plan.seed, make=plan.of("collapse", name))
-        accuracy, _ = id_accuracy(tap, plan.of("accuracy", name), is_head_tap=name == plan.model.head_tap)
+        rows = rows_of_statistics(tap, of, means, plan)
+        accuracy, _ = id_accuracy(tap, plan)
         rows += [row for row in accuracy if row["method"] == HEAD]
-        measured = {
-            detector: measure_one(
-                detector,
-                functools.partial(_scored, streamed, (name, detector)),
-                plan.inputs,
-                plan.ids,
-                plan.resamples,
-                plan.of("detection", name),
-            )
-            for detector in plan.detectors
-        }
-        yield name, rows, measured
+        runs = {one: functools.partial(_scored, streamed, (name, one)) for one in plan.detectors}
+        make = plan.of("detection", name)
+        yield name, rows, {one: measure_one(one, run, plan, make) for one, run in runs.items()}
 
 
 def skipped(streamed: Streamed, probes: Sequence[str]) -> str:

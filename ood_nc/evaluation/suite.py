@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,19 +21,20 @@ from ood_nc.evaluation.calibration import calibration_rows
 from ood_nc.evaluation.choices import evidence_of, make_choices
 from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.detection import Measured, Resamples, measure_detectors
-from ood_nc.evaluation.ensembles import ensemble_of, over_detectors, over_taps
+from ood_nc.evaluation.detection import Measured, measure_detectors
+from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
-from ood_nc.evaluation.findings import Found, Plan, tested_sets
+from ood_nc.evaluation.findings import Found, tested_sets
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
 from ood_nc.evaluation.full_spectrum import full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.maps import feature_maps
+from ood_nc.evaluation.measurement_plan import Plan, Resamples
 from ood_nc.evaluation.names import check_names
 from ood_nc.evaluation.paper import PaperTaps, measure_paper
-from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, MakeRow, Results, make_row
+from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, Results
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import correct_column, scores_table
@@ -185,7 +185,7 @@ def evaluate(
         seed=seed,
         device=device,
         base={"run": run, "seed": seed, "protocol": STRICT},
-        loading={"batch_size": batch_size, "workers": workers, "device": device},
+        loading={"batch_size": batch_size, "workers": workers},
     )
     found = Found()
     if STRICT in protocols:
@@ -233,9 +233,8 @@ def evaluate(
 
 
 def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
-    taps = [(name, plan.model.tap_info[name].depth) for name in plan.taps]
-    with progress("measuring taps", total=len(taps), unit="taps") as advance:
-        for name, _ in taps:
+    with progress("measuring taps", total=len(plan.taps), unit="taps") as advance:
+        for name in plan.taps:
             with _timed(clock, "id_probes"):
                 tap = open_tap(
                     plan.model, name, plan.banks, head_fits=plan.inputs.head_fits, device=plan.device, seed=plan.seed
@@ -244,32 +243,25 @@ def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
                 found.notes.append(f"{name}: of the ID train features, {note}")
             _measure_tap(plan, tap, found, clock)
             advance(1, note=name)
-    found.rows += tunnel_rows(found.rows, plan.inputs, taps, functools.partial(make_row, plan.base, kind="transfer"))
+    found.rows += tunnel_rows(found.rows, plan)
 
 
 def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]) -> None:
-    def of(kind: str) -> MakeRow:
-        return plan.of(kind, tap.name)
-
     with _timed(clock, "collapse"):
-        found.rows += collapse_rows(tap, plan.inputs, seed=plan.seed, make=of("collapse"))
+        found.rows += collapse_rows(tap, plan)
         found.held_out[tap.name] = held_out_collapse(tap, plan.inputs)
     with _timed(clock, "detection"):
-        measured = measure_detectors(
-            tap, plan.inputs, plan.ids, plan.detectors, plan.resamples, of("detection"), tuning=plan.tuning
-        )
-        _take(plan, found, tap.name, measured)
+        _take(plan, found, tap.name, measure_detectors(tap, plan))
     with _timed(clock, "transfer"):
-        rows, correct, by_class = measure_probes(
-            tap, plan.inputs, plan.probes, replicates=plan.resamples.replicates, seed=plan.seed, make=of("transfer")
-        )
+        rows, correct, by_class = measure_probes(tap, plan)
     found.rows += rows
     found.by_class += by_class
     for (name, probe), right in correct.items():
         found.columns[transfer_keys(name)[1]][correct_column(tap.name, probe)] = right
-    is_head_tap = tap.name == plan.model.head_tap
-    rows, by_method = id_accuracy(tap, of("accuracy"), is_head_tap=is_head_tap)
-    found.rows += rows + (calibration_rows(tap, of("accuracy")) if is_head_tap else [])
+    rows, by_method = id_accuracy(tap, plan)
+    found.rows += rows
+    if tap.name == plan.model.head_tap:
+        found.rows += calibration_rows(tap, plan.of("accuracy", tap.name))
     for method, right in by_method.items():
         found.columns["id_test"][correct_column(tap.name, method)] = right
 
@@ -279,7 +271,7 @@ def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> 
     found.scores[tap] = {name: one.scores for name, one in measured.items() if one.scores}
     for combine in plan.ensembles:
         members = list(found.scores[tap].values())
-        measured[over_detectors(combine)] = ensemble_of(plan, members, combine, tap, over_detectors(combine))
+        measured[over_detectors(combine)] = measure_ensemble(plan, members, combine, tap, over_detectors(combine))
     for name, one in measured.items():
         found.add(tap, name, one)
         if tap in (plan.model.head_tap, "encoder"):
@@ -293,19 +285,10 @@ def _measure_network(plan: Plan, found: Found) -> None:
         for name in plan.detectors:
             members = [scores[name] for scores in found.scores.values() if name in scores]
             method = over_taps(combine, name)
-            found.add(tap, method, ensemble_of(plan, members, combine, tap, method))
+            found.add(tap, method, measure_ensemble(plan, members, combine, tap, method))
     if not plan.input_detectors:
         return
-    measured = measure_input_detectors(
-        plan.model,
-        plan.inputs,
-        plan.ids,
-        plan.input_detectors,
-        plan.resamples,
-        plan.of("detection", tap),
-        **plan.loading,
-    )
-    for name, one in measured.items():
+    for name, one in measure_input_detectors(plan).items():
         found.add(tap, name, one)
         found.draw(tap, name, one)
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ood_nc.data import Inputs, transfer_keys
+from ood_nc.data import transfer_keys
 from ood_nc.documents import MEAN, is_one_set
 from ood_nc.errors import UserError
+from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.scores import percentile_interval
@@ -38,32 +39,23 @@ def check_probes(names: Sequence[str]) -> None:
         PROBES[name]
 
 
-def measure_probes(
-    tap: TapData, inputs: Inputs, probes: Iterable[str], *, replicates: int, seed: int, make: MakeRow
-) -> tuple[list[Row], dict[tuple[str, str], Correct], list[dict[str, Any]]]:
+def measure_probes(tap: TapData, plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Correct], list[dict[str, Any]]]:
     """Fit every probe on every transfer set's train part and read its test part once.
-
-    Args:
-        tap: the tap.
-        inputs: the sets.
-        probes: names out of `PROBES`.
-        replicates: of the interval of the mean over sets.
-        seed: of the probes and the replicates.
-        make: makes a row of this tap.
 
     Returns:
         The rows; by (transfer set, probe) which test images were right (not of few-shot probes, which have one answer a
         draw); and the accuracy on each class.
     """
+    make = plan.of("transfer", tap.name)
     rows: list[Row] = []
     correct: dict[tuple[str, str], Correct] = {}
     by_class: list[dict[str, Any]] = []
-    for probe in probes:
+    for probe in plan.probes:
         results = []
-        for name in inputs.transfer:
+        for name in plan.inputs.transfer:
             where = {"dataset": name, "group": "transfer", "method": probe}
             try:
-                result = _run(probe, tap, transfer_keys(name), seed)
+                result = _run(probe, tap, transfer_keys(name), plan.seed)
             except Exception as error:
                 # One set must not cost the others; the reason stands in its row.
                 rows.append(make(**where, metric="accuracy", value=None, reason=reason_of(error)))
@@ -75,7 +67,7 @@ def measure_probes(
             if result.correct.ndim == 1:
                 correct[name, probe] = result.correct.cpu().numpy()
         if results:
-            rows.append(mean_row(results, replicates, seed, functools.partial(make, group="transfer", method=probe)))
+            rows.append(mean_row(results, plan, functools.partial(make, group="transfer", method=probe)))
     return rows, correct, by_class
 
 
@@ -96,44 +88,37 @@ def accuracy_rows(result: ProbeResult, make: MakeRow, **where: Any) -> list[Row]
     ]
 
 
-def id_accuracy(tap: TapData, make: MakeRow, *, is_head_tap: bool) -> tuple[list[Row], dict[str, Correct]]:
+def id_accuracy(tap: TapData, plan: Plan) -> tuple[list[Row], dict[str, Correct]]:
     """Top-1 accuracy on held-out ID of the tap's ID probe and, on the tap it reads, of the head.
 
     Returns:
         The rows, and by method which ID test images were right.
     """
-    where = {"dataset": "id_test", "group": "id"}
+    make = functools.partial(plan.of("accuracy", tap.name), dataset="id_test", group="id")
     rows: list[Row] = []
     correct: dict[str, Correct] = {}
     if tap.probe is None:
-        rows.append(
-            make(
-                **where,
-                method="linear",
-                metric="accuracy",
-                value=None,
-                reason="the ID sets have no labels, or one class",
-            )
-        )
+        why = "the ID sets have no labels, or one class"
+        rows.append(make(method="linear", metric="accuracy", value=None, reason=why))
     else:
-        rows += accuracy_rows(tap.probe, make, **where, method="linear")
+        rows += accuracy_rows(tap.probe, make, method="linear")
         correct["linear"] = tap.probe.correct.cpu().numpy()
-    if not is_head_tap:
+    if tap.name != plan.model.head_tap:
         return rows, correct
     labels = tap.labels["id_test"]
     if tap.own_logits and labelled(labels):
         right = tap.own_logits["id_test"].argmax(dim=1) == labels
         n, total = len(right), int(right.sum())
         low, high = wilson_interval(total, n)
-        rows.append(make(**where, method="head", metric="accuracy", value=total / n, low=low, high=high, n=n))
+        rows.append(make(method="head", metric="accuracy", value=total / n, low=low, high=high, n=n))
         correct["head"] = right.cpu().numpy()
     else:
         why = "the head was made for other classes" if labelled(labels) else "the ID test set has no labels"
-        rows.append(make(**where, method="head", metric="accuracy", value=None, reason=why))
+        rows.append(make(method="head", metric="accuracy", value=None, reason=why))
     return rows, correct
 
 
-def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, int]], make: MakeRow) -> list[Row]:
+def tunnel_rows(rows: Iterable[Row], plan: Plan) -> list[Row]:
     """The tunnel effect of each transfer set by the linear probe, over taps in depth order.
 
     ``retained`` (per cent of the best tap's accuracy that the last keeps) and ``id_correlation`` (over taps, with the
@@ -141,9 +126,7 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
 
     Args:
         rows: those of all taps.
-        inputs: the sets.
-        taps: name and depth.
-        make: makes a row of the run.
+        plan: what was measured with.
     """
     curves: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -153,29 +136,26 @@ def tunnel_rows(rows: Iterable[Row], inputs: Inputs, taps: Sequence[tuple[str, i
     on_id = curves.pop("id", {})
     found: list[Row] = []
     for name, curve in curves.items():
-        pair = inputs.transfer.get(name)
-        here = [(tap, depth) for tap, depth in taps if tap in curve and tap in on_id]
-        if len(here) < len(taps) or pair is None:
+        pair = plan.inputs.transfer.get(name)
+        if pair is None or not all(tap in curve and tap in on_id for tap in plan.taps):
             continue
-        ids, transferred = ([values[tap] for tap, _ in here] for values in (on_id, curve))
-        where = functools.partial(make, dataset=name, group="transfer", method="linear")
-        last = {"tap": here[-1][0], "depth": here[-1][1], "n": len(here)}
+        ids, transferred = ([values[tap] for tap in plan.taps] for values in (on_id, curve))
+        where = {"dataset": name, "group": "transfer", "method": "linear"}
+        last = functools.partial(plan.of("transfer", plan.taps[-1]), **where, n=len(ids))
         retained, correlation = retained_accuracy(transferred), layer_correlation(ids, transferred)
-        found.append(where(**last, metric="retained", value=retained, reason="no tap is ever right"))
-        found.append(
-            where(**last, metric="id_correlation", value=correlation, reason="one tap, or a constant accuracy")
-        )
-        classes = {"id_classes": inputs.id_train.num_classes, "ood_classes": pair[0].num_classes}
-        for (tap, depth), a, b in zip(here, ids, transferred, strict=True):
+        found.append(last(metric="retained", value=retained, reason="no tap is ever right"))
+        found.append(last(metric="id_correlation", value=correlation, reason="one tap, or a constant accuracy"))
+        classes = {"id_classes": plan.inputs.id_train.num_classes, "ood_classes": pair[0].num_classes}
+        for tap, a, b in zip(plan.taps, ids, transferred, strict=True):
             value = id_ood_alignment(a, b, **classes)
-            found.append(where(tap=tap, depth=depth, metric="id_alignment", value=value))
+            found.append(plan.of("transfer", tap)(**where, metric="id_alignment", value=value))
     return found
 
 
-def mean_row(results: Sequence[ProbeResult], replicates: int, seed: int, make: MakeRow) -> Row:
+def mean_row(results: Sequence[ProbeResult], plan: Plan, make: MakeRow) -> Row:
     """The mean accuracy over sets; resampled: a binomial number of right answers, or the draws of few-shot probes."""
-    generator = np.random.default_rng(seed)
-    resampled = [_resampled(result, replicates, generator) for result in results]
+    generator = np.random.default_rng(plan.seed)
+    resampled = [_resampled(result, plan.resamples.replicates, generator) for result in results]
     low, high = percentile_interval(np.mean(resampled, axis=0))
     chosen = {result.selected_on for result in results}
     return make(

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ood_nc.detection import create_feature_detector
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples, null_rows, rows_of_group
+from ood_nc.evaluation.detection import null_rows, rows_of_group
+from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.scores_table import score_column
 from ood_nc.graphs.network import GraphNetwork

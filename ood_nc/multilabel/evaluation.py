@@ -20,7 +20,8 @@ from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform
 from ood_nc.detection import create_feature_detector, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples, null_rows, rows_of_group
+from ood_nc.evaluation.detection import null_rows, rows_of_group
+from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
 from ood_nc.models import ControlledModel
 from ood_nc.multilabel.detection import joint_energy, max_logit, nearest_by_label

@@ -14,8 +14,9 @@ from PIL import Image
 
 from ood_nc.data import Inputs, open_dataset
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples, detection_rows
+from ood_nc.evaluation.detection import detection_rows
 from ood_nc.evaluation.inputs import open_inputs
+from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import make_row
 from tests.helpers.tiny import tiny_model
 
@@ -117,7 +118,8 @@ def rows_of(inputs: Inputs, replicates: int) -> list[dict[str, Any]]:
     ood[np.logical_not(copies)], ood[copies] = np.arange(80.0), np.arange(100.0, 200.0, 5)
     scores = {"id_test": np.arange(100.0, 200.0), "ood/ood": ood, "ood/stl": np.arange(10.0)}
     make = functools.partial(make_row, {"run": "a", "kind": "detection", "tap": "encoder", "method": "energy"})
-    return detection_rows(scores, {}, inputs, ids, Resamples(replicates, 0), make)
+    plan: Any = SimpleNamespace(inputs=inputs, ids=ids, resamples=Resamples(replicates, 0))
+    return detection_rows(scores, {}, plan, make)
 
 
 @pytest.mark.parametrize("replicates", [0, 20])

@@ -9,7 +9,8 @@ import pytest
 
 from ood_nc.cli import main
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import Resamples, detection_rows
+from ood_nc.evaluation.detection import detection_rows
+from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import make_row
 from ood_nc.scores import METRICS, bootstrap_intervals, check_metric, detection_metrics, score_metric
 from tests.plugins.installed import install
@@ -44,7 +45,8 @@ def test_a_plug_in_of_one_file_is_measured_with_its_interval(plugin, capsys):
     inputs = SimpleNamespace(groups={"noise": "far"}, overlap={})
     make = functools.partial(make_row, {"run": "run", "kind": "detection", "method": "msp", "tap": "encoder"})
     scores = {"id_test": ids, "ood/noise": oods}
-    rows = detection_rows(scores, {}, inputs, {"ood/noise": ["a"] * 10}, Resamples(50, 0), make)
+    plan = SimpleNamespace(inputs=inputs, ids={"ood/noise": ["a"] * 10}, resamples=Resamples(50, 0))
+    rows = detection_rows(scores, {}, plan, make)
     (row,) = [row for row in rows if row["metric"] == "certain" and row["dataset"] == "noise"]
     assert (row["value"], row["n"]) == (0.5, 10)
     assert row["low"] < 0.5 < row["high"]
