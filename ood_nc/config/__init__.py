@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.config.control import ControlConfig
+from ood_nc.config.data import DataConfig, OodSet, PixelConfig, TransferSet
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
@@ -10,18 +11,14 @@ from ood_nc.config.multilabel import MultilabelConfig
 from ood_nc.config.schema import (
     AugmentConfig,
     Config,
-    DataConfig,
     EvaluationConfig,
     LossConfig,
     ModelConfig,
-    OodSet,
     OptimConfig,
-    PixelConfig,
     ProjectorConfig,
     TermConfig,
     TrackingConfig,
     TrainConfig,
-    TransferSet,
 )
 from ood_nc.config.values import Section, kinds_of
 
