@@ -6,8 +6,10 @@ from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.logit_norm import logit_norm
 from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label
 from ood_nc.losses.objective import Objective
+from ood_nc.losses.outlier_exposure import outlier_exposure
 from ood_nc.losses.registry import LOSSES, Batch, Term
 from ood_nc.losses.supervised_contrastive import supervised_contrastive
+from ood_nc.losses.t2fnorm import t2fnorm
 from ood_nc.losses.testing import check_loss
 from ood_nc.losses.within_class import within_class_share
 
@@ -22,7 +24,9 @@ __all__ = [
     "focal",
     "logit_norm",
     "nearest_neighbor_entropy",
+    "outlier_exposure",
     "pick_all_label",
     "supervised_contrastive",
+    "t2fnorm",
     "within_class_share",
 ]

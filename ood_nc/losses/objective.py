@@ -34,6 +34,8 @@ class Objective(nn.Module):
         entropy_scope: of those terms: where neighbours are sought, see `nearest_neighbor_entropy`.
         terms: further terms. One of weight 0 is left out, as it is of ``entropy_weights``.
         steered: terms whose weight changes while training (`set_weight`), so one of weight 0 stays.
+        class_weights: (C,) of the cross-entropy: what each class's part of it is multiplied by, before the mean over
+            images (that of the weights does not divide it).
 
     Attributes:
         terms: all terms, those of ``entropy_weights`` first, with the weights they started with.
@@ -62,6 +64,7 @@ class Objective(nn.Module):
         entropy_scope: Literal["global", "device"] = "global",
         terms: Iterable[Term] = (),
         steered: Iterable[Term] = (),
+        class_weights: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         if task not in get_args(Task):
@@ -72,6 +75,10 @@ class Objective(nn.Module):
             raise UserError(f"entropy_scope must be 'global' or 'device', got {entropy_scope!r}.")
         self.task: Task = task
         self.smoothing = smoothing
+        self.class_weights: torch.Tensor | None
+        if class_weights is not None and task != "cross_entropy":
+            raise UserError(f"Class weights are of the cross-entropy, and the task is {task!r}.")
+        self.register_buffer("class_weights", class_weights, persistent=False)
         short = [Term("entropy", tap, weight, {"scope": entropy_scope}) for tap, weight in entropy_weights.items()]
         self.terms = (*(term for term in (*short, *terms) if term.weight != 0), *steered)
         self._losses = tuple(_checked_loss(term) for term in self.terms)
@@ -93,6 +100,9 @@ class Objective(nn.Module):
         targets: torch.Tensor,
         taps: Mapping[str, torch.Tensor],
         groups: ArrayLike | None = None,
+        *,
+        head: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+        outliers: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss and its parts.
 
@@ -101,6 +111,8 @@ class Objective(nn.Module):
             targets: (B,) class indices, or (B, C) class probabilities.
             taps: name to (B, d) features.
             groups: (B,) which image each row comes from, see `nearest_neighbor_entropy`.
+            head: weight and bias that made the logits, for terms that read them.
+            outliers: (M, C) logits of outliers, for terms that read them.
 
         Returns:
             The scalar loss, and its parts before weighting, detached: ``task``, and for each term
@@ -111,7 +123,7 @@ class Objective(nn.Module):
         """
         task = self._task_loss(logits, targets)
         loss, parts = task, {"task": task.detach()}
-        batch = Batch(logits, targets, groups)
+        batch = Batch(logits, targets, groups, head, outliers)
         for term, function in zip(self.terms, self._losses, strict=True):
             if term.tap not in taps:
                 there = ", ".join(taps) or "none"
@@ -141,7 +153,11 @@ class Objective(nn.Module):
             return logits.new_zeros(())
         wanted = targets.to(logits.dtype) if soft else _classes(targets, logits.shape[1])
         if self.task == "cross_entropy":
-            return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing)
+            if self.class_weights is None:
+                return F.cross_entropy(logits, wanted, label_smoothing=self.smoothing)
+            weights = self.class_weights.to(logits)
+            summed = F.cross_entropy(logits, wanted, weights, label_smoothing=self.smoothing, reduction="sum")
+            return summed / len(logits)
         wanted = wanted if soft else F.one_hot(wanted, logits.shape[1]).to(logits.dtype)
         return F.mse_loss(logits, wanted)
 

@@ -20,6 +20,8 @@ class Batch(NamedTuple):
         logits: (B, C).
         targets: (B,) class indices, or (B, C) class probabilities.
         groups: (B,) which image each row comes from, under repeated augmentation; else None.
+        head: weight (C, d) and bias (C,) or None, of the head that made the logits.
+        outliers: (M, C), the logits of the outliers that were forwarded with the batch, where there are any.
 
     Example:
         >>> import torch
@@ -31,6 +33,8 @@ class Batch(NamedTuple):
     logits: torch.Tensor
     targets: torch.Tensor
     groups: ArrayLike | None = None
+    head: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    outliers: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from ood_nc.errors import UserError
+from ood_nc.losses.directions import directions
 from ood_nc.losses.registry import LOSSES, Batch
-
-_SHORTEST = 1e-20
 
 
 def supervised_contrastive(features: torch.Tensor, batch: Batch, *, temperature: float = 0.1) -> torch.Tensor:
@@ -41,7 +39,7 @@ def supervised_contrastive(features: torch.Tensor, batch: Batch, *, temperature:
         raise UserError(f"The temperature of supervised_contrastive must be positive, got {temperature}.")
     with torch.autocast(features.device.type, enabled=False):
         rows = features if features.dtype == torch.float64 else features.float()
-        similar = _directions(rows) @ _directions(rows).T / temperature
+        similar = directions(rows) @ directions(rows).T / temperature
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
         classes = batch.targets.argmax(dim=1) if batch.targets.is_floating_point() else batch.targets
         positive = (classes[:, None] == classes[None]) & ~itself
@@ -49,13 +47,6 @@ def supervised_contrastive(features: torch.Tensor, batch: Batch, *, temperature:
         each = -torch.where(positive, log_share, 0.0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
         anchors = positive.any(dim=1)
         return torch.where(anchors, each, 0.0).sum() / anchors.sum().clamp(min=1)
-
-
-def _directions(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of length 1, whatever their size."""
-    largest = rows.detach().abs().amax(dim=1, keepdim=True)
-    there = largest > _SHORTEST
-    return F.normalize(torch.where(there, rows / torch.where(there, largest, 1.0), 0.0), dim=1)
 
 
 LOSSES.add("supervised_contrastive", supervised_contrastive)

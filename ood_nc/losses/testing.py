@@ -31,16 +31,24 @@ def _batch(dtype: torch.dtype = torch.float64, *, soft: bool = False) -> tuple[t
     logits = torch.randn(_ROWS, _CLASSES, generator=rng, dtype=torch.float64).to(dtype)
     labels = torch.arange(_ROWS) % _CLASSES
     targets = torch.nn.functional.one_hot(labels).mul(0.7).add(0.1).to(dtype) if soft else labels
-    return features, Batch(logits, targets)
+    weight = torch.randn(_CLASSES, _DIM, generator=rng, dtype=torch.float64).to(dtype)
+    outliers = torch.randn(_ROWS, _CLASSES, generator=rng, dtype=torch.float64).to(dtype)
+    return features, Batch(logits, targets, head=(weight, weight[:, 0]), outliers=outliers)
+
+
+def _rows(batch: Batch, rows: torch.Tensor) -> Batch:
+    assert batch.outliers is not None
+    return batch._replace(logits=batch.logits[rows], targets=batch.targets[rows], outliers=batch.outliers[rows])
 
 
 def _value(function: LossFunction, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The value, and its gradient with respect to the features and the logits, side by side."""
-    leaves = features.clone().requires_grad_(), batch.logits.clone().requires_grad_()
+    """The value, and its gradient with respect to features, logits and outliers, side by side."""
+    assert batch.outliers is not None
+    leaves = [one.clone().requires_grad_() for one in (features, batch.logits, batch.outliers)]
     logits = leaves[1].clone()
-    value = function(leaves[0], batch._replace(logits=logits))
+    value = function(leaves[0], batch._replace(logits=logits, outliers=leaves[2]))
     batch.logits.copy_(logits.detach())  # what it did to its input shows there
-    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True) if value.requires_grad else (None, None)
+    found = torch.autograd.grad(value.sum(), leaves, allow_unused=True) if value.requires_grad else (None,) * 3
     parts = [torch.zeros_like(leaf) if one is None else one for leaf, one in zip(leaves, found, strict=True)]
     return value.detach(), torch.cat(parts, dim=1)
 
@@ -64,7 +72,7 @@ def _check_order(function: LossFunction, what: str) -> None:
     features, batch = _batch()
     order = torch.randperm(_ROWS, generator=torch.Generator().manual_seed(1))
     value, gradient = _value(function, features, batch)
-    shuffled, moved = _value(function, features[order], Batch(batch.logits[order], batch.targets[order]))
+    shuffled, moved = _value(function, features[order], _rows(batch, order))
     same = torch.allclose(value, shuffled) and torch.allclose(gradient[order], moved)
     require(same, what, "depends on the order of the rows")
 
@@ -99,5 +107,5 @@ def _check_extremes(function: LossFunction, what: str) -> None:
         value, gradient = _value(function, change(features), batch)
         finite = bool(value.isfinite() and gradient.isfinite().all())
         require(finite, what, f"or its gradient is not finite for {case}")
-    value, gradient = _value(function, features[:1], Batch(batch.logits[:1], batch.targets[:1]))
+    value, gradient = _value(function, features[:1], _rows(batch, torch.arange(1)))
     require(bool(value.isfinite() and gradient.isfinite().all()), what, "is not finite for a batch of one")

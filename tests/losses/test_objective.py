@@ -38,6 +38,24 @@ def test_cross_entropy(smoothing: float, targets: torch.Tensor) -> None:
     assert parts["task"] == loss
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
+def test_class_weights_multiply_each_classes_part(smoothing: float, targets: torch.Tensor) -> None:
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.5])
+    loss, _ = Objective(smoothing=smoothing, entropy_weights={}, class_weights=weights)(LOGITS, targets, {})
+    total = 0.0
+    for row, wanted in zip(LOGITS.numpy(), targets.numpy() if targets.ndim == 2 else np.eye(4)[targets], strict=True):
+        log_sum = math.log(sum(math.exp(value) for value in row))
+        for value, share, weight in zip(row, wanted, weights.tolist(), strict=True):
+            total -= weight * (share * (1 - smoothing) + smoothing / 4) * (value - log_sum)
+    assert loss.item() == pytest.approx(total / len(LOGITS), rel=1e-12)
+    even = Objective(smoothing=smoothing, entropy_weights={}, class_weights=torch.ones(4))(LOGITS, targets, {})[0]
+    assert even.item() == pytest.approx(
+        slow_cross_entropy(LOGITS.numpy(), targets.numpy() if targets.ndim == 2 else np.eye(4)[targets], smoothing),
+        rel=1e-12,
+    )
+
+
 @pytest.mark.parametrize("targets", [HARD, SOFT], ids=["hard", "soft"])
 def test_mse_ignores_smoothing(targets: torch.Tensor) -> None:
     loss, _ = Objective("mse", smoothing=0.1, entropy_weights={})(LOGITS, targets, {})
@@ -101,6 +119,7 @@ def test_missing_tap_names_those_there_are() -> None:
     [
         ({"task": "hinge"}, "task must be"),
         ({"smoothing": 1.0}, "smoothing must be"),
+        ({"task": "mse", "class_weights": torch.ones(4)}, "Class weights are of the cross-entropy"),
         ({"entropy_scope": "batch"}, "entropy_scope must be"),
         ({"entropy_weights": {"encoder": math.nan}}, "'encoder' must be finite"),
     ],
