@@ -57,6 +57,7 @@ class DataConfig(Section):
     test: Text | None = flag("bundled/digits-id::test", "held-out ID data, read once")
     suite: Text | None = flag(None, "benchmark suite whose OOD and transfer sets are added (`ood-nc list suites`)")
     ood: dict[SetName, Annotated[OodSet, _short_for("source")]] = flag({}, "OOD sets by name")
+    outliers: Text | None = flag(None, "images shown as outliers in training, for losses that read them")
     transfer: dict[SetName, Annotated[TransferSet, _short_for("train")]] = flag({}, "transfer tasks by name")
     limit: int | None = flag(None, "at most so many images of a class, for ID train", ge=1)
     eval_limit: int | None = flag(None, "at most so many images of any other set", ge=1)

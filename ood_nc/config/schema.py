@@ -92,6 +92,9 @@ class LossConfig(Section):
 
     task: Literal["cross_entropy", "mse", "none"] = flag("cross_entropy", "task loss; none: a term is it", "--loss")
     smoothing: float = flag(0.1, "label smoothing of the cross-entropy", ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = flag(
+        "none", "weights of the classes in the cross-entropy; balanced: one over their images"
+    )
     entropy_weight: float | dict[Text, float] = flag(0.05, "alpha: of the encoder, or by tap name")
     entropy_scope: Literal["global", "device"] = flag("global", "neighbours among the global or the local batch")
     terms: list[TermConfig] = flag([], "further terms, each a mapping of name, tap, weight and kwargs")
@@ -155,6 +158,9 @@ class TrainConfig(Section):
     epochs: int = flag(100, "epochs", "--epochs", ge=1, le=2**24)
     batch_size: int = flag(128, "images a batch, shared out over all processes", "-b", "--batch-size", ge=1, le=2**24)
     grad_accum_steps: int = flag(1, "batches whose gradients are added up for a step", ge=1, le=2**16)
+    grad_accum_joint: bool = flag(
+        False, "the loss of all those batches together, for one more forward pass: no term sees a smaller batch"
+    )
     clip_grad: float | None = flag(None, "largest norm of the gradient", gt=0)
     seed: int = flag(0, "seed of everything random", "--seed", ge=0, lt=2**63)
     workers: int = flag(2, "processes that load images", "-j", ge=0, le=1024)
@@ -245,6 +251,10 @@ class Config(Section):
                 f"optim.warmup_epochs is {optim.warmup_epochs}, more than train.epochs, which is {self.train.epochs}: "
                 "lower --warmup-epochs"
             )
+        if self.loss.class_weights != "none" and self.loss.task != "cross_entropy":
+            raise ValueError(f"loss.class_weights are of the cross-entropy, and loss.task is {self.loss.task}")
+        if self.multilabel is not None and self.data.outliers is not None:
+            raise ValueError("data.outliers are for images of one class each: leave them out with multilabel")
         if self.multilabel is not None and self.loss.task != "none":
             raise ValueError("images with several labels need loss.task none and a term such as pick_all_label")
         if self.multilabel is not None and (self.augment.mixup or self.augment.cutmix):

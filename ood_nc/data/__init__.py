@@ -19,6 +19,7 @@ from ood_nc.data.jumbled import jumbled
 from ood_nc.data.label_sets import LabelSetDataset, LabelSetInputs, compose, load_label_sets, read_table
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
+from ood_nc.data.outliers import load_outliers
 from ood_nc.data.overlap import Overlap, find_overlaps
 from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import load_data
@@ -62,6 +63,7 @@ __all__ = [
     "list_suites",
     "load_data",
     "load_label_sets",
+    "load_outliers",
     "load_suite",
     "native_sizes",
     "ood_key",

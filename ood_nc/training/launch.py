@@ -99,7 +99,7 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
             accelerator = Accelerator(
                 cpu=device.type == "cpu",
                 mixed_precision=precision,
-                gradient_accumulation_steps=train.grad_accum_steps,
+                gradient_accumulation_steps=1 if train.grad_accum_joint else train.grad_accum_steps,
                 dynamo_backend="inductor" if train.torchcompile else "no",
             )
             yield accelerator

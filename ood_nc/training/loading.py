@@ -154,6 +154,32 @@ def train_loader(
         needed = accum_steps * world * (2 if even else 1)
         raise UserError(f"data.train holds {size} images; one step needs at least {needed}.")
     sampler.keep(len(sampler) // (batch_size * accum_steps) * batch_size * accum_steps)
+    return _loader(dataset, sampler, batch_size, seed, workers, pin_memory)
+
+
+def outlier_loader(
+    dataset: Dataset, beside: DataLoader, *, seed: int = 0, workers: int = 0, pin_memory: bool = False
+) -> DataLoader:
+    """A loader of as many batches as another has, of as many images each, drawn with replacement.
+
+    Args:
+        dataset: (image, target) by index, with the training transform.
+        beside: of `train_loader`.
+        seed: seed of the draws and of the transforms.
+        workers: processes that load.
+        pin_memory: page-locked batches, for copies to a GPU.
+    """
+    like, own = beside.sampler, derive_seed(seed, "outliers")
+    assert isinstance(like, EpochSampler)
+    one_class = np.zeros(len(dataset), dtype=np.int64)  # type: ignore[arg-type]
+    size = len(like) * like.world
+    sampler = EpochSampler(size, seed=own, rank=like.rank, world=like.world, balance=one_class)
+    return _loader(dataset, sampler, int(beside.batch_size or 1), own, workers, pin_memory)
+
+
+def _loader(
+    dataset: Dataset, sampler: EpochSampler, batch_size: int, seed: int, workers: int, pin_memory: bool
+) -> DataLoader:
     return DataLoader(
         SeededSamples(dataset, seed),
         batch_size=batch_size,

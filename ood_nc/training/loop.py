@@ -31,9 +31,9 @@ from ood_nc.training.measurement import (
     validate,
 )
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
-from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup, prepare
 from ood_nc.training.standing import Standing, is_over, keep, restore, save
+from ood_nc.training.steps import take_turn
 
 logger = logging.getLogger(__name__)
 
@@ -191,34 +191,25 @@ def _train_epoch(setup: Setup, standing: Standing, directory: RunDirectory, log:
     averages, tracker = setup.averages, setup.tracker
     with progress(f"epoch {epoch + 1}/{train.epochs}", total=setup.images_per_epoch) as advance:
         advance(first * int(setup.loader.batch_size or 1) * accelerator.num_processes)
-        for batch, (images, targets, indices) in enumerate(setup.loader, first):
-            seed_everything(train.seed, "batch", epoch, batch, accelerator.process_index)
+        for turn, batches in enumerate(setup.turns()):
             rate = setup.set_learning_rate(epoch, step)
-            images, targets = setup.place(images, targets)
-            with accelerator.accumulate(setup.module):
-                logits, taps = setup.module(images, taps=True)
-                loss, parts = setup.objective(logits, targets, taps, setup.groups(indices))
-                accelerator.backward(loss)
-                if accelerator.sync_gradients and train.clip_grad is not None:
-                    accelerator.clip_grad_norm_(setup.module.parameters(), train.clip_grad)
-                setup.optimizer.step()
-                setup.optimizer.zero_grad()
-            averages.add(loss, parts, logits, targets, taps)
+            done = take_turn(setup, epoch, first + turn * len(batches), batches)
+            averages.add(done.loss, done.parts, done.logits, done.targets, done.taps)
             step += accelerator.sync_gradients
             if setup.ema is not None and accelerator.sync_gradients:
                 setup.ema.update(setup.model, step=step)
             if setup.control is not None:
-                setup.control.step(taps, targets, rate / setup.peak_rate)
-            point = None if tracker is None else tracker.step(taps, targets)
+                setup.control.step(done.taps, done.targets, rate / setup.peak_rate)
+            point = None if tracker is None else tracker.step(done.taps, done.targets)
             if point is not None:
                 log("tracked", step, {f"collapse/{tap}/{k}": v for tap, row in point.items() for k, v in row.items()})
             if accelerator.sync_gradients and (step % train.log_interval == 0 or step == end):
-                values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps)
+                values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps // len(batches))
                 log("train", step, {**values, "lr": rate})
                 if setup.control is not None:
                     log("control", step, setup.control.values())
                 note = f"loss {values['loss']:.3f}"
-            advance(len(images) * accelerator.num_processes, note=note)
+            advance(len(done.targets) * accelerator.num_processes, note=note)
             if accelerator.sync_gradients and step < end:
                 stop = _anywhere(came, accelerator, step)
                 due = train.recovery_interval > 0 and step % train.recovery_interval == 0

@@ -108,7 +108,7 @@ def fit_behind_encoder(
         UserError: a loss on another tap than the projector, features that are not the encoder's, or a loss that is not
             finite.
     """
-    objective, settings = create_objective(config, model), config.train
+    objective, settings = create_objective(config, model, train.labels), config.train
     for term in objective.terms:
         if term.tap != "projector":
             raise UserError(f"A loss on tap {term.tap!r} changes nothing, for it stays as it is: name the projector.")
@@ -133,7 +133,8 @@ def fit_behind_encoder(
                     scheduler.step_update(epoch * steps + step)
                 targets = train.labels[rows].to(device)
                 logits, projected = learner(train.features[rows].to(device))
-                loss, parts = objective(logits, targets, {"projector": projected})
+                head = learner.head.weight, learner.head.bias
+                loss, parts = objective(logits, targets, {"projector": projected}, head=head)
                 optimizer.zero_grad()
                 loss.backward()
                 if settings.clip_grad is not None:
@@ -224,6 +225,7 @@ def _validate(learner: _Learner, val: EncoderFeatures, objective: Objective, dev
     for rows in torch.arange(len(val.labels)).split(_ROWS):
         targets = val.labels[rows].to(device)
         logits, projected = learner(val.features[rows].to(device))
-        loss, _ = objective(logits, targets, {"projector": projected})
+        head = learner.head.weight, learner.head.bias
+        loss, _ = objective(logits, targets, {"projector": projected}, head=head)
         averages.add({"loss": loss, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
     return averages.read()

@@ -164,6 +164,7 @@ def record_start(directory: RunDirectory, setup: Setup, ignored: list[str]) -> N
         "processes": accelerator.num_processes,
         "images_per_step": setup.global_batch,
         "learning_rate": float(setup.optimizer.defaults["lr"]),
+        "class_weights": None if (weights := setup.objective.class_weights) is None else weights.tolist(),
         "threads": torch.get_num_threads(),
         "variables": recorded_variables(),
         "ignored_variables": ignored,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +26,7 @@ from ood_nc.data import (
     eval_transform,
     load_data,
     load_label_sets,
+    load_outliers,
     train_transform,
 )
 from ood_nc.errors import UserError, nearest
@@ -31,7 +34,7 @@ from ood_nc.losses import Objective, Term
 from ood_nc.models import ControlledModel, build_model, load_initial
 from ood_nc.training.control import Control, steered_terms
 from ood_nc.training.freezing import freeze, frozen_modules
-from ood_nc.training.loading import EpochSampler, train_loader
+from ood_nc.training.loading import EpochSampler, outlier_loader, train_loader
 from ood_nc.training.measurement import StepAverages
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
@@ -56,6 +59,7 @@ class Setup:
     normalize: Callable[[torch.Tensor], torch.Tensor]
     mixup: Mixup | None
     loader: DataLoader
+    outliers: DataLoader | None
     train_plain: ImageDataset
     val: ImageDataset
     steps_per_epoch: int
@@ -71,7 +75,10 @@ class Setup:
 
     def begin(self, epoch: int, batch: int) -> None:
         """Put sampler, module and log at a batch of an epoch; within one, the log goes on as it was restored."""
-        self.sampler.set_epoch(epoch, batch * int(self.loader.batch_size or 1))
+        for loader in (self.loader, self.outliers):
+            if loader is not None:
+                assert isinstance(loader.sampler, EpochSampler)
+                loader.sampler.set_epoch(epoch, batch * int(loader.batch_size or 1))
         self.module.train()
         for module in self.frozen:
             module.eval()
@@ -79,9 +86,24 @@ class Setup:
             self.averages.restart()
             self.tracker = self.new_tracker()
 
+    def turns(self) -> Iterator[list[Any]]:
+        """What each turn of the loop forwards: a batch, or those that make a step together; from `begin` on."""
+        outliers: Iterable[Any] = repeat((None,)) if self.outliers is None else self.outliers
+        turn = []
+        for (images, targets, indices), (shown, *_) in zip(self.loader, outliers, strict=False):
+            turn.append((images, targets, indices, shown))
+            if len(turn) == self.batches_per_turn:
+                yield turn
+                turn = []
+
+    @property
+    def batches_per_turn(self) -> int:
+        """Batches whose loss is taken together."""
+        return self.config.train.grad_accum_steps if self.config.train.grad_accum_joint else 1
+
     def new_tracker(self) -> CollapseTracker | None:
         """What follows the collapse over one epoch; None where it is not asked for, or images have no class."""
-        interval = min(self.config.train.track_interval, len(self.loader))
+        interval = min(self.config.train.track_interval, len(self.loader) // self.batches_per_turn)
         if interval == 0 or self.config.multilabel is not None:
             return None
         return CollapseTracker(self.model.num_classes, interval=interval, window=max(1, interval // 10))
@@ -104,11 +126,14 @@ class Setup:
         """Images of one epoch, over all processes."""
         return len(self.sampler) * self.accelerator.num_processes
 
+    def on_device(self, images: torch.Tensor) -> torch.Tensor:
+        """Images on the device, normalised, in the memory layout that the configuration says."""
+        images = self.normalize(images.to(self.accelerator.device, non_blocking=True))
+        return images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
+
     def place(self, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch on the device, normalised, in the memory layout and mixed as the configuration says."""
-        images = self.normalize(images.to(self.accelerator.device, non_blocking=True))
-        if self.config.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.on_device(images)
         targets = targets.to(self.accelerator.device, non_blocking=True)
         return (images, targets) if self.mixup is None else self.mixup(images, targets)
 
@@ -143,6 +168,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     train = config.train
     seed_everything(train.seed, "model")
     data = _sets(config, accelerator)
+    shown = load_outliers(config.data, data) if isinstance(data, Inputs) else None
     assert data.id_val is not None  # every run holds some out
     model = _build(config, data.id_train.class_names or (), from_checkpoint=from_checkpoint)
     if train.channels_last:
@@ -152,6 +178,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if train.batch_size % processes:
         raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
     transform = train_transform(model.preprocessing, config.augment, by_batch=True)
+    loading: dict[str, Any] = {"workers": train.workers, "pin_memory": accelerator.device.type == "cuda"}
     loader = train_loader(
         data.id_train.with_transform(transform),
         batch_size=train.batch_size // processes,
@@ -162,15 +189,17 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         seed=train.seed,
         rank=accelerator.process_index,
         world=processes,
-        workers=train.workers,
-        pin_memory=accelerator.device.type == "cuda",
+        **loading,
+    )
+    outliers = (
+        None if shown is None else outlier_loader(shown.with_transform(transform), loader, seed=train.seed, **loading)
     )
     steps_per_epoch = len(loader) // train.grad_accum_steps
     global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
     module, optimizer = accelerator.prepare(model, optimizer)
-    objective = create_objective(config, model)
+    objective = create_objective(config, model, torch.as_tensor(data.id_train.targets)).to(accelerator.device)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -185,6 +214,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         normalize=transform.normalize,
         mixup=mixup,
         loader=loader,
+        outliers=outliers,
         train_plain=data.id_train.with_transform(eval_transform(model.preprocessing)),
         val=data.id_val.with_transform(eval_transform(model.preprocessing)),
         steps_per_epoch=steps_per_epoch,
@@ -225,8 +255,13 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     return model
 
 
-def create_objective(config: Config, model: ControlledModel) -> Objective:
+def create_objective(config: Config, model: ControlledModel, targets: torch.Tensor) -> Objective:
     """The objective of a configuration.
+
+    Args:
+        config: the configuration.
+        model: whose taps it reads.
+        targets: of the training images, for class weights.
 
     Raises:
         UserError: it names a tap that the model does not have.
@@ -239,6 +274,7 @@ def create_objective(config: Config, model: ControlledModel) -> Objective:
         entropy_scope=settings.entropy_scope,
         terms=[Term(**term.model_dump()) for term in settings.terms],
         steered=steered_terms(config.control, settings),
+        class_weights=None if settings.class_weights == "none" else balanced_weights(targets, model.num_classes),
     )
     missing = [term.tap for term in objective.terms if term.tap not in model.tap_names]
     if missing:
@@ -250,6 +286,19 @@ def create_objective(config: Config, model: ControlledModel) -> Objective:
         hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
         raise UserError(f"{key} names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
     return objective
+
+
+def balanced_weights(targets: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """A weight (C,) a class, in inverse proportion to its images; their mean over the images is 1.
+
+    A class without images has weight 0.
+
+    Args:
+        targets: the class of each training image (N,).
+        num_classes: C.
+    """
+    counts = torch.bincount(targets, minlength=num_classes).double()
+    return torch.where(counts > 0, len(targets) / (counts.clamp(min=1) * (counts > 0).sum()), 0.0).float()
 
 
 def _control(
@@ -272,7 +321,7 @@ def _control(
         {name: tap.dim for name, tap in model.tap_info.items()},
         torch.bincount(targets, minlength=model.num_classes),
         objective,
-        batches=batches,
+        batches=batches // (config.train.grad_accum_steps if config.train.grad_accum_joint else 1),
         images=batches * config.train.batch_size,
         device="cpu" if accelerator.device.type == "mps" else accelerator.device,  # no float64 there
     )

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ood_nc.errors import UserError
-from ood_nc.training.loading import EpochSampler, eval_loader, train_loader
+from ood_nc.training.loading import EpochSampler, eval_loader, outlier_loader, train_loader
 
 
 class Noisy(Dataset):
@@ -148,3 +148,18 @@ def test_balanced_sampling_draws_every_class_equally_often(world):
 def test_repeats_and_balance_do_not_go_together():
     with pytest.raises(UserError, match="use one of them"):
         EpochSampler(6, seed=0, repeats=3, balance=np.arange(6))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_outliers_come_in_as_many_batches_whatever_their_number(world):
+    drawn = []
+    for rank in range(world):
+        beside = train_loader(Noisy(48), batch_size=12 // world, seed=2, rank=rank, world=world)
+        loader = outlier_loader(Noisy(7), beside, seed=2)
+        assert len(loader) == len(beside) == 4
+        first, again, other = (epoch_of(loader, epoch)[2] for epoch in (0, 0, 1))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+        loader.sampler.set_epoch(0, 24 // world)
+        assert torch.equal(torch.cat([indices for *_, indices in loader]), first[24 // world :])
+        drawn.append(first)
+    assert set(torch.cat(drawn).tolist()) == set(range(7)) and len(torch.cat(drawn)) == 48

@@ -326,8 +326,8 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(small
     forward = Objective.forward
     calls = {"n": 0}
 
-    def poisoned(self, *arguments):
-        loss, parts = forward(self, *arguments)
+    def poisoned(self, *arguments, **options):
+        loss, parts = forward(self, *arguments, **options)
         calls["n"] += self.training and bool(self.terms)
         return (loss * math.nan if calls["n"] == 3 else loss), parts
 
@@ -427,11 +427,11 @@ def test_mixup_with_repeated_augmentation(small, scope, monkeypatch):
     groups = []
     forward = Objective.forward
 
-    def spying(self, logits, targets, taps, given=None):
+    def spying(self, logits, targets, taps, given=None, **options):
         if taps:
             groups.append(given)
             assert targets.shape == logits.shape
-        return forward(self, logits, targets, taps, given)
+        return forward(self, logits, targets, taps, given, **options)
 
     monkeypatch.setattr(Objective, "forward", spying)
     settings = {"augment.aug_repeats": 3, "augment.mixup": 0.8, "loss.entropy_scope": scope, "train.epochs": 1}

@@ -138,6 +138,17 @@ def test_two_processes_train_one_model(small, tmp_path, scope):
         assert difference > 1e-3  # neighbours among half of the batch are others
 
 
+def test_two_processes_accumulate_what_one_sees_at_once(small, tmp_path):
+    settings = {"optim.opt": "sgd", "optim.lr": 0.05, "loss.entropy_weight": 0.5, "data.limit": 21, "train.epochs": 1}
+    halved = {"train.batch_size": 8, "train.grad_accum_steps": 2, "train.grad_accum_joint": True}
+    two = small("two", **settings, **halved)
+    codes, outputs = launch(2, write_config(tmp_path, two))
+    assert codes == [0, 0], outputs
+    one = train(small("one", **settings))
+    first, second = (load_file(d / "checkpoints" / "last.safetensors") for d in (one, two.run_directory))
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
+
+
 def test_batch_statistics_are_one_over_the_processes(small, tmp_path):
     config = small("bn", **{"model.name": "test_resnet", "train.batch_size": 8, "augment.aug_repeats": 3})
     codes, outputs = launch(2, write_config(tmp_path, config))

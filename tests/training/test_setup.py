@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
+import torch
 from accelerate import Accelerator
 
 from ood_nc.config import Config, PixelConfig
@@ -10,7 +12,7 @@ from ood_nc.data import eval_transform
 from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
 from ood_nc.training import train
-from ood_nc.training.setup import prepare
+from ood_nc.training.setup import balanced_weights, prepare
 
 
 def test_the_pixel_rules_of_a_run_stay_with_its_model():
@@ -36,3 +38,25 @@ def test_comparators_are_terms_of_the_objective(small):
     assert last["loss"] == pytest.approx(parts, rel=1e-5)
     (val,) = [line for line in lines if line["split"] == "val"]
     assert 0 <= val["accuracy"] <= 1
+
+
+def test_outliers_and_class_weights_come_from_the_configuration_and_are_recorded(small):
+    """Where a term takes the place of the task, validation measures it too: it needs the head, and has no outliers."""
+    terms = [
+        {"name": "t2fnorm", "tap": "encoder", "weight": 1.0},
+        {"name": "outlier_exposure", "tap": "encoder", "weight": 0.5},
+    ]
+    own = {"loss.task": "none", "loss.terms": terms, "loss.entropy_weight": 0.0, "model.projector.kind": "none"}
+    run = train(small("exposed", **own, **{"train.epochs": 1, "data.outliers": "bundled/textures"}))
+    lines = {line["split"]: line for line in read_log(run / "metrics.jsonl")}
+    assert lines["train"]["outlier_exposure/encoder"] >= math.log(5) - 1e-6 and math.isfinite(lines["val"]["loss"])
+    assert json.loads((run / "environment.json").read_text())["class_weights"] is None
+    run = train(small("weighted", **{"train.epochs": 1, "loss.class_weights": "balanced"}))
+    assert json.loads((run / "environment.json").read_text())["class_weights"] == pytest.approx([1.0] * 5)
+
+
+def test_balanced_weights_are_in_inverse_proportion_to_images_and_one_on_average():
+    targets = torch.tensor([0] * 6 + [1] * 3 + [3])
+    weights = balanced_weights(targets, 4)
+    assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 0.0, 10 / 3])
+    assert float(weights[targets].mean()) == pytest.approx(1.0)

@@ -1,0 +1,39 @@
+"""Outliers that a network is shown while it learns: images that no ID set and no tested OOD set holds."""
+
+from __future__ import annotations
+
+from ood_nc.config import DataConfig
+from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.inputs import Inputs
+from ood_nc.data.overlap import Role, find_overlaps
+from ood_nc.data.sources import open_dataset
+from ood_nc.errors import UserError
+
+
+def load_outliers(config: DataConfig, data: Inputs) -> ImageDataset | None:
+    """The set of outliers of a configuration; None where it names none.
+
+    Args:
+        config: of the data.
+        data: the other sets of the run.
+
+    Raises:
+        UserError: the source cannot be opened, has no images, or shares some with ID or with an OOD set that is tested:
+            a detector would be tested on what the network was told to be an outlier.
+    """
+    if config.outliers is None:
+        return None
+    found = open_dataset(config.outliers, root=config.root, max_inflated=config.max_inflated).with_pixels(config.pixels)
+    if len(found) == 0:
+        raise UserError(f"data.outliers: {config.outliers} holds no images.")
+    sets = {"outliers": found} | {name: one for name, one in data.all().items() if not name.startswith("transfer/")}
+    roles: dict[str, Role] = dict.fromkeys(sets, "test")
+    roles["outliers"] = "fit"
+    for overlap in find_overlaps(sets, roles):
+        if overlap.first == "outliers":
+            name = overlap.second.removeprefix("ood/")
+            raise UserError(
+                f"data.outliers shares {len(overlap.ids)} images with {name} (first: {overlap.ids[0]}): take them out "
+                "of one of the two."
+            )
+    return found

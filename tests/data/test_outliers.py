@@ -1,0 +1,27 @@
+"""Outliers to learn from are in no set that is tested."""
+
+from __future__ import annotations
+
+import pytest
+
+from ood_nc.config import DataConfig
+from ood_nc.data import load_data, load_outliers
+from ood_nc.errors import UserError
+
+
+def configured(outliers: str | None) -> DataConfig:
+    return DataConfig(outliers=outliers, limit=10, ood={"near": {"source": "bundled/digits-near"}})
+
+
+def test_they_are_opened_as_they_are() -> None:
+    config = configured("bundled/textures")
+    found = load_outliers(config, load_data(config))
+    assert found is not None and len(found) > 10
+    assert load_outliers(configured(None), load_data(config)) is None
+
+
+@pytest.mark.parametrize(("source", "name"), [("bundled/digits-near", "near"), ("bundled/digits-id::test", "id_test")])
+def test_what_is_tested_too_is_one_line(source: str, name: str) -> None:
+    config = configured(source)
+    with pytest.raises(UserError, match=rf"data\.outliers shares \d+ images with {name} \(first: .*take them out"):
+        load_outliers(config, load_data(config))
