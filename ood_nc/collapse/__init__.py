@@ -1,7 +1,5 @@
 """Neural collapse, measured exactly in one pass: class statistics and every metric computed from them."""
 
-from __future__ import annotations
-
 from ood_nc.collapse._common import UndefinedMetricError
 from ood_nc.collapse.classes import ClassPair, ClassReport, confused_pairs, measure_classes
 from ood_nc.collapse.decision import head_predictions, nc4_bias, nc4_ncc, nc5_ortho, ncc_accuracy, nearest_means

@@ -1,7 +1,5 @@
 """From a measured layer to production: one file that judges new images, fitted on ID data alone."""
 
-from __future__ import annotations
-
 from ood_nc.deployment.detector import Detector, Verdict
 from ood_nc.deployment.export import export_onnx, export_program
 from ood_nc.deployment.fitting import fit_detector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ood_nc.notebook import data_frame, html_table, short
 from ood_nc.passes import evaluating
 from ood_nc.scores import ScoreEnsemble
 
+Score = Callable[[torch.Tensor], torch.Tensor]
 _SHOWN = 20
 """The most images of a verdict that a notebook shows."""
 
@@ -220,19 +221,31 @@ class Detector:
         read = dict.fromkeys(m.tap for m in self.members if not isinstance(m.detector, InputDetector))
         with torch.inference_mode(), evaluating(self.model):
             logits, *values = in_blocks(lambda block: self._forward(block, list(read)), batch)
-        queries = {}
-        for tap, features in zip(read, values, strict=True):
-            own = logits.float() if tap == self.model.head_tap and self.uses_head else None
-            queries[tap] = TapQueries(features.float(), logits=own)
+        taps = {tap: features.float() for tap, features in zip(read, values, strict=True)}
+        scores = self.scores_of(taps, logits.float(), lambda score: in_blocks(lambda block: (score(block),), batch)[0])
+        return scores, logits.argmax(dim=1).cpu()
+
+    def scores_of(
+        self, taps: Mapping[str, torch.Tensor], logits: torch.Tensor, on_images: Callable[[Score], torch.Tensor]
+    ) -> torch.Tensor:
+        """The score of every member (B, m), on the CPU.
+
+        Args:
+            taps: features (B, d) of the taps that members read.
+            logits: (B, C).
+            on_images: applies the score of an input detector to the images.
+        """
+        queries: dict[str, TapQueries] = {}
         columns = []
-        for member in self.members:
-            detector = member.detector
+        for tap, detector in ((member.tap, member.detector) for member in self.members):
             if isinstance(detector, InputDetector):
-                (scores,) = in_blocks(lambda block, score=detector.score: (score(block),), batch)  # type: ignore[misc]
-            else:
-                scores = detector.score(queries[member.tap])
-            columns.append(scores.cpu())
-        return torch.stack(columns, dim=1), logits.argmax(dim=1).cpu()
+                columns.append(on_images(detector.score).cpu())
+                continue
+            if tap not in queries:
+                own = logits if tap == self.model.head_tap and self.uses_head else None
+                queries[tap] = TapQueries(taps[tap], logits=own)
+            columns.append(detector.score(queries[tap]).cpu())
+        return torch.stack(columns, dim=1)
 
     def _forward(self, block: torch.Tensor, read: Sequence[str]) -> tuple[torch.Tensor, ...]:
         logits, taps = self.model.forward_taps(block)

@@ -11,16 +11,9 @@ import torch
 
 from ood_nc.data import ImageDataset, eval_transform, find_overlaps, stratified_split
 from ood_nc.data.overlap import Role
-from ood_nc.deployment.detector import Detector
+from ood_nc.deployment.detector import Detector, Score
 from ood_nc.deployment.members import Calibration, Member
-from ood_nc.detection import (
-    FeatureDetector,
-    InputDetector,
-    Network,
-    TapQueries,
-    create_detector,
-    create_feature_detector,
-)
+from ood_nc.detection import FeatureDetector, InputDetector, Network, create_detector, create_feature_detector
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import (
     SYNTHETIC,
@@ -142,20 +135,14 @@ def _scores(
     detector: Detector, bank: FeatureBank, held_out: ImageDataset, batch_size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The members' scores (n, m) and the predicted classes (n,) of images whose features are known."""
-    head_tap, columns = detector.model.head_tap, []
-    queries: dict[str, TapQueries] = {}
-    for member in detector.members:
-        if isinstance(member.detector, InputDetector):
-            wanted = set(bank.ids)
-            rows = [index for index, name in enumerate(held_out.ids) if name in wanted]
-            batches = ImageBatches(held_out.subset(rows), batch_size=batch_size)
-            columns.append(torch.cat([member.detector.score(images).cpu() for images, _ in batches]))
-            continue
-        if member.tap not in queries:
-            own = bank.logits if member.tap == head_tap and detector.uses_head else None
-            queries[member.tap] = TapQueries(bank.taps[member.tap], logits=own)
-        columns.append(member.detector.score(queries[member.tap]))
-    return torch.stack(columns, dim=1), bank.logits.argmax(dim=1)
+
+    def on_images(score: Score) -> torch.Tensor:
+        wanted = set(bank.ids)
+        rows = [index for index, name in enumerate(held_out.ids) if name in wanted]
+        batches = ImageBatches(held_out.subset(rows), batch_size=batch_size)
+        return torch.cat([score(images).cpu() for images, _ in batches])
+
+    return detector.scores_of(bank.taps, bank.logits, on_images), bank.logits.argmax(dim=1)
 
 
 def _banks(

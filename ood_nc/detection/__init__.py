@@ -4,8 +4,6 @@ Scores are larger for more in-distribution samples, everywhere. What is done wit
 four metrics used most are here too. Adapters to other libraries' protocols are in :mod:`ood_nc.detection.adapters`.
 """
 
-from __future__ import annotations
-
 from ood_nc.detection.base import BaseDetector, DetectorInfo
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError, NonFiniteError

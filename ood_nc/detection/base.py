@@ -134,6 +134,18 @@ class BaseDetector(ABC):
         self._check_parameters()
 
     @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Nothing is learnt before; inside ``_fit`` learns, all of it or, where anything is wrong with it, nothing."""
+        self._forget()
+        try:
+            with self._computing():
+                yield
+            self._check_learnt()
+        except BaseException:
+            self._forget()
+            raise
+
+    @contextmanager
     def _computing(self) -> Iterator[None]:
         """No gradients inside; a decomposition that fails there becomes a :class:`UserError`."""
         try:

@@ -73,15 +73,9 @@ class FeatureDetector(BaseDetector):
             train = TapStatistics(features, labels, logits=logits, head=head)
         self._settle_parameters()
         self._check_inputs(train, "fit")
-        self._forget()
-        self._head = train.head if train.has_head else None
-        try:
-            with self._computing():
-                self._fit(train)
-            self._check_learnt()
-        except BaseException:
-            self._forget()
-            raise
+        with self._learning():
+            self._head = train.head if train.has_head else None
+            self._fit(train)
         if "features" in self.requires:
             self.num_features_ = train.dim
         if "logits" in self.requires & train.available:
@@ -105,7 +99,7 @@ class FeatureDetector(BaseDetector):
             NonFiniteError: an input is not finite, or a score would not be.
             UserError: shapes disagree, among themselves or with those of ``fit``.
         """
-        if self.needs_fit and not self.is_fitted:
+        if not self.is_fitted:
             raise NotFittedError(self.name)
         self._settle_parameters()
         queries = features if isinstance(features, TapQueries) else TapQueries(features, logits=logits)

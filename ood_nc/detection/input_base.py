@@ -115,16 +115,10 @@ class InputDetector(BaseDetector):
         self._settle_parameters()
         if self.needs_fit and batches is None:
             raise MissingInputError(self.name, {"batches"}, self.requires | {"batches"}, "fit")
-        self._forget()
-        try:
+        with self._learning():
             self.attach(network)
             if self.needs_fit and batches is not None:
-                with self._computing():
-                    self._fit(self.network, Batches(self.network, batches, self.name, "labels" in self.requires))
-                self._check_learnt()
-        except BaseException:
-            self._forget()
-            raise
+                self._fit(self.network, Batches(self.network, batches, self.name, "labels" in self.requires))
         return self
 
     def attach(self: Self, network: Network | nn.Module) -> Self:
@@ -155,7 +149,7 @@ class InputDetector(BaseDetector):
             NonFiniteError: an image holds NaN or infinity, or a score would.
             UserError: images or network do not fit.
         """
-        if self.needs_fit and not self.is_fitted:
+        if not self.is_fitted:
             raise NotFittedError(self.name)
         self._settle_parameters()
         network = self.network

@@ -116,33 +116,22 @@ def select(
     if max_trials < 1:
         raise UserError(f"max_trials must be at least 1, got {max_trials}.")
     defaults = create_feature_detector(name).get_params()
-    trials = tuple(
-        _try(name, parameters, train, held_out, outliers, metric)
-        for parameters in _settings(name, space, defaults, max_trials, seed)
-    )
+
+    def tried(parameters: Mapping[str, Any]) -> Trial:
+        try:
+            detector: FeatureDetector = create_feature_detector(name, **parameters).fit(train)
+            scores = detector.score(held_out), detector.score(outliers)
+            return Trial(parameters, auroc(*scores) if metric == "auroc" else fpr_at_tpr(*scores))
+        except UserError as error:
+            return Trial(parameters, None, str(error))
+
+    trials = tuple(map(tried, _settings(name, space, defaults, max_trials, seed)))
     worked = [(trial, trial.value) for trial in trials if trial.value is not None]
     if not worked:
         raise UserError(f"Detector {name!r}: none of {len(trials)} settings works; the first: {trials[0].reason}")
     sign = -1 if metric == "auroc" else 1
     best, value = min(worked, key=lambda pair: (sign * pair[1], _changes(pair[0].parameters, defaults)))
     return Selection(name, best.parameters, metric, value, selected_on, trials)
-
-
-def _try(
-    name: str,
-    parameters: Mapping[str, Any],
-    train: TapStatistics,
-    held_out: TapQueries,
-    outliers: TapQueries,
-    metric: str,
-) -> Trial:
-    try:
-        detector: FeatureDetector = create_feature_detector(name, **parameters).fit(train)
-        scores = detector.score(held_out), detector.score(outliers)
-        value = auroc(*scores) if metric == "auroc" else fpr_at_tpr(*scores)
-    except UserError as error:
-        return Trial(parameters, None, str(error))
-    return Trial(parameters, value)
 
 
 def _settings(

@@ -1,7 +1,5 @@
 """Feature banks: every tap of every image from one forward pass, and their cache on disk."""
 
-from __future__ import annotations
-
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import ImageBatches
 from ood_nc.features.derived import Derive, DerivedStore

@@ -1,7 +1,5 @@
 """Neural collapse and OOD detection on graphs (Kothapalli, Tirer and Bruna, NeurIPS 2023), on PyTorch Geometric."""
 
-from __future__ import annotations
-
 from ood_nc.errors import MissingPackageError
 
 try:

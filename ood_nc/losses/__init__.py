@@ -1,7 +1,5 @@
 """Training losses: the nearest-neighbour entropy term, the objective it is part of, and the registry of its terms."""
 
-from __future__ import annotations
-
 from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.logit_norm import logit_norm
 from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label

@@ -1,7 +1,5 @@
 """Backbones with taps, projectors and heads: the controlled model, its weights, and what there is to build it from."""
 
-from __future__ import annotations
-
 from ood_nc.models.backbone import default_num_classes, list_backbones, list_taps
 from ood_nc.models.checkpoints import LoadReport, load_by_order, load_initial, load_weights, weights_hash
 from ood_nc.models.controlled import ControlledModel, build_model

@@ -1,7 +1,5 @@
 """Private fine-tuning: a head on frozen features with differential privacy, and what decides how well that can work."""
 
-from __future__ import annotations
-
 from ood_nc.privacy.accounting import (
     ACCOUNTANTS,
     Mechanism,

@@ -3,8 +3,6 @@
 Scores are larger for more in-distribution samples, everywhere.
 """
 
-from __future__ import annotations
-
 from ood_nc.scores.bootstrap import (
     RankResamples,
     bootstrap_intervals,

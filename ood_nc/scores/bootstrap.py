@@ -142,8 +142,7 @@ def resampled_metrics(
         By metric (1 + R,): first the value, then those of the resamples.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: unknown metric, or resamples of another number of samples.
 
     Example:
@@ -223,8 +222,7 @@ def bootstrap_intervals(
         Metric name to (low, high).
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: unknown metric, or an argument out of range.
 
     Example:

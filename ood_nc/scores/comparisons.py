@@ -60,8 +60,7 @@ def delong_test(first: _Pair, second: _Pair, confidence: float = 0.95) -> Paired
         The difference of the AUROCs. Without any variance the p-value is 1 for no difference, else 0.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: the two do not have the same samples, or a side holds a single score.
 
     Example:
@@ -104,8 +103,7 @@ def paired_bootstrap(
         seed: of the resampling.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: the two do not have the same samples, or an argument is out of range.
 
     Example:

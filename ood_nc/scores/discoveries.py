@@ -68,8 +68,7 @@ def conformal_discoveries(
         (B,) bool, True = out of distribution.
 
     Raises:
-        EmptySideError: no held-out scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: no held-out scores, or NaN.
         UserError: ``level`` or ``storey`` out of range.
 
     Example:

@@ -67,8 +67,7 @@ def sort_scores(id_scores: ArrayLike, ood_scores: ArrayLike) -> SortedScores:
     """Return both sides sorted.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: not vectors of numbers, or integers above 2^53 on one side and floats on the other.
     """
     sides = as_scores(id_scores, "id_scores"), as_scores(ood_scores, "ood_scores")
@@ -95,8 +94,7 @@ def detection_metrics(id_scores: ArrayLike, ood_scores: ArrayLike) -> dict[str, 
         step-wise), ``detection_error`` and those of plug-ins, in [0, 1].
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> from ood_nc.scores import detection_metrics

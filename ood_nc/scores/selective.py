@@ -26,8 +26,7 @@ def aurc(scores: ArrayLike, correct: ArrayLike) -> float:
         correct: (N,) bool.
 
     Raises:
-        EmptySideError: no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: no scores, or NaN.
         UserError: the lengths differ.
 
     Example:
@@ -87,8 +86,7 @@ def oscr(id_scores: ArrayLike, id_correct: ArrayLike, ood_scores: ArrayLike) -> 
         ood_scores: (m,).
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> from ood_nc.scores import oscr

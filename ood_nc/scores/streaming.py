@@ -56,8 +56,7 @@ class ScoreAccumulator:
         """:func:`ood_nc.scores.detection_metrics` of all scores so far.
 
         Raises:
-            EmptySideError: a side holds no scores.
-            NanScoreError: a score is NaN.
+            EmptySideError, NanScoreError: a side holds no scores, or NaN.
         """
         return detection_metrics(self.id_scores, self.ood_scores)
 

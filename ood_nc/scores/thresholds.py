@@ -65,8 +65,7 @@ def choose_threshold(held_out: ArrayLike, tpr: float = 0.95, confidence: float =
         confidence: of the interval of false alarms, in (0, 1).
 
     Raises:
-        EmptySideError: no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: no scores, or NaN.
         UserError: ``tpr`` or ``confidence`` out of range.
 
     Example:
@@ -142,8 +141,7 @@ def conformal_p_values(
         (B,) float64 in (0, 1], on the CPU.
 
     Raises:
-        EmptySideError: no held-out scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: no held-out scores, or NaN.
         UserError: only one of the two class vectors was given.
 
     Example:

@@ -16,8 +16,7 @@ def tie_note(id_scores: ArrayLike, ood_scores: ArrayLike) -> str | None:
     Such a score ranks few of the samples: AUROC counts a tie as half, and error rates can move in large steps only.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> from ood_nc.scores import tie_note

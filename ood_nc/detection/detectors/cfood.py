@@ -56,9 +56,8 @@ class Cfood(FeatureDetector):
     seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
-        size = len(train) if self.bank_size is None else min(self.bank_size, len(train))
-        chosen = random_subset(len(train), size, self.seed).to(train.device)
-        features = train.features[chosen]
+        chosen = random_subset(len(train), self.bank_size, self.seed).to(train.device)
+        features, size = train.features[chosen], len(chosen)
         # Around their mean, products keep the digits of the distances.
         self.mean_ = linalg.row_mean(linalg.safe_normalize(features))
         self.bank_ = self._centered(features)

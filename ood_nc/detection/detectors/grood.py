@@ -54,8 +54,7 @@ class GradientOod(FeatureDetector):
         correct = torch.nonzero(train.predictions == train.labels)[:, 0]
         if not len(correct):
             correct = torch.arange(len(train), device=train.device)
-        size = len(correct) if self.bank_size is None else self.bank_size
-        chosen = random_subset(len(correct), size, self.seed).to(train.device)
+        chosen = random_subset(len(correct), self.bank_size, self.seed).to(train.device)
         self.bank_ = linalg.by_chunks(self._gradients, train.features[correct[chosen]])
 
     def _mixed(self, train: TapStatistics) -> Tensor:

@@ -63,12 +63,12 @@ class KernelDensity(FeatureDetector):
         if wanted is None:
             wanted = linalg.explaining(decomposition, self.explained_variance or DEFAULT_EXPLAINED_VARIANCE)
         dim = min(wanted, decomposition.rank())
-        size = len(train) if self.bank_size is None else min(self.bank_size, len(train))
+        chosen = random_subset(len(train), self.bank_size, self.seed).to(train.device)
+        size = len(chosen)
         bandwidth = size ** (-1 / (dim + 4)) if self.bandwidth is None else self.bandwidth
         deviations = bandwidth * decomposition.values[:dim].sqrt()
         self.mean_ = train.mean
         self.components_ = (decomposition.vectors[:, :dim] / deviations).contiguous()
-        chosen = random_subset(len(train), size, self.seed).to(train.device)
         self.bank_ = self._project(train.features[chosen])
         self.log_scale_ = -math.log(size) - dim / 2 * math.log(2 * math.pi) - float(deviations.log().sum())
         self.dim_ = dim

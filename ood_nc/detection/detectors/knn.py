@@ -175,7 +175,7 @@ class NearestNeighbors(FeatureDetector):
 def _draw(n: int, labels: Tensor | None, size: int | None, balanced: bool, seed: int) -> Tensor:
     """Row numbers of the bank, ascending."""
     if labels is None or not balanced:
-        return random_subset(n, n if size is None else size, seed)
+        return random_subset(n, size, seed)
     classes, positions, counts = labels.unique(return_inverse=True, return_counts=True)
     if size is not None and size < len(classes):
         raise UserError(f"Detector 'knn': bank_size = {size} is less than the {len(classes)} classes to balance.")

@@ -46,8 +46,7 @@ class NeuralRelationGraph(FeatureDetector):
     seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
-        size = len(train) if self.bank_size is None else self.bank_size
-        chosen = random_subset(len(train), size, self.seed).to(train.device)
+        chosen = random_subset(len(train), self.bank_size, self.seed).to(train.device)
         self.units_ = linalg.safe_normalize(train.features[chosen])
         self.probabilities_ = train.probabilities[chosen]
 

@@ -35,14 +35,14 @@ def moments_of(rows: Tensor, transform: Transform) -> tuple[Tensor, Tensor]:
     return mean, second_moment_of(rows, lambda part: transform(part).sub_(mean))
 
 
-def random_subset(count: int, size: int, seed: int) -> Tensor:
-    """Ascending indices of ``size`` rows of ``count``, drawn without replacement; all where there are no more.
+def random_subset(count: int, size: int | None, seed: int) -> Tensor:
+    """Ascending indices of ``size`` rows of ``count``, drawn without replacement; all for None or where it has no more.
 
     Example:
         >>> random_subset(3, 5, seed=0)
         tensor([0, 1, 2])
     """
-    if size >= count:
+    if size is None or size >= count:
         return torch.arange(count)
     drawn = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:size]
     return drawn.sort().values

@@ -4,8 +4,6 @@ Scores are larger for more in-distribution samples. Nothing is transformed or ca
 increasing change of all scores changes no metric. Infinite scores are allowed; NaN is refused.
 """
 
-from __future__ import annotations
-
 # The order of definition is that of results tables.
 from ood_nc.scores.metrics.auroc import auroc
 

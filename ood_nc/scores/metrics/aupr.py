@@ -71,8 +71,7 @@ def aupr(
         interpolation: between the points of the curve.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: ``positive`` or ``interpolation`` unknown.
 
     Example:

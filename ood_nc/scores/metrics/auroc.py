@@ -23,8 +23,7 @@ def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
         ood_scores: scores of out-of-distribution samples, shape (m,).
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> from ood_nc.scores import auroc

@@ -25,8 +25,7 @@ def detection_error(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     Both sides weigh the same whatever their sizes (Liang et al., ODIN, ICLR 2018).
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> from ood_nc.scores import detection_error

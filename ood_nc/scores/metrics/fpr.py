@@ -91,8 +91,7 @@ def fpr_at_tpr(id_scores: ArrayLike, ood_scores: ArrayLike, tpr: float = 0.95, p
         positive: the side counted as positive.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
         UserError: ``tpr`` or ``positive`` out of range.
 
     Example:
@@ -117,8 +116,7 @@ def fpr95_paper(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:
     counts as accepted.
 
     Raises:
-        EmptySideError: a side holds no scores.
-        NanScoreError: a score is NaN.
+        EmptySideError, NanScoreError: a side holds no scores, or NaN.
 
     Example:
         >>> import numpy as np
