@@ -63,9 +63,10 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     banks = {name: _bank(model, dataset, config) for name, dataset in {**sets, **data.ood}.items()}
     run, seed = config.run_directory.name, config.train.seed
     make: MakeRow = partial(make_row, {"run": run, "seed": seed, "protocol": STRICT})
-    rows = _accuracy_rows(banks, config, make) + _collapse_rows(model, banks, config, make)
+    limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
+    rows = _accuracy_rows(banks, limits, make) + _collapse_rows(model, banks, config, make)
     if data.ood:
-        rows += _detection_rows(model, banks, list(data.ood), config, make)
+        rows += _detection_rows(model, banks, list(data.ood), limits, config, make)
     return Results(rows=rows, identity=_identity(model, sets, data.ood, config))
 
 
@@ -83,9 +84,8 @@ def _bank(model: ControlledModel, dataset: ImageDataset, config: Config) -> _Ban
     return _Bank(torch.cat([part[0] for part in parts]), taps, torch.cat([part[2] for part in parts]))
 
 
-def _accuracy_rows(banks: dict[str, _Bank], config: Config, make: MakeRow) -> list[Row]:
+def _accuracy_rows(banks: dict[str, _Bank], limits: Tensor, make: MakeRow) -> list[Row]:
     """How well sets are predicted, over all and by the number of labels; what the thresholds miss and let in."""
-    assert config.multilabel is not None
     rows = []
     for name in ("id_train", "id_test"):
         bank = banks[name]
@@ -98,7 +98,6 @@ def _accuracy_rows(banks: dict[str, _Bank], config: Config, make: MakeRow) -> li
             more = {"method": method, "reason": "every label is on all images or on none", "n": int(chosen.sum())}
             rows += [make(**where, **more, metric=metric, value=value) for metric, value in found.items()]
     test = banks["id_test"]
-    limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
     told = test.logits >= limits
     there = test.sets == 1
     where = {"kind": "accuracy", "dataset": "id_test", "group": "id", "method": "thresholds", "reason": "no such label"}
@@ -145,7 +144,7 @@ def _by_frequency(part: Multiplicity, settings: MultilabelConfig, classes: int, 
 
 
 def _detection_rows(
-    model: ControlledModel, banks: dict[str, _Bank], ood: list[str], config: Config, make: MakeRow
+    model: ControlledModel, banks: dict[str, _Bank], ood: list[str], limits: Tensor, config: Config, make: MakeRow
 ) -> list[Row]:
     resamples = Resamples(config.evaluation.bootstrap, config.train.seed)
     centered = any(term.name == "pick_all_label" for term in config.loss.terms)
@@ -156,8 +155,6 @@ def _detection_rows(
     for name, score in {"joint_energy": joint_energy, "max_logit": max_logit}.items():
         scores = {key: score(banks[key].logits, centered=centered).numpy() for key in ("id_test", *ood)}
         rows += rows_of_group(scores, "far", resamples, partial(at, method=name))
-    assert config.multilabel is not None
-    limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
     train, alone = banks["id_train"], banks["id_train"].sets.sum(dim=1) == 1
     labels = train.sets.argmax(dim=1)
     for tap in model.tap_names:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.testing import feature_checks, input_checks, shared_checks
+from ood_nc.detection.testing.problem import problem_for
 
 __all__ = ["check_detector", "detector_checks"]
 
@@ -26,7 +28,12 @@ def check_detector(cls: type[BaseDetector]) -> None:
 
 
 def detector_checks(kind: str = "feature") -> dict[str, Callable[[type[Any]], None]]:
-    """Every check of a kind of detector by name, to parametrise a test with."""
+    """Every check of a kind of detector by name, to parametrise a test with; each is given a problem of its own."""
     found = {**vars(shared_checks), **vars(input_checks if kind == "input" else feature_checks)}
     prefix = "_check_"
-    return {name.removeprefix(prefix): check for name, check in sorted(found.items()) if name.startswith(prefix)}
+    checks = {name.removeprefix(prefix): check for name, check in sorted(found.items()) if name.startswith(prefix)}
+    return {name: partial(_on_a_problem, check) for name, check in checks.items()}
+
+
+def _on_a_problem(check: Callable[[type[Any], Any], None], cls: type[BaseDetector]) -> None:
+    check(cls, problem_for(cls))

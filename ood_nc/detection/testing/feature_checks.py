@@ -19,8 +19,7 @@ from ood_nc.errors import NotFittedError, UserError
 _ALONE = 1e-5
 
 
-def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
+def _check_missing_inputs(cls: type[FeatureDetector], problem: Problem) -> None:
     if cls.needs_fit:
         refusal(cls, "score before fit", NotFittedError, lambda: cls().score(**problem.given(problem.queries)))
     given: dict[str, Any] = {"labels": problem.labels, "head": problem.head}
@@ -30,18 +29,16 @@ def _check_missing_inputs(cls: type[FeatureDetector]) -> None:
         require(name in str(error), cls, f"the error for missing {name} does not name it.")
 
 
-def _check_wrong_width(cls: type[FeatureDetector]) -> None:
+def _check_wrong_width(cls: type[FeatureDetector], problem: Problem) -> None:
     if "features" not in cls.requires:
         return
-    problem = problem_for(cls)
     detector = problem.fit(cls())
     for rows, what in ((problem.queries[:, :-1], "fewer features"), (problem.queries[:, :, None], "feature maps")):
         score = partial(detector.score, rows, logits=problem.logits(problem.queries))
         refusal(cls, f"{what} than it was fitted on", UserError, score)
 
 
-def _check_other_logits(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
+def _check_other_logits(cls: type[FeatureDetector], problem: Problem) -> None:
     if "logits" not in cls.requires:
         return
     detector, logits = problem.fit(cls()), problem.logits(problem.queries)
@@ -51,8 +48,7 @@ def _check_other_logits(cls: type[FeatureDetector]) -> None:
         require("logits per sample" in str(error), cls, "the error for another number of logits does not say so.")
 
 
-def _check_shared_context(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
+def _check_shared_context(cls: type[FeatureDetector], problem: Problem) -> None:
     expected = problem.fit(cls()).score(**problem.given(problem.queries))
     logits = problem.logits(problem.features)
     train = TapStatistics(problem.features, problem.labels, logits=logits, head=problem.head)
@@ -62,7 +58,7 @@ def _check_shared_context(cls: type[FeatureDetector]) -> None:
         require(torch.equal(cls().fit(train).score(queries), expected), cls, "shared statistics change the scores.")
 
 
-def _check_collapsed_features(cls: type[FeatureDetector]) -> None:
+def _check_collapsed_features(cls: type[FeatureDetector], problem: Problem) -> None:
     """Scored one at a time, collapsed features keep the scores they have in the batch."""
     problem = problem_for(cls, n=600, dim=512, classes=10, spread=1e-3)
     detector = cls().fit(problem.features, problem.labels, head=problem.head)
@@ -75,8 +71,7 @@ def _check_collapsed_features(cls: type[FeatureDetector]) -> None:
     )
 
 
-def _check_half_precision(cls: type[FeatureDetector]) -> None:
-    problem = problem_for(cls)
+def _check_half_precision(cls: type[FeatureDetector], problem: Problem) -> None:
     for dtype in (torch.float16, torch.bfloat16):
         narrow, query_logits = problem.features.to(dtype), problem.logits(problem.queries).to(dtype)
         logits = problem.logits(problem.features).to(dtype)
@@ -92,9 +87,8 @@ def _check_half_precision(cls: type[FeatureDetector]) -> None:
         require(close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
 
 
-def _check_extremes(cls: type[FeatureDetector]) -> None:
+def _check_extremes(cls: type[FeatureDetector], problem: Problem) -> None:
     """Numbers at the ends of float32 and float64, also in the head: finite scores, or an error of one line."""
-    usual = problem_for(cls)
     top = torch.finfo(torch.float32).max
     scales: dict[str, Callable[[Tensor], Tensor]] = {
         "the top of float32": lambda rows: (rows.double() / rows.abs().max() * top).float(),
@@ -102,28 +96,30 @@ def _check_extremes(cls: type[FeatureDetector]) -> None:
         "denormal numbers": lambda rows: rows * 1e-39,
     }
     for name, scaled in scales.items():
-        queries = torch.cat([scaled(usual.queries), usual.queries])
-        for train, what in ((usual.features, f"queries with {name}"), (scaled(usual.features), f"fitted on {name}")):
+        queries = torch.cat([scaled(problem.queries), problem.queries])
+        for train, what in (
+            (problem.features, f"queries with {name}"),
+            (scaled(problem.features), f"fitted on {name}"),
+        ):
 
             def attempt(train: Tensor = train, queries: Tensor = queries) -> Tensor:
-                return cls().fit(train, usual.labels, head=usual.head).score(queries)
+                return cls().fit(train, problem.labels, head=problem.head).score(queries)
 
             finite_or_refused(cls, what, attempt, may_overflow=True)
-    weight = usual.head[0].clone()
+    weight = problem.head[0].clone()
     weight[1, 2] = float("nan")
     refused = finite_or_refused(
         cls,
         "a head with NaN",
-        lambda: cls().fit(usual.features, usual.labels, head=(weight, usual.head[1])).score(usual.queries),
+        lambda: cls().fit(problem.features, problem.labels, head=(weight, problem.head[1])).score(problem.queries),
         may_overflow=True,
     )
     require(refused or not cls.requires & {"head", "logits"}, cls, "takes a head with NaN.")
 
 
-def _check_devices(cls: type[FeatureDetector]) -> None:
+def _check_devices(cls: type[FeatureDetector], problem: Problem) -> None:
     if not torch.cuda.is_available():
         return
-    problem = problem_for(cls)
     detector = problem.fit(cls())
     expected = detector.score(**problem.given(problem.queries))
     head = problem.head[0].cuda(), problem.head[1].cuda()

@@ -14,27 +14,24 @@ from torch import Tensor, nn
 from ood_nc.detection.errors import MissingInputError, NonFiniteError
 from ood_nc.detection.input_base import InputDetector
 from ood_nc.detection.testing.common import close, finite_or_refused, refusal, require, saved_and_loaded
-from ood_nc.detection.testing.image_problem import make_image_problem
+from ood_nc.detection.testing.image_problem import ImageProblem
 from ood_nc.errors import NotFittedError, UserError
 
 
-def _check_batching(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_batching(cls: type[InputDetector], problem: ImageProblem) -> None:
     expected = problem.fit(cls()).score(problem.queries)
     single = cls().fit(problem.network, problem.batches(7))
     require(close(single.score(problem.queries), expected, 1e-6), cls, "scores depend on how fit was batched.")
 
 
-def _check_single_precision(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_single_precision(cls: type[InputDetector], problem: ImageProblem) -> None:
     expected = problem.fit(cls()).score(problem.queries)
     problem.network.float()
     scores = problem.fit(cls()).score(problem.queries)
     require(close(scores, expected, 1e-3), cls, "a network in float32 gives other scores.")
 
 
-def _check_gradient_modes(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_gradient_modes(cls: type[InputDetector], problem: ImageProblem) -> None:
     expected = problem.fit(cls()).score(problem.queries)
     for parameter in problem.network.parameters():
         parameter.requires_grad_(False)
@@ -45,8 +42,7 @@ def _check_gradient_modes(cls: type[InputDetector]) -> None:
         require(torch.equal(scores, expected), cls, f"scores of a frozen network differ under torch.{name}.")
 
 
-def _check_network_untouched(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_network_untouched(cls: type[InputDetector], problem: ImageProblem) -> None:
     network = problem.network.train()
     network.stage1.eval()
     network.stage2[0].weight.requires_grad_(False)
@@ -60,9 +56,8 @@ def _check_network_untouched(cls: type[InputDetector]) -> None:
         detector.score(problem.queries)
 
 
-def _check_failing_network(cls: type[InputDetector]) -> None:
+def _check_failing_network(cls: type[InputDetector], problem: ImageProblem) -> None:
     """Hooks and training flags are restored when the network raises."""
-    problem = make_image_problem()
     fragile = Fragile(problem.network)
     fragile.train()
     detector = cls().fit(fragile, problem.batches())
@@ -78,16 +73,14 @@ def _check_failing_network(cls: type[InputDetector]) -> None:
             require(not changed, cls, f"a pass that raised leaves the network changed: {', '.join(changed[:3])}.")
 
 
-def _check_detached(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_detached(cls: type[InputDetector], problem: ImageProblem) -> None:
     detector = problem.fit(cls())
     for name, other in {"loading": saved_and_loaded(detector), "copying": copy.deepcopy(detector)}.items():
         error = refusal(cls, f"{name} without the network", MissingInputError, partial(other.score, problem.queries))
         require("network" in str(error), cls, "the error for a missing network does not name it.")
 
 
-def _check_missing_inputs(cls: type[InputDetector]) -> None:
-    problem = make_image_problem()
+def _check_missing_inputs(cls: type[InputDetector], problem: ImageProblem) -> None:
     images_alone = [images for images, _ in problem.batches()]
     cases: list[tuple[str, type[UserError], Callable[[], Any]]] = []
     if cls.needs_fit:
@@ -104,10 +97,9 @@ def _check_missing_inputs(cls: type[InputDetector]) -> None:
         refusal(cls, what, wanted, attempt)
 
 
-def _check_missing_layers(cls: type[InputDetector]) -> None:
+def _check_missing_layers(cls: type[InputDetector], problem: ImageProblem) -> None:
     if "layers" not in cls.parameter_names():
         return
-    problem = make_image_problem()
 
     def attempt() -> None:
         problem.fit(cls().set_params(layers=("stage1", "stag2"))).score(problem.queries)
@@ -116,10 +108,9 @@ def _check_missing_layers(cls: type[InputDetector]) -> None:
     require("'stag2'" in seen and "'stage2'" in seen, cls, "the error does not name the nearest layer.")
 
 
-def _check_non_finite_fit(cls: type[InputDetector]) -> None:
+def _check_non_finite_fit(cls: type[InputDetector], problem: ImageProblem) -> None:
     if not cls.needs_fit:
         return
-    problem = make_image_problem()
     for value in (float("nan"), float("inf")):
         images = problem.queries.clone()
         images[3, 0, 2, 1] = value
@@ -129,9 +120,8 @@ def _check_non_finite_fit(cls: type[InputDetector]) -> None:
         require(error.first == 8 and error.count == 1, cls, "the error does not name image and count.")
 
 
-def _check_extremes(cls: type[InputDetector]) -> None:
+def _check_extremes(cls: type[InputDetector], problem: ImageProblem) -> None:
     """A network with NaN in its head is refused in one line; at the top of float32, scores are finite or refused."""
-    problem = make_image_problem()
     problem.network.float()
     huge = problem.queries.float() / problem.queries.abs().max().float() * torch.finfo(torch.float32).max
     finite_or_refused(cls, "images at the top of float32", lambda: problem.fit(cls()).score(huge), may_overflow=True)
@@ -139,10 +129,9 @@ def _check_extremes(cls: type[InputDetector]) -> None:
     finite_or_refused(cls, "a head with NaN", lambda: problem.fit(cls()).score(problem.queries), may_overflow=True)
 
 
-def _check_devices(cls: type[InputDetector]) -> None:
+def _check_devices(cls: type[InputDetector], problem: ImageProblem) -> None:
     if not torch.cuda.is_available():
         return
-    problem = make_image_problem()
     detector = problem.fit(cls())
     expected = detector.score(problem.queries)
     problem.network.cuda()

@@ -28,7 +28,7 @@ def _as_numpy(value: Any) -> Any:
     return np.asarray(value)[()] if isinstance(value, (bool, int, float)) else value
 
 
-def _check_declaration(cls: Detector) -> None:
+def _check_declaration(cls: Detector, problem: Any) -> None:
     """Info, requirements and docstring are there."""
     require(isinstance(cls.info, DetectorInfo), cls, "info must be a DetectorInfo.")
     empty = [field.name for field in fields(cls.info) if not getattr(cls.info, field.name)]
@@ -37,7 +37,7 @@ def _check_declaration(cls: Detector) -> None:
     require(bool(cls.__doc__), cls, "has no docstring.")
 
 
-def _check_parameters(cls: Detector) -> None:
+def _check_parameters(cls: Detector, problem: Any) -> None:
     """Hyper-parameters can be read, set and searched by name."""
     detector = cls()
     defaults = detector.get_params()
@@ -54,8 +54,8 @@ def _check_parameters(cls: Detector) -> None:
     refusal(cls, "set_params with an unknown name", UserError, lambda: detector.set_params(no_such_parameter=1))
 
 
-def _check_scores(cls: Detector) -> None:
-    problem, detector = problem_for(cls), cls()
+def _check_scores(cls: Detector, problem: Any) -> None:
+    detector = cls()
     require(problem.fit(detector) is detector, cls, "fit must return the detector.")
     inside, outside = (detector.score(**problem.given(rows)) for rows in (problem.queries, problem.ood))
     require(inside.shape == (len(problem.queries),), cls, f"scores have shape {tuple(inside.shape)}.")
@@ -69,8 +69,7 @@ def _check_scores(cls: Detector) -> None:
         require(empty.shape == (0,), cls, "an empty batch must give no scores.")
 
 
-def _check_batch_invariance(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_batch_invariance(cls: Detector, problem: Any) -> None:
     detector = problem.fit(cls())
     # Logits are taken from one product: a product of matrices is not the same to the last bit for each batch.
     given = problem.given(torch.cat([problem.queries, problem.ood]))
@@ -86,8 +85,7 @@ def _check_batch_invariance(cls: Detector) -> None:
     require(close(together[order], scores(order)), cls, "scores do not follow their samples.")
 
 
-def _check_determinism(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_determinism(cls: Detector, problem: Any) -> None:
     detector = problem.fit(cls())
     expected, second = (detector.score(**problem.given(problem.queries)) for _ in range(2))
     require(torch.equal(expected, second), cls, "scoring twice gives different scores.")
@@ -101,8 +99,7 @@ def _tensors(problem: AnyProblem) -> list[Tensor]:
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def _check_inputs_unchanged(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_inputs_unchanged(cls: Detector, problem: Any) -> None:
     before = copy.deepcopy(problem)
     detector = problem.fit(cls())
     expected = detector.score(**problem.given(problem.queries))
@@ -114,8 +111,7 @@ def _check_inputs_unchanged(cls: Detector) -> None:
     require(torch.equal(kept, expected), cls, "a fitted detector changes with the data it was fitted on.")
 
 
-def _check_layouts(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_layouts(cls: Detector, problem: Any) -> None:
     expected = problem.fit(cls()).score(**problem.given(problem.queries))
     views: dict[str, Callable[[Tensor], Any]] = {
         "Fortran order": lambda rows: np.asfortranarray(rows.numpy()),
@@ -131,8 +127,7 @@ def _check_layouts(cls: Detector) -> None:
         require(close(scores, expected, 1e-5), cls, f"scores differ for {name}.")
 
 
-def _check_state(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_state(cls: Detector, problem: Any) -> None:
     detector = problem.fit(cls())
     expected = detector.score(**problem.given(problem.queries))
     for name, other in {"loading": saved_and_loaded(detector), "copying": copy.deepcopy(detector)}.items():
@@ -142,8 +137,7 @@ def _check_state(cls: Detector) -> None:
         require(torch.equal(scores, expected), cls, f"{name} changes the scores.")
 
 
-def _check_non_finite(cls: Detector) -> None:
-    problem = problem_for(cls)
+def _check_non_finite(cls: Detector, problem: Any) -> None:
     detector = problem.fit(cls())
     for value in (float("nan"), float("inf")):
         rows = problem.queries.clone()
@@ -153,9 +147,8 @@ def _check_non_finite(cls: Detector) -> None:
         require(error.first == 3 and error.count == 1, cls, "the error does not name row and count.")
 
 
-def _check_degenerate_fits(cls: Detector) -> None:
+def _check_degenerate_fits(cls: Detector, problem: Any) -> None:
     """Constant, single-class, dead, duplicated, too few, too wide: finite scores, or an error of one line."""
-    problem = problem_for(cls)
     rows, labels = problem.rows, problem.labels
     cases: dict[str, tuple[AnyProblem, Tensor, Tensor]] = {
         "constant data": (problem, torch.ones_like(rows), labels),
