@@ -123,7 +123,7 @@ def fit_detector(
     # Scored by the finished detector itself, image by image: what calibrates it is what it will do.
     unit = Detector(model, members, None, Calibration(torch.zeros(1, dtype=torch.float64), None, tpr), about)
     ensemble = None
-    if several:
+    if len(members) > 1:
         ensemble = ScoreEnsemble(combine).fit(_scores(unit, banks["id_val"], held_out, batch_size)[0])  # type: ignore[arg-type]
     scores, predictions = _scores(unit, banks["id_test"], held_out, batch_size)
     combined = scores[:, 0] if ensemble is None else ensemble.score(scores)

@@ -135,6 +135,8 @@ def test_an_input_detector(model: ControlledModel) -> None:
     assert len(detector.calibration.scores) == len(held_out)
     batch = torch.stack([detector.transform(fresh.load(index)) for index in range(6)])
     np.testing.assert_allclose(detector(batch).scores, detector.members[0].detector.score(batch))
+    again = fit_detector(model, digits("train"), held_out, detectors=["odin"], taps=model.tap_names[-2:])
+    assert len(again.members) == 1 and again.ensemble is None
 
 
 def test_mistakes_are_one_line(model: ControlledModel) -> None:
