@@ -186,7 +186,7 @@ def page(runs: dict[str, list[Path]]) -> str:
         imbalance_table(loaded["imbalanced pairs"]),
         "Over epochs, pick-all-label, seed 0, at the encoder:",
         course_table(runs["pick-all-label"][0]),
-        "### MLab-CIFAR\n\n100 images a class and 10 a pair from the CIFAR archive; OOD: textures.",
+        "### MLab-CIFAR\n\n100 images a class and 10 a pair from the CIFAR archive, half the channels; OOD: textures.",
         accuracy_table(cifar),
         collapse,
         collapse_table(cifar),

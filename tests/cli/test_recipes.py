@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from ood_nc.cli.command import shipped_configs
+from ood_nc.cli.command import read_config, shipped_configs
 from ood_nc.config import Config, load
 from ood_nc.data import eval_transform, load_data, load_suite
 from ood_nc.models import build_model
@@ -42,6 +42,18 @@ def test_a_recipe_loads_and_builds_its_model(name: str) -> None:
     size = model.preprocessing["input_size"][-1]
     with torch.no_grad():
         assert model.eval()(torch.zeros(1, 3, size, size)).shape == (1, 100)
+
+
+@pytest.mark.parametrize("folder", ["graphs", "intermediate", "multilabel"])
+def test_the_companions_load_by_name_and_those_on_images_build_their_models(folder: str) -> None:
+    for name in shipped_configs(folder):
+        config = read_config(f"{folder}/{name}", {})
+        if folder == "graphs":
+            assert config.graphs is not None
+            continue
+        model = build_model(config.model, 10)
+        with torch.no_grad():
+            assert model.eval()(torch.zeros(1, *model.preprocessing["input_size"])).shape == (1, 10)
 
 
 ALL = sorted(name for name in shipped_configs() if name.startswith("imagenet100-"))

@@ -24,18 +24,17 @@ SETS = {"id_train": "ID train", "id_test": "ID test"}
 
 
 def layers(runs: Sequence[Run]) -> Figure:
-    """A panel a metric: the layers in the order in which they run, and where the effective depth is."""
-    panels = []
+    """A panel a metric, data set and architecture: the layers in the order in which they run; their effective depth."""
+    panels, kinds = [], _by_kind(runs)
     for name, sets in BY_DEPTH.items():
-        shown = metric(name)
-        series = [one for run in runs for one in _by_depth(runs, run, name, sets)]
-        if series:
-            panels.append(
-                Panel(
-                    shown.label, "layer, in the order in which they run", shown.axis(), series, note=_note(runs, name)
-                )
-            )
-    return Figure("layers", "Every layer's input, by depth", panels, columns=2)
+        for kind, alike in kinds.items():
+            series = [one for run in alike for one in _by_depth(runs, alike, run, name, sets)]
+            if series:
+                shown = metric(name)
+                title = shown.label + (f": {kind}" if len(kinds) > 1 else "")
+                place = "layer, in the order in which they run"
+                panels.append(Panel(title, place, shown.axis(), series, note=_note(alike, name)))
+    return Figure("layers", "Every layer's input, by depth", panels, columns=max(2, min(len(kinds), 4)))
 
 
 def courses(runs: Sequence[Run]) -> Figure:
@@ -59,7 +58,17 @@ def courses(runs: Sequence[Run]) -> Figure:
     return Figure("courses", "Every layer's input over training", panels, columns=2)
 
 
-def _by_depth(runs: Sequence[Run], run: Run, name: str, sets: Sequence[str]) -> list[Series]:
+def _by_kind(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs that were followed by architecture and data set, whose layers alone can be told one by one."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        if any(row["kind"] == "layer" for row in run.rows):
+            source = str(run.identity["datasets"]["id_train"].get("source", "")).partition("::")[0]
+            found.setdefault(" on ".join(part for part in (run.identity["model"], source) if part), []).append(run)
+    return found
+
+
+def _by_depth(runs: Sequence[Run], alike: Sequence[Run], run: Run, name: str, sets: Sequence[str]) -> list[Series]:
     series, scale = [], metric(name).scale
     for variant, dataset in enumerate(sets):
         wanted: dict[str, Any] = {"kind": "layer", "metric": name, "dataset": dataset}
@@ -68,7 +77,7 @@ def _by_depth(runs: Sequence[Run], run: Run, name: str, sets: Sequence[str]) -> 
         if found:
             taps, values = [row["tap"] for row in found], [scale * row["value"] for row in found]
             label, places = SETS[dataset] if len(sets) > 1 else "", [str(row["depth"]) for row in found]
-            series.append(Series(named(runs, run, label), places, values, labels=taps, **style(runs, run, variant)))
+            series.append(Series(named(alike, run, label), places, values, labels=taps, **style(runs, run, variant)))
     return series
 
 

@@ -23,18 +23,24 @@ def row(tap: str, depth: int | None, metric: str, value: float, dataset: str = "
 @pytest.fixture
 def followed(tmp_path: Path) -> list[Run]:
     """A run whose layers' inputs were followed over two epochs."""
-    directory = build_run(tmp_path / "run", "run")
+    return read_runs([follow(tmp_path, "run")])
+
+
+def follow(folder: Path, name: str, **identity: object) -> Path:
+    """A run of that name, followed likewise."""
+    directory = build_run(folder / name, name)
     document = json.loads((directory / "results.json").read_text())
     for depth, layer in enumerate(LAYERS):
         document["rows"].append(row(layer, depth, "within_share", 0.5 / (depth + 1)))
         document["rows"] += [row(layer, depth, "ncc_accuracy", 0.9, name) for name in ("id_train", "id_test")]
     document["rows"].append(row("network", None, "effective_depth", 2.0))
+    document["identity"] |= identity
     write_document(directory, document)
     with (directory / "metrics.jsonl").open("a") as file:
         for epoch in (1, 5):
             keys = {f"layers/{layer}/id_train/within_share": epoch * 0.1 for layer in LAYERS}
             file.write(json.dumps({"step": 10**6 + epoch, "epoch": epoch, "split": "layers", **keys}) + "\n")
-    return read_runs([directory])
+    return directory
 
 
 def named(runs: list[Run], name: str) -> Figure:
@@ -47,6 +53,20 @@ def test_layers_stand_in_the_order_in_which_they_run(followed: list[Run]) -> Non
     assert share.series[0].y == [0.5, 0.25, pytest.approx(0.5 / 3)]
     assert [one.y for one in accuracy.series] == [[90.0] * 3] * 2  # train and test, in percent
     assert accuracy.note == "effective depth 2"
+
+
+def test_each_data_set_and_architecture_has_panels_of_its_own(tmp_path: Path) -> None:
+    sets = json.loads((build_run(tmp_path / "plain", "plain") / "results.json").read_text())["identity"]["datasets"]
+    of = {
+        name: {**sets, "id_train": {**sets["id_train"], "source": f"{name}.npz::train"}} for name in ("mnist", "svhn")
+    }
+    given = [("a", "mlp", "mnist"), ("b", "mlp", "mnist"), ("c", "vgg", "mnist"), ("d", "mlp", "svhn")]
+    runs = [follow(tmp_path, name, model=model, datasets=of[source]) for name, model, source in given]
+    figure = named(read_runs([*runs, tmp_path / "plain"]), "layers")
+    kinds = ["mlp on mnist.npz", "vgg on mnist.npz", "mlp on svhn.npz"]
+    assert [panel.title.partition(": ")[2] for panel in figure.panels] == 2 * kinds
+    assert [[one.name for one in panel.series] for panel in figure.panels[:3]] == [["a", "b"], ["c"], ["d"]]
+    assert figure.columns == 3
 
 
 def test_a_heat_map_has_a_row_an_epoch(followed: list[Run], tmp_path: Path) -> None:
