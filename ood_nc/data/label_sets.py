@@ -1,4 +1,4 @@
-"""Images with any number of labels: composed of single-label images, or listed in a table of label sets."""
+"""Images with any number of labels: composed of single-label images, listed in a table, or house numbers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.house_numbers import read_house_numbers
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.splits import limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
@@ -148,6 +149,36 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
     return _as_dataset(FileStore(path.parent, files), sets, files, names, str(path))
 
 
+def house_numbers(path: Path, counts: Mapping[int, Sequence[int]]) -> LabelSetDataset:
+    """The images of SVHN's full numbers whose digits are among 1 to 9; which those are is an image's label set.
+
+    Args:
+        path: of ``digitStruct.mat``, beside its images.
+        counts: at most how many images of each label set, by the number of labels, as for `compose`; sets of another
+            number of labels are left out. The first images of the file are taken.
+
+    Raises:
+        UserError: as of `read_house_numbers`, or no image is left.
+    """
+    left = {
+        chosen: numbers[place % len(numbers)]
+        for m, numbers in counts.items()
+        for place, chosen in enumerate(itertools.combinations(range(1, 10), m))
+    }
+    files, sets = [], []
+    for file, digits in read_house_numbers(path):
+        chosen = tuple(sorted(set(digits)))
+        if left.get(chosen, 0) > 0:
+            left[chosen] -= 1
+            files.append(file)
+            sets.append([digit in digits for digit in range(1, 10)])
+    if not files:
+        raise UserError(f"{path}: no image has a label set that multilabel.counts name.")
+    return _as_dataset(
+        FileStore(path.parent, files), np.array(sets, dtype=np.uint8), files, tuple("123456789"), str(path)
+    )
+
+
 def _split(value: object) -> list[str]:
     parts = value if isinstance(value, list) else str(value if value is not None else "").split(SEPARATOR)
     return [str(part).strip() for part in parts if str(part).strip()]
@@ -200,6 +231,8 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         path = Path(config.root or "") / source
         if path.suffix in (".csv", ".parquet"):
             return read_table(path, label_names=names)
+        if path.suffix == ".mat":
+            return house_numbers(path, counts)
         dataset = open_dataset(source, root=config.root, limit=config.limit, max_inflated=config.max_inflated)
         return compose(dataset.with_pixels(config.pixels), counts, place=settings.place, seed=0, name=source)
 

@@ -108,7 +108,7 @@ def _accuracy_rows(banks: dict[str, _Bank], limits: Tensor, make: MakeRow) -> li
 
 def _collapse_rows(model: ControlledModel, banks: dict[str, _Bank], config: Config, make: MakeRow) -> list[Row]:
     assert config.multilabel is not None
-    composed = Path(config.data.train).suffix not in (".csv", ".parquet")
+    composed = Path(config.data.train).suffix not in (".csv", ".parquet", ".mat")
     rows = []
     for name in ("id_train", "id_test"):
         for depth, tap in enumerate(model.tap_names):
