@@ -24,6 +24,7 @@ RUNS = {
     "mlp-mnist": ("mlp-cpu", "mnist.npz"),
     "mlp-fashion": ("mlp-cpu", "fashion_mnist.npz"),
     "convnet-fashion": ("convnet-cpu", "fashion_mnist.npz"),
+    "mlp-mnist-mse": ("mlp-mse-cpu", "mnist.npz"),
 }
 QUICK = {
     "data.limit": 20,
@@ -52,7 +53,8 @@ FIGURES = (
     ("each of these over epochs", "figure 9, heat maps of layer and epoch"),
     (
         "other architectures",
-        "`--model.name vgg13_bn`, `resnet18`, `vit_tiny_patch16_224` with the same section `intermediate`",
+        "`configs/intermediate/vgg13-cifar10.yaml`, `resnet18-cifar10.yaml`, `vit-cifar10.yaml`; `ood-nc figures RUN RUN ...` "
+        "has a panel for each data set and architecture",
     ),
     ("cross-entropy in place of MSE", "`--loss cross_entropy`"),
     ("CIFAR-10, SVHN", "`--data.train torchvision/CIFAR10::train`, `torchvision/SVHN::train`"),
