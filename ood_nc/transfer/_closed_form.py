@@ -10,7 +10,7 @@ import torch
 
 from ood_nc import accumulate
 from ood_nc.errors import UserError
-from ood_nc.transfer._softmax_regression import Samples, evaluate
+from ood_nc.transfer._softmax_regression import Blocks, Samples, evaluate
 from ood_nc.transfer._stratify import hold_out
 from ood_nc.transfer.linear import HELD_OUT, LinearProbe
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, Task, read_test
@@ -112,7 +112,7 @@ def _held_out_accuracies(
     samples = Samples(features, members, moments.mean.to(dtype), torch.tensor(scale, dtype=dtype))
     solution = solve(moments)
     rows = [torch.cat([weight * scale, offset[:, None]], dim=1) for weight, offset in map(solution, settings)]
-    accuracies: list[float] = evaluate(samples, held_out, torch.stack(rows).float())[0].tolist()
+    accuracies: list[float] = evaluate(Blocks.of(samples, held_out), torch.stack(rows).float())[0].tolist()
     return accuracies
 
 
