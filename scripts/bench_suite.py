@@ -4,26 +4,52 @@
     python scripts/bench_suite.py --id SOURCE --ood NAME=SOURCE ...
 
 Every feature detector at every stage and the encoder, the default probes on a transfer task, collapse, and intervals of
-500 replicates: once from nothing (cold), once from the feature bank that this left (warm). The bare pass is
-channels-last, network and images, reads and preprocesses the same images, and runs before and after. Without sources
-the images are noise around one picture a class, in memory. Prints seconds, ratios and the parts of both.
+500 replicates: once from nothing (cold), once from the feature bank that this left (warm). Beside them, where it is
+installed, pytorch-ood: eight detectors at the encoder, its own feature cache, its own metrics, no intervals. The bare
+pass is channels-last, network and images, reads and preprocesses the same images, and runs before and after each of
+these. Without sources the images are noise around one picture a class, in memory. Prints seconds on the wall and of the
+processor, both as ratios of the bare pass, and the parts of ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import tempfile
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, TensorDataset
 
 from ood_nc import ControlledModel, evaluate
 from ood_nc.data import as_dataset, eval_transform, limit_total, open_dataset
+from ood_nc.evaluation import Results
 
 CLASSES = 10
+
+
+class Seconds(NamedTuple):
+    """On the wall, and of the processor: what others do on the machine moves the first alone."""
+
+    wall: float
+    processor: float
+
+
+class Unknown(Dataset[Any]):
+    """A data set as pytorch-ood marks OOD: every label is -1."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.dataset[index][0], -1
 
 
 def main() -> None:
@@ -47,23 +73,77 @@ def main() -> None:
     parts = [sets["id_train"], sets["id"], *sets["ood"].values(), *sets["transfer"].get("task", ())]
     images = ConcatDataset([dataset.with_transform(transform) for dataset in parts])
 
-    def bare() -> float:
-        start = time.perf_counter()
+    def bare() -> None:
         with torch.inference_mode():
             for batch, _ in DataLoader(images, batch_size=128):
                 plain(batch.contiguous(memory_format=torch.channels_last))
-        return time.perf_counter() - start
 
     options = {"detectors": arguments.detectors, "bootstrap": arguments.bootstrap, "device": "cpu"}
-    with tempfile.TemporaryDirectory() as cache:
-        first = bare()
-        found = [evaluate(model, **sets, **options, cache=cache).identity["seconds"] for _ in ("cold", "warm")]
-        last = bare()
     print(f"{arguments.model}, {arguments.img_size} px: {len(images)} images, {len(model.tap_names)} taps")
-    print(f"bare channels-last pass {first:.1f} s and {last:.1f} s, {torch.get_num_threads()} threads")
-    for name, seconds in zip(("cold", "warm"), found, strict=True):
-        shown = ", ".join(f"{part} {value:.1f}" for part, value in seconds.items())
-        print(f"{name}: {2 * seconds['total'] / (first + last):.2f} x the bare pass ({shown})")
+    with tempfile.TemporaryDirectory() as cache:
+        ours = functools.partial(evaluate, model, **sets, **options, cache=cache)
+        peer = functools.partial(pytorch_ood, plain, sets, transform)
+        before = timed(bare)[0]
+        for name, run in (("cold", ours), ("warm", ours), ("pytorch-ood", peer)):
+            seconds, result = timed(run)
+            after = timed(bare)[0]
+            wall, processor = (2 * mine / (a + b) for mine, a, b in zip(seconds, before, after, strict=True))
+            if isinstance(result, Results):
+                result = ", ".join(f"{part} {value:.1f}" for part, value in result.identity["seconds"].items())
+            print(
+                f"bare {before.wall:.1f} s, {before.processor:.1f} of the processor, {torch.get_num_threads()} threads"
+            )
+            print(f"{name}: {wall:.2f} x on the wall, {processor:.2f} x of the processor ({result})")
+            before = after
+
+
+def timed(run: Callable[[], Any]) -> tuple[Seconds, Any]:
+    wall, processor = time.perf_counter(), time.process_time()
+    result = run()
+    return Seconds(time.perf_counter() - wall, time.process_time() - processor), result
+
+
+def pytorch_ood(plain: Any, sets: dict[str, Any], transform: Any) -> str:
+    """Eight detectors at the encoder: three read logits, five features, each kept once a set."""
+    try:
+        from pytorch_ood import detector as peers
+        from pytorch_ood.benchmark import Benchmark
+        from pytorch_ood.utils import extract_features
+    except ImportError:
+        return "not installed"
+    known = sets["id"].with_transform(transform)
+    outside = [Unknown(dataset.with_transform(transform)) for dataset in sets["ood"].values()]
+
+    class OurSets(Benchmark):
+        ood_names = tuple(sets["ood"])
+
+        def train_set(self) -> Any:
+            return sets["id_train"].with_transform(transform)
+
+        def test_sets(self, known_too: bool = True, unknown: bool = True) -> list[Any]:
+            return [ConcatDataset([known, one]) for one in outside]
+
+    class Encoder(nn.Module):
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            return plain.forward_head(plain.forward_features(batch), pre_logits=True)
+
+    encoder, head = Encoder(), plain.get_classifier()
+    weight, bias = head.weight.detach(), head.bias.detach()
+    reads_features = [
+        peers.Mahalanobis(encoder),
+        peers.RMD(encoder),
+        peers.ViM(encoder, d=weight.shape[1] // 2, w=weight, b=bias),
+        peers.KNN(encoder),
+        peers.SHE(encoder, head),
+    ]
+    reads_logits = [peers.MaxSoftmax(plain), peers.EnergyBased(plain), peers.MaxLogit(plain)]
+    benchmark, loader = OurSets(), {"batch_size": 128}
+    features, labels = extract_features(DataLoader(benchmark.train_set(), **loader), encoder, "cpu")
+    for one in reads_features:
+        one.fit_features(features, labels)
+    rows = benchmark.evaluate([*reads_features, *reads_logits], loader_kwargs=loader, cache=True)
+    return f"{len(rows) // len(outside)} detectors at one tap"
 
 
 def noise(arguments: argparse.Namespace) -> dict[str, Any]:
