@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -18,6 +19,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 COMMAND = re.compile(r"^    (?:\$ )?(ood-nc .*?)(?:\s+#.*)?$", re.M)
 TEXTS = {page: re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8")) for page in PAGES}  # lines that go on, joined
 COMMANDS = sorted({(page.name, found) for page, text in TEXTS.items() for found in COMMAND.findall(text)})
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 BLOCKS = [
     (page, number, block)
     for page in PAGES
@@ -46,18 +48,36 @@ def test_a_python_block_compiles_and_imports_what_there_is(page, number, block):
     exec("\n".join(imports), {})
 
 
-def test_what_needs_no_file_runs(capsys):
+def test_what_needs_no_file_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (block,) = [block for page, _, block in BLOCKS if page.name == "features.md"]
     exec(block, {})
     assert re.search(r"^knn 0\.9|^knn 1", capsys.readouterr().out, re.M)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_without_what_it_gave(path):
+    book = json.loads(path.read_text(encoding="utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert book["cells"][0]["source"][0].startswith("# ") and len(cells) > 3
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
-    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    for package in ("mkdocs", "nbclient", "ipykernel"):
+        pytest.importorskip(package, reason="the extra `docs` is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "fpr95_id_positive" in (tmp_path / "site" / "reference" / "metrics" / "index.html").read_text(
         encoding="utf-8"
     )
+    for path in NOTEBOOKS:
+        page = (tmp_path / "site" / "notebooks" / path.stem / "index.html").read_text(encoding="utf-8")
+        assert "Plotly.newPlot(" in page or "<caption>Results(" in page, path
+    for page in (tmp_path / "site").rglob("*.html"):
+        fetched = re.findall(
+            r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8")
+        )
+        assert fetched == [], page  # nothing comes from a network
