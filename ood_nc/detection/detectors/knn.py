@@ -34,7 +34,7 @@ class NearestNeighbors(FeatureDetector):
         k: which neighbour; None: 50, or the size of the (smallest) bank where that is smaller.
         normalize: L2-normalise features first, as the paper does.
         index: "flat" (exact), "ivf" (cells), "hnsw" (graph, built by one thread so that it can be repeated) or "ivfpq"
-            (cells of 4-bit codes: a thirty-second of the memory beside the bank). Banks below 1,000 features (ivfpq:
+            (cells of 4-bit codes: a sixteenth of the memory beside the bank). Banks below 1,000 features (ivfpq:
             10,000) are searched exactly, with a warning.
         recall: what such an index is tuned for: the share of the k nearest of held-out train features that it finds.
         bank_size: keep at most so many train features, drawn at random; None: all.

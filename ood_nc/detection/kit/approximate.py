@@ -7,6 +7,7 @@ that finds the wanted share of the true neighbours of both.
 
 from __future__ import annotations
 
+import math
 import warnings
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,8 @@ _HELD_OUT = 100
 """Rows, and midpoints, that recall is measured on: 5,000 neighbours each at k = 50."""
 _CODED = (2, 4, 8, 16)
 """Candidates that are looked up among codes, in those that are ranked in float64."""
+_USUAL_SIZES = (1e-12, 1e12)
+"""Of features in an index: where squares of float32 overflow, faiss's clustering ends the process."""
 
 
 class ApproximateNeighbors(ExactNeighbors):
@@ -44,7 +47,7 @@ class ApproximateNeighbors(ExactNeighbors):
 
     Raises:
         MissingPackageError: faiss is not installed.
-        UserError: ``stored`` is no index of this bank.
+        UserError: ``stored`` is no index of this bank, or some rows are 1e12 times as large as most.
     """
 
     def __init__(
@@ -73,13 +76,8 @@ class ApproximateNeighbors(ExactNeighbors):
 
     def kth_of_unit(self, queries: Tensor, k: int) -> Tensor:
         """Distance to the k-th nearest of the rows the index finds (B,), for queries as :meth:`unit` gives them."""
-        squares, ids, bound = self._propose(queries, k)
-        # Distances between codes rank nothing; float32 distances do, where the bound allows.
-        coded = self.kind == "ivfpq"
-        if coded:
-            ids = self._nearest_in_float32(queries, ids, k + MARGIN)
+        ids, trusted = self.candidates(queries, k)
         enough = ids[:, k - 1] >= 0
-        trusted = enough & (bound <= TRUSTED * squares[:, k - 1]) & (not coded)
         result = torch.empty(len(queries), dtype=torch.float64)
         result[trusted] = self._exact(queries[trusted], ids[trusted, k - 1 : k])[:, 0]
         again = enough & ~trusted
@@ -89,13 +87,28 @@ class ApproximateNeighbors(ExactNeighbors):
             result[~enough] = self._kth_by_float64(queries[~enough], k)
         return result
 
+    def candidates(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The rows that are ranked in float64 (B, k or more), -1 for none, and where their order stands already (B,).
+
+        Args:
+            queries: as :meth:`unit` gives them (B, d).
+            k: how many neighbours are wanted.
+        """
+        squares, ids, bound = self._propose(queries, k)
+        # Distances between codes rank nothing; float32 distances do, where the bound allows.
+        if self.kind == "ivfpq":
+            return self._nearest_in_float32(queries, ids, k + MARGIN), torch.zeros(len(ids), dtype=torch.bool)
+        return ids, (ids[:, k - 1] >= 0) & (bound <= TRUSTED * squares[:, k - 1] / self._scale**2)
+
     def _new_index(self) -> Any:
+        width = faiss_backend.index_width(self.kind, self.bank.shape[1])
         if self._stored is not None:
             index = faiss_backend.index_from_bytes(self._stored.cpu().numpy())
             if index.ntotal != len(self.bank):
                 raise UserError(f"The stored index holds {index.ntotal} rows, the bank {len(self.bank)}.")
+            if index.d != width:
+                raise UserError(f"The stored index has {index.d} columns instead of {width}: fit the detector again.")
             return index
-        width = faiss_backend.index_width(self.kind, self.bank.shape[1])
         index = faiss_backend.new_index(self.kind, width, len(self.bank), self.seed)
         count = min(len(self.bank), faiss_backend.training_rows(index, self.kind))
         if count:
@@ -105,6 +118,23 @@ class ApproximateNeighbors(ExactNeighbors):
             ]
             index.train(np.concatenate(parts))
         return index
+
+    @cached_property
+    def _scale(self) -> float:
+        """What rows are multiplied by on their way into the index: a power of two, 1 for rows of a usual size."""
+        if self.normalize:
+            return 1.0
+        largest = max(float(part.abs().max()) for (part,) in linalg.chunks(self.bank))
+        usual = float(self.bank[self._drawn(_HELD_OUT)].abs().amax(dim=1).median()) or largest
+        if largest > _USUAL_SIZES[1] * usual:
+            raise UserError(
+                f"Index {self.kind!r} cannot hold features of {largest:.1e} beside ones of {usual:.1e}: leave out the "
+                f"largest, normalise, or search with index 'flat'."
+            )
+        return 1.0 if usual == 0 or _USUAL_SIZES[0] < usual < _USUAL_SIZES[1] else 2.0 ** -math.frexp(usual)[1]
+
+    def _for_index(self, centered: Tensor) -> NDArray[np.float32]:
+        return super()._for_index(centered * self._scale)
 
     def _candidates(self, k: int) -> int:
         if self.count is None:

@@ -22,8 +22,8 @@ _PER_CELL = 39
 """faiss asks for at least this many rows for each centroid it learns."""
 _TRAINING_PER_CELL = 64
 _PQ_TRAINING = 16_384
-_PQ_BLOCK = 4
-"""Dimensions coded by four bits."""
+_PQ_BLOCK = 2
+"""Dimensions coded by four bits: with four of them, neighbours of OOD queries, all nearly as far, are overlooked."""
 _LEAST_CELLS = 16
 _HNSW_LINKS, _HNSW_CONSTRUCTION = 32, 64
 _GPU_KINDS = ("flat", "ivf")
@@ -76,8 +76,8 @@ def index_width(kind: str, dim: int) -> int:
 def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
     """An empty index of Euclidean distances, still to be trained where ``training_rows`` says so.
 
-    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells. ``ivfpq``: about 2 sqrt(count) cells of codes, four bits for
-    four dimensions, whose distances a search looks up in the registers (fast scan, Andre et al., VLDB 2015).
+    ``flat``: exact. ``ivf``: about 4 sqrt(count) cells. ``ivfpq``: about sqrt(count) cells of codes, four bits for
+    two dimensions, whose distances a search looks up in the registers (fast scan, Andre et al., VLDB 2015).
     ``hnsw``: a graph of 32 links. How much of it a search looks into, `set_effort` says.
 
     Args:
@@ -96,7 +96,7 @@ def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
         index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS)
         index.hnsw.efConstruction = _HNSW_CONSTRUCTION
         return index
-    cells = max(1, min(round((4 if kind == "ivf" else 2) * count**0.5), count // _PER_CELL))
+    cells = max(1, min(round((4 if kind == "ivf" else 1) * count**0.5), count // _PER_CELL))
     if kind == "ivf":
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells)
     else:

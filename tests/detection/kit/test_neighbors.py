@@ -135,7 +135,7 @@ def clusters(rng, count, dim, spread=1.0):
 
 @pytest.mark.parametrize(
     ("kind", "dim"),
-    [("ivf", 32), ("hnsw", 32), ("ivfpq", 30), pytest.param("ivfpq", 32, marks=pytest.mark.slow)],
+    [("ivf", 32), ("hnsw", 32), ("ivfpq", 31), pytest.param("ivfpq", 32, marks=pytest.mark.slow)],
 )
 def test_recall_of_approximate_indexes(kind, dim):
     rng = np.random.default_rng(0)
@@ -202,6 +202,40 @@ def test_a_stored_index_of_another_bank():
     stored = ApproximateNeighbors(bank, False, "ivf", k=5).stored()
     with pytest.raises(UserError, match="holds 1200 rows, the bank 1100"):
         ApproximateNeighbors(bank[:1100], False, "ivf", k=5, stored=stored)
+    with pytest.raises(UserError, match="has 4 columns instead of 3: fit the detector again"):
+        ApproximateNeighbors(bank[:, :3], False, "ivf", k=5, stored=stored)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "ivfpq"])
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_rows_whose_squares_float32_cannot_hold_are_found_like_others(kind, scale):
+    # Clustering such rows as they are ends the process.
+    rng = np.random.default_rng(0)
+    bank, queries = clusters(rng, 2000, 8) * scale, clusters(rng, 40, 8) * scale
+    search = ApproximateNeighbors(torch.from_numpy(bank), False, kind, k=10)
+    found = search.kth_distance(torch.from_numpy(queries), 10).numpy()
+    np.testing.assert_allclose(found, kth(bank / scale, queries / scale, 10) * scale, rtol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "ivfpq"])
+def test_single_rows_of_such_a_size_are_refused(kind):
+    bank = np.random.default_rng(0).normal(size=(2000, 8))
+    bank[400] *= 1e30
+    with pytest.raises(UserError, match=r"cannot hold features of \d\.\de\+30 beside ones of 1\.\de\+00: leave out"):
+        ApproximateNeighbors(torch.from_numpy(bank), False, kind, k=10)
+    assert ApproximateNeighbors(torch.from_numpy(bank), True, kind, k=10).kth_distance(torch.ones(1, 8), 10) < 2
+
+
+def test_codes_find_the_neighbours_of_queries_that_are_far_from_all_rows():
+    # All rows are nearly as far from these: coarser codes (four bits for four dimensions) find .67 of the neighbours.
+    rng = np.random.default_rng(0)
+    bank, queries = clusters(rng, 12_000, 64, 0.5), 3 * rng.normal(size=(60, 64))
+    search = ApproximateNeighbors(torch.from_numpy(bank.astype(np.float32)), True, "ivfpq", k=50)
+    search.index.nprobe = search.index.nlist
+    bank, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (bank, queries))
+    ids = search.candidates(torch.from_numpy(queries), 50)[0].numpy()
+    wanted = cdist(queries, bank).argsort(axis=1)[:, :50]
+    assert np.mean([np.isin(row, found).mean() for row, found in zip(wanted, ids, strict=True)]) > 0.95
 
 
 @pytest.mark.parametrize("normalize", [False, True])
@@ -223,9 +257,9 @@ def test_the_effort_is_the_least_that_has_the_wanted_recall(kind, normalize):
 
 
 def test_a_recall_that_cannot_be_had_is_said():
-    bank = torch.from_numpy(np.random.default_rng(0).normal(size=(10_000, 64)).astype(np.float32))
+    bank = torch.from_numpy(np.random.default_rng(0).normal(size=(10_000, 256)).astype(np.float32))
     with pytest.warns(UserWarning, match=r"Index 'ivfpq' finds 0\.\d+ of the neighbours of held-out queries at most"):
-        ApproximateNeighbors(bank, False, "ivfpq", k=5, recall=0.9999)
+        ApproximateNeighbors(bank, False, "ivfpq", k=50, recall=0.9999)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e30])
