@@ -52,8 +52,6 @@ class AdaSCALE(InputDetector):
     )
     requires = frozenset({"network"})
 
-    shifts_: Tensor
-
     variant = Parameter("activations", one_of(*VARIANTS))
     percentiles = Parameter[tuple[float, float]](
         (75.0, 85.0),

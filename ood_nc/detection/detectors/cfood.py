@@ -46,11 +46,6 @@ class Cfood(FeatureDetector):
     requires = frozenset({"features"})
     closed_form = False
 
-    mean_: Tensor
-    bank_: Tensor
-    radii_: Tensor
-    shares_: Tensor
-
     k = Parameter(0.01, share, search=(0.001, 0.005, 0.01, 0.05))
     bank_size = Parameter[int | None](1000, whole(1).or_none())
     seed = Parameter(0, whole(0))

@@ -30,9 +30,6 @@ class ClassMeanCosine(FeatureDetector):
     )
     requires = frozenset({"features", "labels"})
 
-    center_: Tensor
-    directions_: Tensor
-
     center = Parameter(False, flag, search=(False, True))
 
     def _fit(self, train: TapStatistics) -> None:

@@ -31,8 +31,6 @@ class Dice(FeatureDetector):
     )
     requires = frozenset({"features", "head"})
 
-    weight_: Tensor
-
     percentile = Parameter(90.0, percent, search=(10.0, 30.0, 50.0, 70.0, 90.0))
 
     def _fit(self, train: TapStatistics) -> None:

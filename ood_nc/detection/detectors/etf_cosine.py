@@ -33,9 +33,6 @@ class EtfCosine(FeatureDetector):
     )
     requires = frozenset({"features", "labels"})
 
-    center_: Tensor
-    vertices_: Tensor
-
     vertices = Parameter("means", one_of("means", "head"))
 
     def _fit(self, train: TapStatistics) -> None:

@@ -32,9 +32,6 @@ class FastDecisionBoundary(FeatureDetector):
     )
     requires = frozenset({"features", "logits", "head"})
 
-    center_: Tensor
-    inverse_distances_: Tensor
-
     normalizer = Parameter("distance", one_of("distance", "norm"), search=("distance", "norm"))
 
     def _fit(self, train: TapStatistics) -> None:

@@ -43,12 +43,7 @@ class GaussianMixture(FeatureDetector):
     )
     requires = frozenset({"features", "labels"})
 
-    center_: Tensor
-    transform_: Tensor
-    means_: Tensor
     precisions_: Tensor | None
-    log_weights_: Tensor
-    rank_: int
 
     covariance = Parameter("tied", one_of("tied", "diag", "full"), search=("tied", "diag", "full"))
     shrinkage = Parameter(0.1, share, search=(0.01, 0.1, 0.5, 0.9))

@@ -48,12 +48,6 @@ class Gram(InputDetector):
     )
     requires = frozenset({"network", "layers"})
 
-    layers_: tuple[str, ...]
-    lowest_: list[Tensor]
-    highest_: list[Tensor]
-    seen_: Tensor
-    expected_: list[float]
-
     layers = Parameter[tuple[str, ...] | None](None, layer_names)
     powers = Parameter[tuple[int, ...]](
         (1, 2, 3, 4, 5),

@@ -37,10 +37,6 @@ class GradientOod(FeatureDetector):
     )
     requires = frozenset({"features", "labels", "logits"})
 
-    center_: Tensor
-    prototypes_: Tensor
-    bank_: Tensor
-
     prototype = Parameter("mean", one_of("mean", "mixup"), search=("mean", "mixup"))
     bank_size = Parameter[int | None](2000, whole(1).or_none())
     seed = Parameter(0, whole(0))

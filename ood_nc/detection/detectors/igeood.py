@@ -35,8 +35,6 @@ class Igeood(FeatureDetector):
     )
     requires = frozenset({"logits", "labels"})
 
-    roots_: Tensor
-
     reduce = Parameter("sum", one_of("sum", "min"), search=("sum", "min"))
     temperature = Parameter(1.0, positive, search=(0.5, 1.0, 2.0, 5.0, 10.0))
 

@@ -42,12 +42,6 @@ class KernelDensity(FeatureDetector):
     )
     requires = frozenset({"features"})
 
-    mean_: Tensor
-    components_: Tensor
-    bank_: Tensor
-    log_scale_: float
-    dim_: int
-
     dim = Parameter[int | None](None, whole(1).or_none())
     explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.8, 0.9, 0.95))
     bandwidth = Parameter[float | None](None, positive.or_none(), search=(None, 0.05, 0.1, 0.2, 0.5, 1.0))

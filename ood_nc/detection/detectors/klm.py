@@ -31,8 +31,6 @@ class KLMatching(FeatureDetector):
     requires = frozenset({"logits"})
     fits_on_held_out = True
 
-    log_templates_: Tensor
-
     def _fit(self, train: TapStatistics) -> None:
         logits, predicted = train.calibration.logits, train.calibration.predictions
         classes = logits.shape[1]

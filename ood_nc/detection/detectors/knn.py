@@ -56,9 +56,6 @@ class NearestNeighbors(FeatureDetector):
     requires = frozenset({"features"})
     closed_form = False
 
-    bank_: Tensor
-    labels_: Tensor | None
-    k_: int
     index_: Tensor
     index_sizes_: Tensor
     index_counts_: Tensor

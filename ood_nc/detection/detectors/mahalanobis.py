@@ -32,11 +32,6 @@ class Mahalanobis(FeatureDetector):
     )
     requires = frozenset({"features", "labels"})
 
-    mean_: Tensor
-    whitening_: Tensor
-    whitened_means_: Tensor
-    rank_: int
-
     normalize = Parameter(False, flag, search=(False, True))
 
     def _fit(self, train: TapStatistics) -> None:

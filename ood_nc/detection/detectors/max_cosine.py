@@ -28,9 +28,6 @@ class MaxCosine(FeatureDetector):
     )
     requires = frozenset({"features", "head"})
 
-    directions_: Tensor
-    origin_: Tensor
-
     def _fit(self, train: TapStatistics) -> None:
         self.directions_ = linalg.safe_normalize(self.head.weight)
         self.origin_ = torch.zeros_like(self.head.weight[0])

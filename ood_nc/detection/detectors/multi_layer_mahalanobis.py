@@ -41,11 +41,6 @@ class MultiLayerMahalanobis(InputDetector):
     )
     requires = frozenset({"network", "labels", "layers"})
 
-    layers_: tuple[str, ...]
-    means_: list[Tensor]
-    whitenings_: list[Tensor]
-    whitened_class_means_: list[Tensor]
-
     layers = Parameter[tuple[str, ...] | None](None, layer_names)
     weights = Parameter[tuple[float, ...] | None](None, numbers.or_none())
     epsilon = Parameter(0.0, nonnegative, search=(0.0, 0.0005, 0.001, 0.0014, 0.002, 0.005, 0.01))

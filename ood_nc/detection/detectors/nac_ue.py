@@ -39,9 +39,6 @@ class NeuronActivationCoverage(FeatureDetector):
     )
     requires = frozenset({"features", "logits", "head"})
 
-    alpha_: float
-    coverage_: Tensor
-
     alpha = Parameter[float | None](None, positive.or_none(), search=(None, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0))
     bins = Parameter(50, whole(1), search=(50, 500, 1000))
     filled = Parameter(50, whole(1), search=(1, 50, 1000))

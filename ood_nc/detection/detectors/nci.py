@@ -33,8 +33,6 @@ class NeuralCollapseInspired(FeatureDetector):
     )
     requires = frozenset({"features", "logits", "head"})
 
-    mean_: Tensor
-
     alpha = Parameter(1e-4, nonnegative, search=(0.0, 1e-4, 1e-3, 1e-2, 0.05, 0.1, 0.5, 1.0))
 
     def _fit(self, train: TapStatistics) -> None:

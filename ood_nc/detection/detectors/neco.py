@@ -39,10 +39,6 @@ class Neco(FeatureDetector):
     )
     requires = frozenset({"features", "logits"})
 
-    mean_: Tensor
-    scale_: Tensor
-    components_: Tensor
-
     dim = Parameter[int | None](None, whole(1).or_none())
     explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99))
     max_logit = Parameter(True, flag, search=(False, True))

@@ -40,9 +40,6 @@ class NearestNeighborGuidance(FeatureDetector):
     )
     requires = frozenset({"features", "logits"})
 
-    bank_: Tensor
-    k_: int
-
     k = Parameter[int | None](None, whole(1).or_none(), search=(1, 5, 10, 20, 50, 100))
     fraction = Parameter(
         0.01,

@@ -43,12 +43,6 @@ class OpenMax(FeatureDetector):
     )
     requires = frozenset({"logits", "labels"})
 
-    centers_: Tensor
-    start_: Tensor
-    location_: Tensor
-    width_: Tensor
-    known_: Tensor
-
     tail = Parameter(20, whole(2), search=(10, 20, 30, 40, 50))
     alpha = Parameter(3, whole(1), search=(1, 3, 5, 10, 15, 20))
 

@@ -32,11 +32,6 @@ class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
     )
     requires = frozenset({"features", "head"})
 
-    whitening_: Tensor
-    outside_: Tensor
-    has_bias_: bool
-    rank_: int
-
     def _fit(self, train: TapStatistics) -> None:
         self.has_bias_ = bool(train.head.bias.any())
         decomposition = linalg.eigen(second_moment_of(train.features, self._inputs))

@@ -30,8 +30,6 @@ class Projection(FeatureDetector):
     )
     requires = frozenset({"features", "labels", "logits"})
 
-    directions_: Tensor
-
     def _fit(self, train: TapStatistics) -> None:
         self.directions_ = linalg.safe_normalize(class_means_by_logit(train))
 

@@ -31,8 +31,6 @@ class ReAct(ShapedEnergy):
     )
     requires = frozenset({"features", "head"})
 
-    threshold_: Tensor
-
     percentile = Parameter(90.0, percent, search=(85.0, 90.0, 95.0, 99.0))
 
     def _fit(self, train: TapStatistics) -> None:

@@ -37,9 +37,6 @@ class NeuralRelationGraph(FeatureDetector):
     )
     requires = frozenset({"features", "logits"})
 
-    units_: Tensor
-    probabilities_: Tensor
-
     power = Parameter(1.0, positive, search=(1.0, 2.0, 4.0, 6.0, 8.0))
     threshold = Parameter(0.03, nonnegative)
     bank_size = Parameter[int | None](1000, whole(1).or_none())

@@ -29,14 +29,6 @@ class RelativeMahalanobis(FeatureDetector):
     )
     requires = frozenset({"features", "labels"})
 
-    mean_: Tensor
-    whitening_: Tensor
-    whitened_means_: Tensor
-    background_mean_: Tensor
-    background_whitening_: Tensor
-    rank_: int
-    background_rank_: int
-
     def _fit(self, train: TapStatistics) -> None:
         self.mean_ = train.global_mean
         self.whitening_ = linalg.whitening(train.within_eigen)

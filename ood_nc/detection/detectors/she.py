@@ -34,8 +34,6 @@ class SimplifiedHopfieldEnergy(FeatureDetector):
     )
     requires = frozenset({"features", "labels", "logits"})
 
-    patterns_: Tensor
-
     metric = Parameter(
         "inner_product", one_of("inner_product", "euclidean", "cosine"), search=("inner_product", "euclidean", "cosine")
     )

@@ -36,9 +36,6 @@ class SelfSupervisedDetector(FeatureDetector):
     )
     requires = frozenset({"features"})
 
-    means_: Tensor
-    whitenings_: Tensor
-
     clusters = Parameter[int | None](1, whole(1).or_none(), search=(1, 2, 5, 10))
     seed = Parameter(0, whole(0))
 

@@ -38,8 +38,6 @@ class TemperatureScaling(FeatureDetector):
     requires = frozenset({"logits", "labels"})
     fits_on_held_out = True
 
-    temperature_: float
-
     def _fit(self, train: TapStatistics) -> None:
         given = train.calibration
         self.temperature_ = best_temperature(given.logits, given.labels)

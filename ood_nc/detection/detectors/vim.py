@@ -32,8 +32,6 @@ class VirtualLogitMatching(ResidualDetector):
     )
     requires = frozenset({"features", "logits", "head"})
 
-    alpha_: float
-
     def _fit(self, train: TapStatistics) -> None:
         super()._fit(train)
         residual = float(self._residual(train.features).mean())

@@ -38,9 +38,6 @@ class VariationalRectifiedActivation(ShapedEnergy):
     )
     requires = frozenset({"features", "head", "nonnegative"})
 
-    lower_: Tensor
-    upper_: Tensor
-
     lower = Parameter(10.0, percent, search=(1.0, 5.0, 10.0, 15.0, 50.0, 60.0))
     upper = Parameter(90.0, percent, search=(85.0, 90.0, 95.0, 99.0))
     below = Parameter("zero", one_of("zero", "clip"))

@@ -23,9 +23,6 @@ class ResidualDetector(FeatureDetector):
         explained_variance: choose ``dim`` as the smallest that explains this share of the second moment around u.
     """
 
-    origin_: Tensor
-    basis_: Tensor
-
     dim = Parameter[int | None](None, whole(0).or_none())
     explained_variance = Parameter[float | None](None, share.or_none(), search=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99))
 
