@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from ood_nc.processes import is_main_process
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -34,7 +36,7 @@ def progress(description: str, total: int | None, unit: str = "images") -> Itera
     The bar is off when the output is not a terminal, under ``OOD_NC_QUIET=1`` (set by ``--quiet``), and on every rank
     but the first.
     """
-    quiet = os.environ.get("OOD_NC_QUIET") == "1" or os.environ.get("RANK", "0") != "0"
+    quiet = os.environ.get("OOD_NC_QUIET") == "1" or not is_main_process()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

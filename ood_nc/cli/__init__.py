@@ -31,6 +31,7 @@ from ood_nc.cli import (
     train,
 )
 from ood_nc.errors import UserError, nearest
+from ood_nc.processes import is_main_process
 from ood_nc.stopping import termination_interrupts
 
 __all__ = ["main"]
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if came:  # a library has made an error of the interrupt
+        if came and not isinstance(error, UserError):  # a library has made an error of the interrupt
             _say("interrupted.", debug)
             return 130
         return _failed(error, debug)
@@ -197,6 +198,7 @@ class _Completion(argparse.Action):
 
 
 def _settle(quiet: bool, debug: bool) -> None:
+    quiet = quiet or not is_main_process()
     os.environ["OOD_NC_QUIET"] = "1" if quiet else "0"
     level = logging.DEBUG if debug else logging.ERROR if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
@@ -208,6 +210,6 @@ def _settle(quiet: bool, debug: bool) -> None:
 def _say(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         # One line, whatever names in it hold.
         print(f"ood-nc: {' '.join(message.splitlines())}", file=sys.stderr)

@@ -7,7 +7,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ood_nc.cli.show import say, show_results
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
+from ood_nc.processes import is_main_process
 
 if TYPE_CHECKING:
     from ood_nc.evaluation import Results
@@ -38,7 +39,7 @@ def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None,
 
     directory = Path(directory)
     model, _ = load_run(directory, which=which)
-    with write_lock(directory / "results.json"):
+    with write_lock(directory / "results.json") if is_main_process() else nullcontext():
         config = load_settled(directory, overrides or {})
         # `fit` reads the best checkpoint alone.
         source = [str(directory), *_data_flags(overrides or {})] if which == "best" else None
@@ -68,6 +69,9 @@ def _own_directory(config: Config) -> Iterator[Path]:
     from ood_nc.training import RunDirectory
 
     directory = RunDirectory(config.run_directory)
+    if not is_main_process():
+        yield directory.path
+        return
     with write_lock(directory.path), write_lock(directory.path / "results.json"):
         if directory.was_trained_in:
             raise UserError(
@@ -145,6 +149,8 @@ def evaluate_on(
         cache=store or directory / "features",
         **_settings(config, directory),
     )
+    if not is_main_process():
+        return results
     if source is not None:
         results.identity["fit"] = fit_command(results, config, directory, source)
     if config.intermediate is not None:
@@ -197,7 +203,9 @@ def _data_flags(overrides: dict[str, Any]) -> list[str]:
 
 def _settings(config: Config, directory: Path) -> dict[str, Any]:
     """What an evaluation takes from the configuration, whatever it reads."""
-    own = {"seed": config.train.seed, "device": config.train.device, "run": directory.name}
+    from ood_nc.training import own_device
+
+    own = {"seed": config.train.seed, "device": own_device(config.train.device), "run": directory.name}
     return {**config.evaluation.model_dump(), **own}
 
 
@@ -236,33 +244,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(arguments: argparse.Namespace) -> int:
-    overrides = arguments.overrides
-    if arguments.run is not None:
-        if arguments.config or arguments.id or arguments.features or "model.name" in overrides:
-            raise UserError("evaluate takes either RUN, or --model with --id, or --features: give one of them.")
-        if arguments.print_config:
-            print(load_settled(arguments.run, overrides).to_yaml(), end="")
-            return 0
-        own = arguments.run / "config.yaml"  # where there is none, `load_run` says so in its own words
-        config = load(own) if own.exists() else None
-        if config is not None and config.multilabel is not None:
-            if overrides:
-                raise UserError(f"{arguments.run} is a run on label sets: it is measured as it was configured.")
-            place = {"output": str(arguments.run.parent), "experiment": arguments.run.name}  # where it is now
-            evaluate_multilabel(config.model_copy(update=place))
-            return 0
-        results, directory = evaluate_run(arguments.run, overrides), arguments.run
-    elif arguments.features is not None:
-        if arguments.id or "model.name" in overrides:
-            raise UserError("--features brings its sets with it and needs no model: leave --model and --id out.")
-        overrides.setdefault("experiment", f"evaluate-{arguments.features.stem}")
-        results, directory = evaluate_features(arguments.features, read_config(arguments.config, overrides))
-    else:
-        config = foreign_config(arguments, overrides)
-        if arguments.print_config:
-            print(config.to_yaml(), end="")
-            return 0
-        results, directory = evaluate_model(config)
+    from ood_nc.training import joined
+
+    with joined():
+        found = _results(arguments)
+    if found is None or not is_main_process():
+        return 0
+    results, directory = found
     show_results(results)
     if arguments.format == "openood":
         from ood_nc.evaluation import to_openood_csv
@@ -273,6 +261,38 @@ def _execute(arguments: argparse.Namespace) -> int:
     say(f"results: {directory / 'results.parquet'}")
     say(f"for the report: ood-nc report {directory}")
     return 0
+
+
+def _results(arguments: argparse.Namespace) -> tuple[Results, Path] | None:
+    """Evaluate what is named; the results (in the main process) and their directory, None where there is no table."""
+    overrides = arguments.overrides
+    if arguments.run is not None:
+        if arguments.config or arguments.id or arguments.features or "model.name" in overrides:
+            raise UserError("evaluate takes either RUN, or --model with --id, or --features: give one of them.")
+        if arguments.print_config:
+            print(load_settled(arguments.run, overrides).to_yaml(), end="")
+            return None
+        own = arguments.run / "config.yaml"  # where there is none, `load_run` says so in its own words
+        config = load(own) if own.exists() else None
+        if config is not None and config.multilabel is not None:
+            if overrides:
+                raise UserError(f"{arguments.run} is a run on label sets: it is measured as it was configured.")
+            place = {"output": str(arguments.run.parent), "experiment": arguments.run.name}  # where it is now
+            if is_main_process():
+                evaluate_multilabel(config.model_copy(update=place))
+            return None
+        return evaluate_run(arguments.run, overrides), arguments.run
+    if arguments.features is not None:
+        if arguments.id or "model.name" in overrides:
+            raise UserError("--features brings its sets with it and needs no model: leave --model and --id out.")
+        overrides.setdefault("experiment", f"evaluate-{arguments.features.stem}")
+        config = read_config(arguments.config, overrides)
+        return evaluate_features(arguments.features, config) if is_main_process() else None
+    config = foreign_config(arguments, overrides)
+    if arguments.print_config:
+        print(config.to_yaml(), end="")
+        return None
+    return evaluate_model(config)
 
 
 def foreign_config(arguments: argparse.Namespace, overrides: dict[str, Any], *, split_id: bool = True) -> Config:

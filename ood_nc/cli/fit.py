@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ood_nc.cli.show import say
 from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
+from ood_nc.processes import is_main_process
 
 if TYPE_CHECKING:
     from ood_nc.deployment import Detector
@@ -58,9 +60,13 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
-    with write_lock(arguments.file):
+    from ood_nc.training import joined
+
+    with joined(), write_lock(arguments.file) if is_main_process() else nullcontext():
         try:
             detector = _fit(arguments, model, config, cache)
+            if detector is None:
+                return 0
             detector.save(arguments.file, backbone=not arguments.no_backbone)
         except KeyboardInterrupt:
             kept = "no file was written" if cache is None else "the features that are finished are kept"
@@ -69,10 +75,11 @@ def _execute(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, cache: Path | None) -> Detector:
+def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, cache: Path | None) -> Detector | None:
+    """The detector; None in a process that only shares the forward passes with the main one."""
     from ood_nc.data import eval_transform, load_data, open_dataset
-    from ood_nc.deployment import fit_detector
-    from ood_nc.devices import choose_device
+    from ood_nc.deployment import fit_detector, share_passes
+    from ood_nc.training import own_device
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     assert data.id_val is not None  # every run holds some out
@@ -85,10 +92,21 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     if arguments.validation_ood is not None:
         opened = open_dataset(arguments.validation_ood, root=config.data.root)
         validation = opened.with_transform(eval_transform(model.preprocessing))
+    passes: dict[str, Any] = {
+        "validation_ood": validation,
+        "batch_size": config.evaluation.batch_size,
+        "workers": config.train.workers,
+        "device": own_device(config.train.device),
+        "cache": cache,
+    }
+    if not is_main_process():
+        share_passes(model, data.id_train, data.id_val, **passes)
+        return None
     return fit_detector(
         model,
         data.id_train,
         data.id_val,
+        **passes,
         detectors=arguments.detector or ["knn"],
         taps=arguments.tap,
         parameters=_parameters(arguments.set),
@@ -96,12 +114,7 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
         tpr=arguments.tpr,
         per_class=arguments.per_class,
         choose=arguments.choose or validation is not None,
-        validation_ood=validation,
         seed=config.train.seed,
-        batch_size=config.evaluation.batch_size,
-        workers=config.train.workers,
-        device=choose_device(config.train.device),
-        cache=cache,
     )
 
 

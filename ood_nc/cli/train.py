@@ -13,6 +13,7 @@ from ood_nc.cli.multilabel import evaluate_multilabel
 from ood_nc.cli.seeds import report_group, run_seeds
 from ood_nc.cli.show import say, show_results
 from ood_nc.errors import UserError
+from ood_nc.processes import is_main_process
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if config.graphs is not None:
         raise UserError("A run on graphs is trained and measured in one: use ood-nc run.")
     check_evaluation(config)
-    from ood_nc.training import is_main_process, train
+    from ood_nc.training import train
 
     directory = train(config, resume=arguments.resume)
     if is_main_process():
@@ -75,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     check_evaluation(config)
     from ood_nc.report import write_report
-    from ood_nc.training import is_main_process, train
+    from ood_nc.training import train
 
     if config.graphs is not None:
         say(f"report: {write_report(run_graphs(config, resume=arguments.resume))}")

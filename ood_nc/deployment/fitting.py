@@ -86,12 +86,10 @@ def fit_detector(
     prototypes = [create_detector(name, **(parameters or {})) for name in detectors]
     if len(held_out) == 0:
         raise UserError(f"The held-out ID set {held_out.name} has no images: a threshold needs some.")
-    train, (held_out,), head_fits, _ = number_classes(model, train, [held_out])
-    transform = eval_transform(model.preprocessing)
-    train, held_out = train.with_transform(transform), held_out.with_transform(transform)
     several = len(detectors) * len(names) > 1
     splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
     get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
+    train, held_out, head_fits = _numbered(model, train, held_out)
     banks = _banks(get, train, held_out, validation_ood, splits, seed)
     tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
     members: list[Member] = []
@@ -129,6 +127,35 @@ def fit_detector(
     combined = scores[:, 0] if ensemble is None else ensemble.score(scores)
     calibration = Calibration(combined, predictions if per_class else None, tpr)
     return Detector(model, members, ensemble, calibration, about)
+
+
+def share_passes(
+    model: ControlledModel,
+    train: ImageDataset,
+    held_out: ImageDataset,
+    *,
+    validation_ood: ImageDataset | None = None,
+    batch_size: int = 128,
+    workers: int = 0,
+    device: str | torch.device = "cpu",
+    cache: str | Path | None = None,
+) -> None:
+    """What the other processes do under `torch.distributed` while the first calls `fit_detector`: their forward passes.
+
+    The arguments are those of `fit_detector`.
+    """
+    get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
+    train, held_out, _ = _numbered(model, train, held_out)
+    _banks(get, train, held_out, validation_ood, False, 0)
+
+
+def _numbered(
+    model: ControlledModel, train: ImageDataset, held_out: ImageDataset
+) -> tuple[ImageDataset, ImageDataset, bool]:
+    """Both sets with the model's classes and transform, and whether the head's outputs are these classes."""
+    train, (held_out,), head_fits, _ = number_classes(model, train, [held_out])
+    transform = eval_transform(model.preprocessing)
+    return train.with_transform(transform), held_out.with_transform(transform), head_fits
 
 
 def _scores(

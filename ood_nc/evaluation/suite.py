@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig
@@ -117,6 +118,9 @@ def evaluate(
         protocols: of strict, paper and full_spectrum (beside strict); each row says which. All come from one forward
             pass.
 
+    Under `torch.distributed` the processes share the forward passes; the first one measures, and the others return
+    results without rows.
+
     Raises:
         UserError: a source cannot be opened, or a detector, probe, group or protocol is unknown.
     """
@@ -170,6 +174,8 @@ def evaluate(
     if bank and inputs.id_val is not None and inputs.id_val.transform is not None:
         with _timed(clock, "features"):
             banks[MADE_IMAGES] = extractor(jumbled(inputs.id_val))
+    if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        return Results(rows=[])
     inputs.notes += [f"{name} is the same tensor as {tap}: measured once" for tap in aliases for name in aliases[tap]]
     plan = Plan(
         model=model,

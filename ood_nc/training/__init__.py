@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ood_nc.training.launch import is_main_process
+from ood_nc.training.launch import joined, own_device
 from ood_nc.training.loop import train
 from ood_nc.training.retrofit import EncoderFeatures, fit_behind_encoder, from_encoder, with_projector, write_best
 from ood_nc.training.run_directory import RunDirectory
@@ -13,8 +13,9 @@ __all__ = [
     "RunDirectory",
     "fit_behind_encoder",
     "from_encoder",
-    "is_main_process",
+    "joined",
     "load_run",
+    "own_device",
     "train",
     "with_projector",
     "write_best",

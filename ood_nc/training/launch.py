@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ood_nc.config import TrainConfig
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
+from ood_nc.processes import is_distributed
 
 _STATES = (PartialState, AcceleratorState, GradientState)
 
@@ -32,16 +36,6 @@ _RECORDED = (
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE",
     "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ENABLE_MPS_FALLBACK", "TIMM_FUSED_ATTN", "TIMM_REENTRANT_CKPT",
 )  # fmt: skip
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of those that ``torchrun`` started."""
-    return not is_distributed() or int(os.environ.get("RANK", "0")) == 0
-
-
-def is_distributed() -> bool:
-    """Whether ``torchrun`` (or what sets the same variables) started more processes than this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def ignored_variables() -> list[str]:
@@ -82,14 +76,12 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
     Raises:
         UserError: the device is not there, or cannot do the precision.
     """
-    device = choose_device(train.device)
+    device = own_device(train.device)
     precision = {"float16": "fp16", "bfloat16": "bf16"}[train.amp_dtype] if train.amp else "no"
     if precision == "fp16" and device.type == "cpu":
         raise UserError("train.amp_dtype float16 needs a GPU: use --amp-dtype bfloat16, or leave --amp out.")
     distributed = is_distributed()
-    if distributed and device.index is not None:
-        raise UserError(f"train.device is {train.device!r}, but each process takes its own GPU: use cuda.")
-    foreign_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    foreign_group = dist.is_available() and dist.is_initialized()
     saved = [dict(state._shared_state) for state in _STATES]
     _replace_states([{} for _ in _STATES])
     try:
@@ -107,6 +99,64 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
                 accelerator.state.destroy_process_group()
     finally:
         _replace_states(saved)
+
+
+def own_device(name: str) -> torch.device:
+    """The device of this process: among several on GPUs each has its own.
+
+    Raises:
+        UserError: the device is not there, or is one GPU for all of several processes.
+    """
+    device = choose_device(name)
+    if not is_distributed() or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise UserError(f"train.device is {name!r}, but each process takes its own GPU: use cuda.")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Let the processes that ``torchrun`` or ``accelerate launch`` started share passes over images (`forwarded`).
+
+    Features go from memory to memory, so the group is gloo's on any device. What ends one process ends all: the error
+    that came first is everybody's, so that the main process says it, whichever had it.
+    """
+    if not is_distributed() or dist.is_initialized():
+        yield
+        return
+    store, rank, world = next(dist.rendezvous("env://"))
+    told = dist.PrefixStore("ood_nc", store)
+    dist.init_process_group("gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=world)
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        first = _first_error(told, error)
+        dist.destroy_process_group()  # who waits for this process learns of it by that
+        with suppress(RuntimeError):
+            told.set(f"knows {rank}", "")
+            if rank == 0:  # the store may be this process's: it stays until the others have read what ended them
+                told.wait([f"knows {other}" for other in range(world)], timedelta(seconds=10))
+        raise error if first is None else first from None
+    with suppress(RuntimeError):  # the others may have gone
+        dist.destroy_process_group()
+
+
+def _first_error(told: dist.Store, error: BaseException) -> Exception | None:
+    """The error that another process had before; None where this one is the first."""
+    try:
+        if isinstance(error, KeyboardInterrupt):  # sent to all when one has ended, or the user's
+            found = told.get("error") if told.check(["error"]) else b""
+        else:
+            own = json.dumps([isinstance(error, UserError), f"{error}" or type(error).__name__])
+            found = told.compare_set("error", "", own)
+            found = b"" if found == own.encode() else found
+    except RuntimeError:  # the process that keeps the store has gone
+        return None
+    if not found:
+        return None
+    users, text = json.loads(found)
+    return UserError(text) if users else RuntimeError(text)
 
 
 def _replace_states(contents: list[dict]) -> None:

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 from ood_nc.config import TrainConfig
 from ood_nc.errors import UserError
-from ood_nc.training.launch import accelerator_for, ignored_variables, is_main_process
+from ood_nc.training.launch import accelerator_for, ignored_variables
 
 
 def test_runs_of_different_precision_share_a_process_and_leave_no_trace():
@@ -42,15 +42,6 @@ def test_several_processes_share_no_gpu(monkeypatch):
         accelerator_for(TrainConfig(device="cuda:1")),
     ):
         pass
-
-
-def test_the_first_process_is_the_main_one(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    assert is_main_process()
-    monkeypatch.setenv("RANK", "1")
-    assert is_main_process()  # left over from elsewhere
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not is_main_process()
 
 
 def test_variables_that_change_a_recipe_are_hidden_and_come_back(monkeypatch):
