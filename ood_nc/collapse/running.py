@@ -63,15 +63,16 @@ class RunningStatistics:
         with torch.autocast(features.device.type, enabled=False):
             rows, labels = features.float().to(self.counts.device), labels.to(self.counts.device)
             counts = _within_range(rows)
-            rows = torch.where(counts, rows, 0.0)
-            ones = counts.double().expand(len(rows))
-            mass = torch.zeros_like(self.counts).index_add_(0, labels, ones)
-            sums = torch.zeros_like(self._pending["sums"]).index_add_(0, labels, rows.double())
-            deviations = (rows.double() - (sums / mass.clamp_min(1)[:, None])[labels]).float()
+            wide = torch.where(counts, rows, 0.0).double()
+            weight = counts.double()
+            same = labels[:, None] == labels
+            sizes, first = same.sum(dim=1).double(), same.int().argmax(dim=1)
+            sums = torch.zeros_like(wide).index_add_(0, first, wide)  # in no memory of C d, of which most is empty
+            deviations = (wide - sums[first] / sizes[:, None]).float()
             self._pending["scatter"] += (deviations.T @ deviations).double()
-            self._pending["pairs"] += (mass - 1).clamp_min(0).sum()
-            self._pending["mass"] += mass
-            self._pending["sums"] += sums
+            self._pending["pairs"] += (1 - 1 / sizes).sum() * weight
+            self._pending["mass"].index_add_(0, labels, weight.expand(len(wide)))
+            self._pending["sums"].index_add_(0, labels, wide)
 
     @torch.no_grad()
     def fold(self, *, joint: bool = True) -> None:
