@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ood_nc.data.adapters import as_dataset
-from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes, aligned_pair
+from ood_nc.data.dataset import BrokenImageError, ImageDataset, align_classes
 from ood_nc.data.inputs import (
     HELD_OUT_TRAIN,
     VALIDATION_OOD,
@@ -25,7 +25,7 @@ from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import load_data
 from ood_nc.data.scan import ScanReport, scan, shared_class_names
 from ood_nc.data.sources import list_datasets, open_dataset
-from ood_nc.data.splits import limit_per_class, limit_total, stratified_split, train_and_test
+from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stream import ImageStream, StreamBatch
 from ood_nc.data.suites import list_suites, load_suite
 from ood_nc.data.testing import check_source
@@ -50,7 +50,6 @@ __all__ = [
     "StreamBatch",
     "TransferSource",
     "align_classes",
-    "aligned_pair",
     "as_dataset",
     "check_source",
     "compose",
@@ -75,7 +74,6 @@ __all__ = [
     "shared_class_names",
     "size_cue",
     "stratified_split",
-    "train_and_test",
     "train_transform",
     "transfer_keys",
 ]

@@ -17,8 +17,8 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.sources import open_dataset
-from ood_nc.data.splits import limit_total, stratified_split
+from ood_nc.data.run_data import open_configured
+from ood_nc.data.splits import stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
 
@@ -34,6 +34,7 @@ class LabelSetDataset(ImageDataset):
         class_names: of the K labels.
 
     Example:
+        >>> from ood_nc.data import open_dataset
         >>> digits = compose(open_dataset("bundled/digits-near"), {2: (3,)}, place="corners", seed=0, name="pairs")
         >>> digits.class_names, digits.label_sets.tolist(), digits[0][1]
         (('5', '6'), [[1, 1], [1, 1], [1, 1]], tensor([1., 1.]))
@@ -82,6 +83,7 @@ def compose(
         UserError: another place, more than three labels, images of different sizes, or a label without an image.
 
     Example:
+        >>> from ood_nc.data import open_dataset
         >>> digits = open_dataset("bundled/digits-id::train")
         >>> made = compose(digits, {1: (2,), 2: (1,)}, place="corners", seed=0, name="composed")
         >>> len(made), made.ids[0], made.ids[-1], made.load(0).size  # 5 labels twice, and 10 pairs
@@ -198,6 +200,7 @@ class LabelSetInputs:
     """The sets of a run on label sets; the test set is there where the configuration names one.
 
     Example:
+        >>> from ood_nc.data import open_dataset
         >>> pairs = compose(open_dataset("bundled/digits-near"), {2: (9,)}, place="shift", seed=0, name="pairs")
         >>> LabelSetInputs(id_train=pairs.subset(range(6)), id_val=pairs.subset(range(6, 9)), id_test=None, ood={}).ood
         {}
@@ -233,8 +236,8 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
             return read_table(path, label_names=names)
         if path.suffix == ".mat":
             return house_numbers(path, counts)
-        dataset = open_dataset(source, root=config.root, limit=config.limit, max_inflated=config.max_inflated)
-        return compose(dataset.with_pixels(config.pixels), counts, place=settings.place, seed=0, name=source)
+        dataset = open_configured(config, source, limit=config.limit)
+        return compose(dataset, counts, place=settings.place, seed=0, name=source)
 
     train = opened(config.train, settings.counts, None)
     assert train.class_names is not None
@@ -244,9 +247,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     else:
         rows = stratified_split(train.targets, config.val_fraction, seed)
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
-    ood = {name: open_dataset(entry.source, root=config.root) for name, entry in config.ood.items()}
-    if config.eval_limit is not None:
-        ood = {name: limit_total(dataset, config.eval_limit) for name, dataset in ood.items()}
+    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in config.ood.items()}
     return LabelSetInputs(train, val, test, ood)
 
 
@@ -273,22 +274,22 @@ def _corners(parts: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarra
     canvases = []
     for part, corner in zip(parts, corners, strict=False):
         height, width = part.shape[:2]
-        canvas = np.zeros((2 * height, 2 * width, *part.shape[2:]), dtype=part.dtype)
-        top, left = (corner >> 1) * height, (corner & 1) * width
-        canvas[top : top + height, left : left + width] = part
+        canvas = _on_canvas(part, (corner >> 1) * height, (corner & 1) * width)
         canvases.append(np.roll(canvas, tuple(rng.integers(0, 7, size=2)), axis=(0, 1)))
     return _joined(canvases)
 
 
 def _shifted(parts: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    canvases = []
-    for part in parts:
-        height, width = part.shape[:2]
-        canvas = np.zeros((2 * height, 2 * width, *part.shape[2:]), dtype=part.dtype)
-        top, left = rng.integers(0, min(8, height, width), size=2)
-        canvas[top : top + height, left : left + width] = part
-        canvases.append(canvas)
-    return _joined(canvases)
+    starts = [rng.integers(0, min(8, *part.shape[:2]), size=2) for part in parts]
+    return _joined([_on_canvas(part, *start) for part, start in zip(parts, starts, strict=True)])
+
+
+def _on_canvas(part: np.ndarray, top: int, left: int) -> np.ndarray:
+    """The part on a black canvas of twice its sides."""
+    height, width = part.shape[:2]
+    canvas = np.zeros((2 * height, 2 * width, *part.shape[2:]), dtype=part.dtype)
+    canvas[top : top + height, left : left + width] = part
+    return canvas
 
 
 def _joined(canvases: Sequence[np.ndarray]) -> np.ndarray:

@@ -45,19 +45,14 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     """
     notes: list[str] = []
 
-    def opened(source: str, limit: int | None = None) -> ImageDataset:
-        dataset = open_dataset(source, root=config.root, limit=limit, max_inflated=config.max_inflated)
-        return dataset.with_pixels(config.pixels)
-
     def evaluated(source: Source, name: str | None = None) -> ImageDataset:
         if isinstance(source, ImageDataset):
             return source
         try:
-            dataset = opened(source)
+            return open_configured(config, source, most=config.eval_limit)
         except NoImagesError as error:
             notes.append(f"{name}: {error}")
             raise
-        return dataset if config.eval_limit is None else limit_total(dataset, config.eval_limit)
 
     def evaluated_id(source: str | None, key: str) -> ImageDataset | None:
         return None if source is None else _labelled(evaluated(source), source, key)
@@ -66,7 +61,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         in_use = check_images and config.cache is not None
         return cached(dataset, str(config.cache), workers=workers) if in_use else dataset
 
-    train = _labelled(opened(config.train, config.limit), config.train, "data.train")
+    train = _labelled(open_configured(config, config.train, limit=config.limit), config.train, "data.train")
     train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
     train = kept(_checked(train, workers, check_images, config.skip_broken, notes))
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
@@ -91,6 +86,15 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     if check_images:
         _compare(data)
     return data
+
+
+def open_configured(
+    config: DataConfig, source: str, *, limit: int | None = None, most: int | None = None
+) -> ImageDataset:
+    """A source by the root and the pixel rules of the configuration: at most ``limit`` of a class, ``most`` in all."""
+    dataset = open_dataset(source, root=config.root, limit=limit, max_inflated=config.max_inflated)
+    dataset = dataset.with_pixels(config.pixels)
+    return dataset if most is None else limit_total(dataset, most)
 
 
 def with_suite(config: DataConfig) -> tuple[dict[str, OodSet], dict[str, TransferSet]]:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,10 @@ class _Entry(NamedTuple):
     id: str
     store: Store
     position: int
+
+
+Entries = Callable[[], Iterator[_Entry]]
+"""Gives the images of one source anew at each call, in whichever process."""
 
 
 class ImageStream(IterableDataset[StreamBatch]):
@@ -133,51 +138,8 @@ class ImageStream(IterableDataset[StreamBatch]):
         )
 
 
-@dataclass(frozen=True)
-class _Folder:
-    path: str
-
-    def __call__(self) -> Iterator[_Entry]:
-        root = self.path.rstrip("/") or "/"
-        for path, is_folder, _, error in walk(root):
-            whole = os.path.join(root, path) if path else root  # noqa: PTH118 (once an image)
-            if error is not None:
-                yield _Entry(whole, _Unreadable(f"the folder cannot be read: {error.strerror}"), 0)
-            elif not is_folder and not is_hidden(path.rpartition("/")[2]):
-                yield _file(whole) if suffix_of(path) in image_suffixes() else _passed_over(whole)
-
-
-@dataclass(frozen=True)
-class _List:
-    path: str
-
-    def __call__(self) -> Iterator[_Entry]:
-        folder = Path(self.path).parent
-        try:
-            for line in read_list(self.path, folder):
-                yield _Entry(line.name, FileStore(folder, (line.name,)), 0)
-        except UserError as error:
-            yield _Entry(self.path, _Unreadable(str(error)), 0)
-
-
-@dataclass(frozen=True)
-class _Members:
-    """Images of an archive, or of any other source that is opened as a whole, then what it holds besides."""
-
-    source: str
-    names: Sequence[str]
-    store: Store
-    passed_over: Sequence[str] = ()
-
-    def __call__(self) -> Iterator[_Entry]:
-        for index, name in enumerate(self.names):
-            yield _Entry(f"{self.source}::{name}", self.store, index)
-        for name in self.passed_over:
-            yield _passed_over(f"{self.source}::{name}")
-
-
-def _open_all(sources: Sequence[str]) -> dict[str, Callable[[], Iterator[_Entry]]]:
-    opened: dict[str, Callable[[], Iterator[_Entry]]] = {}
+def _open_all(sources: Sequence[str]) -> dict[str, Entries]:
+    opened: dict[str, Entries] = {}
     errors: list[UserError] = []
     for source in sources:
         try:
@@ -185,28 +147,17 @@ def _open_all(sources: Sequence[str]) -> dict[str, Callable[[], Iterator[_Entry]
         except UserError as error:
             if Path(source).exists() or suffix_of(source) not in image_suffixes():
                 raise
-            errors.append(error)
-            opened[source] = _Missing(source, str(error))
+            errors.append(error)  # an image that is named and not there, among other sources
+            opened[source] = partial(iter, [_unreadable(source, str(error))])
     if errors and len(errors) == len(sources):
         raise errors[0]
     return opened
 
 
-@dataclass(frozen=True)
-class _Missing:
-    """An image that is named and not there, among other sources."""
-
-    source: str
-    why: str
-
-    def __call__(self) -> Iterator[_Entry]:
-        yield _Entry(self.source, _Unreadable(self.why), 0)
-
-
-def _open(source: str) -> Callable[[], Iterator[_Entry]]:
+def _open(source: str) -> Entries:
     path = expanded(source)
     if path.is_dir():
-        return _Folder(str(path))
+        return partial(_folder, str(path))
     if not path.is_file():
         if "::" in source or source.partition("/")[0] in SOURCES:
             return _data_set(source)
@@ -216,18 +167,37 @@ def _open(source: str) -> Callable[[], Iterator[_Entry]]:
     if is_archive(path):
         return _archive(source, open_archive(path))
     if path.suffix.lower() in LIST_SUFFIXES:
-        return _List(str(path))
+        return partial(_list, str(path))
     if path.suffix.lower() in (".npz", ".npy"):
         return _data_set(source)
-    return _File(str(path))
+    return partial(iter, [_file(str(path))])
 
 
-@dataclass(frozen=True)
-class _File:
-    path: str
+def _folder(path: str) -> Iterator[_Entry]:
+    root = path.rstrip("/") or "/"
+    for below, is_folder, _, error in walk(root):
+        whole = os.path.join(root, below) if below else root  # noqa: PTH118 (once an image)
+        if error is not None:
+            yield _unreadable(whole, f"the folder cannot be read: {error.strerror}")
+        elif not is_folder and not is_hidden(below.rpartition("/")[2]):
+            yield _file(whole) if suffix_of(below) in image_suffixes() else _passed_over(whole)
 
-    def __call__(self) -> Iterator[_Entry]:
-        yield _file(self.path)
+
+def _list(path: str) -> Iterator[_Entry]:
+    folder = Path(path).parent
+    try:
+        for line in read_list(path, folder):
+            yield _Entry(line.name, FileStore(folder, (line.name,)), 0)
+    except UserError as error:
+        yield _unreadable(path, str(error))
+
+
+def _members(source: str, names: Sequence[str], store: Store, passed_over: Sequence[str]) -> Iterator[_Entry]:
+    """Images of an archive, or of any other source that is opened as a whole, then what it holds besides."""
+    for index, name in enumerate(names):
+        yield _Entry(f"{source}::{name}", store, index)
+    for name in passed_over:
+        yield _passed_over(f"{source}::{name}")
 
 
 def _file(path: str) -> _Entry:
@@ -235,19 +205,23 @@ def _file(path: str) -> _Entry:
 
 
 def _passed_over(name: str) -> _Entry:
-    return _Entry(name, _Unreadable(f"passed over: not an image ({suffix_of(name) or 'no suffix'})"), 0)
+    return _unreadable(name, f"passed over: not an image ({suffix_of(name) or 'no suffix'})")
 
 
-def _archive(source: str, archive: Archive) -> _Members:
+def _unreadable(name: str, why: str) -> _Entry:
+    return _Entry(name, _Unreadable(why), 0)
+
+
+def _archive(source: str, archive: Archive) -> Entries:
     visible = [name for name in archive.members if not any(map(is_hidden, name.split("/")))]
     names = [name for name in visible if suffix_of(name) in image_suffixes()]
     others = [name for name in visible if suffix_of(name) not in image_suffixes()]
-    return _Members(source, names, archive.store(tuple(names)), others)
+    return partial(_members, source, names, archive.store(tuple(names)), others)
 
 
-def _data_set(source: str) -> _Members:
+def _data_set(source: str) -> Entries:
     dataset = open_dataset(source)
-    return _Members(source, dataset.ids, _Rows(dataset.store, dataset.rows), dataset.passed_over)
+    return partial(_members, source, dataset.ids, _Rows(dataset.store, dataset.rows), dataset.passed_over)
 
 
 class _Unreadable(Store):

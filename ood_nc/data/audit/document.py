@@ -15,10 +15,8 @@ from ood_nc.data.audit.near_duplicates import find_near_duplicates
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.overlap import Role, find_overlaps
-from ood_nc.data.run_data import task_sources, with_suite
+from ood_nc.data.run_data import open_configured, task_sources, with_suite
 from ood_nc.data.scan import scan, shared_class_names
-from ood_nc.data.sources import open_dataset
-from ood_nc.data.splits import limit_total
 from ood_nc.errors import UserError
 
 SCHEMA = 1
@@ -36,6 +34,7 @@ class _Named:
     group: str
     source: str
     limit: int | None = None
+    most: int | None = None
 
 
 def audit_data(
@@ -70,7 +69,7 @@ def audit_data(
     for one in named:
         entry: dict[str, Any] = {"name": one.name, "group": one.group, "source": one.source}
         try:
-            dataset = _opened(one, config)
+            dataset = open_configured(config, one.source, limit=one.limit, most=one.most)
         except UserError as error:
             state = "empty" if isinstance(error, NoImagesError) else "unreadable"
             entry |= {"state": state, "reason": str(error), "n": 0}
@@ -93,22 +92,15 @@ def audit_data(
 def _named(config: DataConfig) -> Iterator[_Named]:
     yield _Named(TRAIN, "id", config.train, config.limit)
     if config.val is not None:
-        yield _Named(VALIDATION, "id", config.val, config.eval_limit)
+        yield _Named(VALIDATION, "id", config.val, most=config.eval_limit)
     if config.test is not None:
-        yield _Named(TEST, "id", config.test, config.eval_limit)
+        yield _Named(TEST, "id", config.test, most=config.eval_limit)
     ood, transfer = with_suite(config)
     for name, entry in ood.items():
-        yield _Named(name, entry.group, entry.source, config.eval_limit)
+        yield _Named(name, entry.group, entry.source, most=config.eval_limit)
     for name, task in transfer.items():
         for part, source in zip(("train", "test"), task_sources(task), strict=True):
-            yield _Named(f"{name}/{part}", "transfer", source, config.eval_limit)
-
-
-def _opened(one: _Named, config: DataConfig) -> ImageDataset:
-    limit = one.limit if one.name == TRAIN else None
-    dataset = open_dataset(one.source, root=config.root, limit=limit, max_inflated=config.max_inflated)
-    dataset = dataset.with_pixels(config.pixels)
-    return dataset if one.name == TRAIN or one.limit is None else limit_total(dataset, one.limit)
+            yield _Named(f"{name}/{part}", "transfer", source, most=config.eval_limit)
 
 
 def _described(dataset: ImageDataset, seen: Looks, expected: Mapping[str, Any]) -> dict[str, Any]:
