@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,5 @@ def headline(identity: Mapping[str, Any]) -> Headline:
         detection_tap=head_tap,
         detectors=tuple(name for name in HEADLINE_DETECTORS if name in detectors) or tuple(detectors[:1]),
         transfer_tap=taps.get("encoder", head_tap),
-        probe=_first("linear", probes),
+        probe="linear" if "linear" in probes else next(iter(probes), None),
     )
-
-
-def _first(preferred: str, names: Sequence[str]) -> str | None:
-    return preferred if preferred in names else next(iter(names), None)

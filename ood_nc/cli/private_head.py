@@ -78,7 +78,8 @@ def _fit_seeds(
     """Fit, measure and keep a private head and one without privacy for each seed; a line of numbers for each."""
     shown = []
     for seed in arguments.seeds or [None]:
-        file = arguments.file if seed is None else _seeded(arguments.file, seed)
+        file = arguments.file
+        file = file if seed is None else file.with_name(f"{file.stem}-seed{seed}{file.suffix}")
         for kind, epsilon in (("private", arguments.epsilon), ("nonprivate", math.inf)):
             head = _fit(sets, {**settings, "epsilon": epsilon}, public, seed)
             directory = file.with_suffix("") / (kind if seed is None else f"{kind}-seed{seed}")
@@ -108,10 +109,6 @@ def _read_preset(arguments: argparse.Namespace) -> None:
             raise UserError(f"{path}: unknown option {key!r}.{nearest(str(key), known)}")
         if getattr(arguments, key) is None:
             setattr(arguments, key, value)
-
-
-def _seeded(file: Path, seed: int) -> Path:
-    return file.with_name(f"{file.stem}-seed{seed}{file.suffix}")
 
 
 def _public(path: Path) -> Any:

@@ -16,11 +16,9 @@ from ood_nc.config.schema import (
     ModelConfig,
     OptimConfig,
     ProjectorConfig,
-    TermConfig,
-    TrackingConfig,
     TrainConfig,
 )
-from ood_nc.config.values import Section, kinds_of
+from ood_nc.config.values import kinds_of
 
 __all__ = [
     "AugmentConfig",
@@ -37,9 +35,6 @@ __all__ = [
     "OptimConfig",
     "PixelConfig",
     "ProjectorConfig",
-    "Section",
-    "TermConfig",
-    "TrackingConfig",
     "TrainConfig",
     "TransferSet",
     "kinds_of",

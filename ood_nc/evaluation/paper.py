@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +27,7 @@ from ood_nc.models.normalization import SHORTCUTS
 from ood_nc.models.pooling import Pooling
 from ood_nc.models.probing import trace
 from ood_nc.models.taps import TapInfo, tappable
+from ood_nc.passes import hook
 from ood_nc.transfer import CNN_PROBE, VIT_PROBE, ProbeResult, paper_probe
 
 COLLAPSE = ("nc1_pinv", "nc1_ratio", "nc2_etf", "nc3_duality", "nc4_bias")
@@ -77,12 +77,12 @@ class PaperTaps(nn.Module):
     def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, Features]:
         """Return the logits and every tap, the model's own first."""
         found: Features = {}
-        handles = [tap.read.register_forward_hook(_recorder(found, tap)) for tap in self.paper_taps]
+        removers = [hook(tap.read, functools.partial(_record, found, tap)) for tap in self.paper_taps]
         try:
             logits, own = self.model.forward_taps(images)
         finally:
-            for handle in handles:
-                handle.remove()
+            for remove in removers:
+                remove()
         return logits, {**own, **{tap.info.name: found[tap.info.name] for tap in self.paper_taps}}
 
 
@@ -134,14 +134,8 @@ def _joined(first: FeatureBank, second: FeatureBank) -> FeatureBank:
     return FeatureBank(taps, logits, labels, first.ids + second.ids)
 
 
-def _recorder(found: Features, tap: PaperTap) -> Callable[[nn.Module, Any, Any], None]:
-    thread = threading.get_ident()
-
-    def record(module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() == thread:  # another thread may run the same module
-            found[tap.info.name] = tap.pool(output)
-
-    return record
+def _record(found: Features, tap: PaperTap, module: nn.Module, arguments: Any, output: Any) -> None:
+    found[tap.info.name] = tap.pool(output)
 
 
 def _find(model: Any) -> tuple[bool, list[PaperTap]]:

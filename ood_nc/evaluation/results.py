@@ -112,7 +112,7 @@ class Results:
             if self.scores is not None:
                 temporary = places.enter_context(atomic_path(scores))
                 _write_table(self.scores, temporary)
-                digest = _sha256(temporary)
+                digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
             write_results(directory, {**parts, "scores": digest})
         if self.scores is None:
             # Scores of an earlier evaluation would be taken for this one's.
@@ -176,10 +176,6 @@ def _read_table(path: Path, digest: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read {path} ({error}): evaluate the run again.") from None
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_table(table: pa.Table, path: Path) -> None:

@@ -25,7 +25,7 @@ from ood_nc.evaluation.collapse import rows_of_statistics
 from ood_nc.evaluation.detection import Measured, Scored, Scores, measure_one
 from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import Row, reason_of
-from ood_nc.evaluation.taps import HEAD, ID_PROBE, TapData
+from ood_nc.evaluation.taps import HEAD, ID_PROBE, TapData, head_of
 from ood_nc.evaluation.transfer import id_accuracy
 from ood_nc.features import FeatureBank, UnreadableError, forwarded
 from ood_nc.features.extraction import described
@@ -99,7 +99,7 @@ def measure_streamed(plan: Plan, streamed: Streamed) -> Iterator[tuple[str, list
     for name in plan.taps:
         own = plan.inputs.head_fits and name == plan.model.head_tap
         logits = {key: bank.logits for key, bank in streamed.banks.items()} if own else {}
-        head = _head(plan.model) if own else None
+        head = head_of(plan.model) if own else None
         depth = plan.model.tap_info[name].depth
         tap = TapData(name, depth, {}, labels, head, HEAD if own else ID_PROBE, logits, None, None)
         ood = {ood_set: ood_key(ood_set) for ood_set in plan.inputs.groups if ood_key(ood_set) in streamed.passes}
@@ -166,7 +166,7 @@ def _fit(model: Any, inputs: Inputs, found: Streamed, detectors: Sequence[str]) 
     fitted: dict[Place, FeatureDetector] = {}
     train = found.passes["id_train"]
     for name, stats in train.statistics.items():
-        head = _head(model) if inputs.head_fits and name == model.head_tap else None
+        head = head_of(model) if inputs.head_fits and name == model.head_tap else None
         present = stats.present
         means, counts = stats.means[present], stats.counts[present]
         moments = TapMoments(present, counts, means, stats.within, lowest=train.lowest[name], head=head)
@@ -176,13 +176,6 @@ def _fit(model: Any, inputs: Inputs, found: Streamed, detectors: Sequence[str]) 
             except Exception as error:
                 found.failures[name, detector][""] = reason_of(error)
     return fitted
-
-
-def _head(model: Any) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    weight, bias = (
-        None if part is None else part.detach().float().cpu() for part in (model.head_weight, model.head_bias)
-    )
-    return None if weight is None else (weight, bias)
 
 
 def _statistics(streamed: Streamed, tap: str, split: str) -> ClassStatistics:

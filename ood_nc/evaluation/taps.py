@@ -63,17 +63,18 @@ def open_tap(
         head, selected_on, probe = _id_probe(features, labels, seed)
     logits: dict[str, torch.Tensor] = {}
     if own:
-        weight, bias = model.head_weight, model.head_bias
-        # Features from elsewhere may come with logits alone.
-        head = None if weight is None else (_on(weight, device), None if bias is None else _on(bias, device))
+        head = head_of(model, device)
         logits = {key: bank.logits.to(device) for key, bank in banks.items()}
         selected_on = None
     depth = model.tap_info[name].depth
     return TapData(name, depth, features, labels, head, HEAD if own else ID_PROBE, logits, probe, selected_on)
 
 
-def _on(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return tensor.detach().float().to(device)
+def head_of(model: Any, device: torch.device | str = "cpu") -> Head | None:
+    """Weight and bias of the model's own head; None for features from elsewhere that come with logits alone."""
+    parts = (model.head_weight, model.head_bias)
+    weight, bias = (None if part is None else part.detach().float().to(device) for part in parts)
+    return None if weight is None else (weight, bias)
 
 
 def _id_probe(
