@@ -48,7 +48,6 @@ class ImageDataset(Dataset[Any]):
         transform: from the image to what an item holds; None leaves the image.
         pixels: how stored values become 8-bit pixels; those of ``transform`` where it is a model's.
         channels: of the model that the images are for: see `ood_nc.data.pixels.to_channels`.
-        hidden: hidden entries of the source that were ignored.
         passed_over: visible files of the source that are no images.
         notes: remarks of the reader, a line each.
 
@@ -69,7 +68,6 @@ class ImageDataset(Dataset[Any]):
         ids: Sequence[str],
         targets: np.ndarray,
         class_names: Sequence[str] | None = None,
-        hidden: Sequence[str] = (),
         passed_over: Sequence[str] = (),
         notes: Sequence[str] = (),
     ) -> None:
@@ -81,7 +79,6 @@ class ImageDataset(Dataset[Any]):
         self.ids = printables(ids)
         self.targets = _class_indices(targets, name)
         self.class_names = None if class_names is None else tuple(class_names)
-        self.hidden = printables(hidden)
         self.passed_over = printables(passed_over)
         self.notes = tuple(notes)
         self.transform: Callable[[Any], Any] | None = None

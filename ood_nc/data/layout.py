@@ -35,7 +35,6 @@ class Layout:
     names: tuple[str, ...]
     targets: np.ndarray
     class_names: tuple[str, ...] | None
-    hidden: tuple[str, ...]
     passed_over: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -95,7 +94,7 @@ def read_layout(
     names = tuple(sorted(name for name in images if name.startswith(base)))
     if not names:
         raise NoImagesError(f"No images in {where}: expected {EXPECTED}.")
-    hidden = tuple(sorted(name for name in hidden_files | hidden_folders if name.startswith(base)))
+    hidden = sorted(name for name in hidden_files | hidden_folders if name.startswith(base))
     passed_over = tuple(sorted(name for name in visible if name.startswith(base) and suffix_of(name) not in suffixes))
     notes = _notes(base, inner, hidden, passed_over, second_names or {})
     loose = [name for name in names if "/" not in name[start:]]
@@ -111,7 +110,7 @@ def read_layout(
         notes += _alike(tops, classes)
         position = {top: classes.index(class_name(top)) for top in tops}
         targets = np.array([position[name[start:].split("/", 1)[0]] for name in names], dtype=np.int64)
-    return Layout(names, targets, classes, hidden, passed_over, tuple(map(printable, notes)))
+    return Layout(names, targets, classes, passed_over, tuple(map(printable, notes)))
 
 
 def _base(images: Sequence[str], folders: Sequence[str], where: str, inner: str) -> str:

@@ -23,8 +23,6 @@ class ScanReport:
         name: of the data set.
         n: number of images.
         classes: images of each class by name (or index); empty where there are no labels.
-        hidden: hidden entries that were ignored.
-        passed_over: files that are no images.
         empty_classes: classes without an image.
         broken: id and reason of each image that cannot be decoded.
         duplicates: id of each image whose content came before, and the id of that first one.
@@ -40,8 +38,6 @@ class ScanReport:
     name: str
     n: int
     classes: dict[str, int]
-    hidden: tuple[str, ...] = ()
-    passed_over: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()
     broken: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -85,8 +81,6 @@ def scan(dataset: ImageDataset, *, workers: int = 0, decode: bool = True) -> Sca
         name=dataset.name,
         n=len(dataset),
         classes=classes,
-        hidden=dataset.hidden,
-        passed_over=dataset.passed_over,
         empty_classes=tuple(name for name, count in classes.items() if count == 0),
         broken=broken,
         duplicates=_copies(dataset),

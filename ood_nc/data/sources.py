@@ -149,7 +149,6 @@ def _of_layout(store: Store, name: str, layout: Layout) -> ImageDataset:
         ids=layout.names,
         targets=layout.targets,
         class_names=layout.class_names,
-        hidden=layout.hidden,
         passed_over=layout.passed_over,
         notes=layout.notes,
     )

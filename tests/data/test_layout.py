@@ -67,8 +67,7 @@ def test_only_folder_with_the_classes_is_entered(folder):
         str(folder({"flowers/rose/1.jpg": b"", "flowers/tulip/1.jpg": b"", "flowers/.DS_Store": b""}))
     )
     assert dataset.class_names == ("rose", "tulip")
-    assert dataset.hidden == ("flowers/.DS_Store",)
-    assert "read from inside flowers/" in dataset.notes
+    assert dataset.notes == ("read from inside flowers/", "1 hidden entry ignored (flowers/.DS_Store)")
 
 
 def test_one_class_stays_a_class(folder):
@@ -106,7 +105,7 @@ def test_classes_do_not_depend_on_the_order_of_the_entries():
 def test_a_dot_inside_a_name_hides_nothing():
     layout = read_layout(["v1.0/a.b.png", "v2.0/__MACOSX_like.png"], [], "x")
     assert layout.class_names == ("v1.0", "v2.0")
-    assert layout.hidden == ()
+    assert layout.notes == ()
 
 
 class TestLinks:
