@@ -17,16 +17,6 @@ ByTap = Mapping[str, Mapping[str, Mapping[str, Scores]]]
 """Scores by tap, detector and set key."""
 
 
-def over_taps(combine: str, detector: str) -> str:
-    """The method name of a detector's scores over all taps."""
-    return f"{combine}({detector} over taps)"
-
-
-def over_detectors(combine: str) -> str:
-    """The method name of all detectors' scores at one tap."""
-    return f"{combine}(detectors)"
-
-
 def measure_ensemble(
     plan: Plan, members: Sequence[Mapping[str, Scores]], combine: str, tap: str, method: str
 ) -> Measured:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ood_nc.detection import list_detectors
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT
-from ood_nc.evaluation.transfer import check_probes
 from ood_nc.scores import ScoreEnsemble
+from ood_nc.transfer import PROBES
 
 PROTOCOLS = (STRICT, PAPER, FULL_SPECTRUM)
 
@@ -35,7 +35,8 @@ def check_names(
             raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
     if FULL_SPECTRUM in protocols and STRICT not in protocols:
         raise UserError(f"Protocol {FULL_SPECTRUM} takes the scores of {STRICT}: name it beside {STRICT}.")
-    check_probes(probes)
+    for probe in probes:
+        PROBES[probe]
     for ensemble in ensembles:
         ScoreEnsemble(ensemble)  # type: ignore[arg-type]
     names: list[str] = []

@@ -10,9 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 Columns = dict[str, NDArray[Any]]
-Role = str
-Set = tuple[Role, str]
-"""A set of samples: its role (``id``, ``ood`` or ``transfer``) and its name."""
+Set = tuple[str, str]
+"""A set of samples: its role (``id``, ``transfer``, or ``ood`` for any OOD group) and its name."""
 
 
 def score_column(tap: str, detector: str) -> str:
@@ -48,10 +47,6 @@ class Samples:
     columns: dict[tuple[Set, str], NDArray[Any]]
     groups: dict[Set, str]
 
-    def names(self, role: Role) -> list[str]:
-        """The names of the sets of a role."""
-        return [name for found, name in self.ids if found == role]
-
     def get(self, chosen: Set, column: str) -> NDArray[Any] | None:
         """A column on a set, or None where it is absent or undefined on any sample."""
         return self.columns.get((chosen, column))
@@ -64,7 +59,7 @@ def read_samples(table: pa.Table) -> Samples:
     measured = [name for name in table.column_names if name.startswith(("score/", "correct/"))]
     for group, dataset in dict.fromkeys(zip(groups.tolist(), datasets.tolist(), strict=True)):
         part = table.filter(pa.array((groups == group) & (datasets == dataset)))
-        chosen = (role_of(group), dataset)
+        chosen = (group if group in ("id", "transfer") else "ood", dataset)
         samples.ids[chosen], samples.groups[chosen] = part["id"].to_pylist(), group
         for name in measured:
             column = part[name]
@@ -73,8 +68,3 @@ def read_samples(table: pa.Table) -> Samples:
                 if values.dtype.kind != "f" or not np.isnan(values).any():
                     samples.columns[chosen, name] = values
     return samples
-
-
-def role_of(group: str) -> Role:
-    """``id``, ``transfer``, or ``ood`` for any OOD group."""
-    return group if group in ("id", "transfer") else "ood"

@@ -23,7 +23,7 @@ from ood_nc.evaluation.choices import evidence_of, make_choices
 from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.detection import Measured, measure_detectors
-from ood_nc.evaluation.ensembles import measure_ensemble, over_detectors, over_taps
+from ood_nc.evaluation.ensembles import measure_ensemble
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, tested_sets
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
@@ -277,7 +277,8 @@ def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> 
     found.scores[tap] = {name: one.scores for name, one in measured.items() if one.scores}
     for combine in plan.ensembles:
         members = list(found.scores[tap].values())
-        measured[over_detectors(combine)] = measure_ensemble(plan, members, combine, tap, over_detectors(combine))
+        method = f"{combine}(detectors)"
+        measured[method] = measure_ensemble(plan, members, combine, tap, method)
     for name, one in measured.items():
         found.add(tap, name, one)
         if tap in (plan.model.head_tap, "encoder"):
@@ -290,7 +291,7 @@ def _measure_network(plan: Plan, found: Found) -> None:
     for combine in plan.ensembles:
         for name in plan.detectors:
             members = [scores[name] for scores in found.scores.values() if name in scores]
-            method = over_taps(combine, name)
+            method = f"{combine}({name} over taps)"
             found.add(tap, method, measure_ensemble(plan, members, combine, tap, method))
     if not plan.input_detectors:
         return

@@ -29,16 +29,6 @@ from ood_nc.transfer import (
 Correct = NDArray[np.bool_]
 
 
-def check_probes(names: Sequence[str]) -> None:
-    """Refuse an unknown probe before anything is computed.
-
-    Raises:
-        UserError: with the closest known name.
-    """
-    for name in names:
-        PROBES[name]
-
-
 def measure_probes(tap: TapData, plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Correct], list[dict[str, Any]]]:
     """Fit every probe on every transfer set's train part and read its test part once.
 

@@ -7,9 +7,7 @@ from typing import Any
 
 from ood_nc.report.glossary import metric
 from ood_nc.report.numbers import DASH, signed
-from ood_nc.report.tables import GROUPS
-
-Table = dict[str, Any]
+from ood_nc.report.tables import GROUPS, Table
 
 
 def difference_table(comparison: Mapping[str, Any]) -> Table | None:

@@ -12,9 +12,7 @@ from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import metric
 from ood_nc.report.numbers import interval, number
 from ood_nc.report.summary import notes_on
-from ood_nc.report.tables import cell
-
-Table = dict[str, Any]
+from ood_nc.report.tables import Table, cell
 
 _CHANCE_FPR95 = 0.95
 """What a score that knows nothing reaches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ood_nc.documents import MEAN
 from ood_nc.report.documents import Run
 from ood_nc.report.glossary import metric
 from ood_nc.report.summary import notes_on
@@ -12,7 +13,6 @@ from ood_nc.report.tables import GROUPS, Lookup, Table, cell
 
 PAIRS = (("auroc", "fpr95_id_positive"), ("fpr95_id_positive", "fpr95_ood_positive"), ("aupr_in", "aupr_out"))
 COSTS = ("seconds", "memory")
-MEAN = "mean"
 
 
 def detector_table(runs: Sequence[Run], lookup: Lookup) -> Table | None:

@@ -9,9 +9,7 @@ from typing import Any
 
 from ood_nc.report.documents import Run, settings
 from ood_nc.report.numbers import seconds
-from ood_nc.report.tables import GROUPS
-
-Table = dict[str, Any]
+from ood_nc.report.tables import GROUPS, Table
 
 _ALWAYS_DIFFERENT = {"Evaluated", "Training began", "Training speed", "Evaluation time", "Weights (SHA-256)"}
 _SPLITS = {"id_train": "ID train", "id_test": "ID test"}

@@ -19,7 +19,7 @@ def test_columns_of_all_sets_are_joined_with_nulls_where_they_do_not_concern_a_s
         {"group": "far", "dataset": "svhn", "id": "a", score: -1.0, right: None},
     ]
     read = read_samples(table)
-    assert read.names("ood") == ["svhn"] and read.groups["ood", "svhn"] == "far"
+    assert list(read.ids) == [("id", "id_test"), ("ood", "svhn")] and read.groups["ood", "svhn"] == "far"
     assert read.get(("id", "id_test"), right).tolist() == [True, False]
     assert read.get(("ood", "svhn"), right) is None, "a column with nulls in a set is not there"
 

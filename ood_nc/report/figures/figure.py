@@ -93,13 +93,11 @@ class Figure:
         for panel in self.panels:
             for one in panel.series:
                 for position, (x, y) in enumerate(zip(one.x, one.y, strict=True)):
-                    label, low, high = (None if part is None else part[position] for part in _beside(one))
+                    label, low, high = (
+                        None if part is None else part[position] for part in (one.labels, one.low, one.high)
+                    )
                     values = (panel.title, one.name, label, x, y, low, high)
                     yield dict(zip(COLUMNS, values, strict=True))
-
-
-def _beside(series: Series) -> tuple[Sequence[Any] | None, ...]:
-    return series.labels, series.low, series.high
 
 
 FLATTENED = 20

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ood_nc.headline import headline
 from ood_nc.report.documents import Run
 from ood_nc.report.figures.figure import HUES, Figure, Panel, Series, by_tap
-from ood_nc.report.figures.outcomes import energy_or_first
+from ood_nc.report.figures.outcomes import method_of
 from ood_nc.report.numbers import percent
 
 
@@ -15,7 +15,7 @@ def histograms(runs: Sequence[Run]) -> Figure:
     """A panel a run and tap; the score is larger for what is more in-distribution."""
     panels = []
     for run in runs:
-        chosen, detector = headline(run.identity), energy_or_first(run)
+        chosen, detector = headline(run.identity), method_of(run, "detection")
         for tap in dict.fromkeys((chosen.transfer_tap, chosen.detection_tap)):
             series = _series(run, tap, detector)
             if series:

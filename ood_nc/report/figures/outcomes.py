@@ -51,15 +51,12 @@ def _arm(run: Run) -> str:
     return " + ".join(parts) or ("baseline, GN + WS" if chosen.get("model.normalization") == "group_ws" else "baseline")
 
 
-def energy_or_first(run: Run) -> str | None:
-    """The detector of the published figures, where it ran."""
+def method_of(run: Run, task: str) -> str | None:
+    """The detector of the published figures, where it ran, else the first; the probe of the headline."""
+    if task == "transfer":
+        return headline(run.identity).probe
     detectors = run.identity.get("detectors") or ()
     return "energy" if "energy" in detectors else next(iter(detectors), None)
-
-
-def probe_of(run: Run) -> str | None:
-    """The probe of the headline."""
-    return headline(run.identity).probe
 
 
 def _value(run: Run, detector: str | None) -> float | None:

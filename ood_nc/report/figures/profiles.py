@@ -8,7 +8,7 @@ from typing import Any
 from ood_nc.documents import is_one_set
 from ood_nc.report.documents import Run
 from ood_nc.report.figures.figure import Figure, Panel, Series, by_tap, named, style
-from ood_nc.report.figures.outcomes import energy_or_first, probe_of
+from ood_nc.report.figures.outcomes import method_of
 from ood_nc.report.glossary import metric
 
 COLLAPSE = ("nc1_pinv", "nc2_etf", "nc3_duality", "nc4_ncc", "entropy_nn", "effective_rank")
@@ -35,11 +35,7 @@ def _collapse(runs: Sequence[Run], name: str) -> Panel:
 def _sets(runs: Sequence[Run], task: str, name: str) -> Panel:
     series: list[Series] = []
     for run in runs:
-        wanted = {
-            "kind": task,
-            "metric": name,
-            "method": energy_or_first(run) if task == "detection" else probe_of(run),
-        }
+        wanted = {"kind": task, "metric": name, "method": method_of(run, task)}
         sets = dict.fromkeys(row["dataset"] for row in run.rows if wanted.items() <= row.items() and is_one_set(row))
         for variant, dataset in enumerate(sets):
             found = by_tap(run, **wanted, dataset=dataset)

@@ -9,7 +9,7 @@ from typing import Any
 from ood_nc.documents import OOD_GROUPS, is_one_set
 from ood_nc.report.documents import Run
 from ood_nc.report.figures.figure import Figure, Panel, Series, by_tap, correlated, named, style
-from ood_nc.report.figures.outcomes import energy_or_first, probe_of
+from ood_nc.report.figures.outcomes import method_of
 from ood_nc.report.glossary import metric
 
 # What the published axis is scaled by is not stated: the value, its logarithm and the share, which lies in [0, 1].
@@ -37,27 +37,23 @@ def entropy(runs: Sequence[Run]) -> Figure:
         series = []
         for run in runs:
             collapse = _collapse(run, x_name)
-            values = {tap: row["value"] for tap, row in by_tap(run, **_on_train("entropy_nn")).items()}
-            series += _points(named(runs, run), collapse, values, style(runs, run, 0))
+            series += _points(named(runs, run), collapse, _collapse(run, "entropy_nn"), style(runs, run, 0))
         if series:
             panels.append(_panel(x_name, log, metric("entropy_nn").label, series))
     missing = None if panels else "no run has both NC1 and entropy at two taps or more"
     return Figure("entropy", "Entropy against collapse", panels, missing=missing)
 
 
-def _on_train(name: str) -> dict[str, Any]:
-    return {"kind": "collapse", "dataset": "id_train", "metric": name}
-
-
 def _collapse(run: Run, name: str) -> dict[str, float]:
-    return {tap: row["value"] for tap, row in by_tap(run, **_on_train(name)).items()}
+    rows = by_tap(run, kind="collapse", dataset="id_train", metric=name)
+    return {tap: row["value"] for tap, row in rows.items()}
 
 
 def _errors(runs: Sequence[Run], run: Run, task: str, x_name: str) -> Iterable[Series]:
     """A series a data set of the task."""
     detection = task == "detection"
-    wanted: dict[str, Any] = {"kind": task, "method": energy_or_first(run) if detection else probe_of(run)}
-    wanted["metric"] = "fpr95_id_positive" if detection else "accuracy"
+    name = "fpr95_id_positive" if detection else "accuracy"
+    wanted: dict[str, Any] = {"kind": task, "method": method_of(run, task), "metric": name}
     rows = [row for row in run.rows if wanted.items() <= row.items() and is_one_set(row)]
     sets = [row["dataset"] for row in rows if not detection or row["group"] in OOD_GROUPS]
     for variant, dataset in enumerate(dict.fromkeys(sets)):
@@ -87,9 +83,7 @@ def _interval(runs: Sequence[Run], task: str, x_name: str, log: bool) -> tuple[A
     """The interval that resamples whole taps, known for one run and an axis as measured."""
     if len(runs) > 1 or log:
         return None, None
-    detection = task == "detection"
-    method = energy_or_first(runs[0]) if detection else probe_of(runs[0])
-    y = "fpr95_id_positive" if detection else "transfer_error"
-    wanted = {"x": x_name, "y": y, "method": method, "normalized": True}
+    y = "fpr95_id_positive" if task == "detection" else "transfer_error"
+    wanted = {"x": x_name, "y": y, "method": method_of(runs[0], task), "normalized": True}
     found = next((row for row in runs[0].relations if wanted.items() <= row.items()), dict[str, Any]())
     return found.get("pearson_low"), found.get("pearson_high")
