@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,34 +25,21 @@ class WandbLog:
 
     Args:
         directory: the run directory.
-        project: the project's name.
-        config: the resolved configuration, nested.
-        entity: team or account; the account's default when not given.
-        tags: the run's tags.
-        group: what the run is one of, e.g. of several seeds.
-        job_type: its part in the group.
+        config: the resolved configuration, nested; its section ``tracking`` says the project, the entity (None: the
+            account's default), the tags, the group and the part in it.
     """
 
-    def __init__(
-        self,
-        directory: str | Path,
-        *,
-        project: str,
-        config: Mapping[str, Any],
-        entity: str | None = None,
-        tags: Sequence[str] = (),
-        group: str | None = None,
-        job_type: str | None = None,
-    ) -> None:
+    def __init__(self, directory: str | Path, config: Mapping[str, Any]) -> None:
         import wandb
 
+        settings = config["tracking"]
         self._run: Any = wandb.init(
-            project=project,
-            entity=entity,
-            tags=list(tags),
+            project=settings["wandb_project"],
+            entity=settings["wandb_entity"],
+            tags=list(settings["wandb_tags"]),
             config=dict(config),
-            group=group,
-            job_type=job_type,
+            group=settings.get("wandb_group"),
+            job_type=settings.get("wandb_job_type"),
             dir=str(directory),
             name=Path(directory).name,
             id=_run_id(Path(directory) / "wandb" / "run-id.txt"),
@@ -111,16 +98,7 @@ def _has_key(wandb: Any) -> bool:
 
 def _open(directory: Path, config: Mapping[str, Any], last_step: int) -> WandbLog:
     """Weights & Biases, offline without a key (short: tracking.log_wandb)."""
-    settings = config["tracking"]
-    return WandbLog(
-        directory,
-        project=settings["wandb_project"],
-        entity=settings["wandb_entity"],
-        tags=settings["wandb_tags"],
-        group=settings.get("wandb_group"),
-        job_type=settings.get("wandb_job_type"),
-        config=config,
-    )
+    return WandbLog(directory, config)
 
 
 TRACKERS.add("wandb", _open)

@@ -100,7 +100,7 @@ def test_the_tracker_gets_the_values_of_the_long_table(evaluated_runs: Path, mon
     summaries: list[dict[str, float]] = []
 
     class Recorder:
-        def __init__(self, directory: Path, **_: object) -> None:
+        def __init__(self, directory: Path, config: dict) -> None:
             assert directory == evaluated_runs / "baseline"
 
         def finish(self, summary: dict[str, float]) -> None:

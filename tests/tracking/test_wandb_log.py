@@ -19,7 +19,7 @@ LINES = [
     ({"epoch": 1.0, "split": "collapse", "collapse/encoder/nc1_pinv": 2.0}, 10),
 ]
 
-CONFIG = {"tracking": {"wandb_project": "p", "wandb_entity": None, "wandb_tags": []}}
+CONFIG = {"tracking": {"wandb_project": "p", "wandb_entity": None, "wandb_tags": ["t"]}}
 
 
 def transaction_log(path):
@@ -64,9 +64,9 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    config = {"train": {"lr": 0.1, "epochs": 3}}
+    config = {**CONFIG, "train": {"lr": 0.1, "epochs": 3}}
     local = LocalLog(tmp_path / "metrics.jsonl")
-    wandb_log = WandbLog(tmp_path, project="trial", config=config, tags=["a"])
+    wandb_log = WandbLog(tmp_path, config)
     for values, step in LINES:
         local.log(values, step)
         wandb_log.log(values, step)
@@ -74,7 +74,7 @@ def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, mo
     started = max(path.name for path in tmp_path.glob("wandb/offline-run-*"))
     while time.strftime("%Y%m%d_%H%M%S") <= started.split("-")[2]:  # the folder of a part is named by its second
         time.sleep(0.1)
-    resumed = WandbLog(tmp_path, project="trial", config=config)
+    resumed = WandbLog(tmp_path, config)
     resumed.log({"epoch": 0.5, "split": "train", "loss": 1.25}, 5)
     resumed.finish({})
 
@@ -174,12 +174,12 @@ def test_mode_and_entity(key, variable, mode, old_login, fake_wandb, tmp_path, m
     if variable:
         monkeypatch.setenv("WANDB_MODE", variable)
     module = fake_wandb(key=key, old_login=old_login)
-    tracker = WandbLog(tmp_path, project="p", config={"a": {"b": 1}}, tags=["t"])
+    tracker = WandbLog(tmp_path, {"a": {"b": 1}, **CONFIG})
     tracker.finish({"best_accuracy": 0.5})
     (settings,) = module.settings
     assert settings["mode"] == mode
-    assert settings["entity"] is None
+    assert (settings["project"], settings["entity"], settings["tags"]) == ("p", None, ["t"])
     assert settings["dir"] == str(tmp_path)
-    assert settings["config"] == {"a": {"b": 1}}
+    assert settings["config"] == {"a": {"b": 1}, **CONFIG}
     assert settings["id"] == (tmp_path / "wandb" / "run-id.txt").read_text()
     assert module.run.finished and module.run.summary == {"best_accuracy": 0.5}

@@ -500,8 +500,8 @@ def test_trackers_get_the_lines_of_the_log_and_the_configuration_nested(small, m
     made = []
 
     class Recorder:
-        def __init__(self, directory, **settings):
-            self.settings, self.lines, self.summary = settings, [], None
+        def __init__(self, directory, config):
+            self.config, self.lines, self.summary = config, [], None
             made.append(self)
 
         def log(self, values, step):
@@ -512,13 +512,12 @@ def test_trackers_get_the_lines_of_the_log_and_the_configuration_nested(small, m
 
     monkeypatch.setattr(wandb_log, "WandbLog", Recorder)
     config = small(**{"tracking.log_wandb": True, "tracking.wandb_tags": ["a"], "train.epochs": 1})
-    given = Recorder("")
+    given = Recorder("", {})
     directory = train(config, trackers=[given])
     tracker = made[-1]
     assert (tracker is not given, tracker.lines, tracker.summary) == (True, given.lines, given.summary)
     assert tracker.lines == read_log(directory / "metrics.jsonl")
-    assert tracker.settings["config"] == config.model_dump(mode="json")
-    assert tracker.settings["entity"] is None and tracker.settings["tags"] == ["a"]
+    assert tracker.config == config.model_dump(mode="json") and tracker.config["tracking"]["wandb_tags"] == ["a"]
     assert tracker.summary["best_epoch"] == 1 and tracker.summary["state"] == "finished"
 
 
