@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,17 @@ def measured_taps(identity: Mapping[str, Any]) -> dict[str, str]:
     """The name under which each tap was measured: its own, or that of a tap that is the same tensor (its alias)."""
     names = {tap["name"]: tap["name"] for tap in identity["taps"]}
     return names | {alias: tap["name"] for tap in identity["taps"] for alias in tap.get("aliases") or ()}
+
+
+def distinct_name(name: str, taken: Sequence[str]) -> str:
+    """The name of a run, numbered where others have it: ``trial (2)``."""
+    like = [other for other in taken if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
+    return f"{name} ({len(like) + 1})" if like else name
+
+
+def group_of(name: str) -> str:
+    """The name of a run without its seed: what is equal is one group."""
+    return re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name
 
 
 def write_results(directory: Path, parts: Mapping[str, Any]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
-from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
+from ood_nc.documents import MEAN, SCHEMA_VERSION, distinct_name, group_of, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
@@ -106,9 +105,7 @@ def _names(results: Sequence[Results]) -> list[str]:
     """The runs' names, made distinct where two runs of one seed share a name."""
     names: list[str] = []
     for result in results:
-        name = str(result.identity.get("run", "run"))
-        taken = [other for other in names if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
-        names.append(f"{name} ({len(taken) + 1})" if taken else name)
+        names.append(distinct_name(str(result.identity.get("run", "run")), names))
     return names
 
 
@@ -116,7 +113,7 @@ def _groups(results: Sequence[Results], names: Sequence[str]) -> dict[str, dict[
     """Group name to seed to result. Runs that would be one group alone are compared one by one."""
     groups: dict[str, dict[int, Results]] = {}
     for result, name in zip(results, names, strict=True):
-        group = re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name
+        group = group_of(name)
         seed = int(result.identity.get("seed") or 0)
         by_seed = groups.setdefault(group, {})
         if seed in by_seed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ood_nc.documents import one_protocol, read_results
+from ood_nc.documents import distinct_name, group_of, one_protocol, read_results
 from ood_nc.errors import UserError
 from ood_nc.tracking import read_log
 
@@ -82,12 +81,19 @@ def read_runs(directories: Sequence[Path], *, protocol: str | None = None) -> li
     runs: list[Run] = []
     for directory in directories:
         run, document = _read_run(directory, [run.name for run in runs])
-        runs.append(run if protocol in (None, _protocol(run)) else _of_protocol(run, document, str(protocol)))
+        runs.append(run if protocol in (None, _protocol(run.rows)) else _of_protocol(run, document, str(protocol)))
     return runs
 
 
-def _protocol(run: Run) -> str | None:
-    return next((row["protocol"] for row in run.rows), None)
+def _protocol(rows: Sequence[Row]) -> str | None:
+    return next((row["protocol"] for row in rows), None)
+
+
+def _series(document: Mapping[str, Any], protocol: str | None, unsaid: str | None) -> dict[str, Any]:
+    """The histograms and maps of a protocol; ``unsaid`` is that of those that name none."""
+    series = document["series"]
+    kept = {name: series.get(name) or [] for name in ("histograms", "maps")}
+    return {name: [row for row in rows if row.get("protocol", unsaid) == protocol] for name, rows in kept.items()}
 
 
 def _of_protocol(run: Run, document: Mapping[str, Any], protocol: str) -> Run:
@@ -105,11 +111,8 @@ def _of_protocol(run: Run, document: Mapping[str, Any], protocol: str) -> Run:
         for kind in ("detection", "transfer")
     }
     own = {"head_tap": None, "detectors": by_kind["detection"], "probes": by_kind["transfer"]}
-    parts: dict[str, Any] = {
-        name: [row for row in document["series"].get(name) or [] if row.get("protocol") == protocol]
-        for name in ("histograms", "maps")
-    }
-    others = [name for name in (_protocol(run), *run.other_protocols) if name and name != protocol]
+    parts = _series(document, protocol, _protocol(run.rows))
+    others = [name for name in (_protocol(run.rows), *run.other_protocols) if name and name != protocol]
     empty: dict[str, Any] = {"relations": [], "choices": [], "gallery": {}, "roc": [], "log": []}
     identity = {**run.identity, "taps": taps, **own}
     return replace(run, identity=identity, rows=rows, other_protocols=others, **parts, **empty)
@@ -122,22 +125,16 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
     name = str(document["identity"].get("run") or directory.name)
     rows, other_protocols = one_protocol(document["rows"])
     log, environment, audit = (directory / name for name in ("metrics.jsonl", "environment.json", "audit.json"))
-    kept = next((row["protocol"] for row in rows), None)
-    series = {
-        part: [row for row in document["series"].get(part) or [] if row.get("protocol", kept) == kept]
-        for part in ("histograms", "maps")
-    }
     run = Run(
-        name=_distinct(name, taken),
-        group=re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name,
+        name=distinct_name(name, taken),
+        group=group_of(name),
         directory=directory,
         identity=document["identity"],
         rows=rows,
         other_protocols=other_protocols,
         relations=document["relations"],
         choices=document["choices"],
-        histograms=series["histograms"],
-        maps=series["maps"],
+        **_series(document, _protocol(rows), _protocol(rows)),
         roc=document["series"].get("roc") or [],
         gallery=document["series"].get("gallery") or {},
         log=read_log(log) if log.is_file() else [],
@@ -146,11 +143,6 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
         audit=_read_json(audit) if audit.is_file() else None,
     )
     return run, document
-
-
-def _distinct(name: str, taken: Sequence[str]) -> str:
-    like = [other for other in taken if other == name or re.fullmatch(re.escape(name) + r" \(\d+\)", other)]
-    return f"{name} ({len(like) + 1})" if like else name
 
 
 def _read_text(path: Path) -> str | None:

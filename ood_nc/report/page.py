@@ -112,7 +112,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "id_size": pivots.id_size(runs[0]),
         "undefined": summary.undefined(runs),
         "warnings": summary.warnings(runs, comparison),
-        "glossary": _glossary(payload),
+        "glossary": [(name, shown) for name in payload["metrics"] if (shown := metric(name)).meaning],
         "methods": {name: METHODS[name] for name in payload["methods"] if name in METHODS},
         "figures": figures,
         "has_log": any(run.log for run in runs),
@@ -156,11 +156,6 @@ def _relation_sets(runs: Sequence[Run], joint: Sequence[Row]) -> list[tuple[int,
 
 def _first_with_relations(runs: Sequence[Run]) -> int:
     return next((number for number, run in enumerate(runs) if run.relations), 0)
-
-
-def _glossary(payload: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    known = [(name, metric(name)) for name in payload["metrics"]]
-    return [(name, shown) for name, shown in known if shown.meaning]
 
 
 @cache
