@@ -20,7 +20,7 @@ from ood_nc.errors import UserError, nearest
 from ood_nc.progress import progress
 
 Found = TypeVar("Found")
-_CHUNK = 256
+_CHUNK, _TASK = 256, 16
 
 
 class BrokenImageError(UserError):
@@ -212,7 +212,8 @@ def look_through(
     with progress(told, total=len(dataset)) as advance, ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         for start in range(0, len(dataset), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(dataset)))
-            yield list(pool.map(looked, chunk))
+            parts = (chunk[place : place + _TASK] for place in range(0, len(chunk), _TASK))
+            yield [pair for part in pool.map(lambda part: [*map(looked, part)], parts) for pair in part]
             advance(len(chunk))
 
 
