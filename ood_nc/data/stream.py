@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from ood_nc.data.folders import is_hidden, walk
 from ood_nc.data.imglists import LIST_SUFFIXES, read_list
 from ood_nc.data.layout import suffix_of
 from ood_nc.data.names import printable, printables
-from ood_nc.data.pixels import DEFAULT, Pixels, image_suffixes
+from ood_nc.data.pixels import DEFAULT, image_suffixes
 from ood_nc.data.registry import SOURCES
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.stores import FileStore, Store
@@ -53,11 +53,12 @@ class StreamBatch:
 
 
 class _Entry(NamedTuple):
-    """An image that is named but not yet read."""
+    """An image that is named but not yet read, or what stands in its place and why it cannot be."""
 
     id: str
-    store: Store
-    position: int
+    store: Store | None
+    position: int = 0
+    why: str = ""
 
 
 Entries = Callable[[], Iterator[_Entry]]
@@ -127,6 +128,9 @@ class ImageStream(IterableDataset[StreamBatch]):
     def _read(self, batch: Sequence[_Entry]) -> StreamBatch:
         images, errors = [], []
         for position, entry in enumerate(batch):
+            if entry.store is None:
+                errors.append((position, entry.why))
+                continue
             try:
                 images.append(self.transform(entry.store.decode(entry.position, self.pixels, self.channels)))
             except MemoryError:
@@ -187,21 +191,23 @@ def _list(path: str) -> Iterator[_Entry]:
     folder = Path(path).parent
     try:
         for line in read_list(path, folder):
-            yield _Entry(line.name, FileStore(folder, (line.name,)), 0)
+            yield _Entry(line.name, FileStore(folder, (line.name,)))
     except UserError as error:
         yield _unreadable(path, str(error))
 
 
-def _members(source: str, names: Sequence[str], store: Store, passed_over: Sequence[str]) -> Iterator[_Entry]:
+def _members(
+    source: str, store: Store, names: Sequence[str], rows: Iterable[int], passed_over: Sequence[str]
+) -> Iterator[_Entry]:
     """Images of an archive, or of any other source that is opened as a whole, then what it holds besides."""
-    for index, name in enumerate(names):
-        yield _Entry(f"{source}::{name}", store, index)
+    for name, row in zip(names, rows, strict=True):
+        yield _Entry(f"{source}::{name}", store, int(row))
     for name in passed_over:
         yield _passed_over(f"{source}::{name}")
 
 
 def _file(path: str) -> _Entry:
-    return _Entry(path, FileStore("", (path,)), 0)
+    return _Entry(path, FileStore("", (path,)))
 
 
 def _passed_over(name: str) -> _Entry:
@@ -209,50 +215,16 @@ def _passed_over(name: str) -> _Entry:
 
 
 def _unreadable(name: str, why: str) -> _Entry:
-    return _Entry(name, _Unreadable(why), 0)
+    return _Entry(name, None, why=" ".join(why.split()))
 
 
 def _archive(source: str, archive: Archive) -> Entries:
     visible = [name for name in archive.members if not any(map(is_hidden, name.split("/")))]
     names = [name for name in visible if suffix_of(name) in image_suffixes()]
     others = [name for name in visible if suffix_of(name) not in image_suffixes()]
-    return partial(_members, source, names, archive.store(tuple(names)), others)
+    return partial(_members, source, archive.store(tuple(names)), names, range(len(names)), others)
 
 
 def _data_set(source: str) -> Entries:
     dataset = open_dataset(source)
-    return partial(_members, source, dataset.ids, _Rows(dataset.store, dataset.rows), dataset.passed_over)
-
-
-class _Unreadable(Store):
-    """What stands in a source but is no image: reading it gives the reason."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__()
-        self.why = why
-
-    def __len__(self) -> int:
-        return 1
-
-    def read(self, index: int) -> bytes:
-        """Raises the reason."""
-        raise UserError(self.why)
-
-
-class _Rows(Store):
-    """Some of the images of a store, in another order."""
-
-    def __init__(self, store: Store, rows: Any) -> None:
-        super().__init__()
-        self.store, self.rows = store, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def read(self, index: int) -> bytes:
-        """The content of the image."""
-        return self.store.read(int(self.rows[index]))
-
-    def image(self, index: int) -> Pixels:
-        """The image as it is stored."""
-        return self.store.image(int(self.rows[index]))
+    return partial(_members, source, dataset.store, dataset.ids, dataset.rows, dataset.passed_over)

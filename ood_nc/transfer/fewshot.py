@@ -91,15 +91,8 @@ def few_shot(
 
 
 def _family(count: int) -> Probe:
-    def probe(
-        train_features: ArrayLike,
-        train_labels: ArrayLike,
-        test_features: ArrayLike,
-        test_labels: ArrayLike,
-        *,
-        seed: int = 0,
-    ) -> ProbeResult:
-        return few_shot(train_features, train_labels, test_features, test_labels, shots=count, seed=seed)
+    def probe(*task: ArrayLike, seed: int = 0) -> ProbeResult:
+        return few_shot(*task, shots=count, seed=seed)
 
     probe.__name__ = f"few_shot_{count}"
     images = "image" if count == 1 else "images"
