@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ood_nc.documents import COLUMNS
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.compare import Comparison, compare, save_comparison
+from ood_nc.evaluation.compare import compare, save_comparison
 from ood_nc.evaluation.layer_inputs import add_layer_inputs
 from ood_nc.evaluation.openood import to_openood_csv
 from ood_nc.evaluation.results import Results
@@ -13,7 +13,6 @@ from ood_nc.evaluation.suite import evaluate
 
 __all__ = [
     "COLUMNS",
-    "Comparison",
     "Results",
     "add_layer_inputs",
     "compare",

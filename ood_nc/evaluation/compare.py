@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -22,26 +22,9 @@ from ood_nc.headline import HEADLINE_RULE, headline
 from ood_nc.scores import nested_means, percentile_interval
 
 
-class Comparison(TypedDict):
-    """The document of a comparison (comparison.json)."""
-
-    schema: int
-    runs: list[dict[str, Any]]
-    reference: str
-    rule: str
-    headline: list[dict[str, Any]]
-    verdict: str
-    verdicts: list[str]
-    differences: list[dict[str, Any]]
-    standings: list[dict[str, Any]]
-    pareto: list[dict[str, Any]]
-    relations: list[dict[str, Any]]
-    notes: list[str]
-
-
 def compare(
     results: Sequence[Results], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0
-) -> Comparison:
+) -> dict[str, Any]:
     """Compare runs with the first, on the images both have.
 
     Runs whose names differ only in the seed are one group; runs of two groups are paired by seed. The interval of a
@@ -55,9 +38,10 @@ def compare(
         seed: of the resampling.
 
     Returns:
-        The document; its ``differences`` have ``kind, tap, dataset, group, method, metric, a, b, difference, low, high,
-        n, seeds, by_seed, headline`` (what the verdict is made of). A mean over all near and far sets has dataset
-        ``mean`` and group ``ood``. Its ``standings`` and ``pareto`` are those of `ood_nc.evaluation.standings`.
+        The document of a comparison (comparison.json); its ``differences`` have ``kind, tap, dataset, group, method,
+        metric, a, b, difference, low, high, n, seeds, by_seed, headline`` (what the verdict is made of). A mean over
+        all near and far sets has dataset ``mean`` and group ``ood``. Its ``standings`` and ``pareto`` are those of
+        `ood_nc.evaluation.standings`.
 
     Raises:
         UserError: fewer than two results, or one without scores by sample.
@@ -78,22 +62,22 @@ def compare(
         rows += entries
         notes += [f"{other} against {reference}: {note}" for note in noted]
         verdicts.append(_verdict(reference, other, entries, seeds))
-    return Comparison(
-        schema=SCHEMA_VERSION,
-        runs=[plain(result.identity) for result in results],
-        reference=reference,
-        rule=HEADLINE_RULE,
-        headline=[
+    return {
+        "schema": SCHEMA_VERSION,
+        "runs": [plain(result.identity) for result in results],
+        "reference": reference,
+        "rule": HEADLINE_RULE,
+        "headline": [
             {"run": name, **plain(vars(headline(result.identity)))} for name, result in zip(names, results, strict=True)
         ],
-        verdict=" ".join(verdicts),
-        verdicts=verdicts,
-        differences=rows,
-        standings=standing,
-        pareto=pareto,
-        relations=relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
-        notes=list(dict.fromkeys(notes)),
-    )
+        "verdict": " ".join(verdicts),
+        "verdicts": verdicts,
+        "differences": rows,
+        "standings": standing,
+        "pareto": pareto,
+        "relations": relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
+        "notes": list(dict.fromkeys(notes)),
+    }
 
 
 def save_comparison(comparison: Mapping[str, Any], path: str | Path) -> None:
