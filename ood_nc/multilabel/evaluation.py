@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -23,9 +23,10 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import null_rows, rows_of_group
 from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
+from ood_nc.evaluation.scores_table import Columns, correct_column, score_column, scores_table
 from ood_nc.models import ControlledModel
 from ood_nc.multilabel.detection import joint_energy, max_logit, nearest_by_label
-from ood_nc.multilabel.metrics import score_label_sets
+from ood_nc.multilabel.metrics import exact_matches, score_label_sets
 from ood_nc.multilabel.thresholds import label_thresholds
 from ood_nc.passes import evaluating
 from ood_nc.training.run_directory import versions
@@ -46,7 +47,8 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     """Label-set accuracy, multi-label collapse at every tap, thresholds, and OOD detection at every tap.
 
     Feature detectors, which know classes, are fitted on the training images of one label; ``joint_energy``,
-    ``max_logit`` and ``nearest_by_label`` are those of `ood_nc.multilabel`.
+    ``max_logit`` and ``nearest_by_label`` are those of `ood_nc.multilabel`. In the scores by sample an image is right
+    where its whole set is.
 
     Args:
         model: trained.
@@ -64,10 +66,15 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     run, seed = config.run_directory.name, config.train.seed
     make: MakeRow = partial(make_row, {"run": run, "seed": seed, "protocol": STRICT})
     limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
+    columns: dict[str, Columns] = {name: {} for name in ("id_test", *data.ood)}
+    right = exact_matches(banks["id_test"].logits, banks["id_test"].sets).numpy()
+    columns["id_test"][correct_column(model.head_tap, "head")] = right
     rows = _accuracy_rows(banks, limits, make) + _collapse_rows(model, banks, config, make)
     if data.ood:
-        rows += _detection_rows(model, banks, list(data.ood), limits, config, make)
-    return Results(rows=rows, identity=_identity(model, sets, data.ood, config))
+        rows += _detection_rows(model, banks, columns, limits, config, make)
+    kept = [("id", "id_test", data.id_test.ids, columns["id_test"])]
+    kept += [("far", name, dataset.ids, columns[name]) for name, dataset in data.ood.items()]
+    return Results(rows=rows, identity=_identity(model, sets, data.ood, config), scores=scores_table(kept))
 
 
 @torch.no_grad()
@@ -144,39 +151,52 @@ def _by_frequency(part: Multiplicity, settings: MultilabelConfig, classes: int, 
 
 
 def _detection_rows(
-    model: ControlledModel, banks: dict[str, _Bank], ood: list[str], limits: Tensor, config: Config, make: MakeRow
+    model: ControlledModel,
+    banks: dict[str, _Bank],
+    columns: dict[str, Columns],
+    limits: Tensor,
+    config: Config,
+    make: MakeRow,
 ) -> list[Row]:
+    """The metrics of every detector on the sets of ``columns``, which take its scores."""
     resamples = Resamples(config.evaluation.bootstrap, config.train.seed)
-    centered = any(term.name == "pick_all_label" for term in config.loss.terms)
-    rows: list[Row] = []
     depth = {tap: number for number, tap in enumerate(model.tap_names)}
-    make = partial(make, kind="detection")
-    at = partial(make, tap=model.head_tap, depth=depth.get(model.head_tap, len(depth)))
-    for name, score in {"joint_energy": joint_energy, "max_logit": max_logit}.items():
-        scores = {key: score(banks[key].logits, centered=centered).numpy() for key in ("id_test", *ood)}
-        rows += rows_of_group(scores, "far", resamples, partial(at, method=name))
+    rows: list[Row] = []
+    for method, tap, found in _scores(model, banks, list(columns), limits, config):
+        at = partial(make, kind="detection", tap=tap, depth=depth.get(tap, len(depth)), method=method)
+        if isinstance(found, UserError):
+            refused = {name: "far" for name in columns if name != "id_test"}
+            rows += null_rows(refused, reason_of(found), at)
+            continue
+        rows += rows_of_group(found, "far", resamples, at)
+        for name, values in found.items():
+            columns[name][score_column(tap, method)] = values
+    return rows
+
+
+def _scores(
+    model: ControlledModel, banks: dict[str, _Bank], names: list[str], limits: Tensor, config: Config
+) -> Iterator[tuple[str, str, dict[str, np.ndarray] | UserError]]:
+    """Every detector and tap with its scores by set, or why it gives none."""
+    centered = any(term.name == "pick_all_label" for term in config.loss.terms)
+    for method, score in {"joint_energy": joint_energy, "max_logit": max_logit}.items():
+        yield method, model.head_tap, {key: score(banks[key].logits, centered=centered).numpy() for key in names}
     train, alone = banks["id_train"], banks["id_train"].sets.sum(dim=1) == 1
     labels = train.sets.argmax(dim=1)
     for tap in model.tap_names:
-        scores = {
-            key: nearest_by_label(
-                train.taps[tap], train.sets, banks[key].taps[tap], banks[key].logits >= limits
-            ).numpy()
-            for key in ("id_test", *ood)
-        }
-        at = partial(make, tap=tap, depth=depth[tap])
-        rows += rows_of_group(scores, "far", resamples, partial(at, method="nearest_by_label"))
+        known, told = (train.taps[tap], train.sets), {key: banks[key].logits >= limits for key in names}
+        near = {key: nearest_by_label(*known, banks[key].taps[tap], told[key]).numpy() for key in names}
+        yield "nearest_by_label", tap, near
         weight, bias = _head_at(model, tap)
         head = None if weight is None else (weight, bias)
-        for name in _detectors(config):
+        for method in _detectors(config):
+            found: dict[str, np.ndarray] | UserError
             try:
-                detector = create_feature_detector(name).fit(train.taps[tap][alone], labels[alone], head=head)
-                found = {key: detector.score(banks[key].taps[tap]).numpy() for key in ("id_test", *ood)}
+                detector = create_feature_detector(method).fit(train.taps[tap][alone], labels[alone], head=head)
+                found = {key: detector.score(banks[key].taps[tap]).numpy() for key in names}
             except UserError as error:
-                rows += null_rows(dict.fromkeys(ood, "far"), reason_of(error), partial(at, method=name))
-                continue
-            rows += rows_of_group(found, "far", resamples, partial(at, method=name))
-    return rows
+                found = error
+            yield method, tap, found
 
 
 def _head_at(model: ControlledModel, tap: str) -> tuple[Tensor | None, Tensor | None]:

@@ -32,6 +32,12 @@ class LabelSetScores:
         return asdict(self)
 
 
+def exact_matches(logits: Tensor, label_sets: Tensor) -> Tensor:
+    """Whether the |S| largest logits of an image are those of its labels (N,), for logits and label sets (N, K)."""
+    sets = label_sets.bool().cpu()
+    return (_top(logits.detach().double().cpu(), sets) == sets).all(dim=1)
+
+
 def score_label_sets(logits: Tensor, label_sets: Tensor) -> LabelSetScores:
     """Compare logits with the label sets of the images.
 
@@ -50,15 +56,18 @@ def score_label_sets(logits: Tensor, label_sets: Tensor) -> LabelSetScores:
     """
     sets = label_sets.bool().cpu()
     values = logits.detach().double().cpu()
-    sizes = sets.sum(dim=1)
-    ranks = values.argsort(dim=1, descending=True).argsort(dim=1)
-    top = ranks < sizes[:, None]
+    top = _top(values, sets)
     common, joined = (top & sets).sum(dim=1), (top | sets).sum(dim=1)
     there = sets.any(dim=0) & ~sets.all(dim=0)
     precisions = [average_precision_score(sets[:, k].numpy(), values[:, k].numpy()) for k in there.nonzero().flatten()]
     return LabelSetScores(
-        subset_accuracy=float((common == sizes).double().mean()),
+        subset_accuracy=float(exact_matches(logits, label_sets).double().mean()),
         iou=float((common / joined).double().mean()),
         probability_mass=float((torch.softmax(values, dim=1) * sets).sum(dim=1).mean()),
         mean_average_precision=float(np.mean(precisions)) if precisions else None,
     )
+
+
+def _top(values: Tensor, sets: Tensor) -> Tensor:
+    """Of each row as many of the largest values as its set has members, True."""
+    return values.argsort(dim=1, descending=True).argsort(dim=1) < sets.sum(dim=1, keepdim=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -71,6 +73,15 @@ def test_rows_are_the_measurements_of_the_model(run):
     assert row["value"] == pytest.approx(float(right))
     methods = {row["method"] for row in results.select(kind="detection", dataset="textures", metric="auroc")}
     assert methods == {"joint_energy", "max_logit", "nearest_by_label", "knn", "energy"}
+    table = results.scores.to_pydict()
+    whole = results.select(kind="accuracy", dataset="id_test", method="head", metric="subset_accuracy")[0]
+    kept = [right for right in table["correct/projector/head"] if right is not None]
+    assert whole["n"] == len(kept) and whole["value"] == pytest.approx(sum(kept) / len(kept))
+    told = table["score/projector/joint_energy"], table["dataset"]
+    of = {name: [score for score, dataset in zip(*told, strict=True) if dataset == name] for name in set(told[1])}
+    (energy,) = results.select(method="joint_energy", metric="auroc", dataset="textures")
+    beaten = [sum(a > b for b in of["textures"]) + sum(a == b for b in of["textures"]) / 2 for a in of["id_test"]]
+    assert energy["value"] == pytest.approx(sum(beaten) / len(of["id_test"]) / len(of["textures"]))
     assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # the head is fixed
 
 
@@ -102,6 +113,10 @@ def test_from_the_command_line_to_a_report(run, tmp_path, capsys):
     (tmp_path / "run").rename(tmp_path / "moved")
     assert main(["evaluate", str(tmp_path / "moved")]) == 0
     assert "moved: label sets" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "moved", tmp_path / "other")
+    assert main(["compare", str(tmp_path / "moved"), str(tmp_path / "other"), "-o", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").exists()
+    capsys.readouterr()
     assert main(["fit", str(tmp_path / "moved"), "--file", str(tmp_path / "detector.safetensors")]) == 2
     assert "several labels" in capsys.readouterr().err
 
