@@ -12,8 +12,6 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ood_nc.graphs.network import mean_aggregate
-
 Array = NDArray[np.float64]
 
 
@@ -36,8 +34,8 @@ class Gufm:
     """
 
     def __init__(self, edge_index: Tensor, labels: Tensor, *, penalty: float = 0.005, own_weight: bool = True) -> None:
-        nodes = len(labels)
-        self.averages = mean_aggregate(torch.eye(nodes, dtype=torch.float64), edge_index)
+        self.averages = _averaging(edge_index, len(labels))
+        self._back = self.averages.t().coalesce()
         self.targets = one_hot(labels).double()
         self.penalty, self.own_weight = penalty, own_weight
 
@@ -60,13 +58,22 @@ class Gufm:
         """Its gradient, in the same three parts."""
         smooth = self.averages @ state.features
         residual = self._residual(state, smooth) / len(smooth)
-        features = residual @ state.own + self.averages.T @ (residual @ state.neighbours)
+        features = residual @ state.own + self._back @ (residual @ state.neighbours)
         own = residual.T @ state.features + self.penalty * state.own
         return GufmState(
             features + self.penalty * state.features,
             own * self.own_weight,
             residual.T @ smooth + self.penalty * state.neighbours,
         )
+
+
+def _averaging(edge_index: Tensor, nodes: int) -> Tensor:
+    """A^ (N, N), sparse: its row of a node averages over the neighbours."""
+    source, target = edge_index
+    shares = 1 / torch.bincount(target, minlength=nodes)[target].double()
+    return torch.sparse_coo_tensor(
+        torch.stack([target, source]), shares, (nodes, nodes), check_invariants=False
+    ).coalesce()
 
 
 def fit_gufm(
