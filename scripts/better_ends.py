@@ -2,8 +2,8 @@
 
     python scripts/better_ends.py --data-dir claim-data --output ends-runs
 
-The data are those of scripts/claim_data.py. What is finished is skipped, what was begun is gone on with. The table of what
-is there is printed at the end, with `--table` at once.
+The data are those of scripts/claim_data.py. What is finished is skipped, what was begun is gone on with. The
+table of what is there is printed at the end, with `--table` at once.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ class ModelConfig(Section):
     )
     pooling: Text | dict[Text, Text] = flag("auto", "how a tap is pooled, for all or by tap name")
     head: Literal["linear", "etf", "etf_bias"] = flag("linear", "trainable, or fixed ETF without or with trained bias")
+    auxiliary: Names = flag([], "taps with a linear classifier of their own, for deep_supervision")
     head_init: Literal["native", "xavier_uniform"] = flag("native", "how the linear head's weights start")
     kwargs: dict[str, Any] = flag({}, "further arguments of the timm model")
     freeze: Names = flag([], "weights that are not trained: names and globs, e.g. backbone.*")

@@ -101,7 +101,7 @@ class Objective(nn.Module):
         taps: Mapping[str, torch.Tensor],
         groups: ArrayLike | None = None,
         *,
-        head: tuple[torch.Tensor, torch.Tensor | None] | None = None,
+        heads: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]] | None = None,
         outliers: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss and its parts.
@@ -111,7 +111,7 @@ class Objective(nn.Module):
             targets: (B,) class indices, or (B, C) class probabilities.
             taps: name to (B, d) features.
             groups: (B,) which image each row comes from, see `nearest_neighbor_entropy`.
-            head: weight and bias that made the logits, for terms that read them.
+            heads: weight and bias of the linear head that reads a tap, by tap, for terms that read them.
             outliers: (M, C) logits of outliers, for terms that read them.
 
         Returns:
@@ -123,14 +123,15 @@ class Objective(nn.Module):
         """
         task = self._task_loss(logits, targets)
         loss, parts = task, {"task": task.detach()}
-        batch = Batch(logits, targets, groups, head, outliers)
+        batch = Batch(logits, targets, groups, outliers=outliers)
         for term, function in zip(self.terms, self._losses, strict=True):
             if term.tap not in taps:
                 there = ", ".join(taps) or "none"
                 raise UserError(f"No tap {term.tap!r} for the loss {term.name!r}; the model has: {there}.")
             weight = self._weights[term.name, term.tap]
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
-                value = function(taps[term.tap], batch, **term.kwargs)
+                own = batch._replace(head=(heads or {}).get(term.tap))
+                value = function(taps[term.tap], own, **term.kwargs)
             loss = loss + weight * value
             parts[f"{term.name}/{term.tap}"] = value.detach()
         return loss, parts

@@ -20,7 +20,7 @@ class Batch(NamedTuple):
         logits: (B, C).
         targets: (B,) class indices, or (B, C) class probabilities.
         groups: (B,) which image each row comes from, under repeated augmentation; else None.
-        head: weight (C, d) and bias (C,) or None, of the head that made the logits.
+        head: weight (C, d) and bias (C,) or None, of the linear head that reads these features, where one does.
         outliers: (M, C), the logits of the outliers that were forwarded with the batch, where there are any.
 
     Example:

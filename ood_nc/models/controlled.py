@@ -52,6 +52,7 @@ class ControlledModel(nn.Module):
         projector_options: construction, depth, width, dim, normalize, eps, seed of the `Projector`.
         backbone_options: further arguments of the timm model, and the two named above.
         images: of the preprocessing, what differs from the model's own: mean, std, crop_pct, crop_mode, interpolation.
+        auxiliary: taps with a linear classifier of their own, which learns where a loss reads it (`heads`).
         test_size: preprocess as timm's validation script does, which for some weights is at a larger size than they
             were trained at.
 
@@ -92,6 +93,7 @@ class ControlledModel(nn.Module):
         projector_options: Mapping[str, Any] | None = None,
         backbone_options: Mapping[str, Any] | None = None,
         images: Mapping[str, Any] | None = None,
+        auxiliary: Sequence[str] = (),
         test_size: bool = False,
     ) -> None:
         super().__init__()
@@ -122,6 +124,12 @@ class ControlledModel(nn.Module):
         self.class_names: tuple[str, ...] | None = None
         self.tap_info = self._read_taps(taps, pooling, encoder)
         self.tap_names = tuple(self.tap_info)
+        for tap in auxiliary:
+            if tap not in self.tap_info:
+                raise UserError(f"model.auxiliary names {tap!r}, which is no tap.{nearest(tap, self.tap_info)}")
+        self.auxiliary = nn.ModuleDict(
+            {_key(tap): nn.Linear(self.tap_info[tap].dim, num_classes).to(self.head_weight) for tap in auxiliary}
+        )
         self._spec = {
             "backbone": backbone if isinstance(backbone, str) else None,
             "num_classes": num_classes,
@@ -130,6 +138,7 @@ class ControlledModel(nn.Module):
             "taps": list(taps),
             "pooling": pooling if isinstance(pooling, str) else dict(pooling),
             "head": head,
+            "auxiliary": list(auxiliary),
             **settings,
             "backbone_options": without_weights(settings["backbone_options"]),
         }
@@ -148,6 +157,14 @@ class ControlledModel(nn.Module):
     def head_bias(self) -> torch.Tensor | None:
         """The head's bias (C,), None where it has none."""
         return cast("torch.Tensor | None", self.head.bias)
+
+    @property
+    def heads(self) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+        """Weight and bias of the linear classifier that reads a tap, by tap: the head's, and the auxiliary ones."""
+        own = {tap: cast(nn.Linear, self.auxiliary[_key(tap)]) for tap in self._spec["auxiliary"]}
+        return {tap: (head.weight, head.bias) for tap, head in own.items()} | {
+            self.head_tap: (self.head_weight, self.head_bias)
+        }
 
     def forward(self, images: torch.Tensor, *, taps: bool = False) -> Any:
         """Return the logits (B, C); with ``taps`` the pair that `forward_taps` returns.
@@ -296,6 +313,7 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
         pooling=config.pooling,
         normalization=config.normalization,
         head=config.head,
+        auxiliary=config.auxiliary,
         pretrained=config.pretrained,
         img_size=sides or config.img_size,
         in_chans=channels,
@@ -306,6 +324,11 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
         images={key: value for key, value in given.items() if value is not None},
         test_size=test_size,
     )
+
+
+def _key(tap: str) -> str:
+    """A name that a module can have."""
+    return f"tap/{tap.replace('.', '/')}"
 
 
 def _make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:

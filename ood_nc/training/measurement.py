@@ -162,8 +162,8 @@ def validate(
             images, targets = images.to(accelerator.device), targets.to(accelerator.device)
             with accelerator.autocast():
                 logits, taps = model.forward_taps(images) if whole else (model(images), {})
-            head, none = (model.head_weight, model.head_bias), logits[:0]
-            loss_sum += float(task(logits, targets, taps, head=head, outliers=none)[0]) * len(targets)
+            loss, _ = task(logits, targets, taps, heads=model.heads, outliers=logits[:0])
+            loss_sum += float(loss) * len(targets)
             correct += int(is_right(logits, targets).sum())
             count += len(targets)
             advance(len(targets))

@@ -61,7 +61,7 @@ def with_projector(
         raise UserError("model.projector.kind is none: retrofit puts a projector behind the encoder, so name one.")
     spec = model.spec()
     taps = [tap for tap in spec["taps"] if tap not in ("encoder", "projector")]
-    changed = {"num_classes": len(class_names), "class_names": list(class_names), "head": "linear"}
+    changed = {"num_classes": len(class_names), "class_names": list(class_names), "head": "linear", "auxiliary": []}
     changed |= {"projector": kind, "projector_options": Projector(model.encoder_dim, kind, **options).options()}
     seed_everything(seed, "model")
     result = ControlledModel.from_spec({**spec, **changed, "taps": [*taps, "encoder", "projector"]})
@@ -133,8 +133,7 @@ def fit_behind_encoder(
                     scheduler.step_update(epoch * steps + step)
                 targets = train.labels[rows].to(device)
                 logits, projected = learner(train.features[rows].to(device))
-                head = learner.head.weight, learner.head.bias
-                loss, parts = objective(logits, targets, {"projector": projected}, head=head)
+                loss, parts = objective(logits, targets, {"projector": projected}, heads=model.heads)
                 optimizer.zero_grad()
                 loss.backward()
                 if settings.clip_grad is not None:
@@ -142,7 +141,7 @@ def fit_behind_encoder(
                 optimizer.step()
                 averages.add({"loss": loss, **parts, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
                 advance(len(rows))
-            values, scores = averages.read(), _validate(learner, val, objective, device)
+            values, scores = averages.read(), _validate(model, learner, val, objective, device)
             if not torch.isfinite(torch.tensor([values["loss"], scores["loss"]])).all():
                 raise diverged(values["loss"], (epoch + 1) * steps)
             rate = float(optimizer.param_groups[0]["lr"])
@@ -216,7 +215,9 @@ class _Averages:
 
 
 @torch.no_grad()
-def _validate(learner: _Learner, val: EncoderFeatures, objective: Objective, device: torch.device) -> dict[str, float]:
+def _validate(
+    model: ControlledModel, learner: _Learner, val: EncoderFeatures, objective: Objective, device: torch.device
+) -> dict[str, float]:
     """Task loss (of all terms where there is no task) and accuracy."""
     learner.eval()
     if objective.task != "none":
@@ -225,7 +226,6 @@ def _validate(learner: _Learner, val: EncoderFeatures, objective: Objective, dev
     for rows in torch.arange(len(val.labels)).split(_ROWS):
         targets = val.labels[rows].to(device)
         logits, projected = learner(val.features[rows].to(device))
-        head = learner.head.weight, learner.head.bias
-        loss, _ = objective(logits, targets, {"projector": projected}, head=head)
+        loss, _ = objective(logits, targets, {"projector": projected}, heads=model.heads)
         averages.add({"loss": loss, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
     return averages.read()

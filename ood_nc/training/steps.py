@@ -119,8 +119,8 @@ def _forward(setup: Setup, batch: _Batch) -> _Output:
 def _loss(
     setup: Setup, output: _Output, targets: torch.Tensor, groups: torch.Tensor | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    head = setup.model.head_weight, setup.model.head_bias
-    loss, parts = setup.objective(output.logits, targets, output.taps, groups, head=head, outliers=output.outliers)
+    own = {"heads": setup.model.heads, "outliers": output.outliers}
+    loss, parts = setup.objective(output.logits, targets, output.taps, groups, **own)
     return loss, parts
 
 

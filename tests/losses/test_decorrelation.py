@@ -33,7 +33,7 @@ def test_a_step_down_makes_dimensions_less_alike() -> None:
     rows.requires_grad_()
     before = decorrelation(rows, BATCH)
     before.backward()
-    assert float(decorrelation(rows - 5 * rows.grad, BATCH)) < float(before.detach())
+    assert decorrelation(rows.detach() - 5 * rows.grad, BATCH).item() < before.item()
 
 
 def test_no_matrix_is_one_line() -> None:

@@ -33,7 +33,7 @@ def test_it_is_the_slow_loop_and_blind_to_length(temperature: float) -> None:
     )
     for length in (1.0, 50.0):
         logits, given = head(length * rows), (head.weight, head.bias)
-        loss, parts = objective(logits, targets, {"encoder": length * rows}, head=given)
+        loss, parts = objective(logits, targets, {"encoder": length * rows}, heads={"encoder": given})
         assert loss.item() == pytest.approx(slow(rows, head, targets, temperature), rel=1e-12)
         assert set(parts) == {"task", "t2fnorm/encoder"}
     loss.backward()

@@ -270,3 +270,19 @@ def test_a_batch_without_an_image_is_one_line(trained: ControlledModel, images: 
     for call in (trained, trained.forward_taps):
         with pytest.raises(UserError, match="holds no image"):
             call(images[:0])
+
+
+def test_an_auxiliary_classifier_reads_its_tap_and_is_built_again() -> None:
+    options = {"taps": ("layer2.0", "encoder", "projector"), "auxiliary": ("layer2.0",), "img_size": 32}
+    model = ControlledModel("test_resnet", 3, **options).eval()
+    assert list(model.heads) == ["layer2.0", "projector"]
+    weight, bias = model.heads["layer2.0"]
+    _, taps = model.forward_taps(torch.zeros(2, 3, 32, 32))
+    assert torch.nn.functional.linear(taps["layer2.0"], weight, bias).shape == (2, 3)
+    again = ControlledModel.from_spec(model.spec())
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.heads["layer2.0"][0], weight) and "auxiliary" in model.spec()
+    old = {key: value for key, value in model.spec().items() if key != "auxiliary"}  # of a file written before
+    assert list(ControlledModel.from_spec(old).heads) == ["projector"]
+    with pytest.raises(UserError, match=r"model\.auxiliary names 'layer9', which is no tap"):
+        ControlledModel("test_resnet", 3, auxiliary=("layer9",))

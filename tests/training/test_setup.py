@@ -45,11 +45,14 @@ def test_outliers_and_class_weights_come_from_the_configuration_and_are_recorded
     terms = [
         {"name": "t2fnorm", "tap": "encoder", "weight": 1.0},
         {"name": "outlier_exposure", "tap": "encoder", "weight": 0.5},
+        {"name": "deep_supervision", "tap": "blocks.0", "weight": 0.3},
     ]
     own = {"loss.task": "none", "loss.terms": terms, "loss.entropy_weight": 0.0, "model.projector.kind": "none"}
+    own |= {"model.taps": ["blocks.0", "encoder"], "model.auxiliary": ["blocks.0"]}
     run = train(small("exposed", **own, **{"train.epochs": 1, "data.outliers": "bundled/textures"}))
     lines = {line["split"]: line for line in read_log(run / "metrics.jsonl")}
     assert lines["train"]["outlier_exposure/encoder"] >= math.log(5) - 1e-6 and math.isfinite(lines["val"]["loss"])
+    assert 0 < lines["train"]["deep_supervision/blocks.0"] < 3
     assert json.loads((run / "environment.json").read_text())["class_weights"] is None
     run = train(small("weighted", **{"train.epochs": 1, "loss.class_weights": "balanced"}))
     assert json.loads((run / "environment.json").read_text())["class_weights"] == pytest.approx([1.0] * 5)
