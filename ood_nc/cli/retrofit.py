@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,14 @@ def _execute(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         print(config.to_yaml(), end="")
         return 0
-    if arguments.detector not in config.evaluation.detectors:
-        raise UserError(f"--detector {arguments.detector} is not measured: name it in --detectors too.")
     check_evaluation(config)
+    from ood_nc.detection import detector_class
     from ood_nc.training import RunDirectory
 
+    if detector_class(arguments.detector).kind != "feature":
+        raise UserError(f"--detector {arguments.detector} reads the whole network, not the projector: name another.")
+    if not any(fnmatchcase(arguments.detector, pattern) for pattern in config.evaluation.detectors):
+        raise UserError(f"--detector {arguments.detector} is not measured: name it in --detectors too.")
     directory = config.run_directory
     if directory.resolve() == arguments.checkpoint.resolve():
         raise UserError(f"{directory} is the run that is retrofitted: choose another --experiment.")
@@ -64,7 +68,8 @@ def _execute(arguments: argparse.Namespace) -> int:
         show_results(retrofitted)
         lines = _verdicts(original, retrofitted, arguments.detector, config)
         page, _ = compare_runs([directory / "original", directory], directory / "report.html", first=lines)
-        RunDirectory(directory).write_status("finished", "", {"epoch": config.train.epochs})
+        run = RunDirectory(directory)
+        run.write_status("finished", "", {key: run.read_status()[key] for key in ("epoch", "step")})
     for line in lines:
         say(line)
     say(f"projector and head: {seconds:.0f} s on cached features")
@@ -161,7 +166,7 @@ def _train(
 ) -> None:
     """Train projector and head, and write the run: configuration, log, weights."""
     from ood_nc.data import eval_transform
-    from ood_nc.tracking import open_trackers
+    from ood_nc.tracking import open_trackers, read_log
     from ood_nc.training import EncoderFeatures, RunDirectory, fit_behind_encoder, write_best
 
     run, transform = RunDirectory(directory), eval_transform(model.preprocessing)
@@ -179,6 +184,7 @@ def _train(
         for tracker in trackers:
             tracker.finish({"state": state})
     write_best(run, result, {"epoch": config.train.epochs, "val_accuracy": scores["accuracy"]})
+    run.write_status("running", "", {"epoch": config.train.epochs, "step": read_log(run.metrics)[-1]["step"]})
 
 
 def _loading(config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ood_nc.deployment import Detector
 from ood_nc.documents import read_results
 from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
-from ood_nc.training import load_run
+from ood_nc.training import RunDirectory, load_run
 
 SMALL = [
     *("--img-size", "32", "--data.limit", "30", "--eval-limit", "60", "-j", "0", "--device", "cpu"),
@@ -48,7 +48,8 @@ def test_the_backbone_is_the_old_one(made):
     state = new.backbone.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in old.backbone.state_dict().items())
     assert config.model.projector.kind == new.projector.kind == "plastic" and new.class_names == old.class_names
-    lines = read_log(folder / "new" / "metrics.jsonl")
+    lines, status = read_log(folder / "new" / "metrics.jsonl"), RunDirectory(folder / "new").read_status()
+    assert (status["state"], status["epoch"], status["step"]) == ("finished", 5, lines[-1]["step"])
     assert [line["epoch"] for line in lines if line["split"] == "val"] == [1, 2, 3, 4, 5]
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     assert losses[-1] < losses[0]
@@ -87,6 +88,8 @@ def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
         (run, "--output", str(folder), "--experiment", "new"): "already holds a run",
         (run, "--output", str(folder), "--experiment", "plain"): "another --experiment",
         (run, "--output", str(tmp_path), "--detector", "vim"): "name it in --detectors",
+        (run, "--output", str(tmp_path), "--detector", "odin"): "reads the whole network",
+        (run, "--output", str(tmp_path), "--detector", "vin"): "Did you mean 'vim'",
         (run, "--output", str(tmp_path), "--projector", "none"): "kind is none",
         (run, "--output", str(tmp_path), "--model", "resnet18"): "leave --config and --model out",
         (weights, "--train", str(tmp_path)): "--model NAME",
