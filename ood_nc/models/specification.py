@@ -108,6 +108,7 @@ class _Specification(_Part):
     taps: Annotated[list[Pattern], Field(min_length=1, max_length=10_000)]
     pooling: Word | Annotated[dict[Pattern, Word], Field(max_length=10_000)]
     head: Literal["linear", "etf", "etf_bias"]
+    auxiliary: Annotated[list[Pattern], Field(max_length=1000)] = []
     normalization: Word
     img_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None
     in_chans: Annotated[int, Field(ge=1, le=4096)]
