@@ -77,7 +77,7 @@ def tables(name: str, original: Results, new: Results) -> Iterator[str]:
     """What one retrofit changed, computed."""
     yield f"### {name}\n"
     yield f"ID accuracy {accuracy(original)} before, {accuracy(new)} after.\n"
-    duels = against_all(original, new, DETECTOR, taps=("encoder", "projector"), replicates=2000)
+    duels = against_all(original, new, DETECTOR, taps=("encoder", "projector"), replicates=500)
     for metric in METRICS:
         yield f"- {verdict(duels, metric)}."
     yield f"\n| encoder's | AUROC | projector's {DETECTOR} minus it | | encoder's | FPR95 | projector's {DETECTOR} minus it |"
@@ -92,12 +92,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="tiny runs that only show that it works; writes no page")
+    parser.add_argument("--page", action="store_true", help="make no run: write the page from those that are there")
     arguments = parser.parse_args()
     parts = [(HERE / "retrofit" / "introduction.md").read_text().rstrip(), "\n## What came out\n"]
     for network, kinds in KINDS.items():
         for kind in kinds:
-            made = retrofit(network, kind, arguments.folder, arguments.data_dir, quick=arguments.quick)
-            parts += [*tables(f"{network}, {kind} projector", Results.load(made / "original"), Results.load(made)), ""]
+            made, name = arguments.folder / f"{network}-{kind}", f"{network}, {kind} projector"
+            if not arguments.page:
+                made = retrofit(network, kind, arguments.folder, arguments.data_dir, quick=arguments.quick)
+            if (made / "report.html").exists():
+                parts += [*tables(name, Results.load(made / "original"), Results.load(made)), ""]
+            else:
+                parts += [f"### {name}\n\nNot run yet.\n"]
     if not arguments.quick:
         (HERE / "retrofit.md").write_text("\n".join(parts))
 
