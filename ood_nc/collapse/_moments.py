@@ -6,7 +6,6 @@ import torch
 import torch.distributed
 
 from ood_nc import accumulate
-from ood_nc.collapse._soft import laplacian, soft_scatter
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -90,12 +89,12 @@ class Moments:
         # Mixed samples have a few classes each: what is C x C below is then small, whatever the number of classes.
         classes = soft.any(dim=0).nonzero().flatten()
         soft = soft[:, classes]
-        mass, means, class_scatter, rows, mixture = soft_scatter(block, soft)
+        mass, means, class_scatter, rows, mixture = _soft_scatter(block, soft)
         self.class_scatter.index_add_(0, classes, class_scatter)
         if self.scatter is not None:
             accumulate.add_product(self.scatter, rows)
             centered = means - means.mean(dim=0)
-            self.scatter += centered.T @ (laplacian(soft, mixture) @ centered)
+            self.scatter += centered.T @ (_laplacian(soft, mixture) @ centered)
         self._combine(classes, mass, means)
 
     def merge(self, other: Moments) -> None:
@@ -142,3 +141,37 @@ class Moments:
         self.class_scatter.index_add_(0, classes, scaled.square().sum(dim=1))
         if self.scatter is not None:
             accumulate.add_product(self.scatter, scaled)
+
+
+def _soft_scatter(
+    block: torch.Tensor, soft: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Split the scatter of a softly labelled block into a part of its rows and a part of its class means.
+
+    With t_ic the labels, w_i their sum, b_c the class means of the block and m_i = sum_c t_ic b_c / w_i, the scatter
+    sum_ic t_ic (h_i - b_c)(h_i - b_c)' equals sum_i w_i (h_i - m_i)(h_i - m_i)' + sum_{c<k} a_ck D_ck with
+    a_ck = sum_i t_ic t_ik / w_i and D_ck = (b_c - b_k)(b_c - b_k)'. Hard labels make every a_ck zero.
+
+    Args:
+        block: (n, d), float64.
+        soft: (n, C), float64, not negative.
+
+    Returns:
+        mass (C,); class means (C, d); scatter of each class (C,); rows sqrt(w_i) (h_i - m_i) (n, d); the mixture
+        t_ic / w_i (n, C), for `_laplacian`.
+    """
+    mass, weight = soft.sum(dim=0), soft.sum(dim=1)
+    origin = block.mean(dim=0)
+    means = soft.T @ (block - origin) / mass.clamp_min(_TINY)[:, None] + origin
+    mixture = soft / weight.clamp_min(_TINY)[:, None]
+    rows = (block - origin - mixture @ (means - origin)) * weight.sqrt()[:, None]
+    # The differences are formed before they are squared: classes that have collapsed keep their digits.
+    distances = torch.cdist(block, means, compute_mode="donot_use_mm_for_euclid_dist")
+    return mass, means, (soft * distances.square()).sum(dim=0), rows, mixture
+
+
+def _laplacian(soft: torch.Tensor, mixture: torch.Tensor) -> torch.Tensor:
+    """Laplacian L (C, C) of the a_ck of `_soft_scatter`: its second part is B' L B, the means B around any origin."""
+    shared = soft.T @ mixture
+    shared.fill_diagonal_(0)
+    return torch.diag(shared.sum(dim=1)) - shared

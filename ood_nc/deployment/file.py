@@ -167,10 +167,9 @@ def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         tensors[name] = value
         return {"tensor": name}
-    if isinstance(value, tuple):
-        return {"tuple": [_pack(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]}
-    if isinstance(value, list):
-        return [_pack(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]
+    if isinstance(value, (tuple, list)):
+        parts = [_pack(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]
+        return parts if isinstance(value, list) else {"tuple": parts}
     if isinstance(value, Mapping):
         # Pairs, not an object: JSON would turn keys that are numbers into text.
         return {"pairs": [[key, _pack(part, f"{name}/{key}", tensors)] for key, part in value.items()]}
