@@ -6,7 +6,7 @@ from ood_nc.config import DataConfig
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.inputs import Inputs
 from ood_nc.data.overlap import Role, find_overlaps
-from ood_nc.data.sources import open_dataset
+from ood_nc.data.run_data import open_configured
 from ood_nc.errors import UserError
 
 
@@ -20,10 +20,16 @@ def load_outliers(config: DataConfig, data: Inputs) -> ImageDataset | None:
     Raises:
         UserError: the source cannot be opened, has no images, or shares some with ID or with an OOD set that is tested:
             a detector would be tested on what the network was told to be an outlier.
+
+    Example:
+        >>> from ood_nc.data import load_data
+        >>> config = DataConfig(outliers="bundled/textures", ood={"near": "bundled/digits-near"})
+        >>> load_outliers(config, load_data(config, check_images=False)).name
+        'bundled/textures'
     """
     if config.outliers is None:
         return None
-    found = open_dataset(config.outliers, root=config.root, max_inflated=config.max_inflated).with_pixels(config.pixels)
+    found = open_configured(config, config.outliers)
     if len(found) == 0:
         raise UserError(f"data.outliers: {config.outliers} holds no images.")
     sets = {"outliers": found} | {name: one for name, one in data.all().items() if not name.startswith("transfer/")}
