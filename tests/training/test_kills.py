@@ -108,7 +108,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bits(small, tmp_path,
         path.write_text(config.to_yaml())
     words = [sys.executable, "-c", KILLS, *map(str, paths), str(processes), str(kills)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     per_epoch = (max(found["whole"]) + 1) // 4
