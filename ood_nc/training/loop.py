@@ -202,7 +202,10 @@ def _train_epoch(setup: Setup, standing: Standing, directory: RunDirectory, log:
                 setup.control.step(done.taps, done.targets, rate / setup.peak_rate)
             point = None if tracker is None else tracker.step(done.taps, done.targets)
             if point is not None:
-                log("tracked", step, {f"collapse/{tap}/{k}": v for tap, row in point.items() for k, v in row.items()})
+                at = step + (
+                    not accelerator.sync_gradients
+                )  # a run goes on behind a step, so no line may be within one
+                log("tracked", at, {f"collapse/{tap}/{k}": v for tap, row in point.items() for k, v in row.items()})
             if accelerator.sync_gradients and (step % train.log_interval == 0 or step == end):
                 values = averages.read(last_step=step, batches_per_step=train.grad_accum_steps // len(batches))
                 log("train", step, {**values, "lr": rate})

@@ -38,7 +38,7 @@ def signal_at(monkeypatch, batch, *numbers_of_signals):
 
 
 def test_after_sigterm_a_run_goes_on_at_the_next_step(small, monkeypatch):
-    settings = {**RANDOM, "train.batch_size": 8, "train.grad_accum_steps": 2, "train.track_interval": 4}
+    settings = {**RANDOM, "train.batch_size": 8, "train.grad_accum_steps": 2, "train.track_interval": 3}
     straight = train(small("straight", **settings))
     seen = signal_at(monkeypatch, 13, signal.SIGTERM)  # the first batch of the second step of the second epoch
     with pytest.raises(KeyboardInterrupt, match=r"1 of 2 epochs and 2 steps are finished and kept .*--resume"):
@@ -52,6 +52,8 @@ def test_after_sigterm_a_run_goes_on_at_the_next_step(small, monkeypatch):
     first, second = (load_file(folder / "checkpoints" / "last.safetensors") for folder in (straight, stopped))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert numbers(straight) == numbers(stopped)
+    tracked = [line["step"] for line in numbers(stopped) if line["split"] == "tracked"]
+    assert tracked == [2, 3, 5, 7, 8, 10]  # the steps that batches 3, 6 and 9 of each epoch belong to
 
 
 def test_a_second_sigterm_does_not_wait(small, monkeypatch):
