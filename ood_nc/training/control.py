@@ -91,7 +91,7 @@ class Control:
             rate: the learning rate as share of its highest.
         """
         self._seen += 1
-        self._elapsed += rate / self._batches
+        self._elapsed += math.sqrt(rate) / self._batches
         for name, tap in self.taps.items():
             tap.running.update(taps[name], labels)
         if self._seen % self._every == 0:
@@ -158,8 +158,10 @@ class ControlledTap:
     ) -> None:
         self.control, self.metric = control, METRICS[control.metric]
         self._objective = objective
-        # So many samples that the corrections are small, and no more: the features move meanwhile.
-        horizon = max(32.0 * len(counts), 4.0 * dim, 8.0 * images_a_batch)
+        # So many samples that the corrections are small, and no more: the features move meanwhile, and a lag of the
+        # estimate makes the loop swing. NC1 needs the scatter along the C - 1 directions of the means alone.
+        columns = 0.0 if self.metric == "nc1_pinv" else 4.0 * dim
+        horizon = max(32.0 * len(counts), columns, 8.0 * images_a_batch)
         self.running = _running(self.metric, counts, dim, horizon, device)
         self._steering = Steering(self._scaled(control.target), control.side)
         self._shift = 0.0

@@ -9,8 +9,10 @@ that is (1 + P gain)^2 times as large before it swings.
 
 Two changes of scale make one pair of constants do. Weights that matter span decades, so what moves is u with
 w = a sinh(u): proportional to the weight near 0, to its logarithm beyond, and of either sign. And the clock t is the
-sum of learning rates as share of the run at its full rate, since that is the pace at which features can follow: the
-loop is as quick in a short run as in a long one, and rests while the rate is 0.
+sum of the square roots of the learning rates, as shares of the highest, as share of the run. The pace at which features
+follow falls with the rate, but so does what keeps them apart: a network collapses while its rate decays, and a clock of
+the rates themselves leaves the weight behind. The loop is as quick in a short run as in a long one, and rests while
+the rate is 0.
 
 Source: Hestenes, "Multiplier and gradient methods", 1969; Stooke, Achiam, Abbeel, "Responsive safety in reinforcement
 learning by PID Lagrangian methods", ICML 2020, for the loop it makes.
@@ -26,7 +28,7 @@ UNIT = 0.01
 """The a of a sinh(u): a weight that hardly matters."""
 
 LARGEST_WEIGHT = 2.0
-INTEGRAL, PROPORTIONAL = 12.0, 0.5
+INTEGRAL, PROPORTIONAL = 16.0, 1.5
 TOLERANCE = math.log(1.1)
 PATIENCE = 0.1
 """How long, in that clock, the weight may be at its end with the error above the tolerance, before that is said."""
@@ -44,8 +46,8 @@ class Steering:
     Example:
         >>> steering = Steering(target=0.0)
         >>> steering.update(value=-0.5, elapsed=0.01)
-        >>> round(steering.weight, 4)  # 0.01 sinh(12 * 0.5 * 0.01 + 0.5 * 0.5)
-        0.0032
+        >>> round(steering.weight, 4)  # 0.01 sinh(16 * 0.5 * 0.01 + 1.5 * 0.5)
+        0.0093
     """
 
     def __init__(self, target: float, side: Literal["at", "above", "below"] = "at") -> None:

@@ -38,10 +38,10 @@ def test_it_lands_without_swinging(gain: float, lag: float, change: float) -> No
 def test_one_update_in_closed_form() -> None:
     steering = Steering(target=1.0)
     steering.update(0.6, 0.25)
-    # Integral 12 * 0.4 * 0.25, proportional half of 0.4.
-    assert steering.weight == pytest.approx(UNIT * math.sinh(1.2 + 0.2))
+    # Integral 16 * 0.4 * 0.25, proportional 1.5 * 0.4.
+    assert steering.weight == pytest.approx(UNIT * math.sinh(1.6 + 0.6))
     steering.update(5.0, 0.25)  # an error of -4 counts for -1
-    assert steering.weight == pytest.approx(UNIT * math.sinh(1.2 - 3.0 - 0.5))
+    assert steering.weight == pytest.approx(UNIT * math.sinh(1.6 - 4.0 - 1.5))
 
 
 @pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
