@@ -58,7 +58,7 @@ def shown(output: Any, number: int) -> str:
         title = escape(figure["layout"].get("title", {}).get("text", "figure"))
         drawn = json.dumps(figure).replace("</", "<\\/")
         return (
-            f'<div id="figure-{number}" role="img" aria-label="{title}"></div>\n'
+            f'<div id="figure-{number}" role="group" aria-label="{title}"></div>\n'
             f'<script>{{const drawn = {drawn}; Plotly.newPlot("figure-{number}", drawn.data, drawn.layout, '
             "{responsive: true, displaylogo: false});}</script>"
         )

@@ -63,6 +63,16 @@ def test_a_notebook_is_kept_without_what_it_gave(path):
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
 
 
+def test_the_gallery_holds_what_its_page_lists_small_and_without_places_of_a_machine():
+    folder = ROOT / "docs" / "gallery"
+    listed = re.findall(r"\]\(([\w-]+\.html)\)", (folder / "index.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.html"))
+    for path in folder.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert path.stat().st_size < 1_500_000 and not re.search(r"[\"' ]/(?:home|root|tmp|work|Users)/", text), path
+        assert ("../assets/plotly.min.js" in text) == ("Plotly" in text), path
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path):
     for package in ("mkdocs", "nbclient", "ipykernel"):

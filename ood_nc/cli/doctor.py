@@ -85,7 +85,7 @@ def extras(declared: Sequence[Requirement]) -> Finding:
     parts = {name: [one for one in declared if one.marker and one.marker.evaluate({"extra": name})] for name in names}
     there = [name for name, needed in parts.items() if all(_installed(one.name) for one in needed)]
     absent = [name for name in names if name not in there]
-    return Finding("extras", ", ".join(there) + (f"; absent: {', '.join(absent)}" if absent else ""))
+    return Finding("extras", f"{', '.join(there) or 'none'}; absent: {', '.join(absent) or 'none'}")
 
 
 def _installed(name: str) -> str | None:

@@ -288,7 +288,7 @@ def test_structure_is_accessible(two: Written) -> None:
     assert all(head["scope"] for head in two.page.all("th"))
     charts = [element for element in two.page.all("div") if element["class"] == "chart"]
     assert len(charts) == 19
-    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    assert all(chart["role"] == "group" and chart["aria-label"] for chart in charts)
     assert all(figure.all("figcaption") for figure in two.page.all("figure"))
     ids = [element["id"] for element in two.page.all() if element["id"]]
     assert len(ids) == len(set(ids))
