@@ -1,6 +1,6 @@
 """Multi-label collapse: the runs behind docs/multilabel.md and their tables.
 
-    python docs/multilabel.py FOLDER --data-dir DATA [--quick]
+    python docs/multilabel.py FOLDER --data-dir DATA [--parts mnist cifar networks] [--quick]
 
 DATA holds mnist.npz, fashion_mnist.npz, and cifar.npz and textures.npz as scripts/claim_data.py makes them. Runs that
 FOLDER has are not trained again; what was begun goes on.
@@ -45,7 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     for head, kind in HEADS.items()
     if (name, head) != ("convnet6", "trained, d")  # that is pick-all-label above
 }
-SEEDS = (0, 1, 2)
+PARTS = {"mnist": (ARMS, (0, 1, 2)), "cifar": (CIFAR, (0,)), "networks": (NETWORKS, (0,))}
 QUICK = {"data.limit": 20, "data.eval_limit": 40, "train.epochs": 2, "multilabel.counts": {1: [12], 2: [2]}}
 METRICS = {
     "subset_accuracy": "subset accuracy",
@@ -70,7 +70,10 @@ FIGURES = (
         "`configs/multilabel/mnist-cpu.yaml`, `cifar-cpu.yaml`, `svhn.yaml`",
     ),
     ("architectures", "`--model.name resnet18`, `resnet50`, `vgg11_bn`, ..."),
-    ("heads and saved parameters over architectures", "the table of saved parameters below; `--model.head etf_bias`"),
+    (
+        "heads and saved parameters over architectures",
+        "`python docs/multilabel.py FOLDER --data-dir DATA --parts mnist networks`; `--model.head etf_bias`",
+    ),
     ("imbalance", "the arm `imbalanced pairs` below; rows `mlab_angle_m2_of_N`"),
 )
 
@@ -167,51 +170,62 @@ def course_table(directory: Path) -> str:
     return markdown(["epoch", *(f"`{name}`" for name in names)], body)
 
 
-def page(runs: dict[str, list[Path]]) -> str:
+def sections(part: str, runs: dict[str, list[Path]]) -> list[str]:
+    """What the page says of one part."""
+    if part == "networks":
+        networks = {"convnet6: trained, d": runs["pick-all-label"][:1], **{arm: runs[arm] for arm in NETWORKS}}
+        return [
+            "### Saved parameters\n\nMLab-MNIST, pick-all-label, seed 0. With d = K the last layer itself has K channels, so that not "
+            "only the head is spared; the fixed simplex ETF keeps a trained bias, as theirs does.",
+            saved_table(networks),
+        ]
+    arms, seeds = PARTS[part]
+    loaded = {arm: [Results.load(directory) for directory in runs[arm]] for arm in arms}
+    first = next(iter(arms))
+    told = {
+        "mnist": "### MLab-MNIST\n\nOOD: Fashion-MNIST.",
+        "cifar": "### MLab-CIFAR\n\n100 images a class and 10 a pair from the CIFAR archive, half the channels; OOD: textures.",
+    }
+    over = f"Means over {len(seeds)} seeds ± standard deviation" if len(seeds) > 1 else "One seed"
+    found = [
+        f"{told[part]} {over}; held-out images in percent.",
+        accuracy_table(loaded),
+        "Collapse on the training images at the encoder (NC2 of W and NC3 where the head reads):",
+        collapse_table(loaded),
+    ]
+    if part == "mnist":
+        found.append("Imbalance: the angle, in degrees, by how many images a pair was given:")
+        found.append(imbalance_table(loaded["imbalanced pairs"]))
+    return [*found, "Over epochs, pick-all-label, seed 0, at the encoder:", course_table(runs[first][0])]
+
+
+def page(parts: list[str], runs: dict[str, list[Path]]) -> str:
     """The page of these runs."""
-    loaded = {arm: [Results.load(directory) for directory in runs[arm]] for arm in (*ARMS, *CIFAR)}
-    mnist, cifar = ({arm: loaded[arm] for arm in arms} for arms in (ARMS, CIFAR))
-    collapse = "Collapse on the training images at the encoder (NC2 of W and NC3 where the head reads):"
-    parts = [
+    written = [
         (HERE / "multilabel" / "introduction.md").read_text().rstrip(),
         "## Figures of the paper",
         markdown(["theirs", "here"], [list(row) for row in FIGURES]),
-        "## What came out\n\nA plain network of six convolutions, images brought to 32 pixels, 20 epochs: means over "
-        f"{len(SEEDS)} seeds ± standard deviation; held-out images in percent.",
-        "### MLab-MNIST\n\nOOD: Fashion-MNIST.",
-        accuracy_table(mnist),
-        collapse,
-        collapse_table(mnist),
-        "Imbalance: the angle, in degrees, by how many images a pair was given:",
-        imbalance_table(loaded["imbalanced pairs"]),
-        "Over epochs, pick-all-label, seed 0, at the encoder:",
-        course_table(runs["pick-all-label"][0]),
-        "### MLab-CIFAR\n\n100 images a class and 10 a pair from the CIFAR archive, half the channels; OOD: textures.",
-        accuracy_table(cifar),
-        collapse,
-        collapse_table(cifar),
-        "Over epochs, pick-all-label, seed 0, at the encoder:",
-        course_table(runs["CIFAR pick-all-label"][0]),
-        "### Saved parameters\n\nMLab-MNIST, pick-all-label, seed 0. With d = K the last layer itself has K channels, so that not "
-        "only the head is spared; the fixed simplex ETF keeps a trained bias, as theirs does.",
-        saved_table({"convnet6: trained, d": runs["pick-all-label"][:1], **{arm: runs[arm] for arm in NETWORKS}}),
+        "## What came out\n\nA plain network of six convolutions, images brought to 32 pixels, 20 epochs.",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*written, *(one for part in parts for one in sections(part, runs))]) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=list(PARTS), help="what is run and written")
     parser.add_argument("--quick", action="store_true", help="tiny runs that only show that it works; writes no page")
     arguments = parser.parse_args()
-    plan = [(arm, settings, seed) for seed in SEEDS for arm, settings in {**ARMS, **CIFAR}.items()]
-    plan += [(arm, settings, 0) for arm, settings in NETWORKS.items()]
+    if "networks" in arguments.parts and "mnist" not in arguments.parts:
+        parser.error("networks are compared with a run of mnist: name both")
     runs: dict[str, list[Path]] = {}
-    for arm, settings, seed in [one for one in plan if one[2] == 0] if arguments.quick else plan:
-        found = run(arm, settings, seed, arguments.folder, arguments.data_dir, quick=arguments.quick)
-        runs.setdefault(arm, []).append(found)
-    text = page(runs)
+    for arms, seeds in (PARTS[part] for part in arguments.parts):
+        for seed in seeds[:1] if arguments.quick else seeds:
+            for arm, settings in arms.items():
+                found = run(arm, settings, seed, arguments.folder, arguments.data_dir, quick=arguments.quick)
+                runs.setdefault(arm, []).append(found)
+    text = page(arguments.parts, runs)
     if not arguments.quick:
         (HERE / "multilabel.md").write_text(text)
 
