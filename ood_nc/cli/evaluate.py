@@ -206,7 +206,7 @@ def _settings(config: Config, directory: Path) -> dict[str, Any]:
     from ood_nc.training import own_device
 
     own = {"seed": config.train.seed, "device": own_device(config.train.device), "run": directory.name}
-    return {**config.evaluation.model_dump(), **own}
+    return {**config.evaluation.model_dump(), "finetune": config.evaluation.finetune, **own}
 
 
 def _track(results: Results, config: Config, directory: Path) -> None:

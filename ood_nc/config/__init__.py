@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ood_nc.config.control import ControlConfig
 from ood_nc.config.data import DataConfig, OodSet, PixelConfig, TransferSet
+from ood_nc.config.fine_tuning import FineTuningConfig
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.loading import known_keys, load, parse_yaml
@@ -26,6 +27,7 @@ __all__ = [
     "ControlConfig",
     "DataConfig",
     "EvaluationConfig",
+    "FineTuningConfig",
     "GraphsConfig",
     "IntermediateConfig",
     "LossConfig",

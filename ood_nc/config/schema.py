@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ood_nc.config.control import ControlConfig
 from ood_nc.config.data import DataConfig
+from ood_nc.config.fine_tuning import FineTuningConfig
 from ood_nc.config.graphs import GraphsConfig
 from ood_nc.config.intermediate import IntermediateConfig
 from ood_nc.config.multilabel import MultilabelConfig
@@ -197,6 +198,7 @@ class EvaluationConfig(Section):
     ensembles: Names = flag([], "also combine scores over taps and over detectors: rank, zscore, fisher, brown")
     choose: Text = flag("none", "hyper-parameters of detectors: none (defaults), synthetic, or an OOD set's name")
     probes: Names = flag(["linear", "knn", "nearest_mean"], "transfer probes")
+    finetune: FineTuningConfig = Field(default_factory=FineTuningConfig)
     batch_size: int = flag(128, "images a forward pass", ge=1, le=2**24)
     bank: bool = flag(True, "keep the features of every set; without, what one pass gives")
     bank_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "what features are kept in")

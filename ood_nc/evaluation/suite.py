@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ood_nc.arrays import ArrayLike
-from ood_nc.config import EvaluationConfig
+from ood_nc.config import EvaluationConfig, FineTuningConfig
 from ood_nc.data import Source, TransferSource, jumbled, transfer_keys
 from ood_nc.detection import detector_class
 from ood_nc.devices import choose_device
@@ -26,6 +27,7 @@ from ood_nc.evaluation.detection import Measured, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, tested_sets
+from ood_nc.evaluation.fine_tuning import ENCODER, check_fine_tuning, fine_tune
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
 from ood_nc.evaluation.full_spectrum import full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
@@ -41,7 +43,7 @@ from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import correct_column, scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.taps import TapData, open_tap
-from ood_nc.evaluation.transfer import id_accuracy, measure_probes, tunnel_rows
+from ood_nc.evaluation.transfer import Probed, id_accuracy, measure_probe, measure_probes, tunnel_rows
 from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
@@ -61,6 +63,7 @@ def evaluate(
     ensembles: Sequence[str] = (),
     choose: str = NONE,
     probes: Sequence[str] | None = None,
+    finetune: FineTuningConfig | None = None,
     bootstrap: int = 500,
     seed: int = 0,
     batch_size: int = 128,
@@ -104,6 +107,8 @@ def evaluate(
         choose: how hyper-parameters of detectors are chosen: ``none`` (defaults), ``synthetic`` (held-out ID against
             outliers made from it), or the name of an OOD set, which is then in no result. ``selected_on`` says which.
         probes: names (`ood-nc list probes`); linear, knn and nearest_mean when not given.
+        finetune: a part of the backbone that learns each transfer task, and how: ``FineTuningConfig(part="layer4")`` of
+            `ood_nc.config`; one more probe of the encoder, named after both.
         bootstrap: replicates of each interval, 0 for none.
         seed: of probes and intervals.
         batch_size: images a forward pass.
@@ -156,6 +161,11 @@ def evaluate(
     sets["groups"] = groups or sets.get("groups") or {}
     choose_on = None if choose in (NONE, SYNTHETIC) else choose
     model, inputs = open_inputs(model, **sets, holds_out=holds_out, choose_on=choose_on)
+    tuned = finetune or FineTuningConfig()
+    if tuned.part:
+        if features is not None or not bank:
+            raise UserError("Fine-tuning (finetune) needs a model, its images and a bank of their features.")
+        check_fine_tuning(model, tuned)
     clock = {"preparation": time.perf_counter() - start}
     weights = weights_hash(model) if features is None else None
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
@@ -204,6 +214,10 @@ def evaluate(
                 found.rows += rows
                 _take(plan, found, name, measured)
             found.notes.append(skipped(streamed, probes))
+        if tuned.part:
+            with _timed(clock, "transfer"):
+                fine_tuned = functools.partial(fine_tune, plan, tuned)
+                _take_probe(found, ENCODER, measure_probe(tuned.method, fine_tuned, ENCODER, plan))
         with _timed(clock, "detection"):
             _measure_network(plan, found)
     if FULL_SPECTRUM in protocols:
@@ -259,17 +273,21 @@ def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]
     with _timed(clock, "detection"):
         _take(plan, found, tap.name, measure_detectors(tap, plan))
     with _timed(clock, "transfer"):
-        rows, correct, by_class = measure_probes(tap, plan)
-    found.rows += rows
-    found.by_class += by_class
-    for (name, probe), right in correct.items():
-        found.columns[transfer_keys(name)[1]][correct_column(tap.name, probe)] = right
+        for probed in measure_probes(tap, plan):
+            _take_probe(found, tap.name, probed)
     rows, by_method = id_accuracy(tap, plan)
     found.rows += rows
     if tap.name == plan.model.head_tap:
         found.rows += calibration_rows(tap, plan.of("accuracy", tap.name))
     for method, right in by_method.items():
         found.columns["id_test"][correct_column(tap.name, method)] = right
+
+
+def _take_probe(found: Found, tap: str, probed: Probed) -> None:
+    found.rows += probed.rows
+    found.by_class += probed.by_class
+    for (name, method), right in probed.correct.items():
+        found.columns[transfer_keys(name)[1]][correct_column(tap, method)] = right
 
 
 def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,36 +29,43 @@ from ood_nc.transfer import (
 Correct = NDArray[np.bool_]
 
 
-def measure_probes(tap: TapData, plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Correct], list[dict[str, Any]]]:
-    """Fit every probe on every transfer set's train part and read its test part once.
+class Probed(NamedTuple):
+    """What a probe gave at a tap: rows; by (transfer set, probe) which test images were right (not of few-shot probes,
+    which have one answer a draw); and the accuracy on each class."""
 
-    Returns:
-        The rows; by (transfer set, probe) which test images were right (not of few-shot probes, which have one answer a
-        draw); and the accuracy on each class.
-    """
-    make = plan.of("transfer", tap.name)
-    rows: list[Row] = []
-    correct: dict[tuple[str, str], Correct] = {}
-    by_class: list[dict[str, Any]] = []
-    for probe in plan.probes:
-        results = []
-        for name in plan.inputs.transfer:
-            where = {"dataset": name, "group": "transfer", "method": probe}
-            try:
-                result = _run(probe, tap, transfer_keys(name), plan.seed)
-            except Exception as error:
-                # One set must not cost the others; the reason stands in its row.
-                rows.append(make(**where, metric="accuracy", value=None, reason=reason_of(error)))
-                continue
-            results.append(result)
-            rows += accuracy_rows(result, make, **where)
-            of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
-            by_class.append({"tap": tap.name, "dataset": name, "method": probe, "accuracy": of_class})
-            if result.correct.ndim == 1:
-                correct[name, probe] = result.correct.cpu().numpy()
-        if results:
-            rows.append(mean_row(results, plan, functools.partial(make, group="transfer", method=probe)))
-    return rows, correct, by_class
+    rows: list[Row]
+    correct: dict[tuple[str, str], Correct]
+    by_class: list[dict[str, Any]]
+
+
+def measure_probes(tap: TapData, plan: Plan) -> list[Probed]:
+    """Fit every probe on every transfer set's train part and read its test part once."""
+    return [
+        measure_probe(probe, functools.partial(_run, probe, tap, plan.seed), tap.name, plan) for probe in plan.probes
+    ]
+
+
+def measure_probe(method: str, run: Callable[[str], ProbeResult], tap: str, plan: Plan) -> Probed:
+    """The rows of a probe: ``run`` gives its result on a transfer set, or raises."""
+    make = functools.partial(plan.of("transfer", tap), group="transfer", method=method)
+    found = Probed([], {}, [])
+    results = []
+    for name in plan.inputs.transfer:
+        try:
+            result = run(name)
+        except Exception as error:
+            # One set must not cost the others; the reason stands in its row.
+            found.rows.append(make(dataset=name, metric="accuracy", value=None, reason=reason_of(error)))
+            continue
+        results.append(result)
+        found.rows.extend(accuracy_rows(result, make, dataset=name))
+        of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
+        found.by_class.append({"tap": tap, "dataset": name, "method": method, "accuracy": of_class})
+        if result.correct.ndim == 1:
+            found.correct[name, method] = result.correct.cpu().numpy()
+    if results:
+        found.rows.append(mean_row(results, plan, make))
+    return found
 
 
 def accuracy_rows(result: ProbeResult, make: MakeRow, **where: Any) -> list[Row]:
@@ -167,9 +174,9 @@ def _resampled(result: ProbeResult, replicates: int, generator: np.random.Genera
     return means
 
 
-def _run(probe: str, tap: TapData, keys: tuple[str, str], seed: int) -> ProbeResult:
+def _run(probe: str, tap: TapData, seed: int, name: str) -> ProbeResult:
     arguments: list[torch.Tensor] = []
-    for key in keys:
+    for key in transfer_keys(name):
         if key not in tap.features:
             raise UserError("the set holds no readable image")
         if not labelled(tap.labels[key]):
