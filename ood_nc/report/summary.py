@@ -11,7 +11,6 @@ from ood_nc.report.documents import Run, settings
 from ood_nc.report.numbers import seconds
 from ood_nc.report.tables import GROUPS, Table
 
-_ALWAYS_DIFFERENT = {"Evaluated", "Training began", "Training speed", "Evaluation time", "Weights (SHA-256)"}
 _SPLITS = {"id_train": "ID train", "id_test": "ID test"}
 
 
@@ -27,16 +26,15 @@ def run_time(run: Run) -> str:
     return f"{training}evaluated in {seconds(total)}"
 
 
-def facts(runs: Sequence[Run]) -> list[Table]:
-    """What was run: a row a fact, a cell a run; rows in which the runs differ are marked."""
+def facts(runs: Sequence[Run]) -> dict[str, list[Table]]:
+    """What was run, a line a fact and in it a cell a run: what is ``shared`` by all runs, and what is ``differing``."""
     columns = [_facts(run) for run in runs]
-    names = dict.fromkeys(name for column in columns for name in column)
+    names = dict.fromkeys(name for column in columns for name in column if column[name])
     lines = [{"name": name, "cells": [column.get(name, "") for column in columns]} for name in names]
-    return [
-        {**line, "differs": len(set(line["cells"])) > 1 and line["name"] not in _ALWAYS_DIFFERENT}
-        for line in lines
-        if any(line["cells"])
-    ]
+    return {
+        "shared": [line for line in lines if len(set(line["cells"])) == 1],
+        "differing": [line for line in lines if len(set(line["cells"])) > 1],
+    }
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -33,22 +33,28 @@ def test_run_time_with_and_without_training(tmp_path: Path) -> None:
     assert run_time(edited(tmp_path, lambda d: d["identity"].update(seconds={}))) == ""
 
 
-def test_facts_mark_what_differs(tmp_path: Path) -> None:
-    runs, _ = build_comparison(tmp_path)
-    lines = {line["name"]: line for line in facts(read_runs(runs))}
-    assert lines["Head reads"]["differs"]
-    assert not lines["Model"]["differs"]
-    assert lines["Evaluated"]["cells"][0] == "2025-11-25 13:05 UTC"
-    assert lines["Classes"]["cells"][0] == "4: zero, one, two, three"
+def test_facts_are_shared_or_stand_beside_their_run(tmp_path: Path) -> None:
+    runs, comparison = build_comparison(tmp_path)
+    found = facts(read_runs(runs))
+    shared, differing = ({line["name"]: line["cells"] for line in found[part]} for part in ("shared", "differing"))
+    assert not shared.keys() & differing.keys()
+    assert len(set(differing["Head reads"])) == 2
+    assert shared["Evaluated"][0] == "2025-11-25 13:05 UTC"
+    assert shared["Classes"][0] == "4: zero, one, two, three"
+    page = read_page(write_comparison(runs, tmp_path / "c.html", comparison))
+    table = next(table for table in page.all("table") if table["class"] == "facts by-run")
+    head, *rows = [[cell.text for cell in row.all("th", "td")] for row in table.all("tr")]
+    assert head == ["Run", *differing]
+    assert rows == [[run.name, *(cells[n] for cells in differing.values())] for n, run in enumerate(read_runs(runs))]
 
 
 def test_facts_of_plain_values(tmp_path: Path) -> None:
     run = edited(tmp_path, lambda d: d["identity"].update(classes=["a", "b"], created="yesterday", class_names=None))
-    lines = {line["name"]: line["cells"][0] for line in facts([run])}
+    lines = {line["name"]: line["cells"][0] for line in facts([run])["shared"]}
     assert lines["Classes"] == "a, b"
     assert lines["Evaluated"] == "yesterday"
     run = edited(tmp_path, lambda d: d["identity"].update(classes=300, class_names=[str(i) for i in range(300)]))
-    assert {line["name"]: line["cells"][0] for line in facts([run])}["Classes"].endswith("11, … (300 in all)")
+    assert {line["name"]: line["cells"][0] for line in facts([run])["shared"]}["Classes"].endswith("11, … (300 in all)")
 
 
 @pytest.mark.parametrize(
@@ -154,5 +160,5 @@ def test_relations_over_runs_have_a_column_where_any_is_defined(tmp_path: Path) 
 
 def test_aliases_are_named(tmp_path: Path) -> None:
     run = edited(tmp_path, lambda document: document["identity"]["taps"][-2].update(aliases=["stages.4"]))
-    (line,) = (line for line in facts([run]) if line["name"].startswith("Taps"))
+    (line,) = (line for line in facts([run])["shared"] if line["name"].startswith("Taps"))
     assert "encoder = stages.4 (" in line["cells"][0]
