@@ -23,7 +23,7 @@ from ood_nc.evaluation.measurement_plan import Plan, Resamples
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.rules import MADE_FEATURES, MADE_IMAGES
 from ood_nc.evaluation.taps import TapData
-from ood_nc.scores import METRICS, percentile_interval, resampled_metrics
+from ood_nc.scores import METRICS, percentile_intervals, resampled_metrics
 
 Scores = NDArray[np.float64]
 
@@ -194,11 +194,11 @@ def _metrics(id_scores: Scores, key: str, ood_scores: Scores, resamples: Resampl
 
 
 def _metric_rows(found: Mapping[str, Scores], make: MakeRow, **where: Any) -> list[Row]:
-    rows = []
-    for metric, values in found.items():
-        low, high = percentile_interval(values[1:])
-        rows.append(make(**where, metric=metric, value=values[0], low=low, high=high))
-    return rows
+    ends = percentile_intervals(found)
+    return [
+        make(**where, metric=metric, value=float(values[0]), low=ends[metric][0], high=ends[metric][1])
+        for metric, values in found.items()
+    ]
 
 
 def _without_overlap(ids: Sequence[str], overlap: set[str]) -> NDArray[np.bool_] | None:

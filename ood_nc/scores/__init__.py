@@ -9,6 +9,7 @@ from ood_nc.scores.bootstrap import (
     draw_ranks,
     draw_samples,
     percentile_interval,
+    percentile_intervals,
     ranks_of_samples,
     resampled_metrics,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "oscr",
     "paired_bootstrap",
     "percentile_interval",
+    "percentile_intervals",
     "ranks_of_samples",
     "resampled_metrics",
     "score_metric",

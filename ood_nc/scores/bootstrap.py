@@ -7,9 +7,9 @@ new sort. How ranks are drawn does not depend on the scores: resamples of a set 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -192,12 +192,27 @@ def percentile_interval(replicates: Array, confidence: float = 0.95) -> tuple[fl
         >>> percentile_interval(np.arange(101.0), confidence=0.5)
         (25.0, 75.0)
     """
-    if not 0 < confidence < 1:
-        raise UserError(f"confidence must be in (0, 1), got {confidence}.")
+    quantiles = _quantiles(confidence)
     if len(replicates) == 0:
         return None, None
-    low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(replicates, quantiles)
     return float(low), float(high)
+
+
+def percentile_intervals(found: Mapping[str, Array], confidence: float = 0.95) -> dict[str, tuple[Any, Any]]:
+    """The percentile intervals of several metrics at once, from what `resampled_metrics` gives.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.scores import percentile_intervals
+        >>> percentile_intervals({"auroc": np.append(0.5, np.arange(101.0))}, confidence=0.5)
+        {'auroc': (25.0, 75.0)}
+    """
+    quantiles = _quantiles(confidence)
+    if any(len(values) < 2 for values in found.values()):
+        return dict.fromkeys(found, (None, None))
+    ends = np.quantile(np.stack([values[1:] for values in found.values()]), quantiles, axis=1)
+    return dict(zip(found, zip(*ends.tolist(), strict=True), strict=True))
 
 
 def bootstrap_intervals(
@@ -237,13 +252,19 @@ def bootstrap_intervals(
     sizes = [len(as_scores(side, name)) for side, name in ((id_scores, "id_scores"), (ood_scores, "ood_scores"))]
     drawn = [draw_ranks(size, replicates, [seed, side]) for side, size in enumerate(sizes)]
     found = resampled_metrics(id_scores, ood_scores, drawn[0], drawn[1], metrics)
-    return {name: percentile_interval(values[1:], confidence) for name, values in found.items()}  # type: ignore[misc]
+    return percentile_intervals(found, confidence)
 
 
 def check_replicates(replicates: int) -> None:
     """Raise `UserError` where there are no replicates."""
     if replicates < 1:
         raise UserError(f"replicates must be at least 1, got {replicates}.")
+
+
+def _quantiles(confidence: float) -> list[float]:
+    if not 0 < confidence < 1:
+        raise UserError(f"confidence must be in (0, 1), got {confidence}.")
+    return [(1 - confidence) / 2, (1 + confidence) / 2]
 
 
 def _summed(drawn: Array) -> Array:

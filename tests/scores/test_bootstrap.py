@@ -14,6 +14,7 @@ from ood_nc.scores import (
     draw_ranks,
     draw_samples,
     percentile_interval,
+    percentile_intervals,
     ranks_of_samples,
     resampled_metrics,
 )
@@ -101,6 +102,16 @@ def test_no_replicates_and_resamples_of_other_sets():
     assert found["auroc"].tolist() == [1]
     with pytest.raises(UserError, match=r"Resamples of 3 \+ 1 samples for 2 \+ 1 scores"):
         resampled_metrics([1.0, 2.0], [0.0], draw_ranks(3, 2, 0), draw_ranks(1, 2, 0))
+
+
+def test_the_intervals_of_several_metrics_are_those_of_each():
+    rng = np.random.default_rng(0)
+    found = {name: rng.random(201) for name in ("auroc", "aupr_in", "aupr_out")}
+    expected = {name: percentile_interval(values[1:], 0.9) for name, values in found.items()}
+    assert percentile_intervals(found, 0.9) == expected
+    assert percentile_intervals({"auroc": np.ones(1)}) == {"auroc": (None, None)}
+    with pytest.raises(UserError, match="confidence"):
+        percentile_intervals(found, 0.0)
 
 
 def test_percentile_interval():
