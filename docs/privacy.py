@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import math
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ood_nc.files import write_text
 from ood_nc.privacy import Mechanism, epsilon_of, noise_for, one_step_errors, predicted_error, shift_threshold
+from ood_nc.report.figures import Figure, Panel, Series, write_figures
 
 DOCS = Path(__file__).parent
 Rows = list[dict[str, str]]
@@ -35,6 +38,8 @@ def read(name: str) -> Rows:
 def mean(rows: Rows, column: str) -> str:
     """Mean over seeds, with the standard deviation where there are several."""
     values = [float(row[column]) for row in rows if row[column]]
+    if not values:
+        return "-"
     return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
 
@@ -118,7 +123,7 @@ the noise that reaches a test sample, has halved at pβ² = **{found.value:.2f}*
 
 
 def accuracy() -> str:
-    rows = read("accuracy")
+    rows = [*read("accuracy"), *read("dp_sgd")]
     remedies, epsilons = (list(dict.fromkeys(row[key] for row in rows)) for key in ("remedy", "epsilon"))
     assert all(float(row["stated"]) <= float(row["epsilon"]) for row in rows)
     cells = [[r, *(mean(of(rows, remedy=r, epsilon=e), "accuracy") for e in epsilons)] for r in remedies]
@@ -139,6 +144,7 @@ the budget. Test accuracy, mean and standard deviation over 5 seeds:
 
 {table(["remedy", *map(budget, epsilons)], cells)}
 
+DP-SGD takes 100 Poisson samples of a tenth of the images at rate 3, as far a way as the 30 full batches at 10, accounted for by RDP.
 The last column is the same training without clipping and noise, 30 steps too. Unit norm helps at every budget. Forty
 directions of other photographs cost some accuracy where nothing is disturbed; the data's own, without noise, cost none,
 but paid for they cost more than the public ones, most at a small budget: the noise on 1280 x 1280 products turns them.
@@ -204,6 +210,55 @@ without privacy most: no clipping bounds its steps.)
 """
 
 
+def pictures(folder: Path) -> str:
+    """Draw the tables on CIFAR-10 into privacy/pictures.svg."""
+    found, shifted, disturbed = [*read("accuracy"), *read("dp_sgd")], read("shift"), read("perturbations")
+    values = {
+        remedy: [[100 * float(row["accuracy"]) for row in of(found, remedy=remedy, epsilon=e)] for e in ("1", "4", "8")]
+        for remedy in dict.fromkeys(row["remedy"] for row in found)
+    }
+    budgets = [
+        Series(
+            remedy, [1, 4, 8], [np.mean(v) for v in of_one], [min(v) for v in of_one], [max(v) for v in of_one], color=n
+        )
+        for n, (remedy, of_one) in enumerate(values.items())
+    ]
+    medians, reached = ([float(row[key]) for row in shifted] for key in ("euclidean median", "accuracy 1"))
+    names = [row["backbone"] for row in shifted]
+    backbones = [Series("backbones", medians, [100 * value for value in reached], labels=names, mark="points")]
+    kinds = list(dict.fromkeys(row["disturbance"] for row in disturbed))
+    remedies = list(dict.fromkeys(row["remedy"] for row in disturbed))
+    under = [
+        Series(
+            remedy,
+            kinds,
+            [
+                100 * float(mean(of(disturbed, disturbance=kind, remedy=remedy, epsilon="1"), "accuracy").split()[0])
+                for kind in kinds
+            ],
+            mark="points",
+            color=n,
+            symbol=n,
+        )
+        for n, remedy in enumerate(remedies)
+    ]
+    panels = [
+        Panel("Test accuracy by budget, range over 5 seeds", "ε", "accuracy, %", budgets),
+        Panel(
+            "Feature shift of a backbone and accuracy at ε = 1",
+            "median distance to the vertex",
+            "accuracy, %",
+            backbones,
+        ),
+        Panel("Disturbed features, ε = 1", "disturbance", "accuracy, %", under),
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        files = write_figures([Figure("privacy", "Private heads on CIFAR-10", panels, columns=3)], Path(place))
+        (folder / "privacy").mkdir(exist_ok=True)
+        write_text(folder / "privacy" / "pictures.svg", next(f for f in files if f.suffix == ".svg").read_text())
+    return "\n## Pictures\n\n![Accuracy by budget, by feature shift, and under disturbances](privacy/pictures.svg)\n"
+
+
 LEFT = """
 ## What of the paper is here
 
@@ -214,14 +269,15 @@ LEFT = """
 | feature shift of backbones | `scripts/private_cifar.py`, shift |
 | accuracy under noise, imbalance, offset | `scripts/private_cifar.py`, perturbations |
 | ViT and ResNet-50 features, the whole of CIFAR-10 | absent: no such weights at hand; any features will do in `ood-nc private-head --features` |
-| histograms and pictures of the shift | absent: the table gives its quantiles |
+| pictures of accuracy by budget, shift and disturbance | privacy/pictures.svg |
+| histograms of the shift | absent: the table gives its quantiles |
 """
 
 
 def main(folder: Path) -> None:
     """Write privacy.md into the folder."""
     intro = "# Private fine-tuning\n\nWritten by `python docs/privacy.py`; a test runs it.\n"
-    parts = [intro, accounting(), dimension(), accuracy(), shift(), perturbations(), LEFT]
+    parts = [intro, accounting(), dimension(), accuracy(), shift(), perturbations(), pictures(folder), LEFT]
     (folder / "privacy.md").write_text("\n".join(part.strip() + "\n" for part in parts), encoding="utf-8")
 
 

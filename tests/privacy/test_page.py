@@ -19,4 +19,5 @@ def test_the_page_in_docs_is_the_one_the_script_writes(tmp_path: Path) -> None:
     page = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(page)
     page.main(tmp_path)
+    assert (tmp_path / "privacy" / "pictures.svg").stat().st_size > 10_000
     assert (tmp_path / "privacy.md").read_text() == SCRIPT.with_suffix(".md").read_text()
