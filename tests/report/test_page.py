@@ -290,6 +290,9 @@ def test_structure_is_accessible(two: Written) -> None:
     assert len(charts) == 19
     assert all(chart["role"] == "group" and chart["aria-label"] for chart in charts)
     assert all(figure.all("figcaption") for figure in two.page.all("figure"))
+    landmarks = [two.page.by_id(part["aria-labelledby"]).text for part in two.page.all("section")]
+    landmarks += [part["aria-label"] for part in two.page.all("div") if part["role"] == "region"]
+    assert len(landmarks) == len(set(landmarks)) > 20
     ids = [element["id"] for element in two.page.all() if element["id"]]
     assert len(ids) == len(set(ids))
     targets = [link["href"][1:] for link in two.page.all("a") if link["href"].startswith("#")]
