@@ -62,7 +62,7 @@ def take_turn(setup: Setup, epoch: int, first: int, loaded: Sequence[Loaded]) ->
     (batch,) = batches
     with setup.accelerator.accumulate(setup.module):
         output = _forward(setup, batch)
-        loss, parts = _loss(setup, output, batch.targets, batch.groups)
+        loss, parts = _loss(setup, output, batch.targets, batch.groups, setup.model.heads)
         setup.accelerator.backward(loss)
         _update(setup)
     return Turn(loss, parts, output.logits, batch.targets, output.taps)
@@ -80,22 +80,32 @@ def _together(setup: Setup, batches: Sequence[_Batch]) -> Turn:
         leaf.requires_grad_()
     targets = torch.cat([batch.targets for batch in batches])
     groups = [batch.groups for batch in batches if batch.groups is not None]
-    with accelerator.no_sync(setup.module):
-        loss, parts = _loss(setup, whole, targets, torch.cat(groups) if groups else None)
-        accelerator.backward(loss)
+    # DistributedDataParallel waits for every weight in the last backward pass: what a term gives to a head comes then.
+    own = setup.model.heads
+    heads = {tap: (_leaf(weight), None if bias is None else _leaf(bias)) for tap, (weight, bias) in own.items()}
+    loss, parts = _loss(setup, whole, targets, torch.cat(groups) if groups else None, heads)
+    accelerator.backward(loss)
+    pairs_of_heads = [pair for tap in own for pair in zip(own[tap], heads[tap], strict=True)]
+    of_heads = [(one, leaf.grad) for one, leaf in pairs_of_heads if one is not None and leaf is not None]
     slopes = [leaf.grad for leaf in _tensors(whole)]
     sizes = [[len(tensor) for tensor in _tensors(output)] for output in found]
     starts = [0] * len(slopes)
     for batch, size in zip(batches, sizes, strict=True):
         with nullcontext() if batch is batches[-1] else accelerator.no_sync(setup.module):
-            given = zip(_tensors(_forward(setup, batch)), slopes, starts, size, strict=True)
-            pairs = [
-                (one, slope[at : at + n]) for one, slope, at, n in given if slope is not None and one.requires_grad
+            sliced = [
+                (output, None if slope is None else slope[at : at + n])
+                for output, slope, at, n in zip(_tensors(_forward(setup, batch)), slopes, starts, size, strict=True)
             ]
+            pairs = [*sliced, *(of_heads if batch is batches[-1] else ())]
+            pairs = [(one, slope) for one, slope in pairs if slope is not None and one.requires_grad]
             torch.autograd.backward([one for one, _ in pairs], [slope for _, slope in pairs])
         starts = [at + n for at, n in zip(starts, size, strict=True)]
     _update(setup)
     return Turn(loss.detach(), parts, whole.logits.detach(), targets, {n: t.detach() for n, t in whole.taps.items()})
+
+
+def _leaf(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().requires_grad_()
 
 
 def _place(setup: Setup, epoch: int, number: int, loaded: Loaded) -> _Batch:
@@ -117,10 +127,13 @@ def _forward(setup: Setup, batch: _Batch) -> _Output:
 
 
 def _loss(
-    setup: Setup, output: _Output, targets: torch.Tensor, groups: torch.Tensor | None
+    setup: Setup,
+    output: _Output,
+    targets: torch.Tensor,
+    groups: torch.Tensor | None,
+    heads: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    own = {"heads": setup.model.heads, "outliers": output.outliers}
-    loss, parts = setup.objective(output.logits, targets, output.taps, groups, **own)
+    loss, parts = setup.objective(output.logits, targets, output.taps, groups, heads=heads, outliers=output.outliers)
     return loss, parts
 
 

@@ -23,10 +23,15 @@ CASES = {
         ],
         "data.outliers": "bundled/textures",
     },
-    "a term that reads the head": {
+    "terms that read heads": {
         "model.projector.kind": "none",
         "loss.task": "none",
-        "loss.terms": [{"name": "t2fnorm", "tap": "encoder", "weight": 1.0}],
+        "loss.terms": [
+            {"name": "t2fnorm", "tap": "encoder", "weight": 1.0},
+            {"name": "deep_supervision", "tap": "blocks.0", "weight": 0.3},
+        ],
+        "model.taps": ["blocks.0", "encoder"],
+        "model.auxiliary": ["blocks.0"],
     },
     "repeated augmentation": {"augment.aug_repeats": 2, "loss.entropy_weight": 0.5},
 }
@@ -52,7 +57,7 @@ def test_it_is_the_gradient_of_graphs_that_are_kept(small, monkeypatch, case):
             None if batches[0].outliers is None else torch.cat([one.outliers for one in outputs]),
         )
         groups = None if batches[0].groups is None else torch.cat([batch.groups for batch in batches])
-        loss, _ = module._loss(setup, whole, torch.cat([batch.targets for batch in batches]), groups)
+        loss, _ = module._loss(setup, whole, torch.cat([batch.targets for batch in batches]), groups, setup.model.heads)
         loss.backward()
         expected = {name: weight.grad.clone() for name, weight in setup.model.named_parameters()}
         after = {name: value.clone() for name, value in setup.model.state_dict().items()}
