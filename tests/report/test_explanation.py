@@ -51,6 +51,7 @@ def test_decision_taps_and_neighbours_stand_in_the_page(tmp_path: Path) -> None:
         "&lt;b&gt;cat&lt;/b&gt;",
     ):
         assert part in text, part
+    assert text.partition("<main>")[2].count("<h1>") == 1 and "<h1>" not in text.partition("<main>")[0]
     assert "Accepted as in-distribution" in page(tmp_path, accepted=True, score=-1.0)
 
 
