@@ -134,7 +134,8 @@ FPR at 95 % TPR of what each rule chose, and how much worse that is than the bes
 ## What it says
 
 - Distances detect best in blocks 1 to 4 and less well behind them, while NC1 falls with depth. At the encoder the
-  covariance of Mahalanobis comes from {datasets["id_train"]["n"]} images in 1280 dimensions; knn needs none and stays above .97.
+  covariance of Mahalanobis comes from {datasets["id_train"]["n"]} images in 1280 dimensions; knn
+  needs none and stays above .97.
 - Logits, which the ID probe of a tap gives here, detect only from block 6 on. Up to block 4 most AUROCs of energy and
   MSP are below .5: images of other sets get the more confident logits.
 - An AUROC of 1.000 is no recognition of objects. Of two of the three sets the notes in the results say so, and an early
