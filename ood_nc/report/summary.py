@@ -28,7 +28,7 @@ def run_time(run: Run) -> str:
 
 def facts(runs: Sequence[Run]) -> dict[str, list[Table]]:
     """What was run, a line a fact and in it a cell a run: what is ``shared`` by all runs, and what is ``differing``."""
-    columns = [_facts(run) for run in runs]
+    columns = [_facts(run, brief=len(runs) > 1) for run in runs]
     names = dict.fromkeys(name for column in columns for name in column if column[name])
     lines = [{"name": name, "cells": [column.get(name, "") for column in columns]} for name in names]
     return {
@@ -37,7 +37,7 @@ def facts(runs: Sequence[Run]) -> dict[str, list[Table]]:
     }
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: Run, *, brief: bool) -> dict[str, str]:
     identity, environment = run.identity, run.environment or {}
     taps = [
         f"{' = '.join([tap['name'], *tap.get('aliases', ())])} "
@@ -48,6 +48,8 @@ def _facts(run: Run) -> dict[str, str]:
     speeds = [line["images_per_second"] for line in run.log if isinstance(line.get("images_per_second"), (int, float))]
     versions = identity.get("versions") or environment.get("versions") or {}
     spent = identity.get("seconds") or {}
+    if brief and "total" in spent:
+        spent = {"total": spent["total"]}
     values = {
         "Model": identity.get("model"),
         "Classes": _classes(identity),
