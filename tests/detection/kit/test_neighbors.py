@@ -227,7 +227,7 @@ def test_single_rows_of_such_a_size_are_refused(kind):
 
 
 def test_codes_find_the_neighbours_of_queries_that_are_far_from_all_rows():
-    # All rows are nearly as far from these: coarser codes (four bits for four dimensions) find .67 of the neighbours.
+    # All rows are nearly as far from these, so that the rounding of codes decides which are found.
     rng = np.random.default_rng(0)
     bank, queries = clusters(rng, 12_000, 64, 0.5), 3 * rng.normal(size=(60, 64))
     search = ApproximateNeighbors(torch.from_numpy(bank.astype(np.float32)), True, "ivfpq", k=50)
