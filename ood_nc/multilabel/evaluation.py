@@ -69,7 +69,9 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     columns: dict[str, Columns] = {name: {} for name in ("id_test", *data.ood)}
     right = exact_matches(banks["id_test"].logits, banks["id_test"].sets).numpy()
     columns["id_test"][correct_column(model.head_tap, "head")] = right
-    rows = _accuracy_rows(banks, limits, make) + _collapse_rows(model, banks, config, make)
+    where = {"kind": "accuracy", "dataset": "id_test", "group": "id", "method": "head", "tap": model.head_tap}
+    of_sets = make(**where, metric="accuracy", value=float(right.mean()), n=len(right))
+    rows = [of_sets, *_accuracy_rows(banks, limits, make), *_collapse_rows(model, banks, config, make)]
     if data.ood:
         rows += _detection_rows(model, banks, columns, limits, config, make)
     kept = [("id", "id_test", data.id_test.ids, columns["id_test"])]

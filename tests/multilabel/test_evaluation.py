@@ -77,6 +77,8 @@ def test_rows_are_the_measurements_of_the_model(run):
     whole = results.select(kind="accuracy", dataset="id_test", method="head", metric="subset_accuracy")[0]
     kept = [right for right in table["correct/projector/head"] if right is not None]
     assert whole["n"] == len(kept) and whole["value"] == pytest.approx(sum(kept) / len(kept))
+    (alone,) = results.select(kind="accuracy", dataset="id_test", method="head", metric="accuracy")
+    assert alone["value"] == whole["value"]  # what the report and compare call the ID accuracy
     told = table["score/projector/joint_energy"], table["dataset"]
     of = {name: [score for score, dataset in zip(*told, strict=True) if dataset == name] for name in set(told[1])}
     (energy,) = results.select(method="joint_energy", metric="auroc", dataset="textures")
