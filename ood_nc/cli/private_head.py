@@ -171,12 +171,7 @@ def _fit(sets: dict[str, torch.Tensor], settings: dict[str, Any], public: Any, s
 
 
 def _measure(
-    head: PrivateHead,
-    sets: dict[str, torch.Tensor],
-    tap: str,
-    directory: Path,
-    seed: int,
-    detectors: list[str] | None,
+    head: PrivateHead, sets: dict[str, torch.Tensor], tap: str, directory: Path, seed: int, detectors: list[str] | None
 ) -> Results:
     """Collapse, detection and accuracy of a head on the prepared features, as a run of its own."""
     from ood_nc.evaluation import evaluate

@@ -19,11 +19,7 @@ RECIPE = "quickstart"
 SEEDS = (0, 1, 2)
 
 # What makes a run the baseline: no projector, no entropy term, the backbone's own normalisation.
-BASELINE: dict[str, Any] = {
-    "model.projector.kind": "none",
-    "model.normalization": "native",
-    "loss.entropy_weight": 0.0,
-}
+BASELINE: dict[str, Any] = {"model.projector.kind": "none", "model.normalization": "native", "loss.entropy_weight": 0.0}
 ARMS: dict[str, dict[str, Any]] = {"baseline": BASELINE, "controlled": {}}
 
 OUTCOMES = (

@@ -51,13 +51,7 @@ class Duel:
 
 
 def against_all(
-    reference: Results,
-    challenger: Results,
-    method: str,
-    *,
-    taps: tuple[str, str],
-    replicates: int = 500,
-    seed: int = 0,
+    reference: Results, challenger: Results, method: str, *, taps: tuple[str, str], replicates: int = 500, seed: int = 0
 ) -> list[Duel]:
     """Compare one detector with each of the reference's, on the same resampled images.
 

@@ -36,10 +36,7 @@ def collapse_rows(tap: TapData, plan: Plan) -> list[Row]:
 
 
 def rows_of_statistics(
-    tap: TapData,
-    statistics: Callable[[str], ClassStatistics],
-    ood: Mapping[str, tuple[torch.Tensor, int]],
-    plan: Plan,
+    tap: TapData, statistics: Callable[[str], ClassStatistics], ood: Mapping[str, tuple[torch.Tensor, int]], plan: Plan
 ) -> list[Row]:
     """The rows of one tap by its statistics; without features in ``tap``, what needs these is a null row.
 

@@ -13,12 +13,7 @@ from ood_nc.evaluation.results import Results
 from ood_nc.headline import headline
 from ood_nc.spreadsheets import csv_text
 
-_COLUMNS = {
-    "FPR@95": "fpr95_ood_positive",
-    "AUROC": "auroc",
-    "AUPR_IN": "aupr_in",
-    "AUPR_OUT": "aupr_out",
-}
+_COLUMNS = {"FPR@95": "fpr95_ood_positive", "AUROC": "auroc", "AUPR_IN": "aupr_in", "AUPR_OUT": "aupr_out"}
 
 
 def to_openood_csv(results: Results, *, tap: str | None = None, method: str | None = None) -> str:

@@ -17,14 +17,7 @@ from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.scores import percentile_interval
-from ood_nc.transfer import (
-    PROBES,
-    ProbeResult,
-    id_ood_alignment,
-    layer_correlation,
-    retained_accuracy,
-    wilson_interval,
-)
+from ood_nc.transfer import PROBES, ProbeResult, id_ood_alignment, layer_correlation, retained_accuracy, wilson_interval
 
 Correct = NDArray[np.bool_]
 

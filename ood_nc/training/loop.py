@@ -23,13 +23,7 @@ from ood_nc.tracking import TRACKERS, Tracker, open_trackers
 from ood_nc.training.checkpoints import read_last, settle
 from ood_nc.training.control import SAMPLE
 from ood_nc.training.launch import accelerator_for, ignored_variables
-from ood_nc.training.measurement import (
-    diverged,
-    measure_collapse,
-    measure_layer_inputs,
-    sample_taps,
-    validate,
-)
+from ood_nc.training.measurement import diverged, measure_collapse, measure_layer_inputs, sample_taps, validate
 from ood_nc.training.run_directory import RunDirectory, check_same, check_start, record_start
 from ood_nc.training.setup import Setup, prepare
 from ood_nc.training.standing import Standing, is_over, keep, restore, save

@@ -11,14 +11,7 @@ import torch
 
 from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.errors import UserError
-from ood_nc.transfer._softmax_regression import (
-    Blocks,
-    Curvature,
-    curvature_of,
-    evaluate,
-    minimise,
-    standardise,
-)
+from ood_nc.transfer._softmax_regression import Blocks, Curvature, curvature_of, evaluate, minimise, standardise
 from ood_nc.transfer._stratify import hold_out
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_split, check_task, read_test
@@ -97,12 +90,7 @@ def linear_probe(
     """
     start = time.perf_counter()
     task = check_task(train_features, train_labels, test_features, test_labels)
-    probe = fit_linear_probe(
-        task.train_features,
-        task.train_labels,
-        seed=seed,
-        penalties=penalties,
-    )
+    probe = fit_linear_probe(task.train_features, task.train_labels, seed=seed, penalties=penalties)
     return read_test(
         task,
         probe.logits(task.test_features).argmax(dim=1),
