@@ -125,7 +125,7 @@ def test_a_mistake_in_one_process_ends_all_with_one_line(trained_run: Path, tmp_
             extraction._forward = refuse  # type: ignore[assignment]
 
     run = tmp_path / "run"
-    shutil.copytree(trained_run, run)
+    shutil.copytree(trained_run, run, ignore=shutil.ignore_patterns("results.*"))
     ends = launch(["evaluate", str(run), *EVALUATE, "-j", "0"], 2, tmp_path, spoil)
     assert ends[0][0] == 2 and ends[1][0] != 0
     assert "".join(said for _, said, _ in ends).strip() == "ood-nc: the disk of this machine has gone: mount it."
