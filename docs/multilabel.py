@@ -46,7 +46,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     if (name, head) != ("convnet6", "trained, d")  # that is pick-all-label above
 }
 PARTS = {"mnist": (ARMS, (0, 1, 2)), "cifar": (CIFAR, (0,)), "networks": (NETWORKS, (0,))}
-QUICK = {"data.limit": 20, "data.eval_limit": 40, "train.epochs": 2, "multilabel.counts": {1: [12], 2: [2]}}
+QUICK = {
+    "data.limit": 20,
+    "data.eval_limit": 40,
+    "train.epochs": 2,
+    "train.collapse_interval": 1,
+    "multilabel.counts": {1: [12], 2: [2]},
+}
 METRICS = {
     "subset_accuracy": "subset accuracy",
     "iou": "IoU",
