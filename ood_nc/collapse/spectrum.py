@@ -53,6 +53,8 @@ def moment_spectra(stats: ClassStatistics) -> MomentSpectra:
         raise RuntimeError(f"dsytrd: argument {-failed}.")
     lifted = diagonal.copy()
     lifted[-1] += float(length) ** 2
+    if len(diagonal) == 1:  # SciPy before 1.13 wants an element beside it
+        return MomentSpectra(diagonal, lifted)
     return MomentSpectra(*(eigvalsh_tridiagonal(one, beside, lapack_driver="sterf") for one in (diagonal, lifted)))
 
 

@@ -123,14 +123,13 @@ class Objective(nn.Module):
         """
         task = self._task_loss(logits, targets)
         loss, parts = task, {"task": task.detach()}
-        batch = Batch(logits, targets, groups, outliers=outliers)
         for term, function in zip(self.terms, self._losses, strict=True):
             if term.tap not in taps:
                 there = ", ".join(taps) or "none"
                 raise UserError(f"No tap {term.tap!r} for the loss {term.name!r}; the model has: {there}.")
             weight = self._weights[term.name, term.tap]
             with torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
-                own = batch._replace(head=(heads or {}).get(term.tap))
+                own = Batch(logits, targets, groups, (heads or {}).get(term.tap), outliers)
                 value = function(taps[term.tap], own, **term.kwargs)
             loss = loss + weight * value
             parts[f"{term.name}/{term.tap}"] = value.detach()
