@@ -33,7 +33,7 @@ DEPENDENCIES = [
     "timm>=1.0.26",
     "torch>=2.6",
     "torchvision>=0.21",
-    "wandb>=0.16",
+    "wandb>=0.18",
 ]
 
 

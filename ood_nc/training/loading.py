@@ -56,9 +56,12 @@ class EpochSampler(Sampler[SampleKey]):
         self.size, self.seed, self.rank, self.world = size, seed, rank, world
         self.epoch, self.start = 0, 0
         self._balance = None if balance is None else np.asarray(balance)
-        self._repeated = (
-            RepeatAugSampler(range(size), num_replicas=world, rank=rank, num_repeats=repeats) if repeats > 1 else None
-        )
+        self._repeated = None
+        if repeats > 1:  # of fewer than 256 images, timm before 1.0.31 leaves none unless it is told not to round
+            settings = {} if size >= 256 else {"selected_round": 0}
+            self._repeated = RepeatAugSampler(
+                range(size), num_replicas=world, rank=rank, num_repeats=repeats, **settings
+            )
         self.length = size // world if self._repeated is None else len(self._repeated)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
