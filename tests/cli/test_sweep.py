@@ -23,6 +23,7 @@ command: ["${env}", ood-nc, run, --config=quickstart, --log-wandb, "${args}"]
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_table_and_goes_on_where_it_stopped(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
