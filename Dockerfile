@@ -1,5 +1,5 @@
-# On a processor:      docker build --target cpu -t ood_nc .         docker run --rm -v "$PWD/runs:/work/runs" ood_nc
-# With NVIDIA GPUs:    docker build --target cuda -t ood_nc:cuda .   docker run --rm --gpus all -v "$PWD/runs:/work/runs" ood_nc:cuda
+# On a processor:      docker build --target cpu -t ood_nc .         docker run --rm -v "$PWD/runs:/home/user/runs" ood_nc
+# With NVIDIA GPUs:    docker build --target cuda -t ood_nc:cuda .   docker run --rm --gpus all -v "$PWD/runs:/home/user/runs" ood_nc:cuda
 # Another command:     docker run --rm ood_nc doctor
 
 FROM python:3.12-slim AS source
@@ -11,9 +11,9 @@ COPY ood_nc ood_nc
 FROM python:3.12-slim AS runtime
 # Some faiss and torch wheels leave the OpenMP runtime to the system.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home user && mkdir -p /work/runs && chown -R user /work
+    && useradd --create-home user && mkdir -p /home/user/runs && chown -R user /home/user
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
-WORKDIR /work
+WORKDIR /home/user
 ENTRYPOINT ["ood-nc"]
 CMD ["quickstart"]
 
