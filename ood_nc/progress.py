@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import (
@@ -36,7 +36,7 @@ def progress(description: str, total: int | None, unit: str = "images") -> Itera
     The bar is off when the output is not a terminal, under ``OOD_NC_QUIET=1`` (set by ``--quiet``), and on every rank
     but the first.
     """
-    quiet = os.environ.get("OOD_NC_QUIET") == "1" or not is_main_process()
+    quiet = os.environ.get("OOD_NC_QUIET") == "1" or not is_main_process() or not sys.stderr.isatty()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -47,10 +47,9 @@ def progress(description: str, total: int | None, unit: str = "images") -> Itera
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(file=sys.stderr),
-        disable=quiet or not sys.stderr.isatty(),
         transient=True,
     )
-    with bar:
+    with nullcontext() if quiet else bar:  # a disabled bar of earlier versions ends in an empty line
         task = bar.add_task(description, total=total, unit=unit, note="")
 
         def advance(count: int, note: str = "") -> None:

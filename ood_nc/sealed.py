@@ -59,7 +59,7 @@ def write_sealed(path: str | Path, tensors: Mapping[str, torch.Tensor], header: 
             save_file(_plain(tensors), temporary, {"format": "pt", "seal": _BLANK.decode(), "ood_nc": text})
         except SafetensorError as error:
             # safetensors hides the system's error; a full disk must be told from a fault of ours.
-            code = re.search(r"os error (\d+)", str(error))
+            code = re.search(r"(?:os error|code:) (\d+)", str(error))
             raise (OSError(int(code[1]), os.strerror(int(code[1]))) if code else error) from error
         _seal(temporary)
 

@@ -135,7 +135,7 @@ def test_files_that_are_no_detector(fitted: Detector, tmp_path: Path) -> None:
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="it carries no digest"):
         Detector.load(path)
-    write_sealed(path, {}, {"spec": {}})
+    write_sealed(path, {"x": torch.zeros(1)}, {"spec": {}})
     with pytest.raises(UserError, match="is no detector file"):
         Detector.load(path)
     with pytest.raises(UserError, match="Cannot write"):
