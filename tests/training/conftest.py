@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ood_nc.config import load
+from ood_nc.training.measurement import StepAverages
 
 SMALL = {
     "model.name": "test_vit",
@@ -29,3 +30,22 @@ def small(tmp_path):
         return load(None, {**SMALL, "output": str(tmp_path / "runs"), "experiment": experiment, **overrides})
 
     return make
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Let something happen in the middle of a step of an epoch, once."""
+
+    def install(batch, action):
+        seen = {"batches": 0}
+        add = StepAverages.add
+
+        def counting(self, *arguments):
+            add(self, *arguments)
+            seen["batches"] += 1
+            if seen["batches"] == batch:
+                action()
+
+        monkeypatch.setattr(StepAverages, "add", counting)
+
+    return install
