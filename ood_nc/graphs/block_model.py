@@ -63,6 +63,11 @@ class BlockModel:
         return 1 - (1 - self.p) ** 2, 1 - (1 - self.q) ** 2
 
     @property
+    def heterophilic(self) -> bool:
+        """Whether communities are sparser inside than across."""
+        return self.p < self.q
+
+    @property
     def recovery_margin(self) -> float:
         """|sqrt(a) - sqrt(b)| - sqrt(C), a = p N / ln N and b = q N / ln N; exact recovery is possible above 0.
 

@@ -21,7 +21,7 @@ from ood_nc.graphs.measurement import OverGraphs, collapse_by_layer, measure_fea
 from ood_nc.graphs.node_detection import HEAD_TAP, NodeDetection, head_depth, outputs_of
 from ood_nc.graphs.objective import accuracy, overlap
 from ood_nc.graphs.sources import BlockSource, Sample
-from ood_nc.graphs.spectral import OPERATORS, projected_power_iterations, spectral_labels, spectrum
+from ood_nc.graphs.spectral import OPERATORS, informative, projected_power_iterations, spectral_labels, spectrum
 from ood_nc.graphs.traces import trace_bounds
 from ood_nc.graphs.training import GraphTrainer
 from ood_nc.training.run_directory import versions
@@ -45,7 +45,8 @@ def evaluate_graphs(trainer: GraphTrainer) -> Results:
     make: MakeRow = partial(make_row, {"run": run, "seed": config.train.seed, "protocol": STRICT})
     rows = _accuracy_rows(tests, outputs, trainer.source.classes, make)
     rows += _collapse_rows(trainer, tests, outputs, make)
-    rows += _spectral_rows(tests, trainer.source.classes, config.train.seed, make)
+    heterophilic = isinstance(trainer.source, BlockSource) and trainer.source.model.heterophilic
+    rows += _spectral_rows(tests, trainer.source.classes, config.train.seed, make, heterophilic=heterophilic)
     detection = NodeDetection(trainer, make)
     rows += detection.rows(_detectors(config))
     right = {correct_column(HEAD_TAP, "head"): detection.correct}
@@ -54,7 +55,7 @@ def evaluate_graphs(trainer: GraphTrainer) -> Results:
     return Results(
         rows=rows,
         identity=_identity(trainer, tests, detection),
-        series={"beliefs": _beliefs(tests, outputs), "spectra": _spectra(tests[0])},
+        series={"beliefs": _beliefs(tests, outputs), "spectra": _spectra(tests[0], heterophilic=heterophilic)},
         scores=scores_table(sets),
     )
 
@@ -121,7 +122,7 @@ def _trace_ratios(trainer: GraphTrainer, sample: Sample, labels: Tensor) -> dict
     return found
 
 
-def _spectral_rows(tests: list[Sample], classes: int, seed: int, make: MakeRow) -> list[Row]:
+def _spectral_rows(tests: list[Sample], classes: int, seed: int, make: MakeRow, *, heterophilic: bool) -> list[Row]:
     """Overlap and NC1 of the spectral methods, after each number of iterations."""
     rows: list[Row] = []
     if tests[0].named or len(tests[0].labels) > _SPECTRAL_NODES:
@@ -131,7 +132,9 @@ def _spectral_rows(tests: list[Sample], classes: int, seed: int, make: MakeRow) 
         for number, sample in enumerate(tests):
             generator = torch.Generator().manual_seed(derive_seed(seed, name, number))
             graph, nodes = sample.graph, len(sample.labels)
-            vectors = projected_power_iterations(graph.edge_index, nodes, classes, name, SPECTRAL_ITERATIONS, generator)
+            vectors = projected_power_iterations(
+                graph.edge_index, nodes, classes, name, SPECTRAL_ITERATIONS, generator, heterophilic=heterophilic
+            )
             for iterations, vector in zip(SPECTRAL_ITERATIONS, vectors, strict=True):
                 guessed = overlap(spectral_labels(vector, classes), sample.labels, classes)
                 found.setdefault((iterations, "overlap"), []).append(guessed)
@@ -163,14 +166,19 @@ def _beliefs(tests: list[Sample], outputs: list[Tensor]) -> list[dict[str, Any]]
     ]
 
 
-def _spectra(sample: Sample) -> dict[str, Any]:
+def _spectra(sample: Sample, *, heterophilic: bool) -> dict[str, Any]:
     """Of one graph the 16 smallest eigenvalues of each operator, and the Fiedler vector."""
     nodes = sample.graph.num_nodes
     if nodes > _SPECTRAL_NODES:
         return {}
-    found = {name: spectrum(sample.graph.edge_index, nodes, name) for name in OPERATORS}
+    edges = sample.graph.edge_index
+    found = {name: spectrum(edges, nodes, name, heterophilic=heterophilic) for name in OPERATORS}
     return {
-        name: {"values": one.values[:16].tolist(), "fiedler": one.vectors[:, 1].tolist()} for name, one in found.items()
+        name: {
+            "values": one.values[:16].tolist(),
+            "fiedler": informative(one, 2, heterophilic=heterophilic)[:, 0].tolist(),
+        }
+        for name, one in found.items()
     }
 
 

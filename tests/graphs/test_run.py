@@ -82,6 +82,16 @@ def test_rows_of_a_run_say_what_their_oracle_says(tmp_path: Path) -> None:
         assert sum(one["counts"]) == 40  # 20 nodes of a community in 2 graphs
 
 
+@pytest.mark.parametrize(("p", "q"), [(0.7, 0.05), (0.05, 0.7)])
+def test_the_spectral_methods_look_at_the_end_where_the_communities_are(tmp_path: Path, p: float, q: float) -> None:
+    results = evaluate_graphs(GraphTrainer(tiny(tmp_path, **{"graphs.p": p, "graphs.q": q})))
+    found = {row["method"]: row["value"] for row in results.select(metric="overlap") if row["method"] != "head"}
+    assert len(found) == 6 and min(found.values()) > 0.9
+    labels = np.sign(np.arange(40) - 19.5)
+    for spectra in results.series["spectra"].values():
+        assert abs(labels @ np.sign(spectra["fiedler"])) > 36
+
+
 def planetoid(root: Path) -> None:
     """Planetoid's raw files of a graph of 540 nodes, 12 of them for training and 12 for the test, of three classes."""
     generator = np.random.default_rng(0)
