@@ -2,15 +2,17 @@
 
 python scripts/private_cifar.py FEATURES OUT [TABLE ...]
 
-FEATURES is what private_features.py wrote. Ten minutes of one core.
+FEATURES is what private_features.py wrote. Fifteen minutes of one core; rows that OUT has are not computed again.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from torch.nn import functional as F
 
 from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.detection import auroc
+from ood_nc.files import write_text
 from ood_nc.privacy import PrivateHead, feature_shift, fit_private_head
 from ood_nc.sealed import read_sealed
 
 DELTA, SEEDS, CLASSES, COMPONENTS, STEPS = 1e-5, range(5), 10, 40, 30
 EPSILONS = (1.0, 4.0, 8.0, math.inf)
 Sets = dict[str, torch.Tensor]
+Row = dict[str, Any]
+Rows = Iterator[tuple[Row, Callable[[], Row]]]
+"""What names a row, and what computes the rest of it."""
 
 
 def load(folder: Path, backbone: str) -> tuple[Sets, torch.Tensor]:
@@ -54,28 +60,32 @@ def fit(x: torch.Tensor, y: torch.Tensor, epsilon: float, seed: int, **settings:
 def sampled(public: torch.Tensor) -> dict[str, dict[str, Any]]:
     """DP-SGD on Poisson samples of a tenth: its smaller rate times its steps go as far as those of the full batches."""
     settings = {"method": "dp_sgd", "accountant": "rdp", "steps": 100, "learning_rate": 3.0}
-    few = {"public": public, "components": COMPONENTS, "center": True}
-    return {"normalised, public PCA, DP-SGD": {**few, **settings}}
+    chosen = {name: remedies(public)[name] for name in ("normalised", "normalised, public PCA")}
+    return {f"{name}, DP-SGD": {**own, **settings} for name, own in chosen.items()}
 
 
-def accuracies(
-    sets: Sets, chosen: dict[str, dict[str, Any]], epsilons: tuple[float, ...] = EPSILONS
-) -> Iterator[dict[str, Any]]:
+def accuracies(sets: Sets, chosen: dict[str, dict[str, Any]], epsilons: tuple[float, ...] = EPSILONS) -> Rows:
     """Accuracy, detection from the logits alone and collapse by remedy, epsilon and seed."""
-    x, y = sets["id_train/encoder"], sets["id_train/labels"]
     for remedy, settings in chosen.items():
         for epsilon in epsilons:
             for seed in SEEDS if epsilon < math.inf else range(1):
-                head = fit(x, y, epsilon, seed, **settings)
-                row = {"remedy": remedy, "epsilon": epsilon, "seed": seed, "stated": head.statement.epsilon}
-                row["accuracy"] = head.accuracy(sets["id_test/encoder"], sets["id_test/labels"])
-                energies = {
-                    name: head.logits(sets[f"{name}/encoder"]).logsumexp(dim=1)
-                    for name in ("id_test", "far/textures", "far/flowers")
-                }
-                for name in ("far/textures", "far/flowers"):
-                    row[f"auroc {name[4:]}"] = auroc(energies["id_test"], energies[name])
-                yield row | collapse(head, x, y, seed)
+                key = {"remedy": remedy, "epsilon": epsilon, "seed": seed}
+                yield key, partial(measured, sets, epsilon, seed, settings)
+
+
+def measured(sets: Sets, epsilon: float, seed: int, settings: dict[str, Any]) -> Row:
+    """One head: accuracy, detection, collapse."""
+    x, y = sets["id_train/encoder"], sets["id_train/labels"]
+    head = fit(x, y, epsilon, seed, **settings)
+    row: Row = {"stated": head.statement.epsilon}
+    row["accuracy"] = head.accuracy(sets["id_test/encoder"], sets["id_test/labels"])
+    energies = {
+        name: head.logits(sets[f"{name}/encoder"]).logsumexp(dim=1)
+        for name in ("id_test", "far/textures", "far/flowers")
+    }
+    for name in ("far/textures", "far/flowers"):
+        row[f"auroc {name[4:]}"] = auroc(energies["id_test"], energies[name])
+    return row | collapse(head, x, y, seed)
 
 
 def collapse(head: PrivateHead, x: torch.Tensor, y: torch.Tensor, seed: int) -> dict[str, float | None]:
@@ -89,20 +99,25 @@ def collapse(head: PrivateHead, x: torch.Tensor, y: torch.Tensor, seed: int) -> 
     return {name: values[name] for name in names}
 
 
-def shifts(folder: Path, backbones: list[str]) -> Iterator[dict[str, Any]]:
+def shifts(folder: Path, backbones: list[str]) -> Rows:
     """Feature shift and accuracy of each backbone."""
     for name in backbones:
-        sets, _ = load(folder, name)
-        x, y = sets["id_train/encoder"], sets["id_train/labels"]
-        found = feature_shift(x, y)
-        row: dict[str, Any] = {"backbone": name, "dim": x.shape[1]}
-        for kind in ("sup", "euclidean"):
-            row |= {f"{kind} {part}": value for part, value in getattr(found, kind)._asdict().items()}
-        for epsilon in (1.0, math.inf):
-            heads = [fit(x, y, epsilon, seed) for seed in (range(3) if epsilon < math.inf else range(1))]
-            tested = [head.accuracy(sets["id_test/encoder"], sets["id_test/labels"]) for head in heads]
-            row[f"accuracy {epsilon:g}"] = float(np.mean(tested))
-        yield row
+        yield {"backbone": name}, partial(shift, folder, name)
+
+
+def shift(folder: Path, backbone: str) -> Row:
+    """Those of one backbone."""
+    sets, _ = load(folder, backbone)
+    x, y = sets["id_train/encoder"], sets["id_train/labels"]
+    found = feature_shift(x, y)
+    row: Row = {"dim": x.shape[1]}
+    for kind in ("sup", "euclidean"):
+        row |= {f"{kind} {part}": value for part, value in getattr(found, kind)._asdict().items()}
+    for epsilon in (1.0, math.inf):
+        heads = [fit(x, y, epsilon, seed) for seed in (range(3) if epsilon < math.inf else range(1))]
+        tested = [head.accuracy(sets["id_test/encoder"], sets["id_test/labels"]) for head in heads]
+        row[f"accuracy {epsilon:g}"] = float(np.mean(tested))
+    return row
 
 
 def perturbed(sets: Sets) -> Iterator[tuple[str, Sets]]:
@@ -128,30 +143,47 @@ def perturbed(sets: Sets) -> Iterator[tuple[str, Sets]]:
     yield "imbalance 10", sets | {"id_train/encoder": sets["id_train/encoder"][kept], "id_train/labels": y[kept]}
 
 
-def perturbations(sets: Sets, public: torch.Tensor) -> Iterator[dict[str, Any]]:
+def perturbations(sets: Sets, public: torch.Tensor) -> Rows:
     """Accuracy under each disturbance, private and not, without a remedy and with each."""
     chosen = ("raw", "normalised", "normalised, public PCA")
     settings = {name: value for name, value in remedies(public).items() if name in chosen}
     for disturbance, given in perturbed(sets):
         for remedy in chosen:
             for epsilon in (1.0, math.inf):
-                for seed in range(2) if epsilon < math.inf else range(1):
-                    head = fit(given["id_train/encoder"], given["id_train/labels"], epsilon, seed, **settings[remedy])
-                    accuracy = head.accuracy(given["id_test/encoder"], given["id_test/labels"])
-                    row = {"disturbance": disturbance, "remedy": remedy, "epsilon": epsilon, "seed": seed}
-                    yield row | {"accuracy": accuracy}
+                for seed in SEEDS if epsilon < math.inf else range(1):
+                    key = {"disturbance": disturbance, "remedy": remedy, "epsilon": epsilon, "seed": seed}
+                    yield key, partial(tested, given, epsilon, seed, settings[remedy])
 
 
-def write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """Write a table as it grows: what is there after an interruption is whole rows."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table: csv.DictWriter[str] | None = None
-        for row in rows:
-            if table is None:
-                table = csv.DictWriter(file, list(row), lineterminator="\n")
-                table.writeheader()
-            table.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
-            file.flush()
+def tested(sets: Sets, epsilon: float, seed: int, settings: dict[str, Any]) -> Row:
+    """Accuracy of one head."""
+    head = fit(sets["id_train/encoder"], sets["id_train/labels"], epsilon, seed, **settings)
+    return {"accuracy": head.accuracy(sets["id_test/encoder"], sets["id_test/labels"])}
+
+
+def cell(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def write(path: Path, rows: Rows) -> None:
+    """Write a table as it grows, computing what it has not."""
+    known: list[dict[str, str]] = []
+    if path.exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            known = list(csv.DictReader(file))
+    found: list[dict[str, str]] = []
+    for named, compute in rows:
+        key = {name: cell(value) for name, value in named.items()}
+        there = [row for row in known if key.items() <= row.items()]
+        row = there[0] if there else key | {name: cell(value) for name, value in compute().items()}
+        found.append(row)
+        if there:
+            known.remove(row)
+        text = io.StringIO()
+        table = csv.DictWriter(text, list(row), lineterminator="\n")
+        table.writeheader()
+        table.writerows([*found, *known])
+        write_text(path, text.getvalue())
 
 
 def main() -> None:

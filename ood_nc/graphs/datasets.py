@@ -1,13 +1,18 @@
-"""Real graphs from local files, read by PyTorch Geometric and by OGB; nothing is downloaded."""
+"""Real graphs from local files: Planetoid's by PyTorch Geometric, OGB's tables as they are; nothing is downloaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.utils import index_to_mask, to_undirected
 
-from ood_nc.errors import MissingPackageError, UserError, nearest
+from ood_nc.errors import UserError, nearest
 
 PLANETOID = ("Cora", "CiteSeer", "PubMed")
 
@@ -17,14 +22,14 @@ def load_graph(name: str, root: str | Path) -> Data:
 
     Args:
         name: Cora, CiteSeer or PubMed (Planetoid's raw files, ``ROOT/NAME/raw/ind.NAME.*``), or a node data set of OGB
-            such as ogbn-arxiv (``ROOT/ogbn_arxiv``, as OGB lays it out).
+            with features and one label a node, such as ogbn-arxiv and ogbn-products (its unpacked tables,
+            ``ROOT/ogbn_arxiv/raw/*.csv.gz`` and ``ROOT/ogbn_arxiv/split/*/*.csv.gz``). Edges count in both directions.
         root: the folder of data sets.
 
-    Planetoid's files are pickles and OGB's may be: what they hold is run, so they must be from someone who is trusted.
+    Planetoid's files are pickles: what they hold is run, so they must be from someone who is trusted.
 
     Raises:
-        UserError: unknown name, or files that are not there.
-        MissingPackageError: OGB is not installed.
+        UserError: unknown name, or files that are not there or hold something else.
     """
     if name.startswith("ogbn-"):
         return _ogb(name, Path(root))
@@ -40,7 +45,12 @@ def load_graph(name: str, root: str | Path) -> Data:
     ]
     if missing:
         raise UserError(f"{_part(raw, name, missing[0])} is not there: put Planetoid's raw files into {raw}.")
-    return Planetoid(str(root), name)[0]
+    try:
+        return Planetoid(str(root), name)[0]
+    except OSError:
+        raise
+    except Exception as error:  # unpickling what is damaged raises anything
+        raise UserError(f"{raw} does not hold Planetoid's files of {name}: {error}") from None
 
 
 def _part(raw: Path, name: str, part: str) -> Path:
@@ -51,15 +61,49 @@ def _ogb(name: str, root: Path) -> Data:
     folder = root / name.replace("-", "_")
     if not folder.is_dir():
         raise UserError(f"{folder} is not there: unpack OGB's {name} into {root}.")
+    features = _table(folder / "raw" / "node-feat.csv.gz").float()
+    nodes = len(features)
+    labels = _numbers(folder / "raw" / "node-label.csv.gz", width=1)[:, 0]
+    if len(labels) != nodes:
+        raise UserError(
+            f"{folder}/raw has {nodes} rows of features and {len(labels)} labels: give one of each for a node."
+        )
+    edges = to_undirected(
+        _numbers(folder / "raw" / "edge.csv.gz", width=2, below=nodes).T.contiguous(), num_nodes=nodes
+    )
+    splits = sorted(folder.glob("split/*/train.csv.gz"))
+    if len(splits) != 1:
+        raise UserError(
+            f"{folder}/split holds {len(splits)} folders with train.csv.gz and test.csv.gz: leave one there."
+        )
+    masks = {
+        f"{part}_mask": index_to_mask(
+            _numbers(splits[0].with_name(f"{part}.csv.gz"), width=1, below=nodes)[:, 0], nodes
+        )
+        for part in ("train", "test")
+    }
+    return Data(x=features, edge_index=edges, y=labels, **masks)
+
+
+def _table(path: Path) -> Tensor:
+    """The numbers of a table without a head (rows, columns), float64."""
+    if not path.is_file():
+        raise UserError(f"{path} is not there: read are OGB's data sets with features and labels of nodes, as tables.")
     try:
-        from ogb.nodeproppred import PygNodePropPredDataset
-    except ModuleNotFoundError:
-        raise MissingPackageError(f"{name} is read by OGB: pip install ogb.") from None
-    dataset = PygNodePropPredDataset(name, root=str(root))
-    graph, split = dataset[0], dataset.get_idx_split()
-    graph.y = graph.y.view(-1)
-    for part in ("train", "test"):
-        mask = torch.zeros(graph.num_nodes, dtype=torch.bool)
-        mask[split[part]] = True
-        graph[f"{part}_mask"] = mask
-    return graph
+        table = pa.csv.read_csv(path, pa.csv.ReadOptions(autogenerate_column_names=True))
+        found = np.column_stack([column.to_numpy() for column in table.columns]).astype(np.float64)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise UserError(f"{path} is no table of numbers: {error}") from None
+    if not np.isfinite(found).all():
+        raise UserError(f"{path} has values that are missing or infinite: fill them in.")
+    return torch.from_numpy(found)
+
+
+def _numbers(path: Path, *, width: int, below: int | None = None) -> Tensor:
+    """The whole numbers of a table (rows, width), from 0 to below ``below``."""
+    found = _table(path)
+    whole = found.long()
+    if found.shape[1] != width or (whole != found).any() or whole.min() < 0 or (below and whole.max() >= below):
+        limit = "" if below is None else f" below {below}"
+        raise UserError(f"{path} must have {width} whole numbers{limit} in every row.")
+    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import pickle
 from pathlib import Path
 
@@ -127,6 +128,74 @@ def test_planetoid_is_read_from_local_files_and_trained_on(tmp_path: Path) -> No
     assert right["value"] > 0.9
 
 
+def write_ogb(root: Path, **parts: np.ndarray) -> dict[str, np.ndarray]:
+    """The tables of an OGB graph of 90 nodes of three classes; ``parts`` replace its own."""
+    generator = np.random.default_rng(1)
+    labels = np.arange(90) % 3
+    near = (labels[:, None] == labels) & (generator.random((90, 90)) < 0.2) & ~np.eye(90, dtype=bool)
+    own = {
+        "raw/edge": np.argwhere(near), "raw/node-label": labels[:, None],
+        "raw/node-feat": np.round(np.eye(3)[labels] + generator.random((90, 3)), 6),
+        "split/time/train": np.arange(0, 60)[:, None], "split/time/test": np.arange(70, 90)[:, None],
+    }  # fmt: skip
+    for name, table in {**own, **parts}.items():
+        path = root / "ogbn_arxiv" / f"{name}.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress("".join(",".join(map(str, row)) + "\n" for row in table.tolist()).encode()))
+    return own
+
+
+def test_ogb_is_read_from_its_tables_and_trained_on(tmp_path: Path) -> None:
+    parts = write_ogb(tmp_path)
+    graph = load_graph("ogbn-arxiv", tmp_path)
+    adjacency = np.zeros((90, 90), dtype=bool)
+    adjacency[tuple(parts["raw/edge"].T)] = True
+    both = torch.zeros(90, 90, dtype=torch.bool)
+    both[graph.edge_index[0], graph.edge_index[1]] = True
+    assert torch.equal(both, torch.from_numpy(adjacency | adjacency.T)) and int(both.sum()) == graph.num_edges
+    np.testing.assert_array_equal(graph.x.numpy(), parts["raw/node-feat"].astype(np.float32))
+    assert graph.y.tolist() == parts["raw/node-label"][:, 0].tolist()
+    assert graph.train_mask.nonzero()[:, 0].tolist() == list(range(60))
+    assert graph.test_mask.nonzero()[:, 0].tolist() == list(range(70, 90))
+    overrides = {"output": str(tmp_path), "data.root": str(tmp_path), "graphs.dataset": "ogbn-arxiv"}
+    config = load("configs/graphs/cora.yaml", {**overrides, "graphs.held_out_classes": [1], "train.epochs": 1})
+    trainer = train_graphs(config)
+    sample = trainer.source.test(0)
+    right = trainer.network(sample.graph.x, sample.graph.edge_index).argmax(dim=1)[sample.nodes] == sample.labels
+    assert float(right.double().mean()) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("part", "table", "said"),
+    [
+        ("raw/edge", np.array([[0, 90]]), "whole numbers below 90"),
+        ("raw/edge", np.array([[0, 1, 2]]), "2 whole numbers"),
+        ("raw/node-label", np.full((90, 2), 1), "1 whole numbers"),
+        ("raw/node-label", np.full((90, 1), 0.5), "1 whole numbers"),
+        ("raw/node-label", np.full((89, 1), 1), "89 labels"),
+        ("raw/node-feat", np.full((90, 1), np.nan), "missing or infinite"),
+        ("raw/node-feat", np.full((90, 1), "cat"), "no table of numbers"),
+        ("split/time/test", np.array([[-1]]), "1 whole numbers"),
+        ("split/other/train", np.array([[0]]), "leave one there"),
+    ],
+)
+def test_tables_of_ogb_that_hold_something_else_are_a_mistake_of_one_line(
+    tmp_path: Path, part: str, table: np.ndarray, said: str
+) -> None:
+    write_ogb(tmp_path, **{part: table})
+    with pytest.raises(UserError, match=said) as caught:
+        load_graph("ogbn-arxiv", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_of_planetoid_are_a_mistake_of_one_line(tmp_path: Path) -> None:
+    planetoid(tmp_path)
+    path = tmp_path / "Cora" / "raw" / "ind.cora.allx"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="does not hold Planetoid's files of Cora"):
+        load_graph("Cora", tmp_path)
+
+
 def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ind\.cora\.x is not there"):
         load_graph("Cora", tmp_path)
@@ -134,6 +203,9 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
         load_graph("cora", tmp_path)
     with pytest.raises(UserError, match="ogbn_arxiv is not there"):
         load_graph("ogbn-arxiv", tmp_path)
+    (tmp_path / "ogbn_mag" / "raw").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"node-feat\.csv\.gz is not there"):
+        load_graph("ogbn-mag", tmp_path)
 
 
 @pytest.mark.parametrize(("key", "value"), [("optim.sched", "cosine"), ("train.device", "cuda")])
