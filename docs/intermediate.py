@@ -24,6 +24,7 @@ RUNS = {
     "mlp-mnist": ("mlp-cpu", "mnist.npz"),
     "mlp-fashion": ("mlp-cpu", "fashion_mnist.npz"),
     "convnet-fashion": ("convnet-cpu", "fashion_mnist.npz"),
+    "mlp-mnist-mse": ("mlp-mse-cpu", "mnist.npz"),
 }
 QUICK = {
     "data.limit": 20,

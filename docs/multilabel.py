@@ -45,7 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     for head, kind in HEADS.items()
     if (name, head) != ("convnet6", "trained, d")  # that is pick-all-label above
 }
-PARTS = {"mnist": (ARMS, (0, 1, 2)), "cifar": (CIFAR, (0,)), "networks": (NETWORKS, (0,))}
+PARTS = {"mnist": (ARMS, (0, 1, 2)), "cifar": (CIFAR, (0, 1, 2)), "networks": (NETWORKS, (0,))}
 QUICK = {
     "data.limit": 20,
     "data.eval_limit": 40,
