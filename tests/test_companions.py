@@ -42,4 +42,4 @@ def test_quick(name, data, monkeypatch):
     specification.loader.exec_module(module)
     monkeypatch.setattr("sys.argv", [name, str(data / "runs"), "--data-dir", str(data), "--quick"])
     module.main()
-    assert len(list((data / "runs").glob("*/results.json"))) == (3 if name == "intermediate" else 15)
+    assert len(list((data / "runs").glob("*/results.json"))) == (4 if name == "intermediate" else 15)
