@@ -37,7 +37,7 @@ class Metric:
 
 
 _TABLE = Path(__file__).with_name("glossary.csv").read_text(encoding="utf-8").splitlines()
-_METRICS = {row.pop("name"): Metric(**row) for row in csv.DictReader(_TABLE)}
+METRICS = {row.pop("name"): Metric(**row) for row in csv.DictReader(_TABLE)}
 
 METHODS = {
     "head": "the classification head of the model",
@@ -54,8 +54,8 @@ METHODS = {
 
 def metric(name: str) -> Metric:
     """How a metric is shown; one that is not in the glossary goes by its own name."""
-    if name in _METRICS:
-        return _METRICS[name]
+    if name in METRICS:
+        return METRICS[name]
     unit = "percent" if name.startswith(("fpr", "aupr", "auroc")) or name.endswith(("accuracy", "_error")) else "number"
     return Metric(name, unit, "", "")
 
