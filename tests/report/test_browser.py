@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
-import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,42 +13,18 @@ from typing import Any
 import pytest
 
 from ood_nc.report import write_comparison, write_report
+from tests.helpers.browser import chromium, wait_for
 from tests.helpers.report_runs import DETECTORS, build_comparison, build_run, write_document
 
 from .conftest import Written
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-
 pytestmark = pytest.mark.browser
-
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1280,900"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    chromedriver = shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("needs Chromium and chromedriver on the PATH")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    yield driver
-    driver.quit()
-
-
-def wait_for(browser: Any, script: str, seconds: float = 20) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := browser.execute_script(f"return {script}")):
-        assert time.monotonic() < end, f"never true: {script}"
-        time.sleep(0.03)
-    return found
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 def open_page(browser: Any, path: Path) -> None:
