@@ -115,6 +115,15 @@ def dp_sgd(
 
     Raises:
         MissingPackageError: Opacus is not installed.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.privacy import dp_sgd
+        >>> x, y = torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1])
+        >>> (weight, bias), run = dp_sgd(x, y, 2, steps=3, batch_size=1, learning_rate=0.1, clip=1.0,
+        ...                              noise_multiplier=1.0, generator=torch.Generator().manual_seed(0))
+        >>> weight.shape, run.steps
+        (torch.Size([2, 1]), 3)
     """
     try:
         from opacus import PrivacyEngine
