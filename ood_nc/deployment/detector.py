@@ -38,6 +38,22 @@ class Verdict:
         class_names: names of the classes, or None.
         errors: of each image why it could not be read, or None. Where there is a reason, score and p-value are NaN,
             the image is not accepted, and its prediction is -1, without a name.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import fit_detector
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> verdict = detector(torch.zeros(2, 3, 32, 32))
+        >>> verdict
+        Verdict(2 images: ... accepted, ... rejected)
+        >>> (verdict.p_values > 0).all(), verdict.predictions.shape
+        (tensor(True), torch.Size([2]))
     """
 
     scores: torch.Tensor
@@ -97,6 +113,24 @@ class Detector:
         ensemble: combines them, or None for one.
         calibration: scores of held-out ID images.
         about: what it was fitted on and with, for the reader: plain values.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import Detector, fit_detector
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp(), "digits.safetensors")
+        >>> detector.save(path)
+        >>> verdict = Detector.load(path)(torch.zeros(2, 3, 32, 32))
+        >>> verdict.accepted.shape, verdict.scores.dtype
+        (torch.Size([2]), torch.float64)
     """
 
     def __init__(

@@ -75,6 +75,20 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
 
     Raises:
         UserError: as `DetectorGraph` does; the file cannot be written.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import export_program, fit_detector
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> program = export_program(detector)
+        >>> [tuple(output.shape) for output in program.module()(torch.zeros(3, 3, 32, 32))]
+        [(3, 10), (3,), (3,), (3,)]
     """
     graph = copy.deepcopy(DetectorGraph(detector)).cpu().eval()  # a copy: the caller's stays where and as it is
     example = torch.rand(2, *detector.model.preprocessing["input_size"])

@@ -75,6 +75,19 @@ def fit_detector(
 
     Raises:
         UserError: an unknown name, an impossible choice, or too few images.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import fit_detector
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> detector
+        Detector(mahalanobis on projector; accepts a score >= ..., TPR 0.95, 300 held-out ID images)
     """
     names = _known_taps(model, taps)
     if not detectors:

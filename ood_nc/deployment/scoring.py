@@ -32,6 +32,21 @@ class ScoringSummary:
         discoveries: called OOD at the false discovery rate that was asked for, or None.
         resumed: images that an earlier, interrupted call had scored.
         seconds: of this call.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import fit_detector, score_images
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> rows = []
+        >>> summary = score_images(detector, ["bundled/digits-id::test"], on_table=rows.append)
+        >>> summary.images == sum(len(table) for table in rows)
+        True
     """
 
     images: int
@@ -75,6 +90,20 @@ def score_images(
         UserError: no source is there; the output is there, has another ending, cannot be written, or another process
             writes it; the parts of an earlier call are damaged, or of other images or another detector.
         KeyboardInterrupt: its argument says what is kept.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.deployment import fit_detector, score_images
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> train = open_dataset("bundled/digits-id::train").with_transform(prepare)
+        >>> detector = fit_detector(model, train, images, detectors=["mahalanobis"])
+        >>> summary = score_images(detector, ["bundled/digits-id::test"])
+        >>> summary.images, summary.broken
+        (300, 0)
     """
     if fdr is not None and output is None:
         raise UserError("A false discovery rate holds for a whole batch: give an output file for it.")

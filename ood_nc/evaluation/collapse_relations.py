@@ -50,6 +50,18 @@ def relate(
         A dictionary a relation: ``x, y, method, kind, normalized, collapse_on, n, taps, pearson, pearson_low,
         pearson_high, spearman, spearman_low, spearman_high, pearson_within_depth, pearson_across_runs, reason``; an
         undefined value is None.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import evaluate, relate
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> results = evaluate(features=arrays, detectors=["knn"], probes=["nearest_mean"], bootstrap=0)
+        >>> [(found["x"], found["y"], found["n"], found["reason"]) for found in relate(results.rows)][:1]
+        [('trace_within', '1-auroc', 1, '1 taps with both values; at least 3 are needed')]
     """
     rows = [row for row in rows if row["value"] is not None and row["tap"] is not None]
     collapse = _collapse_values(rows)

@@ -45,6 +45,20 @@ def compare(
 
     Raises:
         UserError: fewer than two results, or one without scores by sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import compare, evaluate
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> runs = [evaluate(features=arrays, detectors=["knn"], probes=[], bootstrap=20, seed=seed,
+        ...                  run=f"run-seed{seed}") for seed in (0, 1)]
+        >>> document = compare(runs, replicates=20)
+        >>> next(row["difference"] for row in document["differences"] if row["metric"] == "auroc")
+        0.0
     """
     if len(results) < 2:
         raise UserError(f"A comparison needs two results or more, got {len(results)}.")
@@ -81,7 +95,17 @@ def compare(
 
 
 def save_comparison(comparison: Mapping[str, Any], path: str | Path) -> None:
-    """Write the document as JSON, atomically."""
+    """Write the document as JSON, atomically.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ood_nc.evaluation import save_comparison
+        >>> path = Path(tempfile.mkdtemp(), "comparison.json")
+        >>> save_comparison({"differences": []}, path)
+        >>> path.read_text().split()
+        ['{', '"differences":', '[]', '}']
+    """
     write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
 
 

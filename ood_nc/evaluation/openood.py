@@ -30,6 +30,21 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
 
     Raises:
         UserError: the results hold no detection on that tap by that detector.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import evaluate, to_openood_csv
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> results = evaluate(features=arrays, detectors=["knn"], probes=["nearest_mean"], bootstrap=0)
+        >>> print(to_openood_csv(results))
+        dataset,FPR@95,AUROC,AUPR_IN,AUPR_OUT,ACC
+        far,0.00,100.00,100.00,100.00,
+        farood,0.00,100.00,100.00,100.00,
+        <BLANKLINE>
     """
     results = replace(results, rows=results.main_rows)
     chosen = headline(results.identity)

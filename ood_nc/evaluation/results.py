@@ -44,6 +44,23 @@ class Results:
         series: histograms of scores, maps of features, and of probes the accuracy on each class.
         scores: one row a sample: ``group``, ``dataset``, ``id``, then ``score/<tap>/<detector>`` and
             ``correct/<tap>/<probe>``, null where a column does not concern the sample.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import Results, evaluate
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> results = evaluate(features=arrays, detectors=["knn"], probes=["nearest_mean"], bootstrap=0)
+        >>> results
+        Results('run', 94 rows: 1 taps, 1 OOD sets, 0 transfer sets)
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> results.save(folder)
+        >>> Results.load(folder).rows == results.rows
+        True
     """
 
     rows: list[Row]

@@ -33,6 +33,20 @@ def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[
 
     Raises:
         UserError: fewer than two results, or two of one seed.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import evaluate, over_seeds
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> runs = [evaluate(features=arrays, detectors=["knn"], probes=[], bootstrap=20, seed=seed,
+        ...                  run=f"run-seed{seed}") for seed in (0, 1)]
+        >>> row = next(row for row in over_seeds(runs)["seeds"] if row["metric"] == "auroc")
+        >>> row["value"], row["by_seed"]
+        (1.0, {0: 1.0, 1: 1.0})
     """
     seeds = [int(result.identity.get("seed") or 0) for result in results]
     if len(set(seeds)) < max(2, len(seeds)):

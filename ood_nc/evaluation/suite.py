@@ -128,6 +128,18 @@ def evaluate(
 
     Raises:
         UserError: a source cannot be opened, or a detector, probe, group or protocol is unknown.
+
+    Example:
+        >>> import numpy as np
+        >>> from ood_nc.evaluation import evaluate
+        >>> at = lambda *means: np.repeat(np.eye(3, dtype="float32")[list(means)], 20, axis=0)
+        >>> noise = np.random.default_rng(0).normal(scale=0.1, size=(60, 3)).astype("float32")
+        >>> arrays = {"id_train/encoder": at(0, 1, 2) + noise, "id_train/labels": np.repeat([0, 1, 2], 20),
+        ...           "id_test/encoder": at(0, 1, 2) - noise, "id_test/labels": np.repeat([0, 1, 2], 20),
+        ...           "ood/far/encoder": -5 * at(0, 0) - noise[:40]}
+        >>> results = evaluate(features=arrays, detectors=["knn"], probes=["nearest_mean"], bootstrap=0)
+        >>> [round(row["value"], 3) for row in results.rows if row["metric"] == "auroc" and row["dataset"] == "far"]
+        [1.0]
     """
     start = time.perf_counter()
     device = choose_device(device)

@@ -22,6 +22,18 @@ class FeatureBank:
         key: what produced the bank (`BankStore`), empty when it was not cached.
         broken: id and reason of each image that could not be read; they have no row.
         seconds: wall time of the extraction, 0 where none was needed.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.features import extract
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> bank = extract(model, images)
+        >>> bank.labels[:3], bank.ids[0], bank.broken
+        (tensor([1, 0, 0]), 'digits-id/test/1/0000', [])
     """
 
     taps: dict[str, torch.Tensor]

@@ -48,6 +48,17 @@ class ImageBatches:
         dataset: `ImageDataset`, its transform set.
         batch_size: images a batch.
         workers: processes that load images.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.features import ImageBatches
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> [tuple(pixels.shape) for pixels, labels in ImageBatches(images, batch_size=256, workers=0)]
+        [(256, 3, 32, 32), (44, 3, 32, 32)]
     """
 
     def __init__(self, dataset: Any, *, batch_size: int = 128, workers: int = 0) -> None:

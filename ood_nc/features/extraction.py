@@ -34,6 +34,18 @@ class Forwarded(NamedTuple):
         taps: tap name to features (B, d) on the CPU.
         logits: (B, C) float32 on the CPU.
         unread: position and reason of each image that could not be read.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.features import Forwarded, forwarded
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> batch = next(forwarded(model, images, batch_size=2))
+        >>> isinstance(batch, Forwarded), batch.rows, batch.unread
+        (True, tensor([0, 1]), [])
     """
 
     stop: int
@@ -68,6 +80,17 @@ def forwarded(
 
     Raises:
         UserError: a feature is too large for ``dtype``.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.features import forwarded
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> [(batch.stop, len(batch.logits)) for batch in forwarded(model, images, batch_size=128)]
+        [(128, 128), (256, 128), (300, 44)]
     """
     device = choose_device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
@@ -128,6 +151,18 @@ def extract(
     Raises:
         UnreadableError: none of the images can be read.
         UserError: a feature is too large for ``dtype``.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.data import eval_transform, open_dataset
+        >>> from ood_nc.features import extract
+        >>> from ood_nc.models import ControlledModel
+        >>> model = ControlledModel("test_vit", 10, img_size=32).eval()
+        >>> prepare = eval_transform(model.preprocessing)
+        >>> images = open_dataset("bundled/digits-id::test").with_transform(prepare)
+        >>> bank = extract(model, images)
+        >>> {tap: tuple(features.shape) for tap, features in bank.taps.items()}, tuple(bank.logits.shape)
+        ({'encoder': (300, 64), 'projector': (300, 64)}, (300, 10))
     """
     start = time.perf_counter()
     taps = {name: torch.empty(len(dataset), info.dim, dtype=dtype) for name, info in model.tap_info.items()}

@@ -22,6 +22,15 @@ class LocalLog:
 
     Raises:
         UserError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ood_nc.tracking import LocalLog, read_log
+        >>> path = Path(tempfile.mkdtemp(), "metrics.jsonl")
+        >>> LocalLog(path).log({"split": "train", "loss": 0.5}, 1)
+        >>> read_log(path)
+        [{'step': 1, 'split': 'train', 'loss': 0.5}]
     """
 
     def __init__(self, path: str | Path, *, last_step: int = 0) -> None:
@@ -43,7 +52,17 @@ class LocalLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without what is no line of a log: one that was cut off, or damaged since."""
+    """The lines of a metrics.jsonl, without what is no line of a log: one that was cut off, or damaged since.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ood_nc.tracking import read_log
+        >>> path = Path(tempfile.mkdtemp(), "metrics.jsonl")
+        >>> _ = path.write_text('{"step": 1, "loss": 0.5}\\n{"step": 2, "lo')
+        >>> read_log(path)
+        [{'step': 1, 'loss': 0.5}]
+    """
     lines = []
     for text in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -35,6 +35,13 @@ def open_trackers(
 
     Raises:
         UserError: an unknown name, or a tracker refuses its settings.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ood_nc.tracking import open_trackers
+        >>> open_trackers(["local"], Path(tempfile.mkdtemp()), {})
+        [<ood_nc.tracking.local.LocalLog object at ...>]
     """
     found: list[Tracker] = []
     for tracker in dict.fromkeys(trackers):

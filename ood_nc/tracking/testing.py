@@ -30,6 +30,10 @@ def check_tracker(tracker: OpenTracker | str) -> None:
     Raises:
         CheckError: it breaks the protocol; the message says how.
         UserError: no tracker of that name.
+
+    Example:
+        >>> from ood_nc.tracking import check_tracker
+        >>> check_tracker("local")
     """
     run_checks(TRACKERS, tracker, (_check_runs,))
 
