@@ -55,7 +55,7 @@ def claim_means(arm: str, suite: str = "fashion") -> dict[tuple[str, str, str], 
 
 def layers(folder: Path) -> None:
     """Collapse, detection and transfer along the depth of trained networks."""
-    figure, (collapse, detection, transfer) = plt.subplots(1, 3, figsize=(9, 3))
+    figure, (collapse, detection, transfer) = plt.subplots(1, 3, figsize=(9, 3.5))
     for arm, colour in (("baseline_ws", GREY), ("projector", BLUE)):
         means = claim_means(arm)
         taps = [tap for tap in TAPS if ("strict", tap, "nc1") in means]
@@ -67,8 +67,8 @@ def layers(folder: Path) -> None:
     for axis, title in ((collapse, "NC1"), (detection, "FPR95, %"), (transfer, "transfer error, %")):
         axis.set_title(title)
         axis.tick_params(axis="x", rotation=60)
-    collapse.legend()
-    detection.legend(fontsize=7)
+    # Below all three: six lines leave no corner of a panel free.
+    figure.legend(*detection.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     save(figure, folder / "layers.svg")
 
 
