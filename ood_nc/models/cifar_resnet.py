@@ -95,34 +95,17 @@ class CifarResNet(SmallNetwork):
         return self.layer3(self.layer2(self.layer1(maps)))
 
 
-_NAMES = [f"cifar_resnet{depth}" for depth in (20, 32, 44, 56)]
-default_cfgs = untrained_configurations(*_NAMES, first_conv="conv1", classifier="linear")
+_DEPTHS = (20, 32, 44, 56)
+default_cfgs = untrained_configurations(*[f"cifar_resnet{n}" for n in _DEPTHS], first_conv="conv1", classifier="linear")
 
 
-def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
-    arguments = {"blocks": (depth - 2) // 6, **kwargs}
-    return build_model_with_cfg(CifarResNet, f"cifar_resnet{depth}", pretrained, **arguments)
+def _register(depth: int) -> None:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_model_with_cfg(CifarResNet, build.__name__, pretrained, **{"blocks": (depth - 2) // 6, **kwargs})
+
+    build.__name__ = f"cifar_resnet{depth}"  # timm's name of it
+    register_model(build)
 
 
-@register_model
-def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-20 for 32-pixel images, 0.27 M parameters."""
-    return _build(20, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-32 for 32-pixel images, 0.46 M parameters."""
-    return _build(32, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-44 for 32-pixel images, 0.66 M parameters."""
-    return _build(44, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-56 for 32-pixel images, 0.85 M parameters."""
-    return _build(56, pretrained, **kwargs)
+for _depth in _DEPTHS:
+    _register(_depth)
