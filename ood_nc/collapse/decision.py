@@ -185,7 +185,7 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     values = as_tensor(ood, "ood").to(stats.device)
     if values.ndim == 2 and not len(values):
         raise UndefinedMetricError("no OOD samples.")
-    mean = values.double() if values.ndim == 1 else as_matrix(values, "ood").mean(dim=0, dtype=torch.float64)
+    mean = values.double() if values.ndim == 1 else _mean(as_matrix(values, "ood"))
     if mean.shape != (stats.dim,):
         raise UserError(f"ood must have {stats.dim} columns, got {mean.shape[0]}.")
     check_finite(mean[None])
@@ -194,3 +194,9 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
     if not bool((lengths > 0).all()):
         raise UndefinedMetricError("the mean OOD feature or a class mean is 0: it has no direction.")
     return float(((means @ mean) / lengths).abs().mean())
+
+
+def _mean(rows: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows (d,) in float64, which all of them become block by block."""
+    sums = [rows[part].sum(dim=0, dtype=torch.float64) for part in row_blocks(*rows.shape)]
+    return torch.stack(sums).sum(dim=0) / len(rows)

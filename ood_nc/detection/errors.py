@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ood_nc.accumulate import pieces
 from ood_nc.errors import UserError
 
 
@@ -29,13 +30,18 @@ class NonFiniteError(UserError):
 
 def check_finite(rows: Tensor, name: str, advice: str = "leave those samples out", first_row: int = 0) -> None:
     """Raise :class:`NonFiniteError` where a row of (N, ...) holds NaN or infinity; count rows from ``first_row``."""
+    bad = [place for piece in pieces(rows, torch.float32) for place in _not_finite(rows[piece], piece.start)]
+    if bad:
+        raise NonFiniteError(name, len(bad), first_row + bad[0], first_row + len(rows), advice)
+
+
+def _not_finite(rows: Tensor, first: int) -> list[int]:
+    """The numbers of the rows, counted from ``first``, of a piece: a mask of all rows would be as large as they are."""
     # A finite sum proves finite rows at the price of one pass; only otherwise is every row looked at.
-    if bool(torch.isfinite(rows.sum())):
-        return
-    bad = ~torch.isfinite(rows.flatten(1) if rows.ndim > 1 else rows[:, None]).all(dim=1)
-    count = int(bad.sum())
-    if count:
-        raise NonFiniteError(name, count, first_row + int(bad.nonzero()[0]), first_row + len(rows), advice)
+    if bool(torch.isfinite(rows.sum(dtype=torch.promote_types(rows.dtype, torch.float32)))):
+        return []
+    finite = torch.isfinite(rows.flatten(1) if rows.ndim > 1 else rows[:, None]).all(dim=1)
+    return [first + place for place in (~finite).nonzero()[:, 0].tolist()]
 
 
 class MissingInputError(UserError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from ood_nc.data import BrokenImageError, ImageDataset, ood_key
 from ood_nc.data.thumbnails import thumbnail
@@ -19,6 +20,7 @@ SHOWN = 4
 """Images of a kind and set."""
 NEAREST = 3
 """ID train images beside each, by the cosine of their features."""
+_ROWS_AT_ONCE = 1 << 14
 
 
 def gallery(plan: Plan, found: Found, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,8 +95,10 @@ def _order(scores: Scores) -> np.ndarray[Any, Any]:
 
 
 def _nearest(queries: torch.Tensor, train: torch.Tensor) -> list[list[int]]:
-    queries, train = (torch.nn.functional.normalize(rows.float(), dim=1) for rows in (queries, train))
-    found: list[list[int]] = (queries @ train.T).topk(min(NEAREST, len(train)), dim=1).indices.tolist()
+    units = normalize(queries.float(), dim=1)
+    # Cosines alone of all rows: the rows once more in float32 may be too many.
+    cosines = torch.cat([units @ normalize(block.float(), dim=1).T for block in train.split(_ROWS_AT_ONCE)], dim=1)
+    found: list[list[int]] = cosines.topk(min(NEAREST, len(train)), dim=1).indices.tolist()
     return found
 
 

@@ -59,7 +59,9 @@ class Blocks(NamedTuple):
         """The samples of these indices, in their order."""
         held = None
         if len(indices) * samples.features.shape[1] <= HELD:
-            held = torch.cat([samples.rows(part) for part in indices.split(ROWS_AT_ONCE)])
+            held = samples.mean.new_empty(len(indices), samples.features.shape[1], dtype=torch.float32)
+            for part, room in zip(indices.split(ROWS_AT_ONCE), held.split(ROWS_AT_ONCE), strict=True):
+                room.copy_(samples.rows(part))
         return cls(samples, indices, held)
 
     def part(self, chosen: slice) -> Blocks:
@@ -134,7 +136,7 @@ def minimise(
         if -first <= 2 * tolerance:
             break
         moves = [_logits(direction, rows) for rows in blocks.rows()]
-        length, errors = _search(blocks, logits, moves, errors, parameters, direction, penalty, first)
+        length = _search(blocks, logits, moves, errors, parameters, direction, penalty, first)
         for part, move in zip(logits, moves, strict=True):
             part.add_(move, alpha=length)
         step = length * direction
@@ -156,21 +158,22 @@ def _search(
     direction: torch.Tensor,
     penalty: float,
     first: float,
-) -> tuple[float, list[torch.Tensor]]:
-    """The length of the step and the errors behind it: Newton's, shortened by secants where that is too long."""
+) -> float:
+    """The length of the step, Newton's, shortened by secants where that is too long; ``errors`` become those behind."""
     weights, along = parameters[:, :-1], direction[:, :-1]
     quadratic = penalty * float(along.square().sum())
     linear = penalty * float(torch.sum(weights * along))
     length = -first / (_curve(moves, errors, blocks) / len(blocks.indices) + quadratic)
     for _ in range(SHORTENINGS):
-        triples = zip(logits, moves, blocks.labels(), strict=True)
-        found = [_errors(torch.add(part, move, alpha=length), labels) for part, move, labels in triples]
-        products = sum(float(torch.dot(e.flatten(), m.flatten())) for e, m in zip(found, moves, strict=True))
+        products = 0.0
+        for place, labels in enumerate(blocks.labels()):
+            errors[place] = _errors(torch.add(logits[place], moves[place], alpha=length), labels)
+            products += float(torch.dot(errors[place].flatten(), moves[place].flatten()))
         last = products / len(blocks.indices) + linear + length * quadratic
         if last <= -0.1 * first:
             break
         length *= first / (first - last)
-    return length, found
+    return length
 
 
 def _curve(moves: list[torch.Tensor], errors: list[torch.Tensor], blocks: Blocks) -> float:

@@ -11,7 +11,7 @@ from ood_nc.errors import UserError
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
-SIMILARITIES_AT_ONCE = 2**25
+SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE = 2**25, 2**14
 
 
 def knn_probe(
@@ -64,17 +64,31 @@ PROBES.add("knn", knn_probe)
 
 def _vote(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
     centre = torch.stack([_unit(part).sum(dim=0) for part in bank.split(ROWS_AT_ONCE)]).sum(dim=0) / len(bank)
-    keys = torch.cat([_centred(part, centre) for part in bank.split(ROWS_AT_ONCE)])
     num_classes = int(labels.max()) + 1
     predictions = []
-    for part in queries.split(max(1, SIMILARITIES_AT_ONCE // len(bank))):
+    for part in queries.split(QUERIES_AT_ONCE):
         query = _centred(part, centre)
         query[:, -1] = 1
-        similarities, neighbors = (query @ keys.T).topk(k, dim=1)
+        similarities, neighbors = _most_similar(query, bank, centre, k)
         votes = ((similarities - similarities[:, :1]) / temperature).exp()
         totals = torch.zeros(len(part), num_classes, device=bank.device)
         predictions.append(totals.scatter_add_(1, labels[neighbors], votes).argmax(dim=1))
     return torch.cat(predictions)
+
+
+def _most_similar(
+    query: torch.Tensor, bank: torch.Tensor, centre: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities and numbers of each query's ``k`` rows (B, k); keys are made a block at a time."""
+    best, found = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long, device=query.device)
+    step = max(1, SIMILARITIES_AT_ONCE // len(query))
+    for start in range(0, len(bank), step):
+        keys = torch.cat([_centred(part, centre) for part in bank[start : start + step].split(ROWS_AT_ONCE)])
+        nearest = (query @ keys.T).topk(min(k, len(keys)), dim=1)
+        best, found = torch.cat([best, nearest.values], dim=1), torch.cat([found, nearest.indices + start], dim=1)
+        best, order = best.topk(min(k, best.shape[1]), dim=1)
+        found = found.gather(1, order)
+    return best, found
 
 
 def _unit(rows: torch.Tensor) -> torch.Tensor:

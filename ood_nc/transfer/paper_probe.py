@@ -76,7 +76,7 @@ def paper_probe(
     task = check_task(train_features, train_labels, test_features, test_labels)
     if int(task.train_labels.min()) == int(task.train_labels.max()):
         raise UserError(f"A linear probe needs two classes, train_labels holds only class {int(task.train_labels[0])}.")
-    features, test = task.train_features.float(), task.test_features.float()
+    features, test = task.train_features, task.test_features.float()
     generator = torch.Generator().manual_seed(seed)
     head = _head(features.shape[1], int(task.train_labels.max()) + 1, generator).to(features.device)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -84,7 +84,7 @@ def paper_probe(
     for epoch in range(1, settings.epochs + 1):
         order = torch.randperm(len(features), generator=generator).to(features.device)
         for batch in order.split(settings.batch_size):
-            logits = head(features[batch])
+            logits = head(features[batch].float())
             loss = F.cross_entropy(logits, task.train_labels[batch], label_smoothing=settings.smoothing)
             optimizer.zero_grad()
             loss.backward()

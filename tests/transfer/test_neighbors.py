@@ -81,6 +81,7 @@ def test_zero_rows_have_cosine_zero() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_probe(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS)
     monkeypatch.setattr(neighbors, "SIMILARITIES_AT_ONCE", 500)
+    monkeypatch.setattr(neighbors, "QUERIES_AT_ONCE", 13)
     monkeypatch.setattr(neighbors, "ROWS_AT_ONCE", 17)
     parts = knn_probe(TRAIN, TRAIN_LABELS, TEST, TEST_LABELS)
     assert torch.equal(whole.predictions, parts.predictions)

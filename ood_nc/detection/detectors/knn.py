@@ -81,10 +81,9 @@ class NearestNeighbors(FeatureDetector):
                 raise UserError("Detector 'knn': bank_size leaves a class without features; set balanced, or raise it.")
         self.labels_ = None if labels is None else labels[rows]
         # A copy in rows: the caller's may change, and gathering rows of another layout is slow.
-        dtype = torch.float64 if train.features.dtype == torch.float64 else torch.float32
         whole = len(rows) == len(train) and not self.per_class
         features = train.features if whole else train.features[rows.to(train.device)]
-        self.bank_ = features.cpu().to(dtype, copy=whole, memory_format=torch.contiguous_format)
+        self.bank_ = features.cpu().to(features.dtype, copy=whole, memory_format=torch.contiguous_format)
         self.k_ = self._kth()
         sizes = self._bank_sizes()
         small = sum(size < SMALLEST_BANK[self.index] for size in sizes)

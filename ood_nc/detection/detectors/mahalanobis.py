@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapMoments, TapQueries, TapStatistics, register_detector
+from ood_nc.detection.kit import linalg, scatter
 from ood_nc.detection.kit.parameters import Parameter, flag
 
 
@@ -36,7 +37,7 @@ class Mahalanobis(FeatureDetector):
 
     def _fit(self, train: TapStatistics) -> None:
         if self.normalize:
-            train = TapStatistics(linalg.safe_normalize(train.features), train.labels)
+            train = _of_units(train)
         self.mean_ = train.global_mean
         self.whitening_ = linalg.whitening(train.within_eigen)
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
@@ -49,3 +50,14 @@ class Mahalanobis(FeatureDetector):
         if not self.normalize:
             return -distance(queries.features)
         return -linalg.by_chunks(lambda part: distance(linalg.safe_normalize(part)), queries.features)
+
+
+def _of_units(train: TapStatistics) -> TapMoments:
+    """Of the normalised features, which are made a chunk at a time: all of them in float64 may be too many."""
+    means = torch.zeros(len(train.classes), train.dim, dtype=torch.float64, device=train.device)
+    for rows, positions in linalg.chunks(train.features, train.class_positions):
+        means.index_add_(0, positions, linalg.safe_normalize(rows))
+    means /= train.class_counts[:, None]
+    parts = linalg.chunks(train.features, train.class_positions)
+    within = scatter.sum_of_grams(linalg.safe_normalize(rows).sub_(means[own]) for rows, own in parts) / len(train)
+    return TapMoments(train.classes, train.class_counts, means, within)

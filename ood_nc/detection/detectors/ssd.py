@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from sklearn.cluster import KMeans
 from torch import Tensor
@@ -40,17 +42,16 @@ class SelfSupervisedDetector(FeatureDetector):
     seed = Parameter(0, whole(0))
 
     def _fit(self, train: TapStatistics) -> None:
-        members = self._members(train)
         means, whitenings = [], []
-        for rows in members:
+        for rows in self._members(train):
             mean, covariance = moments_of(rows, linalg.safe_normalize)
             means.append(mean)
             whitenings.append(square_whitening(covariance))
         self.means_ = torch.stack(means)
         self.whitenings_ = torch.stack(whitenings)
 
-    def _members(self, train: TapStatistics) -> list[Tensor]:
-        """The features of each cluster."""
+    def _members(self, train: TapStatistics) -> Iterable[Tensor]:
+        """The features of each cluster, one after the other."""
         if self.clusters == 1:
             return [train.features]
         if self.clusters is None:
@@ -63,7 +64,7 @@ class SelfSupervisedDetector(FeatureDetector):
             units = linalg.by_chunks(lambda part: linalg.safe_normalize(part).float(), train.features)
             found = KMeans(self.clusters, n_init=1, random_state=self.seed).fit_predict(units.cpu().numpy())
             positions = torch.from_numpy(found).long().to(train.device)
-        return [train.features[positions == cluster] for cluster in positions.unique().tolist()]
+        return (train.features[positions == cluster] for cluster in positions.unique().tolist())
 
     def _score_rows(self, features: Tensor) -> Tensor:
         units = linalg.safe_normalize(features)

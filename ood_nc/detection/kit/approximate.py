@@ -23,6 +23,8 @@ from ood_nc.errors import UserError
 
 _HELD_OUT = 100
 """Rows, and midpoints, that recall is measured on: 5,000 neighbours each at k = 50."""
+_GATHERED = 16
+"""Queries whose candidates become float32 at once, where the bank is in half precision."""
 _CODED = (2, 4, 8, 16)
 """Candidates that are looked up among codes, in those that are ranked in float64."""
 _USUAL_SIZES = (1e-12, 1e12)
@@ -36,7 +38,7 @@ class ApproximateNeighbors(ExactNeighbors):
     ranks them. Queries for which the index finds fewer than k rows are searched exactly.
 
     Args:
-        bank: (n, d) float32 or float64 on the CPU; kept by reference.
+        bank: (n, d) of any floating dtype on the CPU; kept by reference.
         normalize: compare L2-normalised rows.
         kind: "ivf", "hnsw" or "ivfpq".
         k: what will be asked for; the index is tuned for it, and moves to GPUs where faiss has some.
@@ -175,16 +177,26 @@ class ApproximateNeighbors(ExactNeighbors):
 
     def _nearest_in_float32(self, queries: Tensor, ids: Tensor, count: int) -> Tensor:
         """Of the candidates ``ids`` (-1 for none) the ``count`` nearest by float32, nearest first."""
-        if ids.shape[1] <= count or self.bank.dtype != torch.float32:
+        if ids.shape[1] <= count or self.bank.dtype == torch.float64:
             return ids
         scales, squares = self._scales
-        wanted = queries.float().numpy()
-        products = faiss_backend.products(self._rows, wanted, np.ascontiguousarray(ids.clamp_min(0).numpy()))
-        distances = squares[ids] - 2 * scales[ids] * torch.from_numpy(products)
+        distances = squares[ids] - 2 * scales[ids] * self._products(queries.float(), ids.clamp_min(0))
         if not bool(distances.isfinite().all()):
             return ids
         order = distances.masked_fill_(ids < 0, float("inf")).topk(count, dim=1, largest=False).indices
         return ids.gather(1, order)
+
+    def _products(self, queries: Tensor, ids: Tensor) -> Tensor:
+        """Inner products of each query with its rows (B, c), float32."""
+        if self.bank.dtype == torch.float32:
+            return torch.from_numpy(
+                faiss_backend.products(self._rows, queries.numpy(), np.ascontiguousarray(ids.numpy()))
+            )
+        found = torch.empty(ids.shape)
+        for part, own, out in zip(*(rows.split(_GATHERED) for rows in (queries, ids, found)), strict=True):
+            rows = self.bank[own.reshape(-1)].float().view(*own.shape, -1)
+            out.copy_(torch.bmm(rows, part[:, :, None])[:, :, 0])
+        return found
 
     @cached_property
     def _rows(self) -> NDArray[np.float32]:

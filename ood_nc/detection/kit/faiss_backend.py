@@ -137,6 +137,14 @@ def add_rows(index: Any, kind: str, rows: NDArray[np.float32]) -> None:
         index.add(rows)
 
 
+def nearest(
+    queries: NDArray[np.float32], rows: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Squared distances and ids of the ``count`` nearest rows (B, count), as a flat index of the rows gives them."""
+    found: tuple[NDArray[np.float32], NDArray[np.int64]] = load_faiss().knn(queries, rows, count)
+    return found
+
+
 def products(rows: NDArray[np.float32], queries: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Inner products of each query (B, d) with its rows ``ids`` (B, c), which are read where they are, (B, c)."""
     faiss = load_faiss()
@@ -146,15 +154,21 @@ def products(rows: NDArray[np.float32], queries: NDArray[np.float32], ids: NDArr
     return found
 
 
+def count_gpus() -> int:
+    """How many GPUs faiss is built for and finds."""
+    faiss = load_faiss()
+    return int(faiss.get_num_gpus()) if hasattr(faiss, "StandardGpuResources") else 0
+
+
 def on_gpu(index: Any, kind: str, count: int) -> Any:
     """The index on the GPUs, its rows dealt out to all of them, where faiss is built for GPUs, there are some, and they
     can give ``count`` neighbours."""
     faiss = load_faiss()
-    if kind not in _GPU_KINDS or count > _GPU_LARGEST_COUNT or not hasattr(faiss, "StandardGpuResources"):
+    gpus = count_gpus()
+    if not gpus or kind not in _GPU_KINDS or count > _GPU_LARGEST_COUNT:
         return index
-    gpus = faiss.get_num_gpus()
-    if gpus < 2:
-        return faiss.index_cpu_to_gpu(_gpu_resources(faiss, 0), 0, index) if gpus else index
+    if gpus == 1:
+        return faiss.index_cpu_to_gpu(_gpu_resources(faiss, 0), 0, index)
     options = faiss.GpuMultipleClonerOptions()
     options.shard = True
     resources = [_gpu_resources(faiss, gpu) for gpu in range(gpus)]

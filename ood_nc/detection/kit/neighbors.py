@@ -4,7 +4,8 @@ faiss computes |x|^2 + |y|^2 - 2 x.y in float32. Where neighbours are much close
 the index (collapsed features, a common offset) the digits cancel and the result is noise. So:
 
 1. rows are normalised and centred on the bank's mean in float64 before they become float32;
-2. faiss proposes k + margin candidates per query;
+2. faiss proposes k + margin candidates per query, from an index or, of a bank too large to be held once more in
+   float32, from one block of rows after the other;
 3. where the error bound of the float32 distances is too large against the k-th of them, candidates are ranked again in
    float64; the result stands if no row outside the candidates can be closer than the k-th, by the same bound;
 4. the queries left over look into the nearest class alone, centred on its own mean, with products in float64; that
@@ -34,6 +35,9 @@ MARGIN = 32
 TRUSTED = 1e-5
 """Relative error of a squared float32 distance that changes no score by more than half of it."""
 _CACHED = 1 << 19
+HELD = 1 << 28
+"""Numbers that are held in an index (1 GiB); rows of a larger bank become float32 whenever they are read."""
+_SCANNED = 1 << 14
 
 
 def kth_distance(banks: Sequence[ExactNeighbors], queries: Tensor, k: int) -> Tensor:
@@ -63,7 +67,7 @@ class ExactNeighbors:
     """A bank to search.
 
     Args:
-        bank: (n, d) float32 or float64 on the CPU; kept by reference.
+        bank: (n, d) of any floating dtype on the CPU; kept by reference.
         normalize: compare L2-normalised rows.
         labels: class of each row (n,), or None; it makes collapsed banks faster and changes no result.
         k: what will be asked for; with it, the index moves to a GPU where faiss has one.
@@ -87,14 +91,14 @@ class ExactNeighbors:
         for (part,) in linalg.chunks(bank):
             self.center += self.unit(part).sum(dim=0) / len(bank)
         self.index = self._new_index()
-        empty = self.index.ntotal == 0
+        empty = self.index is not None and self.index.ntotal == 0
         self.largest_square = 0.0
         for (part,) in linalg.chunks(bank):
             rows = self.unit(part).sub_(self.center)
             self.largest_square = max(self.largest_square, float(torch.linalg.vecdot(rows, rows).max()))
             if empty:
                 faiss_backend.add_rows(self.index, self.kind, self._for_index(rows))
-        if k is not None:
+        if k is not None and self.index is not None:
             self.index = faiss_backend.on_gpu(self.index, self.kind, self._candidates(k))
 
     def unit(self, rows: Tensor) -> Tensor:
@@ -136,6 +140,8 @@ class ExactNeighbors:
         return result
 
     def _new_index(self) -> Any:
+        if self.bank.numel() > HELD and not faiss_backend.count_gpus():
+            return None
         return faiss_backend.new_index(self.kind, self.bank.shape[1], len(self.bank))
 
     def _candidates(self, k: int) -> int:
@@ -144,9 +150,27 @@ class ExactNeighbors:
     def _propose(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Squared distances (B, count), ids and the error bound of the squared distances (B,), by the index."""
         centered = queries - self.center
-        found = self.index.search(self._for_index(centered), self._candidates(k))
-        squares, ids = (torch.from_numpy(array) for array in found)
+        rows, count = self._for_index(centered), self._candidates(k)
+        if self.index is None:
+            squares, ids = self._scan(rows, count)
+        else:
+            squares, ids = (torch.from_numpy(array) for array in self.index.search(rows, count))
         return squares.double(), ids, self.error_bound(centered, self.largest_square, torch.float32)
+
+    def _scan(self, queries: NDArray[np.float32], count: int) -> tuple[Tensor, Tensor]:
+        """What an index would find, nearest first: float32 rows are made block by block."""
+        best, found = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
+        for start in range(0, len(self.bank), _SCANNED):
+            parts = linalg.chunks(self.bank[start : start + _SCANNED])
+            rows = np.concatenate([self._for_index(self.unit(part).sub_(self.center)) for (part,) in parts])
+            squares, ids = map(torch.from_numpy, faiss_backend.nearest(queries, rows, min(count, len(rows))))
+            best, found = (
+                torch.cat([best, squares], dim=1),
+                torch.cat([found, torch.where(ids < 0, ids, ids + start)], dim=1),
+            )
+            best, order = best.sort(dim=1, stable=True)
+            best, found = best[:, :count], found.gather(1, order[:, :count])
+        return best, found
 
     def _for_index(self, centered: Tensor) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.ascontiguousarray(centered.float().numpy())

@@ -127,6 +127,46 @@ def test_smallest_over_banks():
     np.testing.assert_allclose(kth_distance(searches, torch.from_numpy(queries), 5), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_bank_too_large_for_an_index_is_read_in_blocks(dtype, normalize, monkeypatch):
+    rng = np.random.default_rng(0)
+    # Queries of all sizes, some so large that float32 has no squares for them, and copies of rows.
+    bank = torch.from_numpy(rng.normal(size=(700, 8))).to(dtype)
+    queries = torch.cat([torch.from_numpy(rng.normal(size=(40, 8))), bank[:9].double(), 1e25 * bank[:3].double()])
+    held = ExactNeighbors(bank, normalize)
+    monkeypatch.setattr(neighbors, "HELD", 0)
+    for rows in (300, 90, 30):  # fewer, in the end, than candidates
+        monkeypatch.setattr(neighbors, "_SCANNED", rows)
+        read = ExactNeighbors(bank, normalize, k=20)
+        assert held.index is not None and read.index is None
+        assert torch.equal(read.kth_distance(queries, 20), held.kth_distance(queries, 20))
+        found, wanted = (search._propose(search.unit(queries[:40]), 20) for search in (read, held))
+        assert torch.equal(found[1], wanted[1])
+    rows, wanted = (
+        part.double() / (part.double().norm(dim=1, keepdim=True) if normalize else 1) for part in (bank, queries)
+    )
+    np.testing.assert_allclose(read.kth_distance(queries, 20), kth(rows.numpy(), wanted.numpy(), 20), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivfpq"])
+def test_a_bank_in_half_precision_is_searched_as_its_values_are(kind):
+    rng = np.random.default_rng(0)
+    half, queries = (torch.from_numpy(clusters(rng, count, 16)).half() for count in (3000, 50))
+    searches = []
+    for bank in (half, half.float()):
+        flat = kind == "flat"
+        searches.append(
+            ExactNeighbors(bank, True) if flat else ApproximateNeighbors(bank, True, kind, k=20, recall=0.8)
+        )
+    assert searches[0].bank.dtype == torch.float16
+    assert torch.equal(*(search.kth_distance(queries, 20) for search in searches))
+    if kind == "ivfpq":  # in which order, too, float32 leaves them
+        ids = torch.from_numpy(rng.integers(0, 3000, (50, 100)))
+        first, second = (search._nearest_in_float32(search.unit(queries), ids, 30) for search in searches)
+        assert torch.equal(first.sort(dim=1).values, second.sort(dim=1).values)
+
+
 def clusters(rng, count, dim, spread=1.0):
     return 3 * np.random.default_rng(9).normal(size=(20, dim))[np.arange(count) % 20] + spread * rng.normal(
         size=(count, dim)
