@@ -240,20 +240,29 @@ def test_print_opens_details_and_drops_the_controls(page: Any) -> None:
     assert "knn · FPR95 (ID positive) · mean over all OOD sets" in chosen
     widths = each(page, ".chart svg.main-svg", "e.width.baseVal.value")
     assert max(widths) <= 680
-    # What is too wide for the paper is laid out in parts, which hold every column once.
-    parts = each(page, "#table-collapse ~ .part", "[...e.tHead.rows[0].cells].slice(1).map(cell => cell.textContent)")
-    assert len(parts) > 1
-    assert list(chain(*parts)) == each(page, "#table-collapse thead th:not(:first-child)", "e.textContent")
-    parts = each(
-        page, "#table-detectors ~ .part", "[...e.tBodies[0].rows[3].cells].slice(1).map(cell => cell.textContent)"
-    )
-    assert list(chain(*parts)) == each(page, "#table-detectors tbody tr:nth-child(4) td", "e.textContent")
-    heads = "[...e.tHead.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))"
-    assert all(len({first - 1, *rest}) == 1 for first, *rest in each(page, "#table-detectors ~ .part", heads))
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert printed.startswith(b"%PDF")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    wait_for(page, "document.querySelectorAll('details[open], .part, .split').length === 0")
+    wait_for(page, "document.querySelectorAll('details[open]').length === 0")
+
+
+@pytest.mark.slow
+def test_print_lays_wide_tables_out_in_parts_which_hold_every_column_once(browser: Any, one: Written) -> None:
+    open_page(browser, one.path)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    wait_for(browser, "document.querySelectorAll('#table-collapse ~ .part').length > 1")
+    parts = each(
+        browser, "#table-collapse ~ .part", "[...e.tHead.rows[0].cells].slice(1).map(cell => cell.textContent)"
+    )
+    assert list(chain(*parts)) == each(browser, "#table-collapse thead th:not(:first-child)", "e.textContent")
+    parts = each(
+        page, "#table-detectors ~ .part", "[...e.tBodies[0].rows[3].cells].slice(1).map(cell => cell.textContent)"
+    )
+    assert list(chain(*parts)) == each(browser, "#table-detectors tbody tr:nth-child(4) td", "e.textContent")
+    heads = "[...e.tHead.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))"
+    assert all(len({first - 1, *rest}) == 1 for first, *rest in each(browser, "#table-detectors ~ .part", heads))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    wait_for(browser, "document.querySelectorAll('.part, .split').length === 0")
 
 
 @pytest.mark.slow
@@ -275,5 +284,34 @@ def test_a_report_of_one_run_prints_on_few_pages_and_names_each_point_once(brows
     names = "[...document.querySelectorAll('#chart-trade-detection .textpoint text')].map(e => e.textContent)"
     found = [name for name in browser.execute_script(f"return {names}") if name]
     assert sorted(found) == ["encoder", "projector", "stage2"], "two OOD sets, one name a tap"
+    assert pages(browser) <= 8
+
+
+@pytest.mark.slow
+def test_a_comparison_of_six_runs_prints_on_few_pages(browser: Any, tmp_path: Path) -> None:
+    names = [f"{arm}-seed{seed}" for arm in ("baseline", "controlled") for seed in range(3)]
+    runs = [build_run(tmp_path / name, name, seed=number % 3, strength=number / 5) for number, name in enumerate(names)]
+    standing = {"seeds": 1, "method": "knn", "value": 0.4, "low": 0.3, "high": 0.5, "best": False, "within_noise": True}
+    measures = ("accuracy", "fpr95_id_positive", "auroc", "transfer_error")
+    comparison = build_comparison(tmp_path / "two")[1] | {
+        "standings": [standing | {"run": name, "metric": metric} for metric in measures for name in names],
+        "pareto": [{"run": name, "method": "knn", "standing": "front", "by": []} for name in names],
+    }
+    open_page(browser, write_comparison(runs, tmp_path / "six.html", comparison))
+    assert pages(browser) <= 8
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    shown = "[...document.querySelectorAll('h2')].filter(e => e.offsetHeight).map(e => e.textContent)"
+    wanted = ["Standings", "What was run", "Layer by layer", "The trade-off", "Differences, paired", "Data notes"]
+    assert [title for title in browser.execute_script(f"return {shown}") if title in wanted] == wanted
+    # What is left out is said, and is all there on a screen.
+    left_out = "[...document.querySelectorAll('p.paper')].filter(e => e.offsetHeight).map(e => e.textContent)[0]"
+    assert "ood-nc compare --format csv" in browser.execute_script(f"return {left_out}")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    tables = each(browser, "#table-detectors, #table-probes, #table-collapse, #headline", "e.offsetHeight > 0")
+    assert tables == [True] * 4
+
+
+def pages(browser: Any) -> int:
+    """How many sheets the page takes when it is printed."""
     printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
-    assert len(re.findall(rb"/Type\s*/Page[^s]", printed)) <= 8
+    return len(re.findall(rb"/Type\s*/Page[^s]", printed))
