@@ -62,23 +62,34 @@ def _draw(figure: Figure, stem: Path) -> list[Path]:
 
     columns = min(figure.columns, len(figure.panels))
     rows = -(-len(figure.panels) // columns)
-    named = {tuple(one.name for one in panel.series) for panel in figure.panels if not panel.is_map}
-    shared = len(named) == 1
-    names = [one.name for one in figure.panels[0].series]
-    legend = 0.2 * -(-len(names) // columns) if shared and len(names) > 1 else 0.0
+    shown = _legend(figure)
+    widest = max(map(len, shown), default=0)
+    across = max(1, min(len(shown), int(3.6 * columns / (0.6 + 0.07 * widest))))
+    legend = 0.2 * -(-len(shown) // across)
     with matplotlib.rc_context(_STYLE):
         canvas = Canvas(figsize=(3.6 * columns, 2.8 * rows + legend + 0.3), layout="constrained")
         canvas.suptitle(figure.title, fontsize=10)
+        drawn: dict[str, Any] = {}
         places = list(canvas.subplots(rows, columns, squeeze=False).flat)
         for place, panel in zip(places, figure.panels, strict=False):
             handles = _draw_panel(place, panel)
-            if not shared and len(handles) > 1:
+            drawn |= {one.name: handle for one, handle in zip(panel.series, handles, strict=False)}
+            if not shown and len(handles) > 1:
                 place.legend(handles, [one.name for one in panel.series], fontsize=6)
         for place in places[len(figure.panels) :]:
             place.remove()
-        if legend:
-            canvas.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=7)
+        if shown:
+            canvas.legend([drawn[name] for name in shown], shown, loc="outside lower center", ncols=across, fontsize=7)
         return [_save(canvas, stem.with_suffix(suffix)) for suffix in (".svg", ".pdf")]
+
+
+def _legend(figure: Figure) -> list[str]:
+    """The names in a legend below all panels, where it lies on no curve: none where a name looks different in two."""
+    looks: dict[str, set[tuple[int, int, str]]] = {}
+    for panel in figure.panels:
+        for one in () if panel.is_map else panel.series:
+            looks.setdefault(one.name, set()).add((one.color, one.symbol, one.mark))
+    return list(looks) if len(looks) > 1 and all(len(look) == 1 for look in looks.values()) else []
 
 
 def _save(canvas: Any, path: Path) -> Path:
