@@ -92,7 +92,7 @@ def check_evaluation(config: Config) -> None:
     from ood_nc.evaluation.names import check_names
 
     wanted = config.evaluation
-    check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols)
+    check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols, wanted.feature_map)
     if config.data.suite is not None:
         choices = ["none", "synthetic", *config.data.ood, *load_suite(config.data.suite)["ood"]]
         if wanted.choose not in choices:

@@ -202,6 +202,7 @@ class EvaluationConfig(Section):
     batch_size: int = flag(128, "images a forward pass", ge=1, le=2**24)
     bank: bool = flag(True, "keep the features of every set; without, what one pass gives")
     bank_dtype: Literal["float32", "float16", "bfloat16"] = flag("float32", "what features are kept in")
+    feature_map: Literal["pca", "umap"] = flag("pca", "how the report's map is made; umap needs ood_nc[umap]")
     bootstrap: int = flag(500, "bootstrap replicates of each interval, 0 for none", ge=0, le=10**6)
 
 

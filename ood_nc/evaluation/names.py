@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ood_nc.detection import list_detectors
 from ood_nc.errors import UserError, nearest
+from ood_nc.evaluation.maps import check_map
 from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT
 from ood_nc.scores import ScoreEnsemble
 from ood_nc.transfer import PROBES
@@ -14,7 +15,11 @@ PROTOCOLS = (STRICT, PAPER, FULL_SPECTRUM)
 
 
 def check_names(
-    detectors: Sequence[str], probes: Sequence[str], ensembles: Sequence[str] = (), protocols: Sequence[str] = (STRICT,)
+    detectors: Sequence[str],
+    probes: Sequence[str],
+    ensembles: Sequence[str] = (),
+    protocols: Sequence[str] = (STRICT,),
+    feature_map: str = "pca",
 ) -> list[str]:
     """Refuse what there is not, before anything is computed.
 
@@ -23,13 +28,16 @@ def check_names(
         probes: of transfer.
         ensembles: ways of combining scores.
         protocols: of the evaluation.
+        feature_map: how features are placed in a plane.
 
     Returns:
         The names of the detectors.
 
     Raises:
         UserError: naming the first that is unknown, and the nearest that is there.
+        MissingPackageError: a map needs a package that is not installed.
     """
+    check_map(feature_map)
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")

@@ -86,7 +86,9 @@ class PaperTaps(nn.Module):
         return logits, {**own, **{tap.info.name: found[tap.info.name] for tap in self.paper_taps}}
 
 
-def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool = False) -> None:
+def measure_paper(
+    plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool = False, feature_map: str = "pca"
+) -> None:
     """Every row of the protocol: collapse on ID train, the energy of a fresh probe, and probes of the transfer sets.
 
     Histograms of that energy, and maps, of encoder and projector are marked as this protocol's.
@@ -99,6 +101,7 @@ def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool
         tapped: the model, for its taps.
         found: takes what is found.
         held_out: the ID validation images are a share of ID train, on all of which the authors fit.
+        feature_map: how features are placed in a plane.
     """
     if held_out:
         plan = replace(plan, banks={**plan.banks, "id_train": _joined(plan.banks["id_train"], plan.banks["id_val"])})
@@ -124,7 +127,8 @@ def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool
             if tap.name in SHOWN:
                 found.histograms += [row | series for row in histograms(tap.name, "energy", scores)]
         if tap.name in SHOWN:
-            found.maps += [row | series | {"tap": tap.name} for row in feature_maps(tap.info.name, plan.banks)]
+            placed = feature_maps(tap.info.name, plan.banks, feature_map, plan.seed)
+            found.maps += [row | series | {"tap": tap.name} for row in placed]
         rows += _transfer(plan, fit, functools.partial(make, kind="transfer", group="transfer", method="linear"))
 
 

@@ -75,6 +75,7 @@ def evaluate(
     bank_dtype: str = "float32",
     run: str = "run",
     protocols: Sequence[str] = (STRICT,),
+    feature_map: str = "pca",
 ) -> Results:
     """Measure every tap of a model: collapse, OOD detection, transfer, ID accuracy, and their relation.
 
@@ -122,6 +123,7 @@ def evaluate(
         run: name of the run in the results.
         protocols: of strict, paper and full_spectrum (beside strict); each row says which. All come from one forward
             pass.
+        feature_map: how the report's map places encoder and projector: ``pca``, or ``umap`` (extra ``umap``).
 
     Under `torch.distributed` the processes share the forward passes; the first one measures, and the others return
     results without rows.
@@ -145,7 +147,9 @@ def evaluate(
     device = choose_device(device)
     defaults = EvaluationConfig()
     probes = list(defaults.probes if probes is None else probes)
-    names = check_names(defaults.detectors if detectors is None else detectors, probes, ensembles, protocols)
+    names = check_names(
+        defaults.detectors if detectors is None else detectors, probes, ensembles, protocols, feature_map
+    )
     kinds = {name: detector_class(name).kind for name in names}
     featured = [name for name in names if kinds[name] == "feature"]
     holds_out = bool(ensembles) or choose != NONE or any(detector_class(name).fits_on_held_out for name in featured)
@@ -220,7 +224,7 @@ def evaluate(
         if bank:
             _measure_taps(plan, found, clock)
             shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
-            found.maps = [one for name in shown for one in feature_maps(name, banks)]
+            found.maps = [one for name in shown for one in feature_maps(name, banks, feature_map, seed)]
         else:
             for name, rows, measured in measure_streamed(plan, streamed):
                 found.rows += rows
@@ -236,7 +240,8 @@ def evaluate(
         found.rows += full_spectrum_rows(plan, found)
     if PAPER in protocols:
         with _timed(clock, "paper"):
-            measure_paper(plan, tapped, found, held_out=inputs.id_val is not None and id_val is None)
+            held_out = inputs.id_val is not None and id_val is None
+            measure_paper(plan, tapped, found, held_out=held_out, feature_map=feature_map)
     inputs.notes += found.notes
     identity = identify(
         model,

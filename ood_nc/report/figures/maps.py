@@ -12,16 +12,19 @@ VIEWS = {"id": "ID alone", "all": "ID and OOD"}
 
 
 def maps(runs: Sequence[Run]) -> Figure:
-    """A panel a run, tap and view, each with principal components of its own."""
+    """A panel a run, tap and view, each with a plane of its own."""
     panels = []
     for run in runs:
         places = dict.fromkeys((row["tap"], row["view"]) for row in run.maps)
         for tap, view in places:
             rows = [row for row in run.maps if (row["tap"], row["view"]) == (tap, view)]
-            first, second = (f"component {n + 1} ({100 * rows[0]['explained'][n]:.0f} %)" for n in (0, 1))
+            shares = rows[0]["explained"]
+            first, second = (
+                f"component {n + 1} ({100 * shares[n]:.0f} %)" if shares else f"UMAP {n + 1}" for n in (0, 1)
+            )
             panels.append(Panel(f"{run.name}: {tap}, {VIEWS[view]}", first, second, _series(rows, view)))
     missing = None if panels else "no run keeps a map of its features (of an earlier version: evaluate it again)"
-    return Figure("maps", "Principal components of the features", panels, columns=2, missing=missing)
+    return Figure("maps", "The features in a plane", panels, columns=2, missing=missing)
 
 
 def _series(rows: Sequence[Row], view: str) -> list[Series]:
