@@ -132,16 +132,17 @@ def check_schema(document: Any, where: str) -> None:
 
 def plain(value: Any) -> Any:
     """``value`` with plain containers and numbers, NaN and infinities as None, ready for JSON."""
+    # Scalars first: rows hold little else.
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float) and not hasattr(value, "tolist"):
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, str) or value is None or isinstance(value, bool):
-        return value
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, Iterable):
         return [plain(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     return value
 
 

@@ -8,6 +8,7 @@ dtypes come from here.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -24,6 +25,12 @@ from ood_nc.detection.kit import linalg
 from ood_nc.errors import NotFittedError, UserError
 
 Self = TypeVar("Self", bound="FeatureDetector")
+
+
+@functools.cache
+def _parameters(method: Callable[..., Any]) -> list[str]:
+    """The names of a method's parameters after self."""
+    return list(inspect.signature(method).parameters)[1:]
 
 
 class FeatureDetector(BaseDetector):
@@ -144,8 +151,8 @@ class FeatureDetector(BaseDetector):
 
     def _score(self, queries: TapQueries) -> Tensor:
         """Return (B,) scores of checked queries: those of ``_score_rows``, a chunk of rows at a time."""
-        parts = inspect.signature(self._score_rows).parameters
-        return linalg.by_chunks(self._score_rows, *(getattr(queries, part) for part in parts))
+        parts = (getattr(queries, part) for part in _parameters(type(self)._score_rows))
+        return linalg.by_chunks(self._score_rows, *parts)
 
     def _check_inputs(self, given: TapStatistics | TapQueries, where: str) -> None:
         wanted = self.requires & given.knows

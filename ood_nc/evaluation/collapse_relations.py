@@ -106,6 +106,8 @@ def _relations_of_kind(
     panels = _codes([(cell[0], cell[2]) for cell in cells])
     scaled = np.array([min_max(values, panels) for values in raw])
     places, runs = _codes([cell[1:] for cell in cells]), _codes([cell[:1] for cell in cells])
+    # One run alone has neither, and there are many thousands of pairs to say so of.
+    within, across = len(np.unique(places)) < len(places), len(np.unique(runs)) >= FEWEST_RUNS
     relations = []
     for (y_name, method), values in errors.items():
         y = np.array([values.get(cell, np.nan) for cell in cells])
@@ -122,8 +124,8 @@ def _relations_of_kind(
                         "normalized": normalized,
                         "collapse_on": COLLAPSE_SPLIT,
                         **entry,
-                        "pearson_within_depth": _within_depth(x_values, other, places),
-                        "pearson_across_runs": _across_runs(x_values, other, runs),
+                        "pearson_within_depth": _within_depth(x_values, other, places) if within else None,
+                        "pearson_across_runs": _across_runs(x_values, other, runs) if across else None,
                     }
                 )
     return relations

@@ -8,6 +8,7 @@ new sort. How ranks are drawn does not depend on the scores: resamples of a set 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,15 +17,15 @@ from scipy.sparse import csr_array
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts
+from ood_nc.scores.counts import Array, RankCounts, Side
 from ood_nc.scores.ranking import as_scores, group_edges, measure_sorted, sort_scores
 from ood_nc.scores.registry import METRICS
 
 _GROUPS = 512
 _GROUPS_PAIRED = 1024
 """Differences of two similar scores are small, so their replicates must be finer."""
-_CELLS = 1 << 16
-"""Counts at a time: half a megabyte an array, so that the few that a metric reads stay in the cache of a core."""
+_CELLS = 1 << 18
+"""Counts at a time: two megabytes an array at most."""
 
 
 class RankResamples(NamedTuple):
@@ -54,6 +55,10 @@ class RankResamples(NamedTuple):
         # Replicates lie side by side in memory, so a rank is one row to copy, or a mean of two as a sparse product.
         before = self.before.T
         if len(self.edges) == self.n + 1:
+            if len(ranks) and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + len(ranks))):
+                shared: Array = before[ranks[0] : ranks[0] + len(ranks)].T
+                shared.flags.writeable = False
+                return shared
             rows: Array = before.take(ranks, axis=0).T
             return rows
         low = np.minimum(np.searchsorted(self.edges, ranks, "right") - 1, len(self.edges) - 2)
@@ -62,6 +67,48 @@ class RankResamples(NamedTuple):
         columns, starts = np.stack([low, low + 1], axis=1).ravel(), np.arange(0, 2 * len(low) + 1, 2)
         found: Array = (csr_array((weights, columns, starts), shape=(len(low), len(before))) @ before).T
         return found
+
+
+class _Drawn(RankCounts):
+    """Counts of resamples, each found when a metric asks for it.
+
+    Which groups hold a sample, and where two counts are the same, is known before anything is drawn.
+    """
+
+    def __init__(
+        self, sides: Mapping[Side, RankResamples], edges: Mapping[Side, Array], spread: bool, groups: Array | None = None
+    ) -> None:
+        super().__init__(sides["id"].n, sides["ood"].n, np.empty((0, 0)), np.empty((0, 0)), spread=spread)
+        self._sides, self._edges, self._groups = sides, edges, groups
+        self._before = {}
+
+    def _count(self, side: Side, *, through: bool) -> Array:
+        edges, below = self._edges[side], self._sides[side].below
+        if self._groups is None:
+            if side not in self._before:
+                self._before[side] = below(edges)
+            return super()._count(side, through=through)
+        begin, end = edges[self._groups], edges[self._groups + 1]
+        if through and np.array_equal(begin, end):
+            return self.id_below if side == "id" else self.ood_below
+        return below(end if through else begin)
+
+    @cached_property
+    def at_id(self) -> RankCounts:
+        """The counts without groups that hold no ID sample."""
+        return self._holding("id")
+
+    @cached_property
+    def at_ood(self) -> RankCounts:
+        """The counts without groups that hold no OOD sample."""
+        return self._holding("ood")
+
+    def _holding(self, side: Side) -> RankCounts:
+        edges = self._edges[side]
+        held = np.flatnonzero(edges[1:] > edges[:-1])
+        if not 0 < len(held) < 0.75 * (len(edges) - 1):
+            return self
+        return _Drawn(self._sides, self._edges, self.spread, held)
 
 
 def draw_ranks(n: int, replicates: int, seed: int | Sequence[int]) -> RankResamples:
@@ -160,24 +207,27 @@ def resampled_metrics(
         raise UserError(f"Resamples of {id_resamples.n} + {ood_resamples.n} samples for {n} + {m} scores.")
     exact = measure_sorted(scores, chosen)
     id_edges, ood_edges = group_edges(*scores)
-    sides = [len(side.edges) - 1 for side in (id_resamples, ood_resamples)]
-    spread = len(id_edges) > sum(sides) + 1
+    groups = [len(side.edges) - 1 for side in (id_resamples, ood_resamples)]
+    spread = len(id_edges) > sum(groups) + 1
     if spread:
-        kept = np.unique(np.searchsorted(id_edges + ood_edges, _edges(n + m, max(sides))))
+        kept = np.unique(np.searchsorted(id_edges + ood_edges, _edges(n + m, max(groups))))
         id_edges, ood_edges = id_edges[kept], ood_edges[kept]
+    sides: dict[Side, RankResamples] = {"id": id_resamples, "ood": ood_resamples}
     stretches = []
     step = max(1, _CELLS // max(1, len(id_resamples.before)))
     for start in range(0, len(id_edges) - 1, step):
         at = slice(start, start + step + 1)
-        counts = RankCounts(n, m, id_resamples.below(id_edges[at]), ood_resamples.below(ood_edges[at]), spread=spread)
+        counts = _Drawn(sides, {"id": id_edges[at], "ood": ood_edges[at]}, spread)
         stretches.append([metric(counts) for metric in chosen])
-    grouped = [RankCounts(n, m, id_edges[None], ood_edges[None], spread=inside) for inside in (False, spread)]
     found = {}
     for name, metric, value, parts in zip(names, chosen, exact, zip(*stretches, strict=True), strict=True):
-        whole, inside = (metric.reduce([metric(counts)]) for counts in grouped)
-        # What a metric reads inside of groups is right on average; at one place it would be off for all resamples.
-        shift = value - whole if whole == inside else 0
-        found[name] = np.append(value, np.clip(metric.reduce(parts) + shift, 0, 1))
+        replicates = metric.reduce(parts)
+        if spread:
+            grouped = [RankCounts(n, m, id_edges[None], ood_edges[None], spread=inside) for inside in (False, True)]
+            whole, inside = (metric.reduce([metric(counts)]) for counts in grouped)
+            # What a metric reads inside of groups is right on average; at one place it would be off for all resamples.
+            replicates = replicates + (value - whole if whole == inside else 0)
+        found[name] = np.append(value, np.clip(replicates, 0, 1))
     return found
 
 

@@ -14,9 +14,11 @@ from ood_nc.scores.registry import ScoreMetric, score_metric
 
 
 def _precision(found: Array, alarms: Array) -> Array:
-    # In a resample fewer than one sample may lie beyond a threshold.
     flagged = found + alarms
-    share: Array = found / np.maximum(flagged, 1, out=flagged)
+    # In a resample fewer than one sample may lie beyond a threshold: an outermost one, if any.
+    if min(flagged[:, 0].min(), flagged[:, -1].min()) < 1:
+        np.maximum(flagged, 1, out=flagged)
+    share: Array = np.divide(found, flagged, out=flagged) if flagged.dtype == float else found / flagged
     return share
 
 
