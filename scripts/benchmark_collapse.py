@@ -58,6 +58,18 @@ def benchmark(size: str, dtype: str, repeats: int, batch: int | None) -> None:
 
 def time_all(size: str, dtype: str, repeats: int, batch: int | None) -> float:
     """Print the ratios, and return the median time of the product."""
+    products, wall, processor = ratios(size, dtype, repeats, batch)
+    for name in ROWS:
+        middle, low, high = statistics.median(wall[name]), min(wall[name]), max(wall[name])
+        used = statistics.median(processor[name])
+        print(f"  {name:34s} {middle:5.2f} x   ({low:.2f} - {high:.2f})   processor time {used:5.2f} x")
+    return statistics.median(products)
+
+
+def ratios(
+    size: str, dtype: str, repeats: int, batch: int | None
+) -> tuple[list[float], dict[str, list[float]], dict[str, list[float]]]:
+    """The times of the product, and by row the ratios to it, on the wall and of the processor."""
     features, labels, weight, bias = problem(size, dtype)
     run(features[:2048], labels[:2048], weight, bias, batch)
     products = []
@@ -78,11 +90,7 @@ def time_all(size: str, dtype: str, repeats: int, batch: int | None) -> float:
             product, *parts = (after[clock] - before[clock] for before, after in pairwise(marks))
             for name, seconds in zip(ROWS, (parts[0], parts[1], parts[0] + parts[1], parts[2]), strict=True):
                 ratios[name].append(seconds / product)
-    for name in ROWS:
-        middle, low, high = statistics.median(wall[name]), min(wall[name]), max(wall[name])
-        used = statistics.median(processor[name])
-        print(f"  {name:34s} {middle:5.2f} x   ({low:.2f} - {high:.2f})   processor time {used:5.2f} x")
-    return statistics.median(products)
+    return products, wall, processor
 
 
 def clocks() -> tuple[float, float]:

@@ -1,0 +1,104 @@
+"""Single parts of the evaluation over what they cannot avoid: products for detectors, H'H for collapse, one sort for
+metrics. Each ratio is the median of runs that alternate with what they are divided by; `bench_suite` prints them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import benchmark_collapse
+import numpy as np
+import torch
+from benchmark_detectors import HEAD, PRODUCTS, Problem, timed, unavoidable
+
+from ood_nc.detection import TapQueries, TapStatistics, create_detector
+from ood_nc.scores import detection_metrics
+
+DETECTORS = ("mahalanobis", "relative_mahalanobis", "vim", "dice", "energy", "msp")
+LONG = 5.0
+"""Seconds after which a peer is not run again: some take a product a class."""
+
+
+class Ratio(NamedTuple):
+    """Ours over what cannot be avoided, and a peer's where it has the same."""
+
+    what: str
+    over: str
+    ours: float
+    peer: float | None = None
+
+
+def ratios(rows: int, repeats: int = 3) -> Iterator[Ratio]:
+    """Every ratio.
+
+    Args:
+        rows: N, of the fits; 1.8 N are scored, 2.5 N measured for collapse, 100 N scores a side for metrics.
+        repeats: alternating runs.
+    """
+    yield from detector_ratios(rows, repeats)
+    for dtype in ("float32", "float64"):
+        size = f"{5 * rows // 2},512,100"
+        wall = benchmark_collapse.ratios(size, dtype, repeats, None)[1]
+        yield Ratio(f"collapse, {dtype}", "H'H", statistics.median(wall["statistics + metrics"]))
+    for name in ("float32", "float64"):
+        yield Ratio(f"metrics, {name}", "one sort", _over_a_sort(100 * rows, name, repeats))
+
+
+def _over_a_sort(count: int, dtype: str, repeats: int) -> float:
+    """All metrics of so many scores a side, after one run that does not count."""
+    generator = np.random.default_rng(0)
+    inside, outside = (generator.normal(shift, 1, count).astype(dtype) for shift in (1, 0))
+    together, found = np.concatenate([inside, outside]), []
+    for _ in range(repeats + 1):
+        sort = timed(lambda: np.sort(together))
+        found.append(timed(lambda: detection_metrics(inside, outside)) / sort)
+    return statistics.median(found[1:])
+
+
+def detector_ratios(rows: int, repeats: int) -> Iterator[Ratio]:
+    """Fit and score of N and 1.8 N rows of 512 float32 features, 100 classes, from features and head alone."""
+    sizes = {"N": rows, "B": 9 * rows // 5, "d": 512, "C": 100, "r": 256}
+    problem = Problem(sizes)
+    peers = _pytorch_ood(problem)
+    for name in DETECTORS:
+        PRODUCTS.setdefault(name, HEAD)
+
+        def ours(name: str = name) -> None:
+            train = TapStatistics(problem.features, problem.labels, head=problem.head)
+            create_detector(name).fit(train).score(TapQueries(problem.queries))
+
+        found: list[float] = []
+        theirs: list[float] = []
+        ours()
+        for _ in range(repeats):
+            least = unavoidable(name, sizes, torch.float32, problem)
+            found.append(timed(ours) / least)
+            if name in peers and sum(theirs) * least < LONG:
+                theirs.append(timed(peers[name]) / least)
+        yield Ratio(
+            f"{name}, fit + score",
+            "float32 products",
+            statistics.median(found),
+            statistics.median(theirs) if theirs else None,
+        )
+
+
+def _pytorch_ood(problem: Problem) -> dict[str, Callable[[], object]]:
+    """The same detectors there, those that work from features; none where it is not installed."""
+    try:
+        from pytorch_ood import detector
+    except ImportError:
+        return {}
+    weight, bias = problem.head
+
+    def fitted(make: Callable[[], Any]) -> Callable[[], object]:
+        return lambda: make().fit_features(problem.features, problem.labels).predict_features(problem.queries)
+
+    return {
+        "mahalanobis": fitted(lambda: detector.Mahalanobis(None)),
+        "relative_mahalanobis": fitted(lambda: detector.RMD(None)),
+        "vim": fitted(lambda: detector.ViM(None, d=256, w=weight, b=bias)),
+        "energy": lambda: detector.EnergyBased.score(problem.queries @ weight.T + bias),
+        "msp": lambda: detector.MaxSoftmax.score(problem.queries @ weight.T + bias),
+    }
