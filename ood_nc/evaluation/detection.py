@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -63,7 +64,12 @@ def measure_detectors(tap: TapData, plan: Plan) -> dict[str, Measured]:
         with suppress(UserError):
             queries[MADE_FEATURES] = outliers_of(tap, plan.seed)
     runs = {name: functools.partial(_at_tap, name, tap, train, queries, plan.tuning) for name in plan.detectors}
-    return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
+    if torch.get_num_threads() == 1:
+        return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
+    # While one detector is fitted, NumPy resamples the metrics of those before it on another core.
+    with ThreadPoolExecutor(1) as worker:
+        told = {name: worker.submit(_told, name, *_tried(run), plan, make) for name, run in runs.items()}
+        return {name: one.result() for name, one in told.items()}
 
 
 def _at_tap(
@@ -112,13 +118,24 @@ def measure_one(name: str, run: Callable[[], Scored], plan: Plan, make: MakeRow)
         plan: what is measured with.
         make: makes a row of the tap.
     """
-    make = functools.partial(make, method=name)
+    return _told(name, *_tried(run), plan, make)
+
+
+def _tried(run: Callable[[], Scored]) -> tuple[Scored | str, float]:
+    """What it gave, or why it failed, and the seconds it took."""
     start = time.perf_counter()
     try:
-        found = run()
+        found: Scored | str = run()
     except Exception as error:
-        return Measured(null_rows(plan.inputs.groups, reason_of(error), make), {})
-    n, seconds = sum(map(len, found.scores.values())), time.perf_counter() - start
+        found = reason_of(error)
+    return found, time.perf_counter() - start
+
+
+def _told(name: str, found: Scored | str, seconds: float, plan: Plan, make: MakeRow) -> Measured:
+    make = functools.partial(make, method=name)
+    if isinstance(found, str):
+        return Measured(null_rows(plan.inputs.groups, found, make), {})
+    n = sum(map(len, found.scores.values()))
     rows = [make(dataset="id_test", group="id", metric="seconds", value=seconds, n=n)]
     if found.memory is not None:
         rows.append(make(dataset="id_test", group="id", metric="memory", value=found.memory / 1e6, n=n))

@@ -76,7 +76,11 @@ class _Drawn(RankCounts):
     """
 
     def __init__(
-        self, sides: Mapping[Side, RankResamples], edges: Mapping[Side, Array], spread: bool, groups: Array | None = None
+        self,
+        sides: Mapping[Side, RankResamples],
+        edges: Mapping[Side, Array],
+        spread: bool,
+        groups: Array | None = None,
     ) -> None:
         super().__init__(sides["id"].n, sides["ood"].n, np.empty((0, 0)), np.empty((0, 0)), spread=spread)
         self._sides, self._edges, self._groups = sides, edges, groups

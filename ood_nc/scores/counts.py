@@ -224,7 +224,7 @@ def entries_below(rows: Array, count: int) -> Array:
     if len(rows) == 1:
         return np.searchsorted(rows[0], np.array([count]))
     # Most stretches of groups lie on one side of a threshold, which their ends tell.
-    if rows[:, -1].max() < count or rows[:, 0].min() >= count:
+    if len(rows) and (rows[:, -1].max() < count or rows[:, 0].min() >= count):
         return np.full(len(rows), 0 if rows[0, 0] >= count else rows.shape[1])
     found: Array = np.count_nonzero(rows < count, axis=-1)
     return found

@@ -92,13 +92,22 @@ def test_resamples_of_a_large_set_have_the_spread_of_a_multinomial():
     assert drawn.below(np.array([0, 100_000])).tolist() == [[0, 100_000]] * 800
 
 
+def test_counts_that_are_shared_cannot_be_written_to():
+    drawn = draw_ranks(6, 3, 0)
+    assert np.array_equal(drawn.below(np.array([1, 2, 3])), drawn.before[:, 1:4])
+    with pytest.raises(ValueError, match="read-only"):
+        drawn.below(np.array([1, 2, 3]))[:] = 0
+    assert np.array_equal(drawn.below(np.array([1, 3, 3])), drawn.before[:, [1, 3, 3]])
+
+
 def test_counts_between_the_edges_of_groups_are_interpolated():
     drawn = RankResamples(10, np.array([0, 5, 10]), np.array([[0.0, 4.0, 10.0]]))
     assert drawn.below(np.array([0, 1, 5, 6, 10])).tolist() == [[0, 0.8, 4, 5.2, 10]]
 
 
 def test_no_replicates_and_resamples_of_other_sets():
-    found = resampled_metrics([1.0, 2.0], [0.0], draw_ranks(2, 0, 0), draw_ranks(1, 0, 0), ["auroc"])
+    found = resampled_metrics([1.0, 2.0], [0.0], draw_ranks(2, 0, 0), draw_ranks(1, 0, 0))
+    assert {name: values.tolist() for name, values in found.items() if len(values) != 1} == {}
     assert found["auroc"].tolist() == [1]
     with pytest.raises(UserError, match=r"Resamples of 3 \+ 1 samples for 2 \+ 1 scores"):
         resampled_metrics([1.0, 2.0], [0.0], draw_ranks(3, 2, 0), draw_ranks(1, 2, 0))

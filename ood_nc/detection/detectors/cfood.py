@@ -60,7 +60,7 @@ class Cfood(FeatureDetector):
         self.shares_ = torch.tensor([*shares, 1.0], dtype=torch.float64, device=train.device)
         # A sample's nearest neighbour is itself, and does not count; a bank of one has no other.
         wanted = torch.tensor(positions + 1, device=train.device).clamp_max(size - 1)
-        self.radii_ = self._by_distances(lambda distances: distances.sort(dim=1).values[:, wanted], self.bank_)
+        self.radii_ = self._by_distances(lambda distances: _sorted(distances)[:, wanted], self.bank_)
 
     def _by_distances(self, compute: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         """Apply ``compute`` to the squared distances (n, bank) of a few centred rows at a time; join its results."""
@@ -79,6 +79,11 @@ class Cfood(FeatureDetector):
             return self.shares_[reached.T.contiguous().kthvalue(needed, dim=1).values]
 
         return -self._by_distances(smallest_share, self._centered(features))
+
+
+def _sorted(distances: Tensor) -> Tensor:
+    """Each row ascending; without torch's indices NumPy needs a tenth of its time."""
+    return torch.from_numpy(np.sort(distances.cpu().numpy(), axis=1)).to(distances.device)
 
 
 def _grid(size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -16,7 +16,7 @@ from ood_nc.scores.registry import ScoreMetric, score_metric
 def _precision(found: Array, alarms: Array) -> Array:
     flagged = found + alarms
     # In a resample fewer than one sample may lie beyond a threshold: an outermost one, if any.
-    if min(flagged[:, 0].min(), flagged[:, -1].min()) < 1:
+    if min(flagged[:, 0].min(initial=1), flagged[:, -1].min(initial=1)) < 1:
         np.maximum(flagged, 1, out=flagged)
     share: Array = np.divide(found, flagged, out=flagged) if flagged.dtype == float else found / flagged
     return share
