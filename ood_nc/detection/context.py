@@ -166,6 +166,17 @@ class TapStatistics(Inputs):
         """Eigen-decomposition of ``covariance``, largest first."""
         return linalg.eigen(self.covariance)
 
+    @cached_property
+    def head_origin(self) -> Tensor:
+        """The point at which the head gives zero logits (d,) float64."""
+        return linalg.head_origin(*self.head)
+
+    @cached_property
+    def eigen_at_head_origin(self) -> linalg.Eigen:
+        """Eigen-decomposition of the second moment around ``head_origin``, largest first."""
+        offset = self.mean - self.head_origin
+        return linalg.eigen(self.covariance + torch.outer(offset, offset))
+
 
 class TapQueries(Inputs):
     """Samples to score at one tap.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ood_nc.detection.context import TapStatistics
@@ -30,15 +29,13 @@ class ResidualDetector(FeatureDetector):
         check_not_both(self, "dim", "explained_variance")
 
     def _fit(self, train: TapStatistics) -> None:
-        self.origin_ = linalg.head_origin(*train.head)
-        offset = train.mean - self.origin_
-        decomposition = linalg.eigen(train.covariance + torch.outer(offset, offset))
-        dim = self._principal(decomposition, train.dim)
+        self.origin_ = train.head_origin
+        dim = self._principal(train.eigen_at_head_origin, train.dim)
         if dim >= train.dim:
             raise UserError(
                 f"Detector {self.name!r}: dim {dim} leaves nothing of {train.dim} features per sample; choose less."
             )
-        self.basis_ = decomposition.vectors[:, dim:].contiguous()
+        self.basis_ = train.eigen_at_head_origin.vectors[:, dim:].contiguous()
 
     def _principal(self, decomposition: linalg.Eigen, width: int) -> int:
         """Dimensions of the principal subspace; by default the rule of ViM's authors."""

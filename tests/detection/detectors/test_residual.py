@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from ood_nc.detection import MissingInputError, create_detector
+from ood_nc.detection import MissingInputError, TapStatistics, create_detector
+from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 from tests.detection.agreement import PROBLEMS, agreement_test, fitted, peer, peer_tensors, scores_of
 
@@ -92,3 +93,16 @@ def test_parameters_out_of_range(parameters, message):
 def test_dim_that_leaves_nothing():
     with pytest.raises(UserError, match="'residual': dim 16 leaves nothing of 16 features"):
         fitted("residual", PROBLEMS[0], dim=16)
+
+
+def test_vim_at_the_same_tap_reads_the_same_decomposition(monkeypatch):
+    problem, decomposed = PROBLEMS[0], []
+    eigen = linalg.eigen
+    monkeypatch.setattr(linalg, "eigen", lambda matrix: decomposed.append(len(matrix)) or eigen(matrix))
+    rows, labels, _ = problem.exact()
+    train = TapStatistics(rows, labels, head=(problem.weight, problem.bias))
+    together = [create_detector(name).fit(train).score(rows[:5]) for name in ("residual", "vim")]
+    assert len(decomposed) == 1
+    for name, scores in zip(("residual", "vim"), together, strict=True):
+        alone = create_detector(name).fit(rows, labels, head=(problem.weight, problem.bias)).score(rows[:5])
+        assert scores.tolist() == alone.tolist()
