@@ -100,7 +100,7 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
         content = io.BytesIO()
         torch.export.save(program, content)
         with atomic_path(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
+            temporary.write_bytes(content.getvalue())  # a view of it that an error keeps crashes Python 3.12
     return program
 
 

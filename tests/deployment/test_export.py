@@ -135,8 +135,7 @@ def test_a_full_disk_is_one_line(tiny: ControlledModel, tmp_path: Path) -> None:
     for name in ("e.pt2", "e.safetensors"):
         arguments = [sys.executable, "-c", code, str(tmp_path / "d.safetensors"), str(tmp_path / name)]
         ended = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
-        assert ended.returncode == 0, ended.stderr
-        assert "Traceback" not in ended.stderr  # Python 3.13 tells of torch's own buffer that it could not close
+        assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.startswith(f"UserError Cannot write {tmp_path / name}: File too large")
     assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]
 
