@@ -73,8 +73,10 @@ def plan(suites: list[str] | None = None, curves: bool = False) -> Iterator[tupl
 
 def configuration(job: Job, changes: dict[str, Any], data: Path, output: Path) -> Config:
     """The configuration of one run."""
-    overrides = {"data.root": str(data / job.suite), "output": str(output), "experiment": job.name}
-    return load(FOLDER / f"{job.suite}.yaml", {**changes, **overrides, "train.seed": job.seed})
+    file = FOLDER / f"{job.suite}.yaml"
+    root = data / Path(yaml.safe_load(file.read_text())["data"]["root"]).name
+    overrides = {"data.root": str(root), "output": str(output), "experiment": job.name}
+    return load(file, {**changes, **overrides, "train.seed": job.seed})
 
 
 def train_all(data: Path, output: Path, suites: list[str] | None, curves: bool) -> None:

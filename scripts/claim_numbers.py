@@ -18,7 +18,8 @@ RESULTS, PAGE = ROOT / "docs" / "claim" / "results", ROOT / "docs" / "claim.md"
 ARMS = ("baseline", "baseline_ws", "entropy", "projector", "both", "random", "trainable")
 REFERENCES = ("baseline_ws", "baseline")
 ERROR = {"strict": "fpr95_id_positive", "paper": "fpr95_paper"}
-SETS = {"fashion": 4, "cifar": 4}
+SETS = {"fashion": 4, "cifar": 4, "wide": 4}
+"""How many OOD and transfer sets a suite has."""
 
 Row = dict[str, str]
 Measure = Callable[["Run"], "float | None"]
