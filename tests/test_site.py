@@ -1,8 +1,12 @@
-"""Every command on the site is one that there is, every Python block compiles, and those that need nothing run."""
+"""Every code block of the site is run or checked: commands against their options and the schema, Python by mypy.
+
+The pages of docs/howto are run from top to bottom by tests/test_howto.py.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,42 +14,93 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ood_nc import cli
 from ood_nc.cli import flags
+from ood_nc.config import load
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-COMMAND = re.compile(r"^    (?:\$ )?(ood-nc .*?)(?:\s+#.*)?$", re.M)
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.M | re.S)
+COMMAND = re.compile(r"^    (?:\$ )?(?:ood-nc|torchrun [^\n]*?-m ood_nc) ([^\n]*?)(?:\s+#[^\n]*)?$", re.M)
 TEXTS = {page: re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8")) for page in PAGES}  # lines that go on, joined
 COMMANDS = sorted({(page.name, found) for page, text in TEXTS.items() for found in COMMAND.findall(text)})
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 BLOCKS = [
     (page, number, block)
-    for page in PAGES
-    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S))
+    for page, text in TEXTS.items()
+    for number, block in enumerate(block for kind, block in FENCE.findall(text) if kind == "python")
 ]
+GIVEN = """from typing import Any
+import numpy as np
+rng: Any = np.random.default_rng(0)
+images: Any = None
+labels: Any = np.arange(60) % 3
+W, b = np.eye(3, 8), np.zeros(3)
+features, new_features = rng.normal(size=(60, 8)) + labels[:, None], rng.normal(size=(9, 8))
+logits, new_logits = features @ W.T, new_features @ W.T
+"""
+"""What the text says that the reader has."""
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
-def test_a_command_is_one_that_there_is(page, command):
-    words = shlex.split(command)[1:]
-    if words[0].startswith("--"):
+def test_a_command_is_one_that_there_is_and_its_keys_are_the_schemas(page, command):
+    name, *rest = shlex.split(command)
+    if name.startswith("--"):
         return
-    name = words[0]
     _, parsers = cli._parsers({name})
     assert name in parsers, page
-    rest = words[1:]
     if cli._COMMANDS[name].takes_config:
-        _, rest = flags.split(rest, set(cli._options(parsers[name])))
+        overrides, rest = flags.split(rest, set(cli._options(parsers[name])))
+        load(None, overrides)
     parsers[name].parse_args(rest)
 
 
-@pytest.mark.parametrize(("page", "number", "block"), BLOCKS, ids=lambda value: getattr(value, "name", None))
-def test_a_python_block_compiles_and_imports_what_there_is(page, number, block):
-    compile(block, f"{page.name}, block {number}", "exec")
-    imports = [line for line in block.splitlines() if line.startswith(("import ", "from "))]
-    exec("\n".join(imports), {})
+def test_every_block_is_of_a_kind_that_is_checked():
+    for page, text in TEXTS.items():
+        if page.name == "README.md":
+            continue
+        kinds = {kind for kind, _ in FENCE.findall(text)}
+        assert kinds <= {"python", "toml", "bash", "text"}, page
+        for block in re.findall(r"(?:^|\n)\n((?:    [^\n]*\n)+)", FENCE.sub("", text)):
+            if re.match(r"    \w+:\n", block):
+                load(None, yaml.safe_load(block))
+            elif not block.startswith("    $ "):  # what follows such a command is its output
+                for line in block.splitlines():
+                    assert COMMAND.match(line) or checked(line.strip()), f"{page.name}: {line}"
+
+
+def checked(line):
+    """Whether a line is a command that is not ours, and names what there is."""
+    program, *words = shlex.split(line, comments=True)
+    return program in ("pip", "pytest") or (program == "python" and (ROOT / words[0]).is_file())
+
+
+@pytest.mark.parametrize(
+    "script", [block for text in TEXTS.values() for kind, block in FENCE.findall(text) if kind == "bash"]
+)
+def test_a_shell_script_is_one(script):
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.slow
+def test_python_blocks_have_the_types_that_they_need(tmp_path):
+    for page, number, block in BLOCKS:
+        own = "" if page.parent.name == "howto" else GIVEN
+        (tmp_path / f"{page.stem.replace('-', '_')}_{number}.py").write_text(own + block, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", "--cache-dir", str(ROOT / ".mypy_cache"), "."]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("name", "number"), [("detectors.md", 0), ("README.md", 1)])
+def test_what_needs_arrays_alone_runs(name, number):
+    (block,) = [block for page, at, block in BLOCKS if (page.name, at) == (name, number)]
+    space: dict[str, object] = {}
+    exec(GIVEN + block.replace("dim=512", "dim=8").replace("num_classes=10", "num_classes=3"), space)
+    assert "scores" in space
 
 
 def test_what_needs_no_file_runs(capsys, tmp_path, monkeypatch):
