@@ -28,9 +28,7 @@ from ood_nc.data import open_dataset
 from tests.helpers.cli import SMALL_EVALUATION
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted(
-    page for page in (ROOT / "docs" / "howto").glob("*.md") if page.stem != "seeds"
-)  # its commands take minutes
+PAGES = sorted((ROOT / "docs" / "howto").glob("*.md"))
 STEP = re.compile(
     r"^```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<block>.*?)^```"
     r"|^    (?P<command>(?:ood-nc|torchrun|pip|pytest) [^\n]*?)(?: +#[^\n]*)?$",
@@ -38,12 +36,14 @@ STEP = re.compile(
 )
 TINY = [*SMALL_EVALUATION[2:], "--data.val-fraction", "0.4"]
 LEFT = {
+    "seeds": ["runs/controlled/controlled-seed2/results.json", "runs/comparison.html", "runs/tracked/results.json"],
+    "train": ["runs/comparison.html", "mine.html", "mine-detector.safetensors"],
     "own-checkpoint": ["mine-detector.safetensors", "mine.csv"],
     "which-detector": ["runs/trial/report.html", "knn.safetensors"],
     "thresholds": ["m.safetensors", "scores.csv"],
     "serving": ["scores.parquet", "m.onnx"],
     "cluster": ["runs/trial2/checkpoints/last.safetensors"],
-    "features": ["features.npz", "runs/evaluate-features/results.parquet"],
+    "features": ["features.safetensors", "runs/evaluate-features/results.parquet"],
     "plugins": ["norm.safetensors"],
     "migrate": [],
 }

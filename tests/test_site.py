@@ -19,6 +19,7 @@ import yaml
 from ood_nc import cli
 from ood_nc.cli import flags
 from ood_nc.config import load
+from tests.helpers.browser import chromium, prefer, violations, wait_for
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
@@ -61,8 +62,10 @@ def test_every_block_is_of_a_kind_that_is_checked():
     for page, text in TEXTS.items():
         if page.name == "README.md":
             continue
-        kinds = {kind for kind, _ in FENCE.findall(text)}
-        assert kinds <= {"python", "toml", "bash", "text"}, page
+        for kind, block in FENCE.findall(text):
+            assert kind in ("python", "toml", "bash", "yaml", "text"), page
+            if kind == "yaml":
+                load(None, yaml.safe_load(block))
         for block in re.findall(r"(?:^|\n)\n((?:    [^\n]*\n)+)", FENCE.sub("", text)):
             if re.match(r"    \w+:\n", block):
                 load(None, yaml.safe_load(block))
@@ -128,21 +131,59 @@ def test_the_gallery_holds_what_its_page_lists_small_and_without_places_of_a_mac
         assert ("../assets/plotly.min.js" in text) == ("Plotly" in text), path
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
     for package in ("mkdocs", "nbclient", "ipykernel"):
         pytest.importorskip(package, reason="the extra `docs` is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("built") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "fpr95_id_positive" in (tmp_path / "site" / "reference" / "metrics" / "index.html").read_text(
-        encoding="utf-8"
-    )
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_fetches_nothing(site):
+    assert "fpr95_id_positive" in (site / "reference" / "metrics" / "index.html").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
-        page = (tmp_path / "site" / "notebooks" / path.stem / "index.html").read_text(encoding="utf-8")
+        page = (site / "notebooks" / path.stem / "index.html").read_text(encoding="utf-8")
         assert "Plotly.newPlot(" in page or "<caption>Results(" in page, path
-    for page in (tmp_path / "site").rglob("*.html"):
+    for page in site.rglob("*.html"):
         fetched = re.findall(
             r"<(?:script|link|img)[^>]+(?:src|href)=.?(?:https?:)?//", page.read_text(encoding="utf-8")
         )
         assert fetched == [], page  # nothing comes from a network
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_the_site(site, browser, scheme, width):
+    for page in ("index.html", "report/index.html", "concepts/collapse/index.html", "reference/glossary/index.html"):
+        prefer(browser, scheme=scheme, width=width)
+        browser.get((site / page).as_uri())
+        assert violations(browser) == [], page
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_colours_of_the_site_are_switched_by_keys(site, browser):
+    from selenium.webdriver import ActionChains, Keys
+
+    prefer(browser)
+    browser.get((site / "index.html").as_uri())
+    scheme = "document.body.getAttribute('data-md-color-scheme')"
+    assert browser.execute_script(f"return {scheme}") == "default"
+    for _ in range(20):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        if browser.execute_script("return document.activeElement.name") == "__palette":
+            break
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+    wait_for(browser, f"{scheme} === 'slate'")

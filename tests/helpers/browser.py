@@ -46,7 +46,10 @@ def wait_for(browser: Any, script: str, seconds: float = 20) -> Any:
 
 def prefer(browser: Any, *, scheme: str = "light", medium: str = "", width: int = 1280, scale: float = 1) -> None:
     """What the reader has: a colour scheme, a medium (``print``), a screen so wide, of so many dots a pixel."""
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    features = [
+        {"name": "prefers-color-scheme", "value": scheme},
+        {"name": "prefers-reduced-motion", "value": "reduce"},  # what is pressed shows at once
+    ]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": medium, "features": features})
     screen = {"width": width, "height": 900, "deviceScaleFactor": scale, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)

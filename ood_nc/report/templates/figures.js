@@ -257,7 +257,7 @@ function relationNote(kind, error, method) {
       if (!row) return "";
       const who = DATA.runs[key] ? (SEVERAL ? `${DATA.runs[key].name}: ` : "") : "All runs: ";
       if (row[0] === null) return `${who}correlation undefined (${row[9]}). `;
-      const pearson = `${show(row[0], "correlation")} ${showInterval(row[1], row[2], "correlation")}`;
+      const pearson = `${show(row[0], "correlation")} ${showInterval(row[1], row[2], "correlation")}`.trim();
       return `${who}Pearson ${pearson}, n = ${row[6]} pairs over all sets. `;
     })
     .join("");
