@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 done = take_turn(setup, 0, 0, turn)
                 setup.averages.add(done.loss, done.parts, done.logits, done.targets, done.taps)
                 assert setup.control is not None and setup.tracker is not None
-                setup.control.step(done.taps, done.targets, 1.0)
+                setup.control.step(done.parts, 1.0)
                 setup.tracker.step(done.taps, done.targets)
 
             plain_step(), own_step()

@@ -34,7 +34,7 @@ from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.multilabel import MultilabelReport, Multiplicity, measure_multilabel
 from ood_nc.collapse.registry import METRICS, CollapseMetric
 from ood_nc.collapse.report import CollapseReport, measure
-from ood_nc.collapse.running import RunningEntropy, RunningStatistics, remove_noise
+from ood_nc.collapse.running import RunningStatistics, remove_noise
 from ood_nc.collapse.spectrum import effective_rank, pabs, pabs_conv
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.collapse.testing import check_collapse_metric
@@ -64,7 +64,6 @@ __all__ = [
     "Layer",
     "MultilabelReport",
     "Multiplicity",
-    "RunningEntropy",
     "RunningStatistics",
     "ShardedStatistics",
     "UndefinedMetricError",

@@ -9,11 +9,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from ood_nc.collapse.entropy import entropy_nn
 from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.statistics import ClassStatistics
-from ood_nc.errors import UserError
 
 _LARGEST = 1e15
 """Features beyond it are of no network that will recover, and their squares are still within float32."""
@@ -158,66 +156,6 @@ def remove_noise(means: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     shrunk = torch.maximum(squares - grown, squares / 10).sqrt()
     shrunk[min(len(means) - 1, means.shape[1]) :] = 0
     return torch.add(center, (left * shrunk) @ axes)
-
-
-class RunningEntropy:
-    """The nearest-neighbour entropy of training batches, averaged with forgetting.
-
-    It is of batches, so it lies above that of a larger set, whose neighbours are nearer, by log(ratio of sizes) / (the
-    dimension that the features fill): a constant that one measurement of the set tells.
-
-    Args:
-        horizon: samples after which a batch counts for 1/e.
-
-    Example:
-        >>> running = RunningEntropy(horizon=100)
-        >>> running.update(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), torch.tensor([0, 1]))
-        >>> running.fold()
-        >>> round(running.value("entropy_nn"), 3)
-        0.693
-    """
-
-    def __init__(self, *, horizon: float) -> None:
-        self.horizon = horizon
-        self._average = torch.zeros(2, dtype=torch.float64)
-        self._pending = torch.zeros(2, dtype=torch.float64)
-
-    @torch.no_grad()
-    def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
-        """Add one batch (B, d). One that is not finite, or of a single sample, is left out."""
-        if len(features) > 1 and bool(_within_range(features)):
-            value = entropy_nn(features.float())
-            self._pending += torch.tensor([len(features) * value, len(features)], dtype=torch.float64)
-
-    @torch.no_grad()
-    def fold(self, *, joint: bool = True) -> None:
-        """Take the batches since the last call into the average; ``joint`` as for `RunningStatistics.fold`."""
-        fresh = _joined(self._pending) if joint else self._pending
-        self._average = self._average * math.exp(-float(fresh[1]) / self.horizon) + fresh
-        self._pending = torch.zeros_like(self._pending)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there was a batch."""
-        return bool(self._average[1] > 0)
-
-    def value(self, metric: str) -> float:
-        """The average; ``metric`` is ``entropy_nn``.
-
-        Raises:
-            UserError: another metric.
-        """
-        if metric != "entropy_nn":
-            raise UserError(f"{metric!r} is not a running entropy: take RunningStatistics.")
-        return float(self._average[0] / self._average[1])
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"average": self._average, "pending": self._pending}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
-        self._average, self._pending = state["average"].clone(), state["pending"].clone()
 
 
 def _within_range(rows: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from ood_nc.losses.deep_supervision import deep_supervision
 from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.logit_norm import logit_norm
 from ood_nc.losses.multilabel import asymmetric, feature_norm, focal, pick_all_label
+from ood_nc.losses.nc1 import log_nc1
 from ood_nc.losses.objective import Objective
 from ood_nc.losses.outlier_exposure import outlier_exposure
 from ood_nc.losses.registry import LOSSES, Batch, Term
@@ -24,6 +25,7 @@ __all__ = [
     "deep_supervision",
     "feature_norm",
     "focal",
+    "log_nc1",
     "logit_norm",
     "nearest_neighbor_entropy",
     "outlier_exposure",

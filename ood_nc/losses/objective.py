@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
 
@@ -33,7 +33,7 @@ class Objective(nn.Module):
         entropy_weights: short for an ``entropy`` term on each of these taps.
         entropy_scope: of those terms: where neighbours are sought, see `nearest_neighbor_entropy`.
         terms: further terms. One of weight 0 is left out, as it is of ``entropy_weights``.
-        steered: terms whose weight changes while training (`set_weight`), so one of weight 0 stays.
+        steered: terms whose weight changes while training (`set_law`), so one of weight 0 stays.
         class_weights: (C,) of the cross-entropy: what each class's part of it is multiplied by, before the mean over
             images (that of the weights does not divide it).
 
@@ -89,10 +89,11 @@ class Objective(nn.Module):
             if places.count((name, tap)) > 1:
                 raise UserError(f"The loss {name!r} is there twice on the tap {tap!r}: add up the weights.")
         self._weights = {place: term.weight for place, term in zip(places, self.terms, strict=True)}
+        self._laws: dict[tuple[str, str], Callable[[torch.Tensor], torch.Tensor]] = {}
 
-    def set_weight(self, name: str, tap: str, weight: float) -> None:
-        """Give the loss ``name`` on ``tap`` another weight from now on."""
-        self._weights[name, tap] = weight
+    def set_law(self, name: str, tap: str, law: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Let the weight of the loss ``name`` on ``tap`` from now on be that of its (detached) value in each batch."""
+        self._laws[name, tap] = law
 
     def forward(
         self,
@@ -127,11 +128,12 @@ class Objective(nn.Module):
             if term.tap not in taps:
                 there = ", ".join(taps) or "none"
                 raise UserError(f"No tap {term.tap!r} for the loss {term.name!r}; the model has: {there}.")
-            weight = self._weights[term.name, term.tap]
-            with torch.set_grad_enabled(torch.is_grad_enabled() and weight != 0):
+            place = term.name, term.tap
+            weight, law = self._weights[place], self._laws.get(place)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (law is not None or weight != 0)):
                 own = Batch(logits, targets, groups, (heads or {}).get(term.tap), outliers)
                 value = function(taps[term.tap], own, **term.kwargs)
-            loss = loss + weight * value
+            loss = loss + (weight if law is None else law(value.detach())) * value
             parts[f"{term.name}/{term.tap}"] = value.detach()
         return loss, parts
 

@@ -1,4 +1,4 @@
-"""Controlled taps: estimates from the training batches, measurements after the epochs, and the weights they steer."""
+"""Controlled taps: a quantity of each batch held where the full set, as measured after the epochs, has its target."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed
 
-from ood_nc.collapse import RunningEntropy, RunningStatistics, UndefinedMetricError
+from ood_nc.collapse import RunningStatistics, UndefinedMetricError, entropy_nn
 from ood_nc.config import ControlConfig, LossConfig
 from ood_nc.losses import Objective, Term
 from ood_nc.training.steering import TOLERANCE, Steering
@@ -16,88 +17,75 @@ from ood_nc.training.steering import TOLERANCE, Steering
 METRICS = {"nc1": "nc1_pinv", "vci": "vci", "effective_rank": "effective_rank", "entropy": "entropy_nn"}
 """What each target is a value of, by its name in the results."""
 
+QUANTITIES = {"nc1": ("nc1", 1), "vci": ("nc1", 1), "effective_rank": ("entropy", -1), "entropy": ("entropy", -1)}
+"""The quantity of the batch that moves each: a loss and its sign, such that the metric rises with it."""
+
 SAMPLE = 4096
 """Images of a measurement; `entropy_nn` of a larger set is by its definition that of so many."""
 
-_FOLDS = 100  # per run
+_UPDATES = 100  # per run
 _MEASUREMENTS = 20  # per run, one an epoch at most
-
-
-RAISES = {"nc1": "within_class", "vci": "within_class", "effective_rank": "entropy", "entropy": "entropy"}
-"""The loss that raises each; what draws a class together is turned round for it. `LOWERS` lowers them all."""
-
-LOWERS = "within_class"
+_MEMORY = 10.0
+"""Batches at the highest rate after which one counts for 1/e in the running average."""
 
 
 def steered_terms(controls: Iterable[ControlConfig], loss: LossConfig) -> list[Term]:
     """The terms of an objective whose weights `Control` moves."""
     terms = []
     for control in controls:
-        if RAISES[control.metric] == "entropy":
-            terms.append(Term("entropy", control.tap, 0.0, {"scope": loss.entropy_scope}))
-        terms.append(Term(LOWERS, control.tap, 0.0))
+        name, _ = QUANTITIES[control.metric]
+        terms.append(Term(name, control.tap, 0.0, {"scope": loss.entropy_scope} if name == "entropy" else {}))
     return terms
 
 
 class Control:
     """The controlled taps of a run.
 
-    Three things separate a batch from the full set in evaluation mode. The noise of a few samples and the drift of the
-    features are taken out where they arise (`RunningStatistics`). Augmentation, dropout and batch norm's two modes are
-    not to be computed: so after epochs (each, or twenty a run) the tap is measured on up to 4,096 training images, and
-    the ratio of that to the running estimate corrects the estimate from then on.
+    A batch differs from the full set in evaluation mode by its few samples, by augmentation, dropout and batch norm's
+    two modes. None of it is computed: after epochs (each, or twenty a run, and each of the last) the tap is measured on
+    up to 4,096 training images, and what the running average of the batches' quantity is off by is its bias from then
+    on.
 
     Every process holds the same numbers and must make the same calls.
 
     Args:
         controls: the targets, one a tap.
-        dims: columns of each tap.
         counts: training images of each class (C,).
         objective: whose weights move.
         batches: training batches of the whole run, in each process.
-        images: images of the whole run, over all processes.
-        device: where the statistics live.
+        device: where the batches' quantities are summed.
     """
 
     def __init__(
         self,
         controls: Iterable[ControlConfig],
-        dims: Mapping[str, int],
         counts: torch.Tensor,
         objective: Objective,
         *,
         batches: int,
-        images: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self._counts = counts
-        self._objective = objective
         self._batches = batches
-        self._every = max(1, batches // _FOLDS)
-        self._seen, self._elapsed = 0, 0.0
-        self.taps = {
-            control.tap: ControlledTap(
-                control, dims[control.tap], counts, objective, images_a_batch=images / batches, device=device
-            )
-            for control in controls
-        }
+        self._every = max(1, batches // _UPDATES)
+        self._seen, self._pace = 0, 0.0
+        self.taps = {control.tap: ControlledTap(control, objective, device=device) for control in controls}
 
-    def step(self, taps: Mapping[str, torch.Tensor], labels: torch.Tensor, rate: float) -> None:
+    def step(self, parts: Mapping[str, torch.Tensor], rate: float) -> None:
         """Take one training batch.
 
         Args:
-            taps: features (B, d) of each tap.
-            labels: class indices (B,).
+            parts: what the objective gave beside the loss.
             rate: the learning rate as share of its highest.
         """
         self._seen += 1
-        self._elapsed += math.sqrt(rate) / self._batches
-        for name, tap in self.taps.items():
-            tap.running.update(taps[name], labels)
+        self._pace += math.sqrt(rate)
+        for tap in self.taps.values():
+            tap.add(parts)
         if self._seen % self._every == 0:
             for tap in self.taps.values():
-                tap.steer(self._elapsed)
-            self._elapsed = 0.0
+                tap.steer(self._pace, self._batches)
+            self._pace = 0.0
 
     def measure(self, features: Mapping[str, torch.Tensor], labels: torch.Tensor) -> dict[str, float | None]:
         """The metric of each tap on the full set, by a sample of it; None where it has none.
@@ -114,6 +102,11 @@ class Control:
             if value is not None:
                 self.taps[name].correct(value)
 
+    @property
+    def met(self) -> bool:
+        """Whether every tap is on its target, by the last measurement or what is known since."""
+        return all(tap.met for tap in self.taps.values())
+
     def values(self) -> dict[str, float | None]:
         """The lines of the log: ``control/<tap>/<metric>/`` target, estimate, measured and weight."""
         return {name: value for tap in self.taps.values() for name, value in tap.values().items()}
@@ -129,76 +122,86 @@ class Control:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         taps = {name: tap.state_dict() for name, tap in self.taps.items()}
-        return {"seen": self._seen, "elapsed": self._elapsed, "taps": taps}
+        return {"seen": self._seen, "pace": self._pace, "taps": taps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self._seen, self._elapsed = state["seen"], state["elapsed"]
+        self._seen, self._pace = state["seen"], state["pace"]
         for name, tap in self.taps.items():
             tap.load_state_dict(state["taps"][name])
 
     @staticmethod
     def due(epoch: int, epochs: int) -> bool:
         """Whether the end of an epoch (from 1) calls for a measurement."""
-        return epoch == epochs or (epoch - 1) % max(1, epochs // _MEASUREMENTS) == 0
+        return epoch > epochs - 4 or (epoch - 1) % max(1, epochs // _MEASUREMENTS) == 0
 
 
 class ControlledTap:
-    """One tap: its running estimate, the correction of it, and its steering."""
+    """One tap: the running average of its quantity, the bias of that, and its steering."""
 
-    def __init__(
-        self,
-        control: ControlConfig,
-        dim: int,
-        counts: torch.Tensor,
-        objective: Objective,
-        *,
-        images_a_batch: float,
-        device: torch.device | str,
-    ) -> None:
+    _KEPT = ("_pending", "_average", "_bias", "_estimate", "_measured", "_told")
+
+    def __init__(self, control: ControlConfig, objective: Objective, *, device: torch.device | str) -> None:
         self.control, self.metric = control, METRICS[control.metric]
-        self._objective = objective
-        # So many samples that the corrections are small, and no more: the features move meanwhile, and a lag of the
-        # estimate makes the loop swing. NC1 needs the scatter along the C - 1 directions of the means alone.
-        columns = 0.0 if self.metric == "nc1_pinv" else 4.0 * dim
-        horizon = max(32.0 * len(counts), columns, 8.0 * images_a_batch)
-        self.running = _running(self.metric, counts, dim, horizon, device)
-        self._steering = Steering(self._scaled(control.target), control.side)
-        self._shift = 0.0
+        self._loss, self._sign = QUANTITIES[control.metric]
+        self._pending = torch.zeros(2, dtype=torch.float32, device=device)  # sum and number of the batches' quantities
+        self._steering = Steering(control.side)
+        self._average: float | None = None
+        self._bias: float | None = None
         self._estimate: float | None = None
         self._measured: float | None = None
         self._told = False
+        objective.set_law(self._loss, control.tap, self._weight)
 
-    def steer(self, elapsed: float) -> None:
-        """Take the batches since the last call into the estimate, and move the weight.
+    def add(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Take the quantity of one batch. One that is not finite is left out, on the device."""
+        quantity = self._sign * parts[f"{self._loss}/{self.control.tap}"].float()
+        finite = torch.isfinite(quantity)
+        self._pending += torch.stack([torch.where(finite, quantity, 0.0), finite.float()]).to(self._pending)
+
+    def steer(self, pace: float, batches: int) -> None:
+        """Take the batches since the last call into the average, and move the multiplier.
 
         It rests until the first measurement: a network that has learnt nothing is off in ways that pass by themselves.
+
+        Args:
+            pace: the sum of the square roots of the rates since the last call.
+            batches: of the whole run.
         """
-        self.running.fold()
-        raw = self._raw()
-        if raw is not None and self._measured is not None:
-            self._estimate = raw + self._shift
-            self._steering.update(self._estimate, elapsed)
-            self._apply()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._pending)
+        total, number = self._pending.tolist()
+        self._pending = torch.zeros_like(self._pending)
+        if number == 0:
+            return
+        fresh, kept = total / number, math.exp(-pace / _MEMORY)
+        self._average = fresh if self._average is None else fresh + kept * (self._average - fresh)
+        if self._bias is not None:
+            self._estimate = self._average + self._bias
+            self._steering.update(self._target - self._estimate, pace / batches)
 
     def correct(self, measured: float) -> None:
-        """Move the correction half-way to what a measurement says, all the way the first time.
+        """Move the bias half-way to what a measurement says, all the way the first time.
 
-        Half-way, as the estimate lags behind features that move, which one measurement takes for a bias.
+        Half-way, as the average lags behind features that move, which one measurement takes for a bias.
         """
-        first, raw = self._measured is None, self._raw()
-        self._measured = self._scaled(measured)
-        if raw is not None:
-            self._shift += (self._measured - raw - self._shift) * (1.0 if first else 0.5)
-            self._estimate = raw + self._shift
+        self._measured = self._estimate = self._scaled(measured)
+        if self._average is not None:
+            found = self._measured - self._average
+            self._bias = found if self._bias is None else (self._bias + found) / 2
+
+    @property
+    def met(self) -> bool:
+        """Whether the value is on the right side of its target, or within 10 % of it."""
+        return self._estimate is not None and self._is_met(self._estimate)
 
     def values(self) -> dict[str, float | None]:
-        """The numbers of the log."""
+        """The numbers of the log; the weight is that of the quantity in a batch like the average."""
         named = {
             "target": self.control.target,
             "estimate": self._unscaled(self._estimate),
             "measured": self._unscaled(self._measured),
-            "weight": self._steering.weight,
+            "weight": self._steering.level,
         }
         return {f"control/{self.control.tap}/{self.control.metric}/{name}": value for name, value in named.items()}
 
@@ -209,7 +212,7 @@ class ControlledTap:
         self._told = True
         return (
             f"control: {self.control.metric} of {self.control.tap} is {self._unscaled(self._estimate):.3g} and does "
-            f"not reach {self.control.target:g}: the weight stays at its end, {self._steering.weight:g}."
+            f"not reach {self.control.target:g}: the weight stays at its end, {self._steering.level:g}."
         )
 
     def outcome(self) -> str:
@@ -218,34 +221,34 @@ class ControlledTap:
         wanted = f"{control.metric} of {control.tap} {control.side} {control.target:g}"
         if value is None:
             return f"control: {wanted} was never measured."
-        error = value - self._scaled(control.target)
-        met = {"at": abs(error), "above": -error, "below": error}[control.side] <= TOLERANCE
-        return f"control: {wanted} is {'' if met else 'missed: it is '}{self._unscaled(value):.3g} at the end."
+        missed = "" if self._is_met(value) else "missed: it is "
+        return f"control: {wanted} is {missed}{self._unscaled(value):.3g} at the end."
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        own = {name: getattr(self, name) for name in ("_shift", "_estimate", "_measured", "_told")}
-        return {**own, "running": self.running.state_dict(), "steering": self._steering.state_dict()}
+        return {**{name: getattr(self, name) for name in self._KEPT}, "steering": self._steering.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        for name in ("_shift", "_estimate", "_measured", "_told"):
+        pending = self._pending
+        for name in self._KEPT:
             setattr(self, name, state[name])
-        self.running.load_state_dict(state["running"])
+        self._pending = self._pending.to(pending, copy=True)
         self._steering.load_state_dict(state["steering"])
-        self._apply()
 
-    def _raw(self) -> float | None:
-        value = _value(self.running, self.metric)
-        return None if value is None else self._scaled(value)
+    def _weight(self, value: torch.Tensor) -> torch.Tensor:
+        """The law of the objective: the weight of the loss in a batch where it has this value."""
+        if self._bias is None:
+            return torch.zeros_like(value)
+        return self._sign * self._steering.weight(self._sign * value - (self._target - self._bias))
 
-    def _apply(self) -> None:
-        weight, raising = self._steering.weight, RAISES[self.control.metric]
-        if raising == LOWERS:
-            self._objective.set_weight(LOWERS, self.control.tap, -weight)
-        else:
-            self._objective.set_weight(raising, self.control.tap, max(weight, 0.0))
-            self._objective.set_weight(LOWERS, self.control.tap, max(-weight, 0.0))
+    def _is_met(self, value: float) -> bool:
+        error = value - self._target
+        return {"at": abs(error), "above": -error, "below": error}[self.control.side] <= TOLERANCE
+
+    @property
+    def _target(self) -> float:
+        return self._scaled(self.control.target)
 
     def _scaled(self, value: float) -> float:
         """The value as the error is taken of it: its logarithm, which entropy is already."""
@@ -257,24 +260,12 @@ class ControlledTap:
 
 def measure(metric: str, features: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> float | None:
     """A metric of the full set, of which each class has ``counts`` samples, by a sample of it; None where undefined."""
-    sample = _running(metric, counts, features.shape[1], math.inf, "cpu")
+    if metric == "entropy_nn":
+        return entropy_nn(features) if len(features) > 1 else None
+    sample = RunningStatistics(counts, features.shape[1], horizon=math.inf)
     sample.update(features.cpu(), labels.cpu())
     sample.fold(joint=False)
-    return _value(sample, metric)
-
-
-def _running(
-    metric: str, counts: torch.Tensor, dim: int, horizon: float, device: torch.device | str
-) -> RunningStatistics | RunningEntropy:
-    if metric == "entropy_nn":
-        return RunningEntropy(horizon=horizon)
-    return RunningStatistics(counts, dim, horizon=horizon, device=device)
-
-
-def _value(running: RunningStatistics | RunningEntropy, metric: str) -> float | None:
-    if not running.ready:
-        return None
     try:
-        return running.value(metric)
+        return sample.value(metric) if sample.ready else None
     except UndefinedMetricError:
         return None

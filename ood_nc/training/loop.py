@@ -193,7 +193,7 @@ def _train_epoch(setup: Setup, standing: Standing, directory: RunDirectory, log:
             if setup.ema is not None and accelerator.sync_gradients:
                 setup.ema.update(setup.model, step=step)
             if setup.control is not None:
-                setup.control.step(done.taps, done.targets, rate / setup.peak_rate)
+                setup.control.step(done.parts, rate / setup.peak_rate)
             point = None if tracker is None else tracker.step(done.taps, done.targets)
             if point is not None:
                 at = step + (
@@ -235,7 +235,7 @@ def _correct(setup: Setup, sizes: Mapping[str, int]) -> None:
         seed = setup.config.train.seed
         measured = [
             control.measure(
-                *sample_taps(setup.model, setup.train_plain, accelerator, images=SAMPLE, seed=seed, **sizes)
+                *sample_taps(setup.measured, setup.train_plain, accelerator, images=SAMPLE, seed=seed, **sizes)
             )
         ]
     broadcast_object_list(measured)

@@ -318,10 +318,8 @@ def _control(
         raise UserError("control needs images of one class each: turn augment.mixup and augment.cutmix off.")
     return Control(
         config.control,
-        {name: tap.dim for name, tap in model.tap_info.items()},
         torch.bincount(targets, minlength=model.num_classes),
         objective,
         batches=batches // (config.train.grad_accum_steps if config.train.grad_accum_joint else 1),
-        images=batches * config.train.batch_size,
-        device="cpu" if accelerator.device.type == "mps" else accelerator.device,  # no float64 there
+        device=accelerator.device,
     )

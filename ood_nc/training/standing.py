@@ -20,7 +20,8 @@ from ood_nc.training.setup import Setup
 class Standing:
     """Finished epochs and optimiser steps (of the epoch after them too), and the best epoch with its accuracy.
 
-    ``best_value`` is what it is the best by: ``train.eval_metric``.
+    ``best_value`` is what it is the best by: ``train.eval_metric``. An epoch in which every controlled tap is on its
+    target comes before one in which one is not; ``best_met`` says which the best is.
     """
 
     epoch: int = 0
@@ -28,6 +29,7 @@ class Standing:
     best_epoch: int = 0
     best_accuracy: float = -1.0
     best_value: float | None = None
+    best_met: bool = False
 
 
 def is_over(epoch: int, best_epoch: int, train: TrainConfig) -> bool:
@@ -53,8 +55,9 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
     epoch, step = before.epoch + 1, (before.epoch + 1) * setup.steps_per_epoch
     accuracy, metric = scores["accuracy"], setup.config.train.eval_metric
     value, sign = scores[metric], -1 if metric == "loss" else 1
-    best = before.best_value is None or sign * value > sign * before.best_value
-    after = Standing(epoch, step, epoch, accuracy, value) if best else replace(before, epoch=epoch, step=step)
+    met = setup.control is None or setup.control.met
+    best = before.best_value is None or (met, sign * value) > (before.best_met, sign * before.best_value)
+    after = Standing(epoch, step, epoch, accuracy, value, met) if best else replace(before, epoch=epoch, step=step)
     facts = {"epoch": epoch, "step": step, "val_accuracy": accuracy}
     if setup.accelerator.is_main_process:
         header = checkpoints.describe(setup.measured, facts)
@@ -129,5 +132,6 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
         setup.tracker.load_state_dict(own["tracker"], device=setup.accelerator.device)
     if setup.control is not None:
         setup.control.load_state_dict(own["control"])
-    known = {"best_value": state["best_accuracy"], **state}  # a run that began before there was a choice of metric
+    # A run may have begun before there was a choice of metric, or the target counted.
+    known = {"best_value": state["best_accuracy"], "best_met": setup.control is None, **state}
     return Standing(**{field.name: known[field.name] for field in fields(Standing)})

@@ -1,18 +1,18 @@
-r"""The law by which a weight follows a target: the method of multipliers, on a clock of its own.
+r"""The law that holds a quantity of the batch where the full set has its target: an augmented Lagrangian.
 
-The loss is the task's plus w g, where raising w raises the controlled value. Let e = target - value, both logarithms
-(entropy is one already). Dual ascent on the constraint e = 0 would be dw = K e dt. Near an equilibrium the value
-follows the weight as a first-order lag, tau dy/dt = gain w - y, so with dual ascent alone the loop is tau s^2 + s +
-K gain: it swings where K > 1 / (4 tau gain). The augmented Lagrangian adds a penalty on e^2, whose gradient is that of
-g with a weight proportional to e. With such a part P the loop is tau s^2 + (1 + P gain) s + K gain, which bears a K
-that is (1 + P gain)^2 times as large before it swings.
+Let q be the quantity of a batch (its log NC1, say), y that of the full set in evaluation mode, and b the bias between
+them, as last measured: y = E q + b. With a = target - b the loss is the task's plus
 
-Two changes of scale make one pair of constants do. Weights that matter span decades, so what moves is u with
-w = a sinh(u): proportional to the weight near 0, to its logarithm beyond, and of either sign. And the clock t is the
-sum of the square roots of the learning rates, as shares of the highest, as share of the run. The pace at which features
-follow falls with the rate, but so does what keeps them apart: a network collapses while its rate decays, and a clock of
-the rates themselves leaves the weight behind. The loop is as quick in a short run as in a long one, and rests while
-the rate is 0.
+.. math:: m q + \frac{P}{2} (q - a)^2, \qquad \dot m = K (E q - a).
+
+Its gradient is that of q with the weight m + P (q - a), so each batch is pushed by its own distance, with no lag and in
+both directions; the multiplier m takes over what the task pulls with, and then E q = a. By itself the penalty would
+stop where P (q - a) equals that pull; by itself the multiplier would swing, since it is an integral. As q is the
+controlled quantity itself, one unit of it is about one unit of y, whatever network, data or length.
+
+The clock t is the sum of the square roots of the learning rates, as shares of the highest, as share of the run, so the
+loop is as quick in a short run as in a long one. What features do in a late step falls with the rate, and the weight's
+pull with it: the value stays where it is held, and the bias is all that can still move it.
 
 Source: Hestenes, "Multiplier and gradient methods", 1969; Stooke, Achiam, Abbeel, "Responsive safety in reinforcement
 learning by PID Lagrangian methods", ICML 2020, for the loop it makes.
@@ -24,63 +24,68 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-UNIT = 0.01
-"""The a of a sinh(u): a weight that hardly matters."""
+import torch
 
-LARGEST_WEIGHT = 2.0
-INTEGRAL, PROPORTIONAL = 16.0, 1.5
+LARGEST_WEIGHT = 1.0
+"""Beyond it, on either side, the pull hinders features from being learnt, and the value leaves its target."""
+
+PENALTY, INTEGRAL = 2.0, 16.0
 TOLERANCE = math.log(1.1)
 PATIENCE = 0.1
 """How long, in that clock, the weight may be at its end with the error above the tolerance, before that is said."""
 
-_END = math.asinh(LARGEST_WEIGHT / UNIT)
-
 
 class Steering:
-    """The weight of one controlled tap.
+    """The weight on the quantity of one controlled tap.
 
     Args:
-        target: what the value is to be, in the units of the error.
         side: ``at`` the target; ``above`` or ``below`` it, where the weight is 0 beyond it.
 
     Example:
-        >>> steering = Steering(target=0.0)
-        >>> steering.update(value=-0.5, elapsed=0.01)
-        >>> round(steering.weight, 4)  # 0.01 sinh(16 * 0.5 * 0.01 + 1.5 * 0.5)
-        0.0093
+        >>> steering = Steering()
+        >>> steering.update(error=0.5, elapsed=0.01)  # the target less the value
+        >>> round(steering.multiplier, 4)
+        -0.08
+        >>> round(float(steering.weight(torch.tensor(0.25))), 4)  # of a batch a quarter above its aim
+        0.42
     """
 
-    def __init__(self, target: float, side: Literal["at", "above", "below"] = "at") -> None:
-        self.target = target
-        self._low, self._high = {"at": (-_END, _END), "above": (0.0, _END), "below": (-_END, 0.0)}[side]
-        self._integral = self._level = self._stuck = 0.0
+    def __init__(self, side: Literal["at", "above", "below"] = "at") -> None:
+        self.low = 0.0 if side == "below" else -LARGEST_WEIGHT
+        self.high = 0.0 if side == "above" else LARGEST_WEIGHT
+        self.multiplier = self._level = self._stuck = 0.0
 
-    def update(self, value: float, elapsed: float) -> None:
-        """Move the weight after ``elapsed`` of the run's clock at this value."""
-        error = min(max(self.target - value, -1.0), 1.0)
-        self._integral = self._inside(self._integral + INTEGRAL * error * elapsed)
-        self._level = self._inside(self._integral + PROPORTIONAL * error)
-        beyond = self._level >= self._high if error > 0 else self._level <= self._low
-        useless = self._high == 0 if error > 0 else self._low == 0
-        self._stuck = self._stuck + elapsed if beyond and not useless and abs(error) > TOLERANCE else 0.0
+    def update(self, error: float, elapsed: float) -> None:
+        """Move the multiplier after ``elapsed`` of the run's clock at this target less the value."""
+        error = min(max(error, -1.0), 1.0)
+        self.multiplier = min(max(self.multiplier - INTEGRAL * error * elapsed, self.low), self.high)
+        self._level = self.multiplier - PENALTY * error
+        beyond = self._level <= self.low if error > 0 else self._level >= self.high
+        useless = self.low == 0 if error > 0 else self.high == 0
+        if not beyond or useless or abs(error) <= TOLERANCE:
+            self._stuck = 0.0
+        else:  # of the error's sign: to come from one end to the other is not to be stuck
+            same = self._stuck * error >= 0
+            self._stuck = (self._stuck if same else 0.0) + math.copysign(elapsed, error)
+
+    def weight(self, excess: torch.Tensor) -> torch.Tensor:
+        """The weight for a batch whose quantity is so far above its aim."""
+        return (self.multiplier + PENALTY * excess).clamp(self.low, self.high)
+
+    @property
+    def level(self) -> float:
+        """The weight for a batch like the running average."""
+        return min(max(self._level, self.low), self.high)
 
     @property
     def gives_up(self) -> bool:
         """Whether the weight has been at its end for long and the value is still off."""
-        return self._stuck > PATIENCE
-
-    @property
-    def weight(self) -> float:
-        """How strongly the value is raised; lowered, where negative."""
-        return UNIT * math.sinh(self._level)
+        return abs(self._stuck) > PATIENCE
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"integral": self._integral, "level": self._level, "stuck": self._stuck}
+        return {"multiplier": self.multiplier, "level": self._level, "stuck": self._stuck}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self._integral, self._level, self._stuck = state["integral"], state["level"], state["stuck"]
-
-    def _inside(self, level: float) -> float:
-        return min(max(level, self._low), self._high)
+        self.multiplier, self._level, self._stuck = state["multiplier"], state["level"], state["stuck"]

@@ -8,16 +8,7 @@ import math
 import pytest
 import torch
 
-from ood_nc.collapse import (
-    METRICS,
-    ClassStatistics,
-    Layer,
-    RunningEntropy,
-    RunningStatistics,
-    entropy_nn,
-    remove_noise,
-)
-from ood_nc.errors import UserError
+from ood_nc.collapse import METRICS, ClassStatistics, Layer, RunningStatistics, remove_noise
 
 CLASSES, DIM = 10, 24
 NAMES = ["nc1_pinv", "nc1_ratio", "vci", "effective_rank"]
@@ -114,13 +105,8 @@ def test_it_is_ready_when_every_class_was_met() -> None:
     assert running.ready
 
 
-@pytest.mark.parametrize("kind", ["statistics", "entropy"])
-def test_it_goes_on_from_its_state_bit_for_bit(kind: str) -> None:
-    def make() -> RunningStatistics | RunningEntropy:
-        return RunningEntropy(horizon=90) if kind == "entropy" else RunningStatistics([9] * CLASSES, DIM, horizon=90)
-
-    name = "entropy_nn" if kind == "entropy" else "nc1_pinv"
-    whole, first, second = make(), make(), make()
+def test_it_goes_on_from_its_state_bit_for_bit() -> None:
+    whole, first, second = (RunningStatistics([9] * CLASSES, DIM, horizon=90) for _ in range(3))
     for step in range(8):
         part = first if step < 5 else second
         for running in (whole, part):
@@ -133,18 +119,4 @@ def test_it_goes_on_from_its_state_bit_for_bit(kind: str) -> None:
             second.load_state_dict(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
             for _ in range(2):  # the source goes on without the copy
                 first.update(*drawn(50, seed=77))
-    assert second.value(name) == whole.value(name)
-
-
-def test_running_entropy_is_the_average_of_batches_by_age() -> None:
-    running = RunningEntropy(horizon=100)
-    batches = [drawn(count, seed=count) for count in (20, 40, 30)]
-    for batch in batches:
-        running.update(*batch)
-        running.fold()
-    weights = [20 * math.exp(-0.7), 40 * math.exp(-0.3), 30]
-    values = [entropy_nn(features) for features, _ in batches]
-    expected = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-    assert running.value("entropy_nn") == pytest.approx(expected, rel=1e-12)
-    with pytest.raises(UserError, match="RunningStatistics"):
-        running.value("vci")
+    assert second.value("nc1_pinv") == whole.value("nc1_pinv")

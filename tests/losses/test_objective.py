@@ -193,15 +193,16 @@ def test_targets_that_do_not_fit(targets: torch.Tensor) -> None:
         Objective(entropy_weights={})(LOGITS, targets, {})
 
 
-def test_a_steered_term_stays_and_takes_the_weight_it_is_given() -> None:
+def test_a_steered_term_stays_and_follows_its_law() -> None:
     objective = Objective(entropy_weights={}, steered=[Term("entropy", "encoder", 0.0)])
     leaf = FEATURES.clone().requires_grad_()
     loss, parts = objective(LOGITS, HARD, {"encoder": leaf})
     assert loss == parts["task"] and parts["entropy/encoder"] == nearest_neighbor_entropy(FEATURES)
     assert not loss.requires_grad  # at weight 0 the term costs no backward pass
-    objective.set_weight("entropy", "encoder", -0.3)
+    objective.set_law("entropy", "encoder", lambda value: 2 * (value - 3))
     loss, parts = objective(LOGITS, HARD, {"encoder": leaf})
-    torch.testing.assert_close(loss, parts["task"] - 0.3 * parts["entropy/encoder"])
-    loss.backward()
-    assert leaf.grad is not None and leaf.grad.any()
-    assert objective.terms[0].weight == 0.0
+    value = parts["entropy/encoder"]
+    torch.testing.assert_close(loss, parts["task"] + 2 * (value - 3) * value)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    (own,) = torch.autograd.grad(nearest_neighbor_entropy(leaf), leaf)
+    torch.testing.assert_close(gradient, 2 * (value - 3) * own)  # that of (value - 3)^2

@@ -15,7 +15,7 @@ from ood_nc.config import ControlConfig, LossConfig
 from ood_nc.errors import UserError
 from ood_nc.losses import Objective
 from ood_nc.tracking import read_log
-from ood_nc.training import train
+from ood_nc.training import loop, train
 from ood_nc.training.control import Control, measure, steered_terms
 from ood_nc.training.measurement import StepAverages
 
@@ -41,25 +41,25 @@ class Spread(nn.Module):
         return (CLASSES - 1) * math.exp(2 * float(self.log_width))
 
 
-def made(target: float, side: str = "at") -> tuple[Control, Objective]:
-    controls = [ControlConfig(metric="nc1", target=target, side=side)]
+def made(target: float, side: str = "at", metric: str = "nc1") -> tuple[Control, Objective]:
+    controls = [ControlConfig(metric=metric, target=target, side=side)]
     objective = Objective(entropy_weights={}, steered=steered_terms(controls, LossConfig()))
     counts = torch.full((CLASSES,), 500)
-    return Control(controls, {"encoder": DIM}, counts, objective, batches=STEPS, images=STEPS * BATCH), objective
+    return Control(controls, counts, objective, batches=STEPS), objective
 
 
 def trained(control: Control, objective: Objective, *, pull: float = 0.3, steps: int = STEPS) -> Spread:
     generator, spread = torch.Generator().manual_seed(0), Spread()
-    optimizer = torch.optim.SGD(spread.parameters(), lr=0.25)
+    optimizer = torch.optim.SGD(spread.parameters(), lr=0.1)
     for step in range(steps):
         labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
         taps = {"encoder": spread(labels, generator)}
-        steered, _ = objective(torch.zeros(BATCH, CLASSES), labels, taps)
+        steered, parts = objective(torch.zeros(BATCH, CLASSES), labels, taps)
         loss = steered + pull * spread.log_width.exp()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        control.step(taps, labels, rate=1.0)
+        control.step(parts, rate=1.0)
         if step % 40 == 39:
             labels = torch.randint(0, CLASSES, (2000,), generator=generator)
             control.correct(control.measure({"encoder": spread(labels, generator).detach()}, labels))
@@ -83,6 +83,26 @@ def test_one_fixed_weight_lands_elsewhere() -> None:
     """What the targets above ask of the weight: left at 0 the width only falls."""
     control, objective = made(1.5, side="below")  # which never has to raise it
     assert trained(control, objective).nc1 < 0.1
+    assert control.met and control.values()[NAME + "weight"] == 0
+
+
+@pytest.mark.parametrize(("metric", "target"), [("vci", 0.3), ("entropy", -2.0), ("effective_rank", 4.5)])
+def test_the_other_metrics_land_too(metric: str, target: float) -> None:
+    control, objective = made(target, metric=metric)
+    trained(control, objective)
+    value = control.values()[f"control/encoder/{metric}/measured"]
+    assert value == (pytest.approx(target, abs=0.1) if metric == "entropy" else pytest.approx(target, rel=0.1))
+    assert control.met
+
+
+def test_an_epoch_on_target_is_better_than_one_that_is_not(small, monkeypatch):
+    met, accuracies = iter([False, True, True, False]), iter([0.9, 0.5, 0.6, 0.8])
+    monkeypatch.setattr(Control, "met", property(lambda _: next(met)))
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: {"loss": 1.0, "accuracy": next(accuracies)})
+    state = torch.load(
+        train(small(**CONTROLLED | {"train.epochs": 4})) / "checkpoints" / "last.state.pt", weights_only=True
+    )
+    assert (state["best_epoch"], state["best_accuracy"], state["best_met"]) == (3, 0.6, True)
 
 
 def test_a_target_out_of_reach_is_said_once() -> None:

@@ -5,82 +5,83 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from ood_nc.training.steering import LARGEST_WEIGHT, PATIENCE, TOLERANCE, UNIT, Steering
+from ood_nc.training.steering import LARGEST_WEIGHT, PATIENCE, TOLERANCE, Steering
 
 STEPS = 200
 
 
-def run(steering: Steering, *, gain: float, lag: float, start: float, top: float = math.inf) -> list[float]:
-    """A value that follows gain * asinh(weight / unit) from ``start`` within ``lag`` of the run, ``top`` at most."""
-    natural = value = start
-    course = []
+def run(steering: Steering, change: float, *, gain: float, lag: float, top: float = math.inf) -> list[float]:
+    """The errors of a value that follows -gain * weight from 0 within ``lag`` of the run, ``top`` at most."""
+    generator, value, average, errors = torch.Generator().manual_seed(0), 0.0, 0.0, []
     for _ in range(STEPS):
-        steering.update(value, 1 / STEPS)
-        aim = min(natural + gain * math.asinh(steering.weight / UNIT), top)
+        noise = 0.1 * float(torch.randn((), generator=generator))
+        aim = min(-gain * float(steering.weight(torch.tensor(value + noise - change))), top)
         value += (aim - value) * (1 - math.exp(-1 / (STEPS * lag)))
-        course.append(value)
-    return course
+        average += 0.1 * (value + noise - average)
+        steering.update(change - average, 1 / STEPS)
+        errors.append(change - value)
+    return errors
 
 
-@pytest.mark.parametrize("gain", [0.3, 0.6, 1.5])
-@pytest.mark.parametrize("lag", [0.01, 0.05])
+@pytest.mark.parametrize("gain", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize("lag", [0.1, 0.2])
 @pytest.mark.parametrize("change", [-1.2, 1.2])
 def test_it_lands_without_swinging(gain: float, lag: float, change: float) -> None:
-    course = run(Steering(target=change), gain=gain, lag=lag, start=0.0)
-    assert abs(course[-1] - change) < TOLERANCE
-    overshoot = max(value * math.copysign(1, change) for value in course) - abs(change)
-    assert overshoot < 0.25 * abs(change)
-    late = course[-STEPS // 10 :]
-    assert max(late) - min(late) < TOLERANCE
+    errors = run(Steering(), change, gain=gain, lag=lag)
+    assert abs(sum(errors[-10:]) / 10) < TOLERANCE
+    assert -min(error * math.copysign(1, change) for error in errors) < 0.45 * abs(change)  # overshoot
 
 
 def test_one_update_in_closed_form() -> None:
-    steering = Steering(target=1.0)
-    steering.update(0.6, 0.25)
-    # Integral 16 * 0.4 * 0.25, proportional 1.5 * 0.4.
-    assert steering.weight == pytest.approx(UNIT * math.sinh(1.6 + 0.6))
-    steering.update(5.0, 0.25)  # an error of -4 counts for -1
-    assert steering.weight == pytest.approx(UNIT * math.sinh(1.6 - 4.0 - 1.5))
+    steering = Steering()
+    steering.update(0.4, 0.05)
+    assert steering.multiplier == pytest.approx(-16 * 0.4 * 0.05)
+    assert steering.level == -1.0  # -0.32 - 2 * 0.4 is beyond its end
+    assert float(steering.weight(torch.tensor(0.5))) == pytest.approx(-0.32 + 2 * 0.5)
+    steering.update(-5.0, 0.02)  # counts for -1
+    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.02)
 
 
 @pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
 def test_a_side_that_is_met_costs_nothing(side, sign) -> None:
-    steering = Steering(target=0.0, side=side)
+    steering = Steering(side)
     for _ in range(50):
-        steering.update(sign * 0.5, 0.02)
-        assert steering.weight == 0
+        steering.update(-sign * 0.5, 0.02)
+        assert steering.level == 0 and steering.weight(torch.tensor(sign * 0.5)) == 0
     assert not steering.gives_up
-    steering.update(-sign * 0.5, 0.02)
-    assert steering.weight * sign > 0  # and no windup to pay back
+    steering.update(sign * 0.5, 0.02)
+    assert steering.level * sign < 0  # and no windup to pay back
+    assert float(steering.weight(torch.tensor(-sign * 0.5))) * sign < 0
 
 
 def test_it_gives_up_where_the_target_is_out_of_reach_and_not_before() -> None:
-    steering = Steering(target=1.0)
-    run(steering, gain=1.0, lag=0.02, start=0.0, top=0.0)
+    steering = Steering()
+    run(steering, 1.0, gain=1.0, lag=0.02, top=0.0)
     assert steering.gives_up
-    assert steering.weight == pytest.approx(LARGEST_WEIGHT)
-    patient = Steering(target=1.0)
-    patient.update(0.0, 10.0)  # at its end at once
-    patient.update(0.0, PATIENCE / 2)
+    assert steering.level == -LARGEST_WEIGHT
+    patient = Steering()
+    patient.update(1.0, 10.0)  # at its end at once
+    patient.update(1.0, PATIENCE / 2)
     stuck = patient.gives_up
-    near = Steering(target=1.0)
-    near.update(0.0, 10.0)
-    near.update(1.0 - TOLERANCE / 2, PATIENCE * 3)
+    near = Steering()
+    near.update(1.0, 10.0)
+    near.update(TOLERANCE / 2, PATIENCE * 3)
     assert stuck and not near.gives_up
 
 
 def test_it_comes_back_when_the_value_does() -> None:
-    steering = Steering(target=1.0)
+    steering = Steering()
     for _ in range(100):
-        steering.update(0.0, 0.01)
-    steering.update(2.0, 0.1)
+        steering.update(1.0, 0.01)
+    steering.update(-1.0, 0.01)
     assert not steering.gives_up
-    assert steering.weight < LARGEST_WEIGHT / 2
+    assert steering.level > -LARGEST_WEIGHT / 2
 
 
 def test_it_goes_on_from_its_state() -> None:
-    first, second = Steering(target=1.0), Steering(target=1.0)
+    first, second = Steering(), Steering()
     for _ in range(7):
         first.update(0.3, 0.01)
     second.load_state_dict(first.state_dict())
