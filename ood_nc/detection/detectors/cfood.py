@@ -17,6 +17,8 @@ from ood_nc.detection.kit.parameters import Parameter, share, whole
 
 _DISTANCES = 1 << 23
 """Distances held at once."""
+_CACHED = 1 << 17
+"""Distances compared at once: a megabyte."""
 
 
 @register_detector
@@ -73,12 +75,28 @@ class Cfood(FeatureDetector):
     def _score_rows(self, features: Tensor) -> Tensor:
         needed = max(1, math.ceil(self.k * len(self.bank_) - 1e-9))
 
+        levels, rows = self.radii_.T.contiguous(), max(1, _CACHED // len(self.bank_))
+
         def smallest_share(distances: Tensor) -> Tensor:
-            # For each sample of the bank, the first of its radii that reaches the query.
-            reached = torch.searchsorted(self.radii_, distances.T.contiguous(), out_int32=True)
-            return self.shares_[reached.T.contiguous().kthvalue(needed, dim=1).values]
+            return self.shares_[torch.cat([_first_level(part, levels, needed) for part in distances.split(rows)])]
 
         return -self._by_distances(smallest_share, self._centered(features))
+
+
+def _first_level(distances: Tensor, levels: Tensor, needed: int) -> Tensor:
+    """Of each row (n, bank) the first of the ascending ``levels`` (G, bank) that reaches so many of it, else G.
+
+    By bisection, so of 230 levels 8 are read, and nothing is ranked.
+    """
+    low = torch.zeros(len(distances), dtype=torch.int64, device=distances.device)
+    high = torch.full_like(low, len(levels))
+    for _ in range(len(levels).bit_length()):
+        middle = (low + high) // 2
+        enough = (distances <= levels[middle.clamp_max(len(levels) - 1)]).sum(dim=1) >= needed
+        settled = low == high
+        low = torch.where(settled | enough, low, middle + 1)
+        high = torch.where(settled | ~enough, high, middle)
+    return low
 
 
 def _sorted(distances: Tensor) -> Tensor:
