@@ -75,7 +75,9 @@ def test_nothing_holds_a_bank_in_float32_once_more(tmp_path: Path) -> None:
     done = subprocess.run(called, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(found, indent=1))
-    # In sizes of the bank: two would be a copy in float32. The detector that keeps a bank has one in half precision.
-    assert {name: size for name, size in found.items() if name != "evaluation" and size > 1.6} == {}
-    # The mapped file that is read, and the copy of that detector.
-    assert found["evaluation"] < 3
+    # In sizes of the bank, of which blocks are a small part: one would be a copy as it is, two a copy in float32.
+    evaluation, keeps_its_bank = found.pop("evaluation"), found.pop("knn")
+    assert {name: size for name, size in found.items() if size > 0.95} == {}
+    assert keeps_its_bank < 2.5
+    # The mapped file that is read, the copy of that detector, and what an evaluation imports.
+    assert evaluation < 4

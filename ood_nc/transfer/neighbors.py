@@ -11,7 +11,7 @@ from ood_nc.errors import UserError
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
-SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE = 2**25, 2**14
+SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE, KEYS_AT_ONCE = 2**25, 2**14, 2**14
 
 
 def knn_probe(
@@ -81,7 +81,7 @@ def _most_similar(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Similarities and numbers of each query's ``k`` rows (B, k); keys are made a block at a time."""
     best, found = query.new_empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long, device=query.device)
-    step = max(1, SIMILARITIES_AT_ONCE // len(query))
+    step = min(KEYS_AT_ONCE, max(1, SIMILARITIES_AT_ONCE // len(query)))
     for start in range(0, len(bank), step):
         keys = torch.cat([_centred(part, centre) for part in bank[start : start + step].split(ROWS_AT_ONCE)])
         nearest = (query @ keys.T).topk(min(k, len(keys)), dim=1)

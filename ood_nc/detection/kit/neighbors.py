@@ -37,7 +37,7 @@ TRUSTED = 1e-5
 _CACHED = 1 << 19
 HELD = 1 << 28
 """Numbers that are held in an index (1 GiB); rows of a larger bank become float32 whenever they are read."""
-_SCANNED = 1 << 14
+_SCANNED = 1 << 13
 
 
 def kth_distance(banks: Sequence[ExactNeighbors], queries: Tensor, k: int) -> Tensor:
