@@ -11,7 +11,7 @@ from ood_nc.errors import UserError
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
 
-SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE, KEYS_AT_ONCE = 2**25, 2**14, 2**14
+SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE, KEYS_AT_ONCE = 2**25, 2**14, 2**13
 
 
 def knn_probe(
