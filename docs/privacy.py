@@ -193,6 +193,7 @@ def perturbations() -> str:
         [d, *(mean(of(rows, disturbance=d, remedy=r, epsilon=e), "accuracy") for r in remedies for e in ("1", "inf"))]
         for d in dict.fromkeys(row["disturbance"] for row in rows)
     ]
+    seeds = len({row["seed"] for row in rows})
     assert drop(rows, "raw", "1") > drop(rows, "raw", "inf") + 0.02
     assert drop(rows, "normalised, public PCA", "1") < drop(rows, "normalised", "1") < drop(rows, "raw", "1")
     head = ["disturbance", *(f"{r}, {budget(e)}" for r in remedies for e in ("1", "inf"))]
@@ -200,7 +201,7 @@ def perturbations() -> str:
 ## Disturbed features
 
 Noise and offset in mean norms of the features; imbalance: the classes keep 1000 down to 100 training images. Test
-accuracy, ε = 1 (2 seeds) and not private:
+accuracy, ε = 1 ({seeds} seeds) and not private:
 
 {table(head, cells)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import doctest
 import importlib
 import pkgutil
@@ -15,7 +16,8 @@ import pytest
 import ood_nc.graphs
 from ood_nc.cli import main
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(ood_nc.graphs.__path__)])
@@ -40,3 +42,19 @@ def test_the_page_is_written_and_has_the_sections_of_the_one_in_docs(tmp_path: P
     assert sections[0] == sections[1]
     for picture in re.findall(r"\]\((graphs/.*?\.svg)\)", (DOCS / "graphs.md").read_text()):
         assert (tmp_path / picture).exists() and (DOCS / picture).exists()
+
+
+@pytest.mark.slow
+def test_the_table_of_other_settings_has_every_run_once(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "graph_settings.py"))
+    small = {"graphs.layers": 3, "graphs.train_graphs": 2, "graphs.test_graphs": 2, "train.epochs": 1}
+    tables = []
+    for name in ("first.csv", "again.csv"):
+        script["main"](tmp_path, tmp_path / name, **small)
+        tables.append((tmp_path / name).read_text())
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(tables[0].splitlines()))
+    assert {row["setting"] for row in rows} == set(script["RUNS"])
+    assert len(rows) == len(script["RUNS"]) * (7 + 2 * 3)  # overlaps of seven methods, two taps of three layers
+    with open(DOCS / "graphs" / "settings.csv", newline="", encoding="utf-8") as file:
+        assert {row["setting"] for row in csv.DictReader(file)} == set(script["RUNS"])
