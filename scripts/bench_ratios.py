@@ -4,6 +4,7 @@ metrics. Each ratio is the median of runs that alternate with what they are divi
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -75,7 +76,11 @@ def detector_ratios(rows: int, repeats: int) -> Iterator[Ratio]:
             least = unavoidable(name, sizes, torch.float32, problem)
             found.append(timed(ours) / least)
             if name in peers and sum(theirs) * least < LONG:
-                theirs.append(timed(peers[name]) / least)
+                try:
+                    theirs.append(timed(peers[name]) / least)
+                except Exception as error:  # theirs must not cost ours
+                    print(f"pytorch-ood, {name}: {type(error).__name__}: {error}", file=sys.stderr)
+                    del peers[name]
         yield Ratio(
             f"{name}, fit + score",
             "float32 products",

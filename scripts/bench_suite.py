@@ -62,8 +62,8 @@ def main() -> None:
     for line in report(arguments):
         print(line, flush=True)
         lines.append(line)
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines) + "\n")
+        if arguments.markdown:
+            arguments.markdown.write_text("\n".join(lines) + "\n")
 
 
 def report(arguments: argparse.Namespace) -> Iterator[str]:
@@ -108,7 +108,7 @@ def whole(arguments: argparse.Namespace) -> Iterator[str]:
             "plain PyTorch": functools.partial(bench_peers.reference, plain, sets, transform),
             "pytorch-ood, with its cache": functools.partial(bench_peers.pytorch_ood, plain, sets, transform),
         }
-        timed(functools.partial(forward, plain, Subset(images, range(128)), torch.channels_last))
+        timed(functools.partial(forward, plain, Subset(images, range(min(128, len(images)))), torch.channels_last))
         before, passes = timed(bare)[0], []
         for name, run in runs.items():
             try:
