@@ -272,7 +272,7 @@ def squared_distances(rows: Tensor, centers: Tensor) -> Tensor:
     products = torch.addmm(torch.linalg.vecdot(centers, centers), rows, centers.T, alpha=-2).add_(norms[:, None])
     nearest = products.argmin(dim=1)
     exact = (rows - centers[nearest]).square_().sum(dim=1)
-    return products.scatter(1, nearest[:, None], exact[:, None]).clamp_min(0)
+    return products.scatter_(1, nearest[:, None], exact[:, None]).clamp_min_(0)
 
 
 def head_origin(weight: Tensor, bias: Tensor) -> Tensor:
