@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import torch
 
-LARGEST_WEIGHT = 1.0
-"""Beyond it, on either side, the pull hinders features from being learnt, and the value leaves its target."""
+LOWEST_WEIGHT, LARGEST_WEIGHT = -4.0, 1.0
+"""Where the weight ends. Beyond 1 the pull together hinders features from being learnt, and the value gets no lower."""
 
 PENALTY, INTEGRAL = 2.0, 16.0
 TOLERANCE = math.log(1.1)
@@ -51,7 +51,7 @@ class Steering:
     """
 
     def __init__(self, side: Literal["at", "above", "below"] = "at") -> None:
-        self.low = 0.0 if side == "below" else -LARGEST_WEIGHT
+        self.low = 0.0 if side == "below" else LOWEST_WEIGHT
         self.high = 0.0 if side == "above" else LARGEST_WEIGHT
         self.multiplier = self._level = self._stuck = 0.0
 

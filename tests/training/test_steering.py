@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ood_nc.training.steering import LARGEST_WEIGHT, PATIENCE, TOLERANCE, Steering
+from ood_nc.training.steering import LOWEST_WEIGHT, PATIENCE, TOLERANCE, Steering
 
 STEPS = 200
 
@@ -38,7 +38,7 @@ def test_one_update_in_closed_form() -> None:
     steering = Steering()
     steering.update(0.4, 0.05)
     assert steering.multiplier == pytest.approx(-16 * 0.4 * 0.05)
-    assert steering.level == -1.0  # -0.32 - 2 * 0.4 is beyond its end
+    assert steering.level == pytest.approx(-0.32 - 2 * 0.4)
     assert float(steering.weight(torch.tensor(0.5))) == pytest.approx(-0.32 + 2 * 0.5)
     steering.update(-5.0, 0.02)  # counts for -1
     assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.02)
@@ -60,7 +60,7 @@ def test_it_gives_up_where_the_target_is_out_of_reach_and_not_before() -> None:
     steering = Steering()
     run(steering, 1.0, gain=1.0, lag=0.02, top=0.0)
     assert steering.gives_up
-    assert steering.level == -LARGEST_WEIGHT
+    assert steering.level == LOWEST_WEIGHT
     patient = Steering()
     patient.update(1.0, 10.0)  # at its end at once
     patient.update(1.0, PATIENCE / 2)
@@ -77,7 +77,7 @@ def test_it_comes_back_when_the_value_does() -> None:
         steering.update(1.0, 0.01)
     steering.update(-1.0, 0.01)
     assert not steering.gives_up
-    assert steering.level > -LARGEST_WEIGHT / 2
+    assert steering.level > LOWEST_WEIGHT / 2
 
 
 def test_it_goes_on_from_its_state() -> None:
