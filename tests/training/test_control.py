@@ -107,7 +107,7 @@ def test_an_epoch_on_target_is_better_than_one_that_is_not(small, monkeypatch):
 
 def test_a_target_out_of_reach_is_said_once() -> None:
     control, objective = made(2.5)
-    trained(control, objective, pull=8.0)
+    trained(control, objective, pull=30.0)
     (line,) = control.news()
     assert line.startswith("control: nc1 of encoder is 0.") and "does not reach 2.5" in line and "\n" not in line
     assert not control.news()
