@@ -38,7 +38,7 @@ class Spread(nn.Module):
 
     @property
     def nc1(self) -> float:
-        return (CLASSES - 1) * math.exp(2 * float(self.log_width))
+        return (CLASSES - 1) * math.exp(2 * self.log_width.item())
 
 
 def made(target: float, side: str = "at", metric: str = "nc1") -> tuple[Control, Objective]:
@@ -50,8 +50,10 @@ def made(target: float, side: str = "at", metric: str = "nc1") -> tuple[Control,
 
 def trained(control: Control, objective: Objective, *, pull: float = 0.3, steps: int = STEPS) -> Spread:
     generator, spread = torch.Generator().manual_seed(0), Spread()
-    optimizer = torch.optim.SGD(spread.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(spread.parameters())
     for step in range(steps):
+        rate = (1 + math.cos(math.pi * step / STEPS)) / 2
+        optimizer.param_groups[0]["lr"] = 0.1 * rate
         labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
         taps = {"encoder": spread(labels, generator)}
         steered, parts = objective(torch.zeros(BATCH, CLASSES), labels, taps)
@@ -59,7 +61,7 @@ def trained(control: Control, objective: Objective, *, pull: float = 0.3, steps:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        control.step(parts, rate=1.0)
+        control.step(parts, rate)
         if step % 40 == 39:
             labels = torch.randint(0, CLASSES, (2000,), generator=generator)
             control.correct(control.measure({"encoder": spread(labels, generator).detach()}, labels))
