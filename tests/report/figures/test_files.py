@@ -1,0 +1,73 @@
+"""Figures as files: where their legends are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ood_nc.report.figures import files
+from ood_nc.report.figures.figure import Figure, Panel, Series
+
+pytest.importorskip("matplotlib", reason="needs matplotlib")
+
+
+def drawn(figure: Figure, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The canvas that is saved, laid out."""
+    kept: list[Any] = []
+    monkeypatch.setattr(files, "_save", lambda canvas, path: kept.append(canvas))
+    files.write_figures([figure], folder)
+    kept[0].draw_without_rendering()
+    return kept[0]
+
+
+def panel(title: str, *series: Series) -> Panel:
+    return Panel(title, "layer, in the order in which they run", "value", series)
+
+
+def line(name: str, color: int, symbol: int = 0) -> Series:
+    return Series(
+        name,
+        [str(depth) for depth in range(9)],
+        [float(depth) for depth in range(9)],
+        None,
+        None,
+        None,
+        "line",
+        color,
+        symbol,
+    )
+
+
+def test_a_legend_of_all_panels_lies_on_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [f"a run with a long name {number}" for number in range(3)]
+    alone = [line(name, number) for number, name in enumerate(runs)]
+    split = [
+        line(f"{name}, {part}", number, variant)
+        for number, name in enumerate(runs)
+        for variant, part in enumerate(("train", "test"))
+    ]
+    figure = Figure(
+        "layers", "By depth", [panel("one", *alone), panel("two", *split), panel("three", *alone)], columns=2
+    )
+    canvas = drawn(figure, tmp_path, monkeypatch)
+    (legend,) = canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == [one.name for one in (*alone, *split)]
+    assert all(axes.get_legend() is None for axes in canvas.axes)
+    place = legend.get_window_extent()
+    assert not any(place.overlaps(axes.get_tightbbox()) for axes in canvas.axes)
+    assert place.x0 >= 0
+    assert place.x1 <= canvas.bbox.x1
+
+
+def test_a_name_that_looks_different_in_two_panels_is_told_in_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panels = [
+        panel(title, line("first", color), line("second", 1 - color)) for color, title in enumerate(("one", "two"))
+    ]
+    canvas = drawn(Figure("twice", "Twice", panels), tmp_path, monkeypatch)
+    assert not canvas.legends
+    told = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in canvas.axes]
+    assert told == [["first", "second"]] * 2
