@@ -30,7 +30,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def open_page(browser: Any, path: Path) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     browser.get(path.as_uri())
-    wait_for(browser, "document.documentElement.dataset.ready === 'true'")
+    wait_for(browser, "document.documentElement.dataset.ready === 'true'", seconds=120)
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_print_lays_wide_tables_out_in_parts_which_hold_every_column_once(browse
     )
     assert list(chain(*parts)) == each(browser, "#table-collapse thead th:not(:first-child)", "e.textContent")
     parts = each(
-        page, "#table-detectors ~ .part", "[...e.tBodies[0].rows[3].cells].slice(1).map(cell => cell.textContent)"
+        browser, "#table-detectors ~ .part", "[...e.tBodies[0].rows[3].cells].slice(1).map(cell => cell.textContent)"
     )
     assert list(chain(*parts)) == each(browser, "#table-detectors tbody tr:nth-child(4) td", "e.textContent")
     heads = "[...e.tHead.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))"
