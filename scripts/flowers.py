@@ -144,11 +144,11 @@ FPR at 95 % TPR of what each rule chose, and how much worse that is than the bes
 - Textures have the size of the flowers, and early blocks tell them apart all the same.
 - Transfer (textures by a linear probe; of {datasets["textures/test"]["n"]} test images, so differences below .1 are
   noise) is as good in the middle as at the encoder.
-- The ID accuracy is what so few small photographs give. On the same test images the probe at the encoder has .640 with
-  another 200 training images, .693 with 400, .720 with 800 and .753 with 1,150. Enlarging the stored 128 px to the 224 px
-  of the network's training makes it worse (.607 with the same 200). So does timm's `efficientnet_lite0` (.567), which
-  pads otherwise than these weights were trained with; its ImageNet head calls 6 % of the photographs daisies, this one
-  17 %, and 20 % are.
+- The ID accuracy is what so few small photographs give. On the same test images the probe at the encoder has .640
+  with another 200 training images, .693 with 400, .720 with 800 and .753 with 1,150. Enlarging the stored 128 px to
+  the 224 px of the network's training makes it worse (.607 with the same 200). So does timm's `efficientnet_lite0`
+  (.567), which pads otherwise than these weights were trained with; its ImageNet head calls 6 % of the photographs
+  daisies, this one 17 %, and 20 % are.
 - Detectors for non-negative features are empty at taps without a ReLU, with the reason in their rows.
 """
 
