@@ -41,7 +41,7 @@ def page(path: Path) -> str:
     parts = [
         title.source,
         f"[This page as a notebook]({path.name})",
-        '<script src="../../assets/plotly.min.js"></script>',
+        '<script src="../assets/plotly.min.js"></script>',
     ]
     numbers = count()
     for cell in rest:
