@@ -58,7 +58,8 @@ class Steering:
     def update(self, error: float, elapsed: float) -> None:
         """Move the multiplier after ``elapsed`` of the run's clock at this target less the value."""
         error = min(max(error, -1.0), 1.0)
-        self.multiplier = min(max(self.multiplier - INTEGRAL * error * elapsed, self.low), self.high)
+        if self.low < self.multiplier - PENALTY * error < self.high:  # else it winds up, and has to come back later
+            self.multiplier = min(max(self.multiplier - INTEGRAL * error * elapsed, self.low), self.high)
         self._level = self.multiplier - PENALTY * error
         beyond = self._level <= self.low if error > 0 else self._level >= self.high
         useless = self.low == 0 if error > 0 else self.high == 0

@@ -40,8 +40,10 @@ def test_one_update_in_closed_form() -> None:
     assert steering.multiplier == pytest.approx(-16 * 0.4 * 0.05)
     assert steering.level == pytest.approx(-0.32 - 2 * 0.4)
     assert float(steering.weight(torch.tensor(0.5))) == pytest.approx(-0.32 + 2 * 0.5)
-    steering.update(-5.0, 0.02)  # counts for -1
-    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.02)
+    steering.update(-0.5, 0.02)
+    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.5 * 0.02)
+    steering.update(-5.0, 0.02)  # counts for -1, which by itself is beyond the end: nothing winds up
+    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.5 * 0.02) and steering.level == 1.0
 
 
 @pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
