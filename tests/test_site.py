@@ -193,3 +193,19 @@ def test_the_colours_of_the_site_are_switched_by_keys(site, browser):
             break
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     wait_for(browser, f"{scheme} === 'slate'")
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_what_is_searched_is_found_from_the_disk_without_a_network(site, browser):
+    from selenium.webdriver import ActionChains
+
+    prefer(browser)
+    browser.get_log("browser")
+    browser.get((site / "howto" / "features.html").as_uri())
+    wait_for(browser, "document.readyState === 'complete'")
+    ActionChains(browser).send_keys("/").perform()
+    wait_for(browser, "document.activeElement.matches('.md-search__input')")
+    ActionChains(browser).send_keys("conformal").perform()
+    wait_for(browser, "document.querySelector('.md-search-result__item a[href*=\"p-values\"]') !== null")
+    assert browser.get_log("browser") == []

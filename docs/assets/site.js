@@ -1,5 +1,6 @@
-/* What scrolls is reached by keys, and the buttons over each code block are a landmark with a name of its own. */
+/* What scrolls is reached by keys; the search and the buttons over each code block have names of their own. */
 const mend = () => {
+  document.querySelector(".md-search")?.setAttribute("aria-label", "Search");
   for (const part of document.querySelectorAll(".md-typeset__scrollwrap, pre > code"))
     if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
   document
