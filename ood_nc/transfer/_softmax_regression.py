@@ -68,6 +68,15 @@ class Blocks(NamedTuple):
         """Some of them, without a copy."""
         return Blocks(self.samples, self.indices[chosen], None if self.held is None else self.held[chosen])
 
+    def room(self, classes: int) -> list[torch.Tensor]:
+        """Room for a number a class and sample, (C, n) a block, all of it one piece of memory.
+
+        Many small pieces that stay, between large ones that come and go, would keep the gaps of these from being used.
+        """
+        sizes = [len(part) for part in self.indices.split(ROWS_AT_ONCE)]
+        whole = torch.empty(classes * len(self.indices), device=self.indices.device)
+        return [part.view(classes, -1) for part in whole.split([classes * size for size in sizes])]
+
     def rows(self) -> Iterator[torch.Tensor]:
         """The features of one block after the other."""
         if self.held is not None:
@@ -125,8 +134,10 @@ def minimise(
         tolerance: how far from the minimum the objective may be, about: half the decrement of a quasi-Newton step.
     """
     parameters = start
-    logits = [_logits(parameters, rows) for rows in blocks.rows()]
-    errors = [_errors(part, labels) for part, labels in zip(logits, blocks.labels(), strict=True)]
+    logits, moves, errors = (blocks.room(len(start)) for _ in range(3))
+    _fill(logits, parameters, blocks)
+    for part, labels, out in zip(logits, blocks.labels(), errors, strict=True):
+        _errors(part, labels, out)
     share = _variance(logits) / len(start)
     slope = _slope(blocks, errors, parameters, penalty)
     pairs: deque[Pair] = deque(maxlen=MEMORY)
@@ -135,7 +146,7 @@ def minimise(
         first = float(torch.sum(direction * slope))
         if -first <= 2 * tolerance:
             break
-        moves = [_logits(direction, rows) for rows in blocks.rows()]
+        _fill(moves, direction, blocks)
         length = _search(blocks, logits, moves, errors, parameters, direction, penalty, first)
         for part, move in zip(logits, moves, strict=True):
             part.add_(move, alpha=length)
@@ -167,7 +178,7 @@ def _search(
     for _ in range(SHORTENINGS):
         products = 0.0
         for place, labels in enumerate(blocks.labels()):
-            errors[place] = _errors(torch.add(logits[place], moves[place], alpha=length), labels)
+            _errors(torch.add(logits[place], moves[place], alpha=length), labels, errors[place])
             products += float(torch.dot(errors[place].flatten(), moves[place].flatten()))
         last = products / len(blocks.indices) + linear + length * quadratic
         if last <= -0.1 * first:
@@ -206,9 +217,16 @@ def _logits(parameters: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return torch.addmm(parameters[:, -1:], parameters[:, :-1], rows.T)
 
 
-def _errors(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Probabilities less the indicators of the classes (C, n)."""
-    return logits.softmax(dim=0).scatter_add_(0, labels[None], logits.new_full((1, len(labels)), -1.0))
+def _fill(parts: list[torch.Tensor], parameters: torch.Tensor, blocks: Blocks) -> None:
+    """Write the logits of every block."""
+    for out, rows in zip(parts, blocks.rows(), strict=True):
+        torch.addmm(parameters[:, -1:], parameters[:, :-1], rows.T, out=out)
+
+
+def _errors(logits: torch.Tensor, labels: torch.Tensor, out: torch.Tensor) -> None:
+    """Write probabilities less the indicators of the classes (C, n)."""
+    torch.softmax(logits, dim=0, out=out)
+    out.scatter_add_(0, labels[None], logits.new_full((1, len(labels)), -1.0))
 
 
 def _variance(logits: list[torch.Tensor]) -> float:
