@@ -15,7 +15,7 @@ def test_figures_of_a_run_lie_in_it_and_what_is_missing_is_said(
     run = build_run(tmp_path / "run", epochs=2)
     assert main(["figures", str(run)]) == 0
     said = capsys.readouterr().out
-    assert "no figure of principal components" in said and f"18 files in {run / 'figures'}" in said
+    assert "no figure of the features in a plane" in said and f"18 files in {run / 'figures'}" in said
     assert len(list((run / "figures").iterdir())) == 18
 
 

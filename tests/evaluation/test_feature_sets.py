@@ -180,6 +180,8 @@ def test_half_precision_gives_the_numbers_of_the_same_values_in_float32(
     half = {name: arrays[name].to(dtype) for name in names}
     wide = {name: rows.float() for name, rows in half.items()}
     found, wanted = (numbers(evaluate(features={**arrays, **rows}, **FEW)) for rows in (half, wide))
+    memory = [key for key in wanted if "memory" in key]  # k-NN keeps the rows as they are
+    assert memory and all(found.pop(key) <= wanted.pop(key) for key in memory)
     assert found == wanted
 
 
