@@ -7,35 +7,22 @@ Those of the other settings are read from docs/graphs/settings.csv, which script
 from __future__ import annotations
 
 import csv
-import math
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Any
 
-import torch
+from graph_page import Page, Points, show
+from graph_theory import block_models, condition_c, paper_size, unconstrained_features
 
 from ood_nc.config import load
 from ood_nc.evaluation import Results
-from ood_nc.graphs import (
-    SETTINGS,
-    BlockModel,
-    condition_c_deviation,
-    condition_c_graph,
-    fit_gufm,
-    probability_bound,
-    probability_exact,
-)
 from ood_nc.graphs.evaluation import evaluate_graphs
-from ood_nc.graphs.gufm import Gufm
-from ood_nc.graphs.measurement import measure_features
 from ood_nc.graphs.training import train_graphs
 from ood_nc.tracking import read_log
 
 CONFIG = Path(__file__).parent.parent / "configs" / "graphs" / "cpu-32-layers.yaml"
-COLORS = ("#3366aa", "#cc5544", "#449966", "#aa8833", "#775599")
 QUICK = {
     "graphs.layers": 4,
     "graphs.train_graphs": 6,
@@ -44,205 +31,6 @@ QUICK = {
     "graphs.fit_graphs": 2,
 }
 WHAT = {"": "before", ".aggregated": "after"}
-Points = Sequence[tuple[float, float]]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def show(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-class Page:
-    """A Markdown page under construction, and the folder of its pictures."""
-
-    def __init__(self, folder: Path, quick: bool) -> None:
-        self.folder, self.quick = folder, quick
-        self.parts: list[str] = []
-
-    def write(self, text: str) -> None:
-        self.parts.append(text.strip() + "\n")
-
-    def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        lines = [head, ["---"] * len(head), *rows]
-        self.write("\n".join("| " + " | ".join(show(cell) for cell in line) + " |" for line in lines))
-
-    def draw(
-        self, name: str, lines: Mapping[str, Points], caption: str, *, log: bool = True, dots: bool = False
-    ) -> None:
-        """Draw lines, or dots, over one pair of axes; the vertical one is logarithmic unless told otherwise."""
-        width, height, left = 520, 220, 56
-        scale = (lambda y: math.log10(max(y, 1e-16))) if log else float
-        xs = [x for points in lines.values() for x, _ in points]
-        ys = [scale(y) for points in lines.values() for _, y in points]
-        low, high = min(ys), max(ys)
-
-        def place(x: float, y: float) -> tuple[float, float]:
-            across = (x - min(xs)) / ((max(xs) - min(xs)) or 1)
-            up = (scale(y) - low) / ((high - low) or 1)
-            return round(left + across * (width - left - 10), 1), round(10 + (1 - up) * (height - 40), 1)
-
-        text = 'font-size="11" font-family="sans-serif" fill="#777"'
-        shapes = [
-            f'<rect x="{left}" y="10" width="{width - left - 10}" height="{height - 40}" fill="none" stroke="#999"/>'
-        ]
-        for value, y in ((high, 18), (low, height - 30)):
-            shapes.append(f'<text x="2" y="{y}" {text}>{show(10**value if log else value)}</text>')
-        for x, anchor in ((min(xs), "start"), (max(xs), "end")):
-            at = left if anchor == "start" else width - 10
-            shapes.append(f'<text x="{at}" y="{height - 16}" text-anchor="{anchor}" {text}>{show(float(x))}</text>')
-        for number, (label, points) in enumerate(lines.items()):
-            color, at = COLORS[number % len(COLORS)], [place(*point) for point in points]
-            if dots:
-                shapes += [f'<circle cx="{x}" cy="{y}" r="1.5" fill="{color}"/>' for x, y in at]
-            else:
-                joined = " ".join(f"{x},{y}" for x, y in at)
-                shapes.append(f'<polyline points="{joined}" fill="none" stroke="{color}" stroke-width="1.5"/>')
-            shapes.append(
-                f'<text x="{left + 115 * number}" y="{height - 2}" {text.replace("#777", color)}>{label}</text>'
-            )
-        (self.folder / "graphs").mkdir(parents=True, exist_ok=True)
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">'
-        (self.folder / "graphs" / f"{name}.svg").write_text("\n".join([head, *shapes, "</svg>"]) + "\n")
-        self.write(f"![{caption}](graphs/{name}.svg)\n\n*{caption}.*")
-
-    def save(self) -> None:
-        (self.folder / "graphs.md").write_text("\n".join(self.parts))
-
-
-def block_models(page: Page) -> None:
-    page.write("""
-## Block models
-
-Each pair of nodes is drawn once, so that graphs have the stated p and q; `--graphs.draw paper` draws both directions and
-joins them, as the authors' code does, which about doubles the degree. Exact recovery is possible where the margin
-$|\\sqrt a - \\sqrt b| - \\sqrt C$ is positive, $a = pN/\\ln N$, $b = qN/\\ln N$; it stands in every run's notes.
-""")
-    rows = []
-    for name, model in SETTINGS.items():
-        inside = across = 0.0
-        count = 2 if page.quick else 8
-        for seed in range(count):
-            graph = model.sample(generator(seed), dim=1)
-            same = (graph.y[graph.edge_index[0]] == graph.y[graph.edge_index[1]]).double()
-            n, blocks = model.community_size, model.communities
-            inside += float(same.sum()) / (blocks * n * (n - 1)) / count
-            across += float((1 - same).sum()) / (blocks * (blocks - 1) * n * n) / count
-        twice = BlockModel(model.nodes, model.communities, model.p, model.q, "paper")
-        off = max(abs(inside / model.p - 1), abs(across / model.q - 1))
-        rows.append(
-            [name, model.p, model.q, inside, across, f"{off:.1%}", model.recovery_margin, twice.recovery_margin]
-        )
-        assert page.quick or off < 0.03
-    head = ["setting", "p", "q", "p realised", "q realised", "largest error", "margin", "margin, drawn twice"]
-    page.table(head, rows)
-
-
-def condition_c(page: Page) -> None:
-    page.write("""
-## Condition C
-
-A collapsed minimiser of the model below needs every node of a class to see the classes in equal shares. `condition_c_graph` makes
-such graphs; those of the block model miss it:
-""")
-    rows: list[list[object]] = []
-    for n in (50, 500):
-        regular = condition_c_graph(n, 2, 8, 2, generator(), dim=1)
-        ordinary = BlockModel(2 * n, 2, 8 / n, 2 / n).sample(generator(), dim=1)
-        rows.append([2 * n, *(condition_c_deviation(graph.edge_index, graph.y) for graph in (regular, ordinary))])
-    page.table(["nodes", "largest deviation, regular", "largest deviation, block model"], rows)
-    page.write("""
-The probability that a graph of the block model satisfies it, two communities of n nodes: exact by enumeration for up to six nodes,
-else log10 of an upper bound (`probability_bound` derives it). It vanishes with size at every sparsity, dense and sparse, except for
-graphs that are empty or complete:
-""")
-    rows = []
-    for label, p, q in (
-        ("dense, p = 0.5, q = 0.25", lambda n: 0.5, lambda n: 0.25),
-        ("ln n/n: p = 5 ln n/n, q = ln n/n", lambda n: min(1, 5 * math.log(n) / n), lambda n: math.log(n) / n),
-        ("constant degree: p = 8/n, q = 2/n", lambda n: min(1, 8 / n), lambda n: min(1, 2 / n)),
-    ):
-        exact = [f"{probability_exact(n, 2, p(n), q(n)):.3f}" for n in (2, 3)]
-        bounds = [f"{probability_bound(n, 2, p(n), q(n)):.0f}" for n in (10, 50, 100, 500, 750)]
-        rows.append([label, *exact, *bounds])
-    sizes = [*(f"P, n = {n}" for n in (2, 3)), *(f"log10 bound, n = {n}" for n in (10, 50, 100, 500, 750))]
-    page.table(["sparsity", *sizes], rows)
-    named = ", ".join(
-        f"{name}: {probability_bound(m.community_size, m.communities, m.p, m.q):.0f}" for name, m in SETTINGS.items()
-    )
-    page.write(f"log10 of the bound for the paper's settings: {named}.")
-
-
-def unconstrained_features(page: Page) -> None:
-    size, times = (10, [50, 100]) if page.quick else (50, [10, 100, 300, 1000, 2000, 3000])
-    page.write(
-        f"""
-## The unconstrained features model (gUFM)
-
-$\\frac1{{2N}} \\|W_1 H + W_2 H \\hat A - Y\\|^2 + \\frac\\lambda2 (\\|W_1\\|^2 + \\|W_2\\|^2 + \\|H\\|^2)$, $\\lambda = 0.005$, on
-graphs of {2 * size} nodes (the paper's are of 1000), d = 8, to time {times[-1]} (a step of descent at rate 0.1 lasts 0.1): 10 graphs of
-each kind by gradient flow, the first of them also by gradient descent. NC1 is tr Σ_W / tr Σ_B of H.
-""".replace("10 graphs", f"{2 if page.quick else 5} graphs")
-    )
-    curves: dict[str, Points] = {}
-    rows = []
-    for own in (True, False):
-        for kind in ("regular", "block model"):
-            values = []
-            for seed in range(2 if page.quick else 5):
-                graph = (
-                    condition_c_graph(size, 2, 6, 2, generator(seed), dim=1)
-                    if kind == "regular"
-                    else BlockModel(2 * size, 2, 6 / size, 2 / size).sample(generator(seed), dim=1)
-                )
-                model = Gufm(graph.edge_index, graph.y, own_weight=own)
-                start = model.start(8, generator(seed))
-                values.append(
-                    [
-                        measure_features(s.features, graph.y)["nc1_ratio"]
-                        for s in fit_gufm(model, start, times, method="flow")
-                    ]
-                )
-                if seed == 0:
-                    (end,) = fit_gufm(model, start, times[-1:])
-                    descent = measure_features(end.features, graph.y)["nc1_ratio"]
-            mean = [10 ** (sum(math.log10(one[i]) for one in values) / len(values)) for i in range(len(times))]
-            curves[f"{kind}{'' if own else ', no W1'}"] = list(zip([math.log10(t) for t in times], mean, strict=True))
-            ends = [one[-1] for one in values]
-            rows.append(["yes" if own else "no", kind, mean[-1], f"{min(ends):.2g} to {max(ends):.2g}", descent])
-    page.table(["W1", "graphs", "NC1 at the end, flow", "range", "by descent (first graph)"], rows)
-    page.draw("gufm", curves, "NC1 of H over log10 of the time, geometric mean over graphs")
-    assert page.quick or all((row[2] < 1e-8) == (row[1] == "regular") for row in rows)
-
-
-def paper_size(page: Page) -> None:
-    graphs, times = (1, (5, 10)) if page.quick else (3, (100, 1000, 5000))
-    page.write("""
-### At the paper's size
-
-Graphs of c2-n1000 and regular ones of about its degrees (12 neighbours inside, 1 across), by gradient flow to time 5000, where the paper's
-50,000 steps at rate 0.1 end. NC1 of H, geometric mean over 3 graphs of each kind:
-""")
-    setting, rows = SETTINGS["c2-n1000"], []
-    n = setting.community_size
-    inside, across = round(n * setting.p), round(n * setting.q)
-    for own in (True, False):
-        for kind in ("regular", "block model"):
-            found = []
-            for seed in range(graphs):
-                drawn = generator(seed)
-                regular = kind == "regular"
-                graph = (
-                    condition_c_graph(n, 2, inside, across, drawn, dim=1) if regular else setting.sample(drawn, dim=1)
-                )
-                model = Gufm(graph.edge_index, graph.y, own_weight=own)
-                states = fit_gufm(model, model.start(8, drawn), times, method="flow")
-                found.append([measure_features(state.features, graph.y)["nc1_ratio"] for state in states])
-            means = [f"{geometric_mean(values):.2g}" for values in zip(*found, strict=True)]
-            rows.append(["yes" if own else "no", kind, *means])
-    page.table(["W1", "graphs", *(f"time {time}" for time in times)], rows)
 
 
 def train(page: Page, runs: Path, **overrides: Any) -> tuple[Results, Path]:

@@ -36,7 +36,10 @@ def test_without_pytorch_geometric_the_command_says_in_a_line_how_to_install_it(
 
 
 @pytest.mark.slow
-def test_the_page_is_written_and_has_the_sections_of_the_one_in_docs(tmp_path: Path) -> None:
+def test_the_page_is_written_and_has_the_sections_of_the_one_in_docs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(DOCS)  # as where a script is run
     runpy.run_path(str(DOCS / "graphs.py"))["main"](tmp_path, quick=True)
     sections = [re.findall(r"^## .*", (folder / "graphs.md").read_text(), re.MULTILINE) for folder in (tmp_path, DOCS)]
     assert sections[0] == sections[1]
