@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -36,8 +37,9 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``target``; on success it takes the target's place in one step.
+    """Yield a path in a temporary folder beside ``target``; on success that file takes the target's place in one step.
 
+    The folder is the writer's own, as some libraries (safetensors) write beside the path they are given and rename.
     What a killed writer of the same target left is removed.
 
     Raises:
@@ -47,10 +49,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        descriptor, temporary = _temporary(target)
+        descriptor, folder = _temporary_folder(target)
     except OSError as error:
         raise _as_user_error(error, target) from error
+    temporary = folder / target.name
     try:
+        temporary.touch()
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -59,8 +63,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _as_user_error(error, target) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
         _close(descriptor)
 
 
@@ -227,10 +230,14 @@ def _close(descriptor: int) -> None:
         os.close(descriptor)
 
 
-def _temporary(target: Path) -> tuple[int, Path]:
-    """A new file beside ``target``, locked so that nobody takes it for a leftover."""
+def _temporary_folder(target: Path) -> tuple[int, Path]:
+    """A new folder beside ``target``, locked so that nobody takes it for a leftover."""
     while True:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        name = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        try:
+            descriptor = os.open(name, os.O_RDONLY)
+        except FileNotFoundError:  # taken for one before it was locked
+            continue
         with suppress(OSError):  # on a disk without locks there is nobody to be wary of
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         _held.append(descriptor)
@@ -242,9 +249,13 @@ def _temporary(target: Path) -> tuple[int, Path]:
 def _remove_leftovers(target: Path) -> None:
     prefix = f".{target.name}."
     for path in [path for path in target.parent.iterdir() if path.name.startswith(prefix) and path.suffix == ".tmp"]:
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(descriptor)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:

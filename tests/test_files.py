@@ -22,6 +22,7 @@ if "slow" in sys.argv:  # its child lets go of the lock long after the fork
 from ood_nc.files import atomic_path, write_lock
 with write_lock(sys.argv[1]), atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
+    temporary.with_name(".tmpX").write_text("half")  # as safetensors does, which then renames it
     if len(sys.argv) > 2 and os.fork() == 0:  # as a process that loads images
         time.sleep(30)
     print("held", flush=True)
@@ -107,7 +108,7 @@ def test_what_a_killed_writer_left_is_taken_over_and_removed(tmp_path, hold, mor
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
 
 
-def test_a_living_writer_keeps_its_temporary_file(tmp_path, hold):
+def test_a_living_writer_keeps_its_temporary_folder(tmp_path, hold):
     hold(tmp_path / "a")
     write_text(tmp_path / "a", "other")
     assert len([path for path in tmp_path.iterdir() if path.suffix == ".tmp"]) == 1
