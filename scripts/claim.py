@@ -5,7 +5,7 @@
 
 With --curves: the runs of the plan's curves, each the plan's own but for one setting. The first can be stopped at any
 time: what is finished is skipped, what was begun is gone on with; one thread is enough. The second measures what is
-trained by both protocols and keeps the rows that the page needs in docs/claim.
+trained by the suite's protocols and keeps the rows that the page needs in docs/claim.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def evaluate_all(data: Path, output: Path, suites: list[str] | None, curves: boo
 
 
 def measure(config: Config, weights: Path, job: Job) -> Results:
-    """Both protocols from one pass, and the accuracy on clean ID training images."""
+    """The suite's protocols from one pass, and the accuracy on clean ID training images."""
     data = load_data(config.data, seed=job.seed, check_images=False)
     model = build_model(config.model, data.id_train.num_classes)
     load_weights(model, weights)
@@ -127,7 +127,7 @@ def measure(config: Config, weights: Path, job: Job) -> Results:
         ood=data.ood,
         transfer=data.transfer,
         groups=data.groups,
-        protocols=["strict", "paper"],
+        protocols=config.evaluation.protocols,
         detectors=config.evaluation.detectors,
         probes=config.evaluation.probes,
         bootstrap=0,

@@ -18,7 +18,10 @@ RESULTS, PAGE = ROOT / "docs" / "claim" / "results", ROOT / "docs" / "claim.md"
 ARMS = ("baseline", "baseline_ws", "entropy", "projector", "both", "random", "trainable")
 REFERENCES = ("baseline_ws", "baseline")
 ERROR = {"strict": "fpr95_id_positive", "paper": "fpr95_paper"}
-SETS = {"fashion": 4, "cifar": 4, "wide": 4}
+WAYS = ("entropy_layers", "decorrelated", "collapsed_projector", "orthonormal_narrow", "warm")
+OTHERS = ("logit_norm", "t2fnorm", "etf_head", "deep_supervision", "outlier_exposure", "supervised_contrastive")
+SMALL = ("both", "projector", "baseline_ws", *WAYS, *OTHERS)
+SETS = {"fashion": 4, "cifar": 4, "wide": 4, "small": 4}
 """How many OOD and transfer sets a suite has."""
 
 Row = dict[str, str]

@@ -19,6 +19,7 @@ from claim_numbers import (
     RESULTS,
     ROOT,
     SETS,
+    SMALL,
     Measure,
     Paired,
     Run,
@@ -172,6 +173,48 @@ def suite_sections(runs: Sequence[Run], suite: str) -> Iterable[str]:
         yield tap_table(inside, arms, protocol)
 
 
+def small(runs: Sequence[Run]) -> Iterable[str]:
+    """Ways to be ahead of `both`, and what others do: each arm, and each minus its reference."""
+    measures = {
+        "FPR95, k-NN, paper's tap": at_place("strict", "paper's tap", "knn"),
+        "FPR95, energy, paper's tap": at_place("strict", "paper's tap", "energy"),
+        "FPR95, k-NN, encoder": at_place("strict", "encoder", "knn"),
+        "transfer error, encoder": headlines("strict")["transfer error, encoder"],
+        "ID accuracy (higher is better)": Run.accuracy,
+    }
+    by_arm: dict[str, list[Run]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, []).append(run)
+    rows = [
+        [
+            f"`{arm}`",
+            len(found),
+            nc1_cell(found, "encoder"),
+            *(percent(list(map(one, found))) for one in measures.values()),
+        ]
+        for arm in SMALL
+        if (found := by_arm.get(arm))
+    ]
+    yield table(["arm", "seeds", "NC1 encoder", *measures], rows)
+    for reference in ("both", "baseline_ws"):
+        rows, ahead = [], []
+        for arm in (arm for arm in SMALL if arm != reference and arm in by_arm):
+            found = [paired(runs, "small", arm, reference, one) for one in measures.values()]
+            rows.append([f"`{arm}`", *(one or "-" for one in found)])
+            detection, transfer, accuracy = found[0], found[3], found[4]
+            if (
+                detection
+                and transfer
+                and accuracy
+                and max(detection.high, transfer.high) < 0
+                and accuracy.mean >= -0.01
+            ):
+                ahead.append(f"`{arm}`")
+        yield table([f"minus `{reference}`", *measures], rows)
+        if reference == "both":
+            yield f"Ahead of `both` at both ends by the rule: {', '.join(ahead) or 'none'}.\n"
+
+
 def tap_table(runs: Sequence[Run], arms: Sequence[str], protocol: str) -> str:
     """Every tap of every arm."""
     methods = ("knn", "energy", "mahalanobis") if protocol == "strict" else ("energy",)
@@ -293,6 +336,9 @@ def page(runs: Sequence[Run]) -> str:
         parts.append(f"## {suite}\n")
         if not inside:
             parts.append("Not yet run.\n")
+            continue
+        if suite == "small":
+            parts += small(inside)
             continue
         rows = [
             [

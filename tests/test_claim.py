@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from ood_nc.losses import Objective, Term
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -113,6 +115,14 @@ def test_the_plan_has_the_seeds_that_were_announced() -> None:
     for job, changes in claim.plan():
         config = claim.configuration(job, changes, Path("data"), Path("runs"))
         assert config.train.seed == job.seed
+        terms = [Term(**term.model_dump()) for term in config.loss.terms]
+        objective = Objective(entropy_weights=config.loss.entropy_weights(), terms=terms)
+        assert all(term.tap in config.model.taps for term in objective.terms)
+        if job.suite == "small":
+            assert config.train.epochs == 8
+            assert job.arm in numbers.SMALL
+            assert (config.model.projector.kind == "none") == (job.arm in ("baseline_ws", *numbers.OTHERS))
+            continue
         assert (config.model.projector.kind == "none") == (job.arm in ("baseline", "baseline_ws", "entropy"))
         assert (config.model.normalization == "native") == (job.arm == "baseline")
         assert bool(config.loss.entropy_weights()) == (job.arm in ("entropy", "both"))
