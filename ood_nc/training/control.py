@@ -24,7 +24,7 @@ SAMPLE = 4096
 """Images of a measurement; `entropy_nn` of a larger set is by its definition that of so many."""
 
 _UPDATES = 100  # per run
-_MEASUREMENTS = 20  # per run, one an epoch at most
+_MEASUREMENTS = 60  # per run, one an epoch at most
 _MEMORY = 10.0
 """Batches at the highest rate after which one counts for 1/e in the running average."""
 
@@ -42,7 +42,7 @@ class Control:
     """The controlled taps of a run.
 
     A batch differs from the full set in evaluation mode by its few samples, by augmentation, dropout and batch norm's
-    two modes. None of it is computed: after epochs (each, or twenty a run, and each of the last) the tap is measured on
+    two modes. None of it is computed: after epochs (each, or sixty a run, and each of the last) the tap is measured on
     up to 4,096 training images, and what the running average of the batches' quantity is off by is its bias from then
     on.
 

@@ -3,12 +3,15 @@ r"""The law that holds a quantity of the batch where the full set has its target
 Let q be the quantity of a batch (its log NC1, say), y that of the full set in evaluation mode, and b the bias between
 them, as last measured: y = E q + b. With a = target - b the loss is the task's plus
 
-.. math:: m q + \frac{P}{2} (q - a)^2, \qquad \dot m = K (E q - a).
+.. math:: w q + \frac{P}{2} (q - a)^2, \qquad w = m + G(t) (E q - a), \qquad \dot m = K (E q - a).
 
-Its gradient is that of q with the weight m + P (q - a), so each batch is pushed by its own distance, with no lag and in
+Its gradient is that of q with the weight w + P (q - a), so each batch is pushed by its own distance, with no lag and in
 both directions; the multiplier m takes over what the task pulls with, and then E q = a. By itself the penalty would
-stop where P (q - a) equals that pull; by itself the multiplier would swing, since it is an integral. As q is the
-controlled quantity itself, one unit of it is about one unit of y, whatever network, data or length.
+stop where P (q - a) equals that pull; by itself the multiplier would swing, since it is an integral. G pushes by the
+distance of the average, which a noisy batch does not move. It rises from 0, as the penalty of an augmented Lagrangian
+does: early on the average lags behind, later it stands nearly still and what is off is off for good. As q is the
+controlled quantity itself, one unit of it is about one unit of y, whatever network, data or length. What the integral
+takes is clipped, so that the way to the target, which is no pull of the task, does not fill it.
 
 The clock t is the sum of the square roots of the learning rates, as shares of the highest, as share of the run, so the
 loop is as quick in a short run as in a long one. What features do in a late step falls with the rate, and the weight's
@@ -29,7 +32,12 @@ import torch
 LOWEST_WEIGHT, LARGEST_WEIGHT = -4.0, 1.0
 """Where the weight ends. Beyond 1 the pull together hinders features from being learnt, and the value gets no lower."""
 
-PENALTY, INTEGRAL = 2.0, 16.0
+PENALTY, INTEGRAL, PROPORTIONAL = 2.0, 16.0, 12.0
+"""P, K, and G at its highest."""
+RISE = 0.4
+"""When G has risen to that, in the clock; a whole run under a cosine is 0.64."""
+CLIP = 0.3
+"""The largest error that the integral takes."""
 TOLERANCE = math.log(1.1)
 PATIENCE = 0.1
 """How long, in that clock, the weight may be at its end with the error above the tolerance, before that is said."""
@@ -50,17 +58,22 @@ class Steering:
         0.42
     """
 
+    _KEPT = ("multiplier", "_push", "_level", "_clock", "_stuck")
+
     def __init__(self, side: Literal["at", "above", "below"] = "at") -> None:
         self.low = 0.0 if side == "below" else LOWEST_WEIGHT
         self.high = 0.0 if side == "above" else LARGEST_WEIGHT
-        self.multiplier = self._level = self._stuck = 0.0
+        self.multiplier = self._push = self._level = self._clock = self._stuck = 0.0
 
     def update(self, error: float, elapsed: float) -> None:
-        """Move the multiplier after ``elapsed`` of the run's clock at this target less the value."""
+        """Move the weight after ``elapsed`` of the run's clock at this target less the value."""
         error = min(max(error, -1.0), 1.0)
         if self.low < self.multiplier - PENALTY * error < self.high:  # else it winds up, and has to come back later
-            self.multiplier = min(max(self.multiplier - INTEGRAL * error * elapsed, self.low), self.high)
-        self._level = self.multiplier - PENALTY * error
+            taken = min(max(error, -CLIP), CLIP)
+            self.multiplier = min(max(self.multiplier - INTEGRAL * taken * elapsed, self.low), self.high)
+        self._clock += elapsed
+        self._push = -PROPORTIONAL * min(1.0, self._clock / RISE) * error
+        self._level = self.multiplier + self._push - PENALTY * error
         beyond = self._level <= self.low if error > 0 else self._level >= self.high
         useless = self.low == 0 if error > 0 else self.high == 0
         if not beyond or useless or abs(error) <= TOLERANCE:
@@ -71,7 +84,7 @@ class Steering:
 
     def weight(self, excess: torch.Tensor) -> torch.Tensor:
         """The weight for a batch whose quantity is so far above its aim."""
-        return (self.multiplier + PENALTY * excess).clamp(self.low, self.high)
+        return (self.multiplier + self._push + PENALTY * excess).clamp(self.low, self.high)
 
     @property
     def level(self) -> float:
@@ -85,8 +98,9 @@ class Steering:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"multiplier": self.multiplier, "level": self._level, "stuck": self._stuck}
+        return {name: getattr(self, name) for name in self._KEPT}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        self.multiplier, self._level, self._stuck = state["multiplier"], state["level"], state["stuck"]
+        for name in self._KEPT:
+            setattr(self, name, state[name])

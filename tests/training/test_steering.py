@@ -34,16 +34,20 @@ def test_it_lands_without_swinging(gain: float, lag: float, change: float) -> No
     assert -min(error * math.copysign(1, change) for error in errors) < 0.45 * abs(change)  # overshoot
 
 
-def test_one_update_in_closed_form() -> None:
+def test_updates_in_closed_form() -> None:
     steering = Steering()
-    steering.update(0.4, 0.05)
-    assert steering.multiplier == pytest.approx(-16 * 0.4 * 0.05)
-    assert steering.level == pytest.approx(-0.32 - 2 * 0.4)
-    assert float(steering.weight(torch.tensor(0.5))) == pytest.approx(-0.32 + 2 * 0.5)
-    steering.update(-0.5, 0.02)
-    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.5 * 0.02)
-    steering.update(-5.0, 0.02)  # counts for -1, which by itself is beyond the end: nothing winds up
-    assert steering.multiplier == pytest.approx(-0.32 + 16 * 0.5 * 0.02) and steering.level == 1.0
+    steering.update(0.2, 0.05)
+    assert steering.multiplier == pytest.approx(-16 * 0.2 * 0.05)
+    push = -12 * (0.05 / 0.4) * 0.2
+    assert steering.level == pytest.approx(-0.16 + push - 2 * 0.2)
+    assert float(steering.weight(torch.tensor(0.5))) == pytest.approx(-0.16 + push + 2 * 0.5)
+    steering.update(-0.4, 0.02)  # of which the integral takes 0.3
+    taken = -0.16 + 16 * 0.3 * 0.02
+    assert steering.multiplier == pytest.approx(taken)
+    assert float(steering.weight(torch.tensor(-0.9))) == pytest.approx(taken + 12 * (0.07 / 0.4) * 0.4 - 2 * 0.9)
+    steering.update(-5.0, 0.5)  # counts for -1, which by itself is beyond the end: nothing winds up
+    assert steering.multiplier == pytest.approx(taken)
+    assert float(steering.weight(torch.tensor(-6.5))) == pytest.approx(taken + 12 - 13)  # it rises no further
 
 
 @pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
