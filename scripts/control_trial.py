@@ -3,10 +3,9 @@
     python scripts/control_trial.py RUNS.jsonl --fashion fashion_mnist.npz [--seeds 201 202 203] [--table]
 
 Three networks, digits (scikit-learn's) and Fashion-MNIST at 8 x 8 pixels, 1,280 training images each, 600 steps of 128,
-targets over a decade for the NC1 of the encoder. Beside them every network and set with the
-paper's entropy at the one weight that comes nearest to the lowest target of the first network on digits. Some ten seconds
-of one core a run; runs that the file holds are not made again. ``--table`` prints the tables of what is there, and
-makes none.
+targets over a decade for the NC1 of the encoder. Beside them every network and set with the paper's entropy at the one
+weight that comes nearest to the lowest target of the first network on digits. Some ten seconds of one core a run; runs
+that the file holds are not made again. ``--table`` prints the tables of what is there, and makes none.
 """
 
 from __future__ import annotations
