@@ -1,4 +1,4 @@
-"""``ood-nc retrofit``: a projector and a head on a finished network, and what they change, measured."""
+"""``ood-nc retrofit``: adapter, projector and head on a finished network, and what they change, measured."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ ACCURACY_POINTS = 0.5
 """How much ID accuracy may be lost before that is said."""
 
 _SHOWN = 10
+_TAPS = ("encoder", "adapter", "projector")
 _SETTINGS = {
     "model.projector.kind": "plastic",
     "model.freeze": ["backbone.*"],
@@ -95,16 +96,16 @@ def _network(arguments: argparse.Namespace) -> tuple[ControlledModel, Config]:
                 "weights, with --model."
             )
         own["model"] |= {"checkpoint": str(arguments.checkpoint / "checkpoints" / "best.safetensors")}
-        own["model"] |= {"taps": [*dict.fromkeys([*old.model.taps, "encoder", "projector"])], "pretrained": False}
+        own["model"] |= {"taps": [*dict.fromkeys([*old.model.taps, *_TAPS])], "pretrained": False}
         workers = {"train.seed": old.train.seed, "train.workers": old.train.workers, "train.device": old.train.device}
         return model, load(None, {**own, **workers, **overrides})
     if arguments.config is None and "model.name" not in overrides:
         raise UserError(f"{arguments.checkpoint} is no run directory: say whose weights it holds, --model NAME.")
     if arguments.config is None and "data.train" not in overrides:
         raise UserError("retrofit needs the ID images: --train FOLDER.")
-    overrides = {"model.taps": ["encoder", "projector"], **overrides, "model.checkpoint": str(arguments.checkpoint)}
+    overrides = {"model.taps": [*_TAPS], **overrides, "model.checkpoint": str(arguments.checkpoint)}
     config = read_config(arguments.config, overrides)
-    plain = config.model.projector.model_copy(update={"kind": "none"})
+    plain = config.model.projector.model_copy(update={"kind": "none", "adapter": 0})
     return foreign_model(
         config.model_copy(update={"model": config.model.model_copy(update={"projector": plain})})
     ), config
@@ -206,15 +207,21 @@ def _verdicts(original: Results, retrofitted: Results, detector: str, config: Co
     if not original.select(kind="detection"):
         return [*lines, "No OOD set is named, so detection is not compared: --ood NAME=SOURCE."]
     settings = {"replicates": config.evaluation.bootstrap, "seed": config.train.seed}
-    duels = against_all(original, retrofitted, detector, taps=("encoder", "projector"), **settings)
+    taps = ("projector", "adapter") if config.model.projector.adapter else ("projector",)
+    duels = {tap: against_all(original, retrofitted, detector, taps=("encoder", tap), **settings) for tap in taps}
     rows = [
         [one.metric, one.method, f"{one.reference:.3f}", f"{one.reference + one.difference:.3f}", str(one)]
         for metric in METRICS
-        for one in [one for one in duels if one.metric == metric][:_SHOWN]
+        for one in [one for one in duels["projector"] if one.metric == metric][:_SHOWN]
     ]
     title = f"{detector} at the projector against the best at the untouched encoder, means over OOD sets"
     table(title, ["metric", "encoder's", "value", f"projector's {detector}", "difference [95 %]"], rows)
-    return [*lines, *(f"Detection, {detector} at the projector, {verdict(duels, metric)}." for metric in METRICS)]
+    told = [
+        f"Detection, {detector} at the {tap}, {verdict(found, metric)}."
+        for tap, found in duels.items()
+        for metric in METRICS
+    ]
+    return [*lines, *told]
 
 
 def accuracy_verdict(before: float | None, after: float | None) -> str:

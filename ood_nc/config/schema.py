@@ -41,6 +41,13 @@ class ProjectorConfig(Section):
     width: float = flag(4.0, "hidden width in multiples of the encoder's", gt=0, le=64)
     dim: int | None = flag(None, "output width; the encoder's when not given", ge=2, le=2**20)
     normalize: bool = flag(True, "L2-normalise the output")
+    adapter: int = flag(0, "inner width of a trainable residual bottleneck in front of it; 0: none", ge=0, le=2**16)
+
+    @model_validator(mode="after")
+    def _adapter_has_a_projector(self) -> ProjectorConfig:
+        if self.adapter and self.kind == "none":
+            raise ValueError(f"adapter is {self.adapter}, but kind is none: it stands in front of a projector")
+        return self
 
 
 class ModelConfig(Section):
@@ -69,7 +76,7 @@ class ModelConfig(Section):
         "native", "native, or group norm with weight-standardised convolutions"
     )
     taps: Annotated[Names, Field(min_length=1)] = flag(
-        ["stages", "encoder", "projector"], "where features are read: names and globs"
+        ["stages", "encoder", "adapter", "projector"], "where features are read: names and globs"
     )
     pooling: Text | dict[Text, Text] = flag("auto", "how a tap is pooled, for all or by tap name")
     head: Literal["linear", "etf", "etf_bias"] = flag("linear", "trainable, or fixed ETF without or with trained bias")

@@ -11,7 +11,8 @@ The layout is the same for one file, for a folder and for arrays: every array ha
 
 Where a set has one tap only, its name may be left out. In an ``.npz`` or ``.safetensors`` file the names are its keys.
 In a folder they are the paths, each file's own keys added: ``ood/textures.npz`` with the key ``encoder`` and
-``ood/textures/encoder.npy`` are the same. Taps are in depth order as they come, ``encoder`` and ``projector`` last.
+``ood/textures/encoder.npy`` are the same. Taps are in depth order as they come, ``encoder``,
+``adapter`` and ``projector`` last.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ood_nc.errors import UserError
 from ood_nc.features import FeatureBank
 from ood_nc.files import expanded
 from ood_nc.models import TapInfo
+from ood_nc.models.taps import BEHIND
 
 FEATURE_FILES = (".npy", ".npz", ".safetensors")
 ONE_TAP = "features"
@@ -222,7 +224,7 @@ def _head_tap(taps: Mapping[str, int], weight: torch.Tensor | None) -> str:
 def _order(taps: list[str]) -> list[str]:
     if not taps:
         raise UserError(f"The features hold no tap of id_train: name arrays {_LAYOUT}.")
-    last = [name for name in ("encoder", "projector") if name in taps]
+    last = [name for name in BEHIND if name in taps]
     return [tap for tap in taps if tap not in last] + last
 
 

@@ -1,5 +1,6 @@
-"""Backbones with taps, projectors and heads: the controlled model, its weights, and what there is to build it from."""
+"""Backbones with taps, adapters, projectors and heads: the controlled model, its weights, what it is built from."""
 
+from ood_nc.models.adapter import Adapter
 from ood_nc.models.backbone import default_num_classes, list_backbones, list_taps
 from ood_nc.models.checkpoints import LoadReport, load_by_order, load_initial, load_weights, weights_hash
 from ood_nc.models.controlled import ControlledModel, build_model
@@ -9,6 +10,7 @@ from ood_nc.models.projector import Projector
 from ood_nc.models.taps import TapInfo
 
 __all__ = [
+    "Adapter",
     "ControlledModel",
     "ETFClassifier",
     "LoadReport",

@@ -121,9 +121,10 @@ def load_weights(
     if new_head:
         state = {key: value for key, value in state.items() if key not in head}
         state |= {key: value for key, value in own.items() if key.startswith("head.")}
-    if fitted.plain and model.projector is not None:
-        fresh.append("projector")
-        state |= {key: value for key, value in own.items() if key.startswith("projector.")}
+    for part in ("adapter", "projector") if fitted.plain else ():
+        if getattr(model, part) is not None:
+            fresh.append(part)
+            state |= {key: value for key, value in own.items() if key.startswith(f"{part}.")}
     state |= {k: own[k] for k in own if k.endswith("num_batches_tracked") and k not in state}
     unexpected = [key for key in state if key not in own]
     in_file = [_plain_name(key, model) if fitted.plain else key for key in unexpected]

@@ -1,4 +1,4 @@
-"""The controlled model: backbone with taps, projector, head."""
+"""The controlled model: backbone with taps, adapter, projector, head."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 
 from ood_nc.config import ModelConfig
 from ood_nc.errors import UserError, nearest
+from ood_nc.models.adapter import Adapter
 from ood_nc.models.backbone import Encoder, build_encoder
 from ood_nc.models.etf import ETFClassifier
-from ood_nc.models.projector import Projector
+from ood_nc.models.projector import Projector, make_projector
 from ood_nc.models.specification import check_specification, without_weights
 from ood_nc.models.taps import Recorder, TapInfo, resolve_taps
 
@@ -38,8 +39,8 @@ class ControlledModel(nn.Module):
         backbone: a timm name, a timm model (its classifier is taken over), or any module whose output is (B, d).
         num_classes: C.
         projector: ``simplex_etf`` or ``random`` (both frozen), ``plastic``, a `Projector`, or None (or ``none``).
-        taps: names and globs of modules, ``stages``, ``blocks``, ``encoder``, ``projector`` (see `resolve_taps`).
-            ``projector`` is passed over where there is none.
+        taps: names and globs of modules, ``stages``, ``blocks``, ``encoder``, ``adapter``, ``projector`` (see
+            `resolve_taps`). The last two are passed over where there are none.
         pooling: ``auto``, ``avg``, ``max``, ``token``, ``flatten`` or ``avg2x2``, for all or by tap name, glob or word.
         normalization: ``native``, or ``group_ws`` (see `to_group_norm`; `backbone_options={"max_groups": 32}`).
         head: ``linear`` (trainable, with bias), ``etf`` (the fixed simplex-ETF classifier, meant for no projector) or
@@ -50,6 +51,7 @@ class ControlledModel(nn.Module):
         drop: dropout in front of the head.
         drop_path: stochastic depth.
         projector_options: construction, depth, width, dim, normalize, eps, seed of the `Projector`.
+        adapter: width of the `Adapter` in front of the projector; 0 for none.
         backbone_options: further arguments of the timm model, and the two named above.
         images: of the preprocessing, what differs from the model's own: mean, std, crop_pct, crop_mode, interpolation.
         auxiliary: taps with a linear classifier of their own, which learns where a loss reads it (`heads`).
@@ -57,7 +59,7 @@ class ControlledModel(nn.Module):
             were trained at.
 
     Attributes:
-        tap_names: the taps in depth order; ``encoder``, then ``projector`` last.
+        tap_names: the taps in depth order; ``encoder``, ``adapter``, ``projector`` last.
         tap_info: a `TapInfo` by name.
         encoder_dim: d.
         head_tap: what the head reads, ``projector`` or ``encoder``.
@@ -91,6 +93,7 @@ class ControlledModel(nn.Module):
         drop: float = 0.0,
         drop_path: float = 0.0,
         projector_options: Mapping[str, Any] | None = None,
+        adapter: int = 0,
         backbone_options: Mapping[str, Any] | None = None,
         images: Mapping[str, Any] | None = None,
         auxiliary: Sequence[str] = (),
@@ -117,8 +120,11 @@ class ControlledModel(nn.Module):
         self.backbone = encoder.module
         self.encoder_dim, self.num_classes = encoder.dim, num_classes
         self.classifier_path = encoder.classifier_path
-        self.projector = _make_projector(projector, encoder.dim, projector_options or {})
+        self.projector = make_projector(projector, encoder.dim, projector_options or {})
         self.head = self._make_head(head, encoder)
+        if adapter and self.projector is None:
+            raise UserError("An adapter stands in front of a projector: name one, or leave the adapter out.")
+        self.adapter = Adapter(encoder.dim, adapter).to(self.head_weight) if adapter else None
         self.head_is_fresh = self.head is not encoder.classifier or not encoder.classifier_is_trained
         self.preprocessing = encoder.preprocessing
         self.class_names: tuple[str, ...] | None = None
@@ -135,6 +141,7 @@ class ControlledModel(nn.Module):
             "num_classes": num_classes,
             "projector": self.projector.kind if self.projector is not None else None,
             "projector_options": self.projector.options() if self.projector is not None else {},
+            "adapter": adapter,
             "taps": list(taps),
             "pooling": pooling if isinstance(pooling, str) else dict(pooling),
             "head": head,
@@ -180,14 +187,21 @@ class ControlledModel(nn.Module):
         """
         images = self._prepared(images)
         if not taps:
-            features = self.backbone(images)
-            return self.head(features if self.projector is None else self.projector(features))
+            return self.behind_encoder(self.backbone(images))[0]
         with self._recorder.recording() as values:
             features = self.backbone(images)
-        projected = None if self.projector is None else self.projector(features)
-        every = {**values, "encoder": features, "projector": projected}
-        logits = self.head(features if projected is None else projected)
+        logits, behind = self.behind_encoder(features)
+        every = {**values, "encoder": features, **behind}
         return logits, {name: every[name] for name in self.tap_names}
+
+    def behind_encoder(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the logits, and the taps ``adapter`` and ``projector`` that there are, of encoder features (B, d)."""
+        taps = {}
+        if self.adapter is not None:
+            taps["adapter"] = features = self.adapter(features)
+        if self.projector is not None:
+            taps["projector"] = features = self.projector(features)
+        return self.head(features), taps
 
     def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the logits and every tap, pooled to (B, d), in depth order, with gradients.
@@ -287,6 +301,8 @@ class ControlledModel(nn.Module):
         rows = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
         if "encoder" in patterns:
             rows.append(("encoder", "native", encoder.dim, encoder.nonnegative))
+        if "adapter" in patterns and self.adapter is not None:
+            rows.append(("adapter", "none", encoder.dim, False))
         if "projector" in patterns and self.projector is not None:
             rows.append(("projector", "none", self.projector.out_dim, False))
         if not rows:
@@ -304,7 +320,7 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
     channels, *sides = config.input_size or (config.in_chans,)
     given = {key: getattr(config, key) for key in IMAGE_SETTINGS}
     projector = config.projector.model_dump()
-    kind = projector.pop("kind")
+    kind, adapter = projector.pop("kind"), projector.pop("adapter")
     return ControlledModel(
         config.name,
         num_classes,
@@ -320,6 +336,7 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
         drop=config.drop,
         drop_path=config.drop_path,
         projector_options=projector,
+        adapter=adapter,
         backbone_options=config.kwargs,
         images={key: value for key, value in given.items() if value is not None},
         test_size=test_size,
@@ -329,16 +346,3 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
 def _key(tap: str) -> str:
     """A name that a module can have."""
     return f"tap/{tap.replace('.', '/')}"
-
-
-def _make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:
-    if given is None or given == "none":
-        return None
-    if isinstance(given, str):
-        try:
-            return Projector(width, given, **options)
-        except TypeError as error:
-            raise UserError(f"projector_options {dict(options)}: {error}.") from None
-    if given.in_dim != width:
-        raise UserError(f"The projector takes {given.in_dim} features, but the encoder gives {width}.")
-    return given

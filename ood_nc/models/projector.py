@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -130,3 +131,21 @@ class Projector(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print` shows in the brackets."""
         return f"{self.kind}, normalize={self.normalize}"
+
+
+def make_projector(given: str | Projector | None, width: int, options: Mapping[str, Any]) -> Projector | None:
+    """Return a projector of encoder features of a width: the given one, or one of the given kind; None for none.
+
+    Raises:
+        UserError: an unknown kind or option, or a projector of another width.
+    """
+    if given is None or given == "none":
+        return None
+    if isinstance(given, str):
+        try:
+            return Projector(width, given, **options)
+        except TypeError as error:
+            raise UserError(f"projector_options {dict(options)}: {error}.") from None
+    if given.in_dim != width:
+        raise UserError(f"The projector takes {given.in_dim} features, but the encoder gives {width}.")
+    return given

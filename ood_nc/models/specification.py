@@ -105,6 +105,7 @@ class _Specification(_Part):
     num_classes: Whole
     projector: Word | None
     projector_options: _Projector | Annotated[dict[str, Any], Field(max_length=0)]
+    adapter: Annotated[int, Field(ge=0, le=LARGEST)] = 0
     taps: Annotated[list[Pattern], Field(min_length=1, max_length=10_000)]
     pooling: Word | Annotated[dict[Pattern, Word], Field(max_length=10_000)]
     head: Literal["linear", "etf", "etf_bias"]

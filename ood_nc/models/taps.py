@@ -15,7 +15,10 @@ from ood_nc.errors import UserError, nearest
 from ood_nc.models.pooling import Layout, Pooling, resolve
 from ood_nc.models.probing import INPUT, Trace, layout_of, single_tensor
 
-WORDS = ("stages", "blocks", "encoder", "projector")
+BEHIND = ("encoder", "adapter", "projector")
+"""What is read behind the layers of a backbone, in depth order."""
+
+WORDS = ("stages", "blocks", *BEHIND)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class TapInfo:
     """One tap.
 
     Attributes:
-        name: the module's name in the backbone (of its input with ``@input`` behind it), or ``encoder``, ``projector``.
+        name: the module's name in the backbone (of its input with ``@input`` behind it), or ``encoder``, ``adapter``,
+            ``projector``.
         depth: its place among the taps, in the order in which a forward pass reaches them, from 0.
         pooling: how its output becomes a vector (``auto`` resolved).
         dim: width of that vector.
@@ -140,7 +144,7 @@ def resolve_taps(
     layouts = {INPUT: tappable(backbone, seen.inputs), "": tappable(backbone, seen)}
     chosen: dict[str, str] = {}
     for pattern in patterns:
-        if pattern not in ("encoder", "projector"):
+        if pattern not in BEHIND:
             module, side, of = _side(pattern, seen)
             found = _match(module, side, layouts[side], backbone, of, model_name)
             chosen.update((name + side, pattern) for name in found)

@@ -217,7 +217,7 @@ def _detectors(config: Config) -> list[str]:
 
 def _head_parameters(model: ControlledModel) -> int:
     """How many numbers are learnt behind the encoder: what a fixed head or one of fewer dimensions saves."""
-    parts = [model.head] if model.projector is None else [model.projector, model.head]
+    parts = [part for part in (model.adapter, model.projector, model.head) if part is not None]
     return sum(parameter.numel() for part in parts for parameter in part.parameters() if parameter.requires_grad)
 
 

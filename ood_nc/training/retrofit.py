@@ -1,7 +1,8 @@
-"""A projector and a head for a network that is finished: they learn from cached features, its backbone stays."""
+"""Adapter, projector and head for a network that is finished: they learn from cached features, its backbone stays."""
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +16,11 @@ from ood_nc.errors import UserError
 from ood_nc.features import Derive
 from ood_nc.losses import Objective
 from ood_nc.models import ControlledModel, Projector
+from ood_nc.models.taps import BEHIND
 from ood_nc.progress import progress
 from ood_nc.tracking import Tracker
 from ood_nc.training.checkpoints import BEST, describe, write_weights
+from ood_nc.training.control import SAMPLE, Control
 from ood_nc.training.measurement import diverged, is_right
 from ood_nc.training.optimization import create_optimizer, create_schedule
 from ood_nc.training.run_directory import RunDirectory
@@ -25,6 +28,8 @@ from ood_nc.training.seeds import derive_seed, seed_everything
 from ood_nc.training.setup import create_objective
 
 _ROWS = 8192
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderFeatures(NamedTuple):
@@ -42,7 +47,7 @@ class EncoderFeatures(NamedTuple):
 def with_projector(
     model: ControlledModel, projector: ProjectorConfig, class_names: Sequence[str], *, seed: int = 0
 ) -> ControlledModel:
-    """The network with a projector behind its encoder and a linear head, both new; its backbone is copied.
+    """The network with a projector (and adapter) behind its encoder and a linear head, all new; its backbone is copied.
 
     Args:
         model: without a projector; it is not changed.
@@ -54,29 +59,28 @@ def with_projector(
         UserError: the network has a projector already, or ``projector`` is none.
     """
     options = projector.model_dump()
-    kind = str(options.pop("kind"))
+    kind, adapter = str(options.pop("kind")), options.pop("adapter")
     if model.projector is not None:
         raise UserError("The network has a projector already: retrofit takes one without.")
     if kind == "none":
         raise UserError("model.projector.kind is none: retrofit puts a projector behind the encoder, so name one.")
     spec = model.spec()
-    taps = [tap for tap in spec["taps"] if tap not in ("encoder", "projector")]
+    taps = [*(tap for tap in spec["taps"] if tap not in BEHIND), *BEHIND]
     changed = {"num_classes": len(class_names), "class_names": list(class_names), "head": "linear", "auxiliary": []}
     changed |= {"projector": kind, "projector_options": Projector(model.encoder_dim, kind, **options).options()}
+    changed |= {"adapter": adapter, "taps": taps}
     seed_everything(seed, "model")
-    result = ControlledModel.from_spec({**spec, **changed, "taps": [*taps, "encoder", "projector"]})
+    result = ControlledModel.from_spec({**spec, **changed})
     result.backbone.load_state_dict(model.backbone.state_dict())
     return result.eval()
 
 
 def from_encoder(model: ControlledModel) -> Derive:
     """What gives the logits and all taps of a model with a projector from those of its backbone alone."""
-    projector, head = model.projector, model.head
-    assert projector is not None
 
     def derive(taps: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        projected = projector(taps["encoder"].to(model.head_weight))
-        return head(projected).cpu(), {**taps, "projector": projected.cpu()}
+        logits, behind = model.behind_encoder(taps["encoder"].to(model.head_weight))
+        return logits.cpu(), {**taps, **{name: rows.cpu() for name, rows in behind.items()}}
 
     return derive
 
@@ -88,30 +92,28 @@ def fit_behind_encoder(
     config: Config,
     trackers: Sequence[Tracker] = (),
 ) -> dict[str, float]:
-    """Train the projector and the head of a model on features of its encoder; nothing else of it changes.
+    """Train adapter, projector and head of a model on features of its encoder; nothing else of it changes.
 
     A trainable projector learns from features that are centred and divided by one number, the root of their mean
-    variance, so that one learning rate fits encoders of any scale; both are then folded into its first map. The weights
-    are those of the last epoch.
+    variance, and what an adapter adds is multiplied by it, so that one learning rate fits encoders of any scale; it is
+    then folded into their weights. Controlled taps are measured after every epoch. The weights are those of the last.
 
     Args:
         model: with a projector, from `with_projector`.
         train: of ID training images.
         val: of held-out ID images.
-        config: loss, optimiser, schedule, epochs, batch size, seed and device.
-        trackers: receive a line on both sets after every epoch.
+        config: loss, control, optimiser, schedule, epochs, batch size, seed and device.
+        trackers: receive a line on both sets, and on the controlled taps, after every epoch.
 
     Returns:
         ``loss``, of the task, and ``accuracy`` on ``val`` after the last epoch.
 
     Raises:
-        UserError: a loss on another tap than the projector, features that are not the encoder's, or a loss that is not
-            finite.
+        UserError: a loss or target of a tap that stays as it is, features that are not the encoder's, or a loss that
+            is not finite.
     """
     objective, settings = create_objective(config, model, train.labels), config.train
-    for term in objective.terms:
-        if term.tap != "projector":
-            raise UserError(f"A loss on tap {term.tap!r} changes nothing, for it stays as it is: name the projector.")
+    _check_taps(objective, model)
     if train.features.shape[1] != model.encoder_dim:
         raise UserError(f"Features of {train.features.shape[1]} columns are not of an encoder of {model.encoder_dim}.")
     device = choose_device(settings.device)
@@ -120,8 +122,13 @@ def fit_behind_encoder(
     steps = size // batch
     optimizer = create_optimizer(learner, config.optim, global_batch=batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=settings.epochs, steps_per_epoch=steps)
+    counts = torch.bincount(train.labels, minlength=model.num_classes)
+    control = Control(config.control, counts, objective, batches=settings.epochs * steps, device=device)
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "collapse"))
+    sample = torch.randperm(size, generator=generator)[:SAMPLE]
+    measured = EncoderFeatures(train.features[sample], train.labels[sample])
     scores: dict[str, float] = {}
-    with progress("projector and head", total=settings.epochs * steps * batch) as advance:
+    with progress("behind the encoder", total=settings.epochs * steps * batch) as advance:
         for epoch in range(settings.epochs):
             seed_everything(settings.seed, "epoch", epoch)
             generator = torch.Generator().manual_seed(derive_seed(settings.seed, "order", epoch))
@@ -132,23 +139,27 @@ def fit_behind_encoder(
                     scheduler.step(epoch)
                     scheduler.step_update(epoch * steps + step)
                 targets = train.labels[rows].to(device)
-                logits, projected = learner(train.features[rows].to(device))
-                loss, parts = objective(logits, targets, {"projector": projected}, heads=model.heads)
+                logits, taps = learner(train.features[rows].to(device))
+                loss, parts = objective(logits, targets, taps, heads=model.heads)
                 optimizer.zero_grad()
                 loss.backward()
                 if settings.clip_grad is not None:
                     nn.utils.clip_grad_norm_(learner.parameters(), settings.clip_grad)
                 optimizer.step()
+                control.step(parts, optimizer.param_groups[0]["lr"] / optimizer.defaults["lr"])
                 averages.add({"loss": loss, **parts, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
                 advance(len(rows))
             values, scores = averages.read(), _validate(model, learner, val, objective, device)
             if not torch.isfinite(torch.tensor([values["loss"], scores["loss"]])).all():
                 raise diverged(values["loss"], (epoch + 1) * steps)
-            rate = float(optimizer.param_groups[0]["lr"])
+            lines = {"train": {**values, "lr": float(optimizer.param_groups[0]["lr"])}, "val": scores}
+            if config.control:
+                lines["control"] = _correct(control, learner, measured, device)
             for tracker in trackers:
-                done = {"epoch": epoch + 1}
-                tracker.log({**done, "split": "train", **values, "lr": rate}, (epoch + 1) * steps)
-                tracker.log({**done, "split": "val", **scores}, (epoch + 1) * steps)
+                for split, line in lines.items():
+                    tracker.log({"epoch": epoch + 1, "split": split, **line}, (epoch + 1) * steps)
+    for line in control.outcome():
+        logger.warning("%s", line)
     learner.fold()
     model.cpu().eval()
     return scores
@@ -166,36 +177,60 @@ def write_best(directory: RunDirectory, model: ControlledModel, facts: Mapping[s
     write_weights(directory.checkpoints / BEST, model, describe(model, facts))
 
 
+def _check_taps(objective: Objective, model: ControlledModel) -> None:
+    moving = ("projector",) if model.adapter is None else ("adapter", "projector")
+    for tap in (term.tap for term in objective.terms if term.tap not in moving):
+        raise UserError(
+            f"A loss on tap {tap!r} changes nothing, for it stays as it is: name the {' or the '.join(moving)}."
+        )
+
+
 class _Learner(nn.Module):
-    """Projector and head of a model, behind the standardisation that will be folded into them."""
+    """Adapter, projector and head of a model, behind the standardisation that will be folded into them."""
 
     mean: torch.Tensor
 
     def __init__(self, model: ControlledModel, features: torch.Tensor) -> None:
         super().__init__()
         assert model.projector is not None
-        self.projector, self.head = model.projector, model.head
-        mean, scale = torch.zeros(model.encoder_dim, dtype=torch.float64), 1.0
-        if self.projector.kind == "plastic":  # a frozen map has no bias to fold a mean into
-            parts = features.split(_ROWS)
-            mean = sum((part.double().sum(0) for part in parts), mean) / len(features)
-            variance = sum(float((part.double() - mean).square().sum()) for part in parts) / features.numel()
-            scale = variance**0.5 or 1.0
+        self.adapter, self.projector, self.head = model.adapter, model.projector, model.head
+        parts, mean = features.split(_ROWS), torch.zeros(model.encoder_dim, dtype=torch.float64)
+        mean = sum((part.double().sum(0) for part in parts), mean) / len(features)
+        variance = sum(float((part.double() - mean).square().sum()) for part in parts) / features.numel()
+        self.reach = self.scale = variance**0.5 or 1.0
+        if self.projector.kind != "plastic":  # a frozen map has no bias to fold a mean into
+            mean, self.scale = torch.zeros_like(mean), 1.0
         self.register_buffer("mean", mean.float())
-        self.scale = scale
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        projected = self.projector((features.float() - self.mean) / self.scale)
-        return self.head(projected), projected
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        features, taps = features.float(), {}
+        if self.adapter is not None:
+            taps["adapter"] = features = features + self.reach * self.adapter.change(features)
+        taps["projector"] = projected = self.projector((features - self.mean) / self.scale)
+        return self.head(projected), taps
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Have the projector take features as they are."""
+        """Have adapter and projector take features as they are."""
+        for weight in () if self.adapter is None else self.adapter.up.parameters():
+            weight.mul_(self.reach)
         first = self.projector.layers[0]
         if isinstance(first, nn.Linear):
             weight = first.weight.double() / self.scale
             first.weight.copy_(weight)
             first.bias.sub_((weight @ self.mean.to(weight)).to(first.bias))
+
+
+@torch.no_grad()
+def _correct(
+    control: Control, learner: _Learner, sample: EncoderFeatures, device: torch.device
+) -> dict[str, float | None]:
+    """Measure the controlled taps on training images and correct their estimates by that; the line of the log."""
+    _, taps = learner.eval()(sample.features.to(device))
+    control.correct(control.measure(taps, sample.labels))
+    for line in control.news():
+        logger.warning("%s", line)
+    return control.values()
 
 
 class _Averages:
@@ -225,7 +260,7 @@ def _validate(
     averages = _Averages()
     for rows in torch.arange(len(val.labels)).split(_ROWS):
         targets = val.labels[rows].to(device)
-        logits, projected = learner(val.features[rows].to(device))
-        loss, _ = objective(logits, targets, {"projector": projected}, heads=model.heads)
+        logits, taps = learner(val.features[rows].to(device))
+        loss, _ = objective(logits, targets, taps, heads=model.heads)
         averages.add({"loss": loss, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
     return averages.read()

@@ -97,6 +97,8 @@ HOSTILE: list[tuple[tuple[str, ...], Any]] = [
     (("backbone_options", "nosuchargument"), 1),
     (("projector_options", "depth"), 10**6),
     (("projector_options", "nosuch"), 1),
+    (("adapter",), -1),
+    (("adapter",), 10**12),
     (("projector",), "nosuch"),
     (("num_classes",), 10**12),
     (("num_classes",), True),
@@ -143,7 +145,7 @@ def test_what_a_specification_may_not_hold_is_one_line_and_opens_nothing(
 
 
 def test_missing_keys_and_other_documents_are_refused(good: dict[str, Any]) -> None:
-    for key in good.keys() - {"auxiliary"}:  # files of earlier versions have none
+    for key in good.keys() - {"adapter", "auxiliary"}:  # files of earlier versions have none
         with pytest.raises(UserError, match=key):
             ControlledModel.from_spec({name: value for name, value in good.items() if name != key})
     for document in ([], None, "text", 3, {1: 2}):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ood_nc.config import ProjectorConfig, load
@@ -24,6 +26,27 @@ def clouds(seed=0, n=300, dim=96):
     means = 30 + 4 * torch.randn(3, dim, generator=torch.Generator().manual_seed(9))
     labels = torch.arange(n) % 3
     return EncoderFeatures(means[labels] + 10 * torch.randn(n, dim, generator=rng), labels)
+
+
+def digits():
+    """The 64 pixels of digits as features of an encoder: 1,400 to learn from, the rest held out."""
+    rows, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    rows, labels = torch.tensor(rows[order]).float(), torch.tensor(labels[order])
+    return EncoderFeatures(rows[:1400], labels[:1400]), EncoderFeatures(rows[1400:], labels[1400:])
+
+
+def nc1(rows, labels):
+    """tr(Sigma_W Sigma_B^+) / C in float64, the classes one by one."""
+    rows, labels = rows.detach().double().numpy(), labels.numpy()
+    within = between = np.zeros((rows.shape[1], rows.shape[1]))
+    classes = np.unique(labels)
+    for label in classes:
+        own = rows[labels == label]
+        deviations, mean = own - own.mean(0), own.mean(0) - rows.mean(0)
+        within = within + deviations.T @ deviations / len(rows)
+        between = between + np.outer(mean, mean) / len(classes)
+    return np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / len(classes)
 
 
 def configured(**changes):
@@ -82,6 +105,47 @@ def test_a_term_that_draws_classes_together_does():
     assert shares[1] < 0.7 * shares[0]
 
 
+@pytest.mark.parametrize(("kind", "target"), [("plastic", 0.45), ("plastic", 1.8), ("simplex_etf", 0.6)])
+def test_an_adapter_is_steered_to_its_target(kind, target, caplog):
+    (train, val), log = digits(), Log()
+    model = ControlledModel("cifar_resnet20", 10, projector=None, taps=("encoder",))
+    new = with_projector(model, ProjectorConfig(kind=kind, adapter=16), [str(digit) for digit in range(10)])
+    assert new.tap_names == ("encoder", "adapter", "projector")
+    backbone = {name: value.clone() for name, value in new.backbone.state_dict().items()}
+    assert nc1(from_encoder(new)({"encoder": train.features})[1]["adapter"], train.labels) == pytest.approx(
+        0.913, abs=1e-3
+    )
+    changes = {"control": [{"tap": "adapter", "metric": "nc1", "target": target}], "train.batch_size": 100}
+    scores = fit_behind_encoder(new, train, val, configured(**changes), [log])
+    _, taps = from_encoder(new)({"encoder": train.features})
+    found = nc1(taps["adapter"], train.labels)
+    assert found == pytest.approx(target, rel=0.15)
+    assert all(torch.equal(value, backbone[name]) for name, value in new.backbone.state_dict().items())
+    assert torch.equal(taps["encoder"], train.features)
+    # Folded, every part gives on features as they are what it gave while it learned.
+    torch.testing.assert_close(taps["adapter"], new.adapter(train.features))
+    torch.testing.assert_close(taps["projector"], new.projector(taps["adapter"]))
+    held_out = from_encoder(new)({"encoder": val.features})[0].argmax(1) == val.labels
+    assert float(held_out.float().mean()) == pytest.approx(scores["accuracy"], abs=1e-6)
+    lines = [line for _, line in log.lines if line["split"] == "control"]
+    assert [line["epoch"] for line in lines] == list(range(1, 31))
+    last = lines[-1]
+    assert last["control/adapter/nc1/target"] == target and last["control/adapter/nc1/weight"] != 0
+    assert last["control/adapter/nc1/measured"] == pytest.approx(found, rel=1e-3)
+    assert f"control: nc1 of adapter at {target:g} is" in caplog.text
+
+
+def test_a_projector_is_steered_too():
+    train, val = digits()
+    model = ControlledModel("cifar_resnet20", 10, projector=None, taps=("encoder",))
+    reached = []
+    for control in ([], [{"tap": "projector", "metric": "nc1", "target": 0.5}]):
+        new = with_projector(model, ProjectorConfig(kind="plastic"), [str(digit) for digit in range(10)])
+        fit_behind_encoder(new, train, val, configured(control=control, **{"train.batch_size": 100}))
+        reached.append(nc1(from_encoder(new)({"encoder": train.features})[1]["projector"], train.labels))
+    assert reached[0] < 0.25 and reached[1] == pytest.approx(0.5, rel=0.15)
+
+
 def test_the_same_seed_gives_the_same_weights_and_its_specification_the_same_network():
     made = []
     for _ in range(2):
@@ -97,7 +161,9 @@ def test_the_same_seed_gives_the_same_weights_and_its_specification_the_same_net
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss.entropy_weight": 0.05}, "loss on tap 'encoder' changes nothing"),
+        ({"loss.entropy_weight": 0.05}, "loss on tap 'encoder' changes nothing.*name the projector"),
+        ({"control": [{"tap": "encoder", "target": 1.0}]}, "tap 'encoder' changes nothing"),
+        ({"control": [{"tap": "adapter", "target": 1.0}]}, "names 'adapter', which is no tap"),
         ({"optim.lr": 1000.0, "optim.opt": "sgd", "optim.momentum": 0.99}, "The loss became"),
     ],
 )
