@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ from ood_nc.training.seeds import derive_seed, seed_everything
 from ood_nc.training.setup import create_objective
 
 _ROWS = 8192
+_REACH = 10.0
+"""How much further a step moves features by the adapter than by weights of their own scale. At 1 it is slower than the
+multiplier of the controller, which then winds up: on digits NC1 was off by up to 157 % in 200 steps, at 10 by 5 %."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +99,9 @@ def fit_behind_encoder(
     """Train adapter, projector and head of a model on features of its encoder; nothing else of it changes.
 
     A trainable projector learns from features that are centred and divided by one number, the root of their mean
-    variance, and what an adapter adds is multiplied by it, so that one learning rate fits encoders of any scale; it is
-    then folded into their weights. Controlled taps are measured after every epoch. The weights are those of the last.
+    variance, and what an adapter adds is multiplied by ten times it, so that one learning rate fits encoders of any
+    scale; all is then folded into their weights. Controlled taps are measured after every epoch. The weights are those
+    of the last.
 
     Args:
         model: with a projector, from `with_projector`.
@@ -124,42 +129,36 @@ def fit_behind_encoder(
     scheduler = create_schedule(optimizer, config.optim, epochs=settings.epochs, steps_per_epoch=steps)
     counts = torch.bincount(train.labels, minlength=model.num_classes)
     control = Control(config.control, counts, objective, batches=settings.epochs * steps, device=device)
-    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "collapse"))
-    sample = torch.randperm(size, generator=generator)[:SAMPLE]
+    sample = _shuffled(size, settings.seed, "collapse")[:SAMPLE]
     measured = EncoderFeatures(train.features[sample], train.labels[sample])
     scores: dict[str, float] = {}
     with progress("behind the encoder", total=settings.epochs * steps * batch) as advance:
         for epoch in range(settings.epochs):
             seed_everything(settings.seed, "epoch", epoch)
-            generator = torch.Generator().manual_seed(derive_seed(settings.seed, "order", epoch))
             averages = _Averages()
             learner.train()
-            for step, rows in enumerate(torch.randperm(size, generator=generator)[: steps * batch].split(batch)):
+            for step, rows in enumerate(_shuffled(size, settings.seed, "order", epoch)[: steps * batch].split(batch)):
                 if scheduler is not None:
                     scheduler.step(epoch)
                     scheduler.step_update(epoch * steps + step)
                 targets = train.labels[rows].to(device)
                 logits, taps = learner(train.features[rows].to(device))
                 loss, parts = objective(logits, targets, taps, heads=model.heads)
-                optimizer.zero_grad()
-                loss.backward()
-                if settings.clip_grad is not None:
-                    nn.utils.clip_grad_norm_(learner.parameters(), settings.clip_grad)
-                optimizer.step()
+                _update(learner, optimizer, loss, settings.clip_grad)
                 control.step(parts, optimizer.param_groups[0]["lr"] / optimizer.defaults["lr"])
                 averages.add({"loss": loss, **parts, "accuracy": is_right(logits, targets).float().mean()}, len(rows))
                 advance(len(rows))
             values, scores = averages.read(), _validate(model, learner, val, objective, device)
             if not torch.isfinite(torch.tensor([values["loss"], scores["loss"]])).all():
                 raise diverged(values["loss"], (epoch + 1) * steps)
+            lines: dict[str, Mapping[str, float | None]]
             lines = {"train": {**values, "lr": float(optimizer.param_groups[0]["lr"])}, "val": scores}
             if config.control:
                 lines["control"] = _correct(control, learner, measured, device)
-            for tracker in trackers:
-                for split, line in lines.items():
-                    tracker.log({"epoch": epoch + 1, "split": split, **line}, (epoch + 1) * steps)
-    for line in control.outcome():
-        logger.warning("%s", line)
+            for tracker, (split, line) in product(trackers, lines.items()):
+                tracker.log({"epoch": epoch + 1, "split": split, **line}, (epoch + 1) * steps)
+    for outcome in control.outcome():
+        logger.warning("%s", outcome)
     learner.fold()
     model.cpu().eval()
     return scores
@@ -185,6 +184,20 @@ def _check_taps(objective: Objective, model: ControlledModel) -> None:
         )
 
 
+def _shuffled(size: int, seed: int, *purpose: str | int) -> torch.Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(seed, *purpose)))
+
+
+def _update(
+    learner: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor, largest_norm: float | None
+) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    if largest_norm is not None:
+        nn.utils.clip_grad_norm_(learner.parameters(), largest_norm)
+    optimizer.step()
+
+
 class _Learner(nn.Module):
     """Adapter, projector and head of a model, behind the standardisation that will be folded into them."""
 
@@ -197,7 +210,8 @@ class _Learner(nn.Module):
         parts, mean = features.split(_ROWS), torch.zeros(model.encoder_dim, dtype=torch.float64)
         mean = sum((part.double().sum(0) for part in parts), mean) / len(features)
         variance = sum(float((part.double() - mean).square().sum()) for part in parts) / features.numel()
-        self.reach = self.scale = variance**0.5 or 1.0
+        self.scale = variance**0.5 or 1.0
+        self.reach = _REACH * self.scale
         if self.projector.kind != "plastic":  # a frozen map has no bias to fold a mean into
             mean, self.scale = torch.zeros_like(mean), 1.0
         self.register_buffer("mean", mean.float())
@@ -212,8 +226,9 @@ class _Learner(nn.Module):
     @torch.no_grad()
     def fold(self) -> None:
         """Have adapter and projector take features as they are."""
-        for weight in () if self.adapter is None else self.adapter.up.parameters():
-            weight.mul_(self.reach)
+        if self.adapter is not None:
+            for parameter in self.adapter.up.parameters():
+                parameter.mul_(self.reach)
         first = self.projector.layers[0]
         if isinstance(first, nn.Linear):
             weight = first.weight.double() / self.scale

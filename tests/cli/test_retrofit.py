@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from ood_nc.cli import main
 from ood_nc.cli.retrofit import accuracy_verdict
@@ -105,3 +106,32 @@ def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
 def test_accuracy_is_kept_within_half_a_point():
     assert accuracy_verdict(0.95, 0.946) == "ID accuracy 95.0 % -> 94.6 % (-0.4 points: kept)."
     assert "NOT kept within 0.5 points" in accuracy_verdict(0.95, 0.94)
+
+
+def test_an_adapter_is_measured_and_used_like_any_other_tap(made, tmp_path, capsys):
+    folder, _ = made
+    words = ["retrofit", str(folder / "plain"), "--output", str(folder), "--experiment", "adapted", "--epochs", "3"]
+    words += ["--model.projector.adapter", "8", "--control", "[{tap: adapter, metric: nc1, target: 1.0}]"]
+    assert main(words) == 0
+    assert "control: nc1 of adapter at 1 is" in capsys.readouterr().err
+    (old, _), (new, config) = load_run(folder / "plain"), load_run(folder / "adapted")
+    state = new.backbone.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in old.backbone.state_dict().items())
+    assert new.tap_names[-3:] == ("encoder", "adapter", "projector") and config.model.projector.adapter == 8
+    log = [line for line in read_log(folder / "adapted" / "metrics.jsonl") if line["split"] == "control"]
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    document = read_results(folder / "adapted")
+    wanted = {"tap": "adapter", "dataset": "id_train", "metric": "nc1_pinv"}
+    (value,) = (row["value"] for row in document["rows"] if wanted.items() <= row.items())
+    assert value == pytest.approx(log[-1]["control/adapter/nc1/measured"], rel=0.02)  # the bank is of half precision
+    sentences = json.loads((folder / "adapted" / "comparison.json").read_text())["verdicts"]
+    where = [sentence.split(", ")[1] for sentence in sentences[1:]]
+    assert where == 2 * ["knn at the projector"] + 2 * ["knn at the adapter"]
+    file, image = tmp_path / "knn.safetensors", tmp_path / "image.png"
+    words = ["fit", str(folder / "adapted"), "--detector", "knn", "--tap", "adapter", "-o", str(file), "--quiet"]
+    assert main(words) == 0
+    detector = Detector.load(file)
+    assert [member.name for member in detector.members] == ["knn on adapter"]
+    Image.new("RGB", (32, 32), (200, 30, 90)).save(image)
+    assert main(["explain", str(file), str(image), "-o", str(tmp_path / "page.html"), "--device", "cpu"]) == 0
+    assert "adapter" in (tmp_path / "page.html").read_text()

@@ -119,7 +119,7 @@ def test_an_adapter_is_steered_to_its_target(kind, target, caplog):
     scores = fit_behind_encoder(new, train, val, configured(**changes), [log])
     _, taps = from_encoder(new)({"encoder": train.features})
     found = nc1(taps["adapter"], train.labels)
-    assert found == pytest.approx(target, rel=0.15)
+    assert found == pytest.approx(target, rel=0.1)
     assert all(torch.equal(value, backbone[name]) for name, value in new.backbone.state_dict().items())
     assert torch.equal(taps["encoder"], train.features)
     # Folded, every part gives on features as they are what it gave while it learned.
@@ -138,12 +138,11 @@ def test_an_adapter_is_steered_to_its_target(kind, target, caplog):
 def test_a_projector_is_steered_too():
     train, val = digits()
     model = ControlledModel("cifar_resnet20", 10, projector=None, taps=("encoder",))
-    reached = []
-    for control in ([], [{"tap": "projector", "metric": "nc1", "target": 0.5}]):
-        new = with_projector(model, ProjectorConfig(kind="plastic"), [str(digit) for digit in range(10)])
-        fit_behind_encoder(new, train, val, configured(control=control, **{"train.batch_size": 100}))
-        reached.append(nc1(from_encoder(new)({"encoder": train.features})[1]["projector"], train.labels))
-    assert reached[0] < 0.25 and reached[1] == pytest.approx(0.5, rel=0.15)
+    new = with_projector(model, ProjectorConfig(kind="plastic"), [str(digit) for digit in range(10)])
+    control = [{"tap": "projector", "metric": "nc1", "target": 0.5}]  # left to itself it ends below 0.25
+    fit_behind_encoder(new, train, val, configured(control=control, **{"train.batch_size": 100}))
+    found = nc1(from_encoder(new)({"encoder": train.features})[1]["projector"], train.labels)
+    assert found == pytest.approx(0.5, rel=0.15)
 
 
 def test_the_same_seed_gives_the_same_weights_and_its_specification_the_same_network():
