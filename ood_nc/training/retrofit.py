@@ -30,8 +30,8 @@ from ood_nc.training.setup import create_objective
 
 _ROWS = 8192
 _REACH = 10.0
-"""How much further a step moves features by the adapter than by weights of their own scale. At 1 it is slower than the
-multiplier of the controller, which then winds up: on digits NC1 was off by up to 157 % in 200 steps, at 10 by 5 %."""
+"""How much further a step moves features by the adapter than by weights of their own scale, so that a small one keeps
+up with the controller: in 200 steps on digits NC1 misses 0.3 by 72 % at 1 and by 1 % at 10."""
 
 logger = logging.getLogger(__name__)
 

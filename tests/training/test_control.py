@@ -145,8 +145,11 @@ def test_measurements_are_of_the_full_set() -> None:
 CONTROLLED = {
     "control": [
         {"tap": "encoder", "metric": "nc1", "target": 5.0},
+        {"tap": "adapter", "metric": "effective_rank", "target": 9.0},
         {"tap": "projector", "metric": "entropy", "target": -1.0, "side": "above"},
     ],
+    "model.projector.adapter": 4,
+    "model.taps": ["encoder", "adapter", "projector"],
     "train.epochs": 3,
     "train.track_interval": 0,
 }
@@ -174,6 +177,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(small, monkeypatch):
     last = controls(whole)[-1]
     assert last["control/encoder/nc1/weight"] != 0 and last["control/encoder/nc1/measured"] > 0
     assert last["control/projector/entropy/target"] == -1.0
+    assert last["control/adapter/effective_rank/weight"] != 0 and float(first["adapter.up.weight"].abs().max()) > 0
 
 
 def controls(directory):
