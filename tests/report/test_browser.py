@@ -237,6 +237,8 @@ def test_print_opens_details_and_drops_the_controls(page: Any) -> None:
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not any(each(page, ".controls, .contents, .modebar-container", "e.offsetHeight"))
     chosen = each(page, ".choices-print", "e.innerText")
+    beyond = each(page, ".chart:has(svg)", "e.querySelector('svg').getBoundingClientRect().height - e.clientHeight")
+    assert beyond and max(beyond) <= 1
     assert "knn · FPR95 (ID positive) · mean over all OOD sets" in chosen
     widths = each(page, ".chart svg.main-svg", "e.width.baseVal.value")
     assert max(widths) <= 680

@@ -20,14 +20,14 @@ function axesOf(layout, axis) {
   return Object.fromEntries(names.map(name => [name, styled(name)]));
 }
 
-function baseLayout(layout, width) {
+function baseLayout(layout, size) {
   const ink = css("--ink"),
     grid = css("--grid"),
     line = css("--rule");
   const axis = { gridcolor: grid, linecolor: line, zeroline: false, color: ink, ticks: "", automargin: true };
   return {
     ...layout,
-    width,
+    ...size,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     showlegend: false,
@@ -46,7 +46,7 @@ function draw(id) {
   const off = hiddenNames[id] || (hiddenNames[id] = new Set());
   for (const trace of traces) trace.visible = off.has(trace.label) ? "legendonly" : true;
   const half = chart.closest(".half") !== null;
-  const width = printing ? (half ? PAPER / 2 - 12 : PAPER) : undefined;
+  const width = half ? PAPER / 2 - 12 : PAPER;
   document.getElementById(`note-${id}`).textContent = note ? ` ${note}` : "";
   document.querySelector(`[data-print-of="${id}"]`).textContent = FIGURES[id].uses
     .map(chosenLabel)
@@ -63,7 +63,7 @@ function draw(id) {
     Plotly.react(
       chart,
       traces.map(({ label, style, ...trace }) => trace),
-      baseLayout(layout, width),
+      baseLayout(layout, printing ? { width, height: chart.clientHeight } : {}),
       CONFIG,
     );
 }
