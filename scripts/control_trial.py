@@ -191,21 +191,39 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
             here = [row for row in rows if row["set"] == name and row["alpha"] == weight]
             cells = [" ".join(f"{row['nc1']:.3g}" for row in here if row["network"] == one) for one in NETWORKS]
             yield f"| {name} | " + " | ".join(cells) + " |"
+    yield from outcomes(controlled)
+
+
+def outcomes(controlled: list[dict[str, Any]]) -> Iterator[str]:
+    """What each target gives, and how that differs from the lowest target, paired over networks and seeds."""
     yield "\n| set | target | FPR95 at the encoder | FPR95 at the projector | transfer error | ID error |"
     yield "|---|---|---|---|---|---|"
+    errors = {"fpr95_encoder": 1, "fpr95_projector": 1, "transfer": -1, "accuracy": -1}
     for name, targets in TARGETS.items():
+        first: dict[tuple[str, int], dict[str, Any]] = {}
         for target in targets:
-            here = [row for row in controlled if (row["set"], row["target"]) == (name, target)]
-            for row in here:
-                row |= {"transfer error": 1 - row["transfer"], "error": 1 - row["accuracy"]}
-            keys = ("fpr95_encoder", "fpr95_projector", "transfer error", "error")
-            yield f"| {name} | {target:g} | " + " | ".join(interval([row[key] for row in here]) for key in keys) + " |"
+            here = {
+                (row["network"], row["seed"]): row
+                for row in controlled
+                if (row["set"], row["target"]) == (name, target)
+            }
+            first = first or here
+            cells = [
+                interval([row[key] if sign > 0 else 1 - row[key] for row in here.values()])
+                + (
+                    ""
+                    if here is first
+                    else f" ({interval([sign * (row[key] - first[which][key]) for which, row in here.items()], '+')})"
+                )
+                for key, sign in errors.items()
+            ]
+            yield f"| {name} | {target:g} | " + " | ".join(cells) + " |"
 
 
-def interval(values: list[float]) -> str:
+def interval(values: list[float], sign: str = "") -> str:
     """The mean and its 95 % t interval, as percentages."""
     half = stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.1%} ± {half:.1%}"
+    return f"{100 * np.mean(values):{sign}.1f} ± {100 * half:.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
