@@ -29,6 +29,11 @@ FROZEN = ("--projector", "simplex_etf", "--lr", "0.1")
 # Half of the NC1 that the encoder has on the training images, 0.749.
 ADAPTER = ("--model.projector.adapter", "32", "--control", "[{tap: adapter, metric: nc1, target: 0.375}]")
 KINDS = {"resnet20": {"trainable": (), "frozen": FROZEN, "adapter": ADAPTER}, "lite0": {"trainable": ()}}
+TITLES = {
+    "trainable": "trainable projector",
+    "frozen": "frozen projector",
+    "adapter": "steered adapter and trainable projector",
+}
 QUICK = ("--data.limit", "10", "--eval-limit", "40", "--epochs", "2", "--bootstrap", "10", "--detectors", "knn,energy")
 
 
@@ -75,13 +80,21 @@ def accuracy(results: Results) -> str:
     return f"{100 * row['value']:.1f} % [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
+def nc1(results: Results, tap: str) -> float:
+    """NC1 at a tap."""
+    return results.select(kind="collapse", dataset="id_train", tap=tap, metric="nc1_pinv")[0]["value"]
+
+
 def tables(name: str, original: Results, new: Results) -> Iterator[str]:
     """What one retrofit changed, computed."""
     yield f"### {name}\n"
     yield f"ID accuracy {accuracy(original)} before, {accuracy(new)} after.\n"
-    duels = against_all(original, new, DETECTOR, taps=("encoder", "projector"), replicates=500)
-    for metric in METRICS:
-        yield f"- {verdict(duels, metric)}."
+    behind = [tap["name"] for tap in new.identity["taps"] if tap["name"] in ("adapter", "projector")]
+    collapse = ", ".join(f"{tap} {nc1(new, tap):.3f}" for tap in ("encoder", *behind))
+    yield f"NC1 of the ID training images: {collapse}.\n"
+    for tap in behind:
+        duels = against_all(original, new, DETECTOR, taps=("encoder", tap), replicates=500)
+        yield from (f"- at the {tap}, {verdict(duels, metric)}." for metric in METRICS)
     yield f"\n| encoder's | AUROC | projector's {DETECTOR} minus it | | encoder's | FPR95 | projector's {DETECTOR} minus it |"
     yield "|---|---|---|---|---|---|---|"
     sides = [[duel for duel in duels if duel.metric == metric][:10] for metric in METRICS]
@@ -99,7 +112,7 @@ def main() -> None:
     parts = [(HERE / "retrofit" / "introduction.md").read_text().rstrip(), "\n## What came out\n"]
     for network, kinds in KINDS.items():
         for kind in kinds:
-            made, name = arguments.folder / f"{network}-{kind}", f"{network}, {kind} projector"
+            made, name = arguments.folder / f"{network}-{kind}", f"{network}, {TITLES[kind]}"
             if not arguments.page:
                 made = retrofit(network, kind, arguments.folder, arguments.data_dir, quick=arguments.quick)
             if (made / "report.html").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -33,7 +34,7 @@ CLOSED_FORMS = [name for name in list_detectors(kind="feature") if detector_clas
 QUICK = {"energy", "mahalanobis", "react", "vim", "nnguide"}
 
 
-def as_detector(model: ControlledModel, name: str) -> Detector:
+def as_detector(model: ControlledModel, name: str, tap: str = "encoder") -> Detector:
     """A detector fitted on random numbers: the graph is what is tested."""
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(200) % 5
@@ -41,7 +42,7 @@ def as_detector(model: ControlledModel, name: str) -> Detector:
     head = torch.randn(5, model.encoder_dim, generator=rng), torch.randn(5, generator=rng)
     fitted = create_feature_detector(name).fit(features, labels, head=head)
     calibration = Calibration(fitted.score(features[:50]), None, 0.95)
-    return Detector(model, [Member("encoder", fitted)], None, calibration)
+    return Detector(model, [Member(tap, fitted)], None, calibration)
 
 
 def inputs(model: ControlledModel, n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -55,16 +56,40 @@ def inputs(model: ControlledModel, n: int) -> tuple[torch.Tensor, torch.Tensor]:
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CLOSED_FORMS]
 )
 def test_every_closed_form_traces(tiny: ControlledModel, name: str) -> None:
-    detector = as_detector(tiny, name)
+    traced_as_it_is(as_detector(tiny, name))
+
+
+def traced_as_it_is(detector: Detector) -> None:
     program = export_program(detector).module()
     for n in (1, 7):
-        images, prepared = inputs(tiny, n)
+        images, prepared = inputs(detector.model, n)
         logits, score, p_value, accepted = (output.detach() for output in program(images))
         expected = detector(prepared)
         assert_agrees(np.asarray(score), expected.scores.numpy(), scale_free=False)
         np.testing.assert_allclose(p_value, expected.p_values)
         assert (accepted == expected.accepted).all()
-        np.testing.assert_allclose(logits, tiny(prepared).detach(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(logits, detector.model(prepared).detach(), rtol=1e-5, atol=1e-6)
+
+
+def adapted(tiny: ControlledModel) -> Detector:
+    """Mahalanobis at an adapter that changes what it is given."""
+    taps = ("encoder", "adapter", "projector")
+    model = ControlledModel(copy.deepcopy(tiny.backbone), 5, adapter=3, taps=taps, img_size=16)
+    assert model.adapter is not None
+    nn.init.normal_(model.adapter.up.weight, generator=torch.Generator().manual_seed(0))
+    return as_detector(model, "mahalanobis", "adapter")
+
+
+def test_an_adapter_traces(tiny: ControlledModel) -> None:
+    traced_as_it_is(adapted(tiny))
+
+
+@pytest.mark.slow
+def test_an_adapter_in_onnxruntime(tiny: ControlledModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    detector = adapted(tiny)
+    export_onnx(detector, tmp_path / "d.onnx")
+    parity(detector, tmp_path / "d.onnx")
 
 
 def parity(detector: Detector, path: Path) -> None:
