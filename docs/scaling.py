@@ -14,16 +14,21 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from ood_nc.losses import nearest_neighbor_entropy
+from ood_nc.models import ControlledModel
+from ood_nc.training.sharding import local, shard
 
 HERE = Path(__file__).parent
 MEASURED = HERE / "scaling" / "measured.csv"
+SHARDED = HERE / "scaling" / "sharded.csv"
 PER_GPU = 256
 """Images of a step on each GPU in the tables."""
 
@@ -69,13 +74,15 @@ def weights(parameters: float, moments: int) -> float:
     return parameters * 4 * (3 + moments)
 
 
-# Measured points: seconds of processor time in each process, forward and backward of the term.
+def shares(parameters: float, moments: int, processes: int) -> float:
+    """Bytes of sharded weights, gradients and moments, in float32, in each process."""
+    return parameters * 4 * (2 + moments) / processes
 
 
-def _time(rank: int, world: int, batch: int, dim: int, port: int, folder: str, repeats: int) -> None:
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+# Measured points: seconds of processor time in each process, forward and backward of the term; bytes of a sharded model.
+
+
+def _time(batch: int, dim: int, repeats: int, rank: int, world: int) -> float:
     rows = torch.randn(batch // world, dim, generator=torch.Generator().manual_seed(rank), requires_grad=True)
     nearest_neighbor_entropy(rows).backward()
     found = []
@@ -83,14 +90,28 @@ def _time(rank: int, world: int, batch: int, dim: int, port: int, folder: str, r
         start = time.process_time()
         nearest_neighbor_entropy(rows).backward()
         found.append(time.process_time() - start)
-    Path(folder, f"{rank}.json").write_text(json.dumps(min(found)))
+    return min(found)
 
 
-def measure(world: int, batch: int, dim: int, repeats: int = 4) -> float:
-    """Seconds of processor time of the term in the slowest of so many processes; the least of some repeats."""
+def _hold(rank: int, world: int) -> list[int]:
+    """Bytes of weights, gradients and moments in this process after a step of a ViT-S with AdamW."""
+    model = ControlledModel("vit_small_patch16_224", num_classes=1000)
+    if world > 1:
+        shard(model, torch.device("cpu"), world)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 3, 224, 224)).sum().backward()
+    weights = list(model.parameters())
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    return [sum(local(tensor).nbytes for tensor in tensors) for tensors in (weights, gradients, moments)]
+
+
+def in_processes(world: int, work: Callable[[int, int], Any]) -> list[Any]:
+    """What ``work`` returns in each of so many processes, one thread each; it is given the rank and their number."""
     with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         free.close()
         children = []
         for rank in range(world):
@@ -98,14 +119,32 @@ def measure(world: int, batch: int, dim: int, repeats: int = 4) -> float:
             if not child:
                 code = 1
                 try:
-                    _time(rank, world, batch, dim, port, folder, repeats)
+                    torch.set_num_threads(1)
+                    if world > 1:
+                        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+                    Path(folder, f"{rank}.json").write_text(json.dumps(work(rank, world)))
                     code = 0
                 finally:
                     os._exit(code)
             children.append(child)
         if any(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children):
             raise SystemExit("a process failed")
-        return max(json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world))
+        return [json.loads(Path(folder, f"{rank}.json").read_text()) for rank in range(world)]
+
+
+def measure(world: int, batch: int, dim: int, repeats: int = 4) -> float:
+    """Seconds of processor time of the term in the slowest of so many processes; the least of some repeats."""
+    return max(in_processes(world, partial(_time, batch, dim, repeats)))
+
+
+def measure_shares() -> None:
+    """Write what the processes of a sharded model hold: of each kind, the most that one has."""
+    with SHARDED.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["processes", "weights", "gradients", "moments"])
+        for world in (1, 2, 4):
+            table.writerow([world, *(max(kind) for kind in zip(*in_processes(world, _hold), strict=True))])
+            file.flush()
 
 
 def measure_all() -> None:
@@ -205,6 +244,15 @@ def points() -> tuple[str, float]:
     return table(head, rows), worst
 
 
+def held() -> str:
+    """Measured bytes in a process of a sharded model, and of all three what share of one process's."""
+    with SHARDED.open() as file:
+        found = [[int(number) for number in row] for row in list(csv.reader(file))[1:]]
+    one = sum(found[0][1:])
+    rows = [[str(row[0]), *map(size, row[1:]), size(sum(row[1:])), f"{sum(row[1:]) / one:.3f}"] for row in found]
+    return table(["processes", "weights", "gradients", "moments", "together", "of one process's"], rows)
+
+
 def page() -> str:
     """The whole page."""
     measured, worst = points()
@@ -220,6 +268,8 @@ def page() -> str:
         share=f"{search(PER_GPU, 32_768, 2048) / step:.1%}",
         weights_small=size(weights(25.6e6, 1)),
         weights_large=size(weights(1.1e9, 2)),
+        weights_shared=size(shares(1.1e9, 2, 8)),
+        held=held(),
     )  # fmt: skip
 
 
@@ -228,5 +278,6 @@ if __name__ == "__main__":
     parser.add_argument("--measure", action="store_true", help="measure the points anew, on this machine's processors")
     if parser.parse_args().measure:
         measure_all()
+        measure_shares()
     (HERE / "scaling.md").write_text(page(), encoding="utf-8")
     sys.exit(0)

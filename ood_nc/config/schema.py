@@ -178,6 +178,7 @@ class TrainConfig(Section):
     amp_dtype: Literal["float16", "bfloat16"] = flag("float16", "its type")
     torchcompile: bool = flag(False, "compile the model")
     channels_last: bool = flag(False, "channels-last memory layout")
+    shard: bool = flag(False, "share weights, gradients and moments out over the processes (FSDP2)")
     log_interval: int = flag(50, "steps between two lines of metrics.jsonl", ge=1)
     collapse_interval: int = flag(0, "epochs between two collapse measurements, 0 for none", ge=0)
     track_interval: int = flag(100, "batches between two points of the collapse curve of every tap, 0 for none", ge=0)
@@ -189,6 +190,15 @@ class TrainConfig(Section):
     model_ema_warmup: bool = flag(False, "let that share grow over the steps")
     patience: int | None = flag(None, "stop so many epochs after the best", ge=1)
     balanced_sampling: bool = flag(False, "draw every class equally often, with replacement")
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> TrainConfig:
+        whole = [name for name in ("model_ema", "torchcompile", "channels_last") if self.shard and getattr(self, name)]
+        if whole:
+            raise ValueError(f"train.shard cannot be had together with train.{whole[0]}: leave one of them out")
+        if self.shard and self.amp and self.amp_dtype == "float16":
+            raise ValueError("train.shard cannot be had in float16: use --amp-dtype bfloat16")
+        return self
 
 
 class EvaluationConfig(Section):
@@ -252,6 +262,8 @@ class Config(Section):
         optim = self.optim
         if self.intermediate is not None and self.train.patience is not None:
             raise ValueError("intermediate measures at the end of a run, which train.patience moves: use one of them")
+        if self.intermediate is not None and self.train.shard:
+            raise ValueError("intermediate reads every layer's weights, which train.shard takes apart: use one of them")
         taps = [control.tap for control in self.control]
         if twice := [tap for tap in taps if taps.count(tap) > 1]:
             raise ValueError(f"control names the tap {twice[0]} twice: one weight cannot follow two targets")

@@ -39,21 +39,23 @@ def describe(model: ControlledModel, facts: Mapping[str, Any]) -> dict[str, Any]
     return {"token": secrets.token_hex(16), "spec": model.spec(), "facts": dict(facts)}
 
 
-def write_weights(path: Path, model: ControlledModel, header: Mapping[str, Any]) -> None:
-    """Write the model's weights to ``path``, whole or not at all."""
-    write_sealed(path, model.state_dict(), header)
+def write_weights(path: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any]) -> None:
+    """Write a model's state dict to ``path``, whole or not at all."""
+    write_sealed(path, weights, header)
 
 
-def write_last(folder: Path, model: ControlledModel, header: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+def write_last(
+    folder: Path, weights: Mapping[str, torch.Tensor], header: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
     """Write the checkpoint to go on from (the order of the module's text).
 
     Args:
         folder: the folder of checkpoints.
-        model: its weights.
+        weights: the model's state dict.
         header: of the weights, from `describe`.
         state: tensors, numbers, strings and containers of them.
     """
-    write_weights(folder / NEXT, model, header)
+    write_weights(folder / NEXT, weights, header)
     buffer = io.BytesIO()
     torch.save({**state, "token": header["token"]}, buffer)
     write_sealed_bytes(folder / STATE, buffer.getvalue())

@@ -197,8 +197,13 @@ def _loader(
 def eval_loader(
     dataset: Dataset, *, batch_size: int, rank: int = 0, world: int = 1, workers: int = 0, pin_memory: bool = False
 ) -> DataLoader:
-    """A loader over every ``world``-th sample: together the processes see each sample once, none twice."""
-    part = Subset(dataset, range(rank, len(dataset), world))  # type: ignore[arg-type]
+    """A loader over every ``world``-th sample: together the processes see each once.
+
+    All see as many, so that all forward as often: where the number does not divide, the last one of some is one of the
+    first again.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    part = Subset(dataset, [index % size for index in range(rank, -(-size // world) * world, world)])
     # A generator of its own: how often a run is measured must not change what it draws.
     return DataLoader(
         part, batch_size=batch_size, num_workers=workers, pin_memory=pin_memory, generator=torch.Generator()

@@ -158,7 +158,7 @@ def _epoch(
         raise diverged(scores["loss"], step)
     log("val", step, scores)
     due = train.collapse_interval > 0 and (standing.epoch + 1) % train.collapse_interval == 0
-    if due and accelerator.is_main_process:
+    if due and setup.takes_part:
         found = measure_collapse(setup.measured, setup.train_plain, accelerator, seed=train.seed, **sizes)
         log("collapse", step, found)
     layers = setup.config.intermediate
@@ -231,7 +231,7 @@ def _correct(setup: Setup, sizes: Mapping[str, int]) -> None:
     control, accelerator = setup.control, setup.accelerator
     assert control is not None
     measured: list[Mapping[str, float | None]] = [{}]
-    if accelerator.is_main_process:
+    if setup.takes_part:
         seed = setup.config.train.seed
         measured = [
             control.measure(

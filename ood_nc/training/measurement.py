@@ -135,7 +135,7 @@ def validate(
     place of the task, all terms.
 
     Args:
-        model: evaluated as it is in this process, without its distributed wrapper (shares differ in length).
+        model: evaluated as it is in this process, without its distributed wrapper.
         dataset: (image, target), with the evaluation transform.
         objective: the training objective, for its task loss.
         accelerator: the processes and the precision.
@@ -157,11 +157,16 @@ def validate(
     )
     model.eval()
     loss_sum, correct, count = 0.0, 0, 0
+    own = len(range(accelerator.process_index, len(dataset), accelerator.num_processes))  # type: ignore[arg-type]
     with progress("validating", total=len(loader.dataset)) as advance:  # type: ignore[arg-type]
         for images, targets in loader:
             images, targets = images.to(accelerator.device), targets.to(accelerator.device)
             with accelerator.autocast():
                 logits, taps = model.forward_taps(images) if whole else (model(images), {})
+            left = own - count  # an image that fills the last share up is another's
+            logits, targets, taps = logits[:left], targets[:left], {name: rows[:left] for name, rows in taps.items()}
+            if left == 0:
+                break
             loss, _ = task(logits, targets, taps, heads=model.heads, outliers=logits[:0])
             loss_sum += float(loss) * len(targets)
             correct += int(is_right(logits, targets).sum())

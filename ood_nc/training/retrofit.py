@@ -173,7 +173,7 @@ def write_best(directory: RunDirectory, model: ControlledModel, facts: Mapping[s
         facts: kept with it: ``epoch`` and what else there is to know.
     """
     directory.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_weights(directory.checkpoints / BEST, model, describe(model, facts))
+    write_weights(directory.checkpoints / BEST, model.state_dict(), describe(model, facts))
 
 
 def _check_taps(objective: Objective, model: ControlledModel) -> None:

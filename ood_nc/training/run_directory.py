@@ -33,7 +33,7 @@ PACKAGES = (
 FREE_ON_RESUME = (
     "output", "experiment", "evaluation.", "tracking.",
     "data.root", "data.cache", "data.test", "data.suite", "data.ood", "data.transfer", "data.eval_limit",
-    "train.workers", "train.device", "train.patience",
+    "train.workers", "train.device", "train.shard", "train.patience",
     "train.log_interval", "train.collapse_interval", "train.checkpoint_interval",
     "train.recovery_interval",
 )  # fmt: skip

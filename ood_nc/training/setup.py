@@ -15,6 +15,7 @@ from timm.data import Mixup
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
 from ood_nc.collapse import CollapseTracker
@@ -38,6 +39,7 @@ from ood_nc.training.loading import EpochSampler, outlier_loader, train_loader
 from ood_nc.training.measurement import StepAverages
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
+from ood_nc.training.sharding import local, shard
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +113,18 @@ class Setup:
     @torch.no_grad()
     def is_finite(self) -> bool:
         """Whether every weight is a number; the same in every process."""
-        return bool(torch.stack([weight.float().sum() for weight in self.model.parameters()]).isfinite().all())
+        sums = torch.stack([local(weight).float().sum() for weight in self.model.parameters()])
+        return bool((self.accelerator.reduce(sums) if self.sharded else sums).isfinite().all())
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights alone."""
+        return isinstance(self.model, FSDPModule)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this process forwards what the main one measures: where weights are sharded, all do."""
+        return self.accelerator.is_main_process or self.sharded
 
     @property
     def measured(self) -> ControlledModel:
@@ -196,9 +209,15 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     )
     steps_per_epoch = len(loader) // train.grad_accum_steps
     global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
+    if train.shard and processes > 1:
+        shard(model, accelerator.device, processes)
+    elif train.shard:
+        logger.warning("train.shard: one process holds everything. Start several with torchrun to share it out.")
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
-    module, optimizer = accelerator.prepare(model, optimizer)
+    own = isinstance(model, FSDPModule)  # which needs no DistributedDataParallel around it
+    module = accelerator.prepare_model(model, device_placement=not own, evaluation_mode=own)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     objective = create_objective(config, model, torch.as_tensor(data.id_train.targets)).to(accelerator.device)
     return Setup(
         config=config,

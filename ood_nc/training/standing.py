@@ -14,6 +14,7 @@ from ood_nc.errors import UserError
 from ood_nc.sealed import read_sealed
 from ood_nc.training import checkpoints
 from ood_nc.training.setup import Setup
+from ood_nc.training.sharding import share_of_moments, share_of_weights, whole
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
     best = before.best_value is None or (met, sign * value) > (before.best_met, sign * before.best_value)
     after = Standing(epoch, step, epoch, accuracy, value, met) if best else replace(before, epoch=epoch, step=step)
     facts = {"epoch": epoch, "step": step, "val_accuracy": accuracy}
-    if setup.accelerator.is_main_process:
-        header = checkpoints.describe(setup.measured, facts)
-        if best:
-            checkpoints.write_weights(folder / checkpoints.BEST, setup.measured, header)
-        interval = setup.config.train.checkpoint_interval
-        if interval > 0 and epoch % interval == 0:
-            checkpoints.write_weights(folder / f"epoch-{epoch}.safetensors", setup.measured, header)
+    interval = setup.config.train.checkpoint_interval
+    names = [checkpoints.BEST] * best + [f"epoch-{epoch}.safetensors"] * (interval > 0 and epoch % interval == 0)
+    if names:
+        main, header = setup.accelerator.is_main_process, checkpoints.describe(setup.measured, facts)
+        weights = whole(setup.measured.state_dict(), kept=main)
+        for name in names if main else []:
+            checkpoints.write_weights(folder / name, weights, header)
     save(setup, after, folder, facts)
     return after
 
@@ -79,13 +80,15 @@ def save(setup: Setup, standing: Standing, folder: Path, facts: Mapping[str, Any
         folder: the folder of checkpoints.
         facts: what the header of the weights says.
     """
+    main = setup.accelerator.is_main_process
     own = gather_object([_own(setup)])
-    if not setup.accelerator.is_main_process:
+    weights, optimizer = (whole(part.state_dict(), kept=main) for part in (setup.model, setup.optimizer))
+    if not main:
         return
     scaler = setup.accelerator.scaler
     state = {
         **asdict(standing),
-        "optimizer": setup.optimizer.state_dict(),
+        "optimizer": optimizer,
         "scaler": None if scaler is None else scaler.state_dict(),
         "ema": None if setup.ema is None else setup.ema.module.state_dict(),
         "own": own,
@@ -93,7 +96,7 @@ def save(setup: Setup, standing: Standing, folder: Path, facts: Mapping[str, Any
         "data": setup.train_plain.fingerprint(),
         "config": setup.config.model_dump(mode="json"),
     }
-    checkpoints.write_last(folder, setup.model, checkpoints.describe(setup.measured, facts), state)
+    checkpoints.write_last(folder, weights, checkpoints.describe(setup.measured, facts), state)
 
 
 def _own(setup: Setup) -> dict[str, Any]:
@@ -119,8 +122,9 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
         raise UserError(
             "The training data has changed since the run was interrupted: start one under another --experiment."
         )
-    checkpoints.fill(setup.model, read_sealed(weights)[1], weights)
-    setup.optimizer.load_state_dict(state["optimizer"])
+    checkpoints.fill(setup.model, share_of_weights(read_sealed(weights)[1], setup.model), weights)
+    parameters = [parameter for group in setup.optimizer.param_groups for parameter in group["params"]]
+    setup.optimizer.load_state_dict(share_of_moments(state["optimizer"], parameters))
     if setup.accelerator.scaler is not None and state["scaler"]:
         setup.accelerator.scaler.load_state_dict(state["scaler"])
     if setup.ema is not None:

@@ -44,14 +44,14 @@ def model():
 def keep(folder, model, epoch):
     with torch.no_grad():
         model.head.bias.fill_(epoch)
-    write_last(folder, model, describe(model, {"epoch": epoch}), {"epoch": epoch})
+    write_last(folder, model.state_dict(), describe(model, {"epoch": epoch}), {"epoch": epoch})
 
 
 def test_weights_say_which_model_they_are(tmp_path, model):
     channels_last = ControlledModel.from_spec(model.spec()).to(memory_format=torch.channels_last)
     channels_last.load_state_dict(model.state_dict())
     header = describe(channels_last, {"epoch": 3, "val_accuracy": 0.5})
-    write_weights(tmp_path / "a.safetensors", channels_last, header)
+    write_weights(tmp_path / "a.safetensors", channels_last.state_dict(), header)
     assert read_header(tmp_path / "a.safetensors") == header
     rebuilt, facts = load_model(tmp_path / "a.safetensors")
     assert facts == {"epoch": 3, "val_accuracy": 0.5}
@@ -65,7 +65,7 @@ def test_weights_say_which_model_they_are(tmp_path, model):
 def test_tied_weights_are_kept(tmp_path):
     tied = ControlledModel("test_resnet", 3, img_size=32)
     tied.register_buffer("twin", tied.head.bias.detach())
-    write_weights(tmp_path / "a.safetensors", tied, describe(tied, {}))
+    write_weights(tmp_path / "a.safetensors", tied.state_dict(), describe(tied, {}))
     assert torch.equal(load_file(tmp_path / "a.safetensors")["twin"], tied.head.bias)
 
 
@@ -157,7 +157,7 @@ def test_whatever_is_damaged_is_one_line_and_nothing_older_takes_its_place(tmp_p
 
 def test_weights_of_another_run_are_not_taken_for_ours(tmp_path, model):
     keep(tmp_path, model, 1)
-    write_weights(tmp_path / LAST, model, describe(model, {}))
+    write_weights(tmp_path / LAST, model.state_dict(), describe(model, {}))
     with pytest.raises(UserError, match="are gone"):
         read_last(tmp_path)
 

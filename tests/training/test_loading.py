@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -123,11 +124,13 @@ def test_too_few_images_and_odd_mixup_are_one_line():
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 12])
 def test_evaluation_sees_each_sample_once(world):
     """The padding of torch's DistributedSampler shows 12 samples of 10 to four processes."""
-    seen = []
+    shares = []
     for rank in range(world):
-        for images, _ in eval_loader(Noisy(10), batch_size=3, rank=rank, world=world):
-            seen += images[:, 0].int().tolist()
-    assert sorted(seen) == list(range(10))
+        batches = [images for images, _ in eval_loader(Noisy(10), batch_size=3, rank=rank, world=world)]
+        shares.append(torch.cat(batches)[:, 0].int().tolist())
+    assert {len(share) for share in shares} == {math.ceil(10 / world)}, "all forward as often"
+    in_turn = [sample for turn in zip(*shares, strict=True) for sample in turn]
+    assert in_turn[:10] == list(range(10)) and set(in_turn) == set(range(10))
 
 
 @pytest.mark.parametrize("world", [1, 2])

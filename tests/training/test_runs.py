@@ -57,7 +57,7 @@ def test_a_checkpoint_of_another_shape_is_refused(directory):
     model, _ = load_run(directory)
     spec = model.spec()
     model.head = torch.nn.Linear(model.head.in_features, 99)
-    write_weights(directory / "checkpoints" / BEST, model, describe(model, {}) | {"spec": spec})
+    write_weights(directory / "checkpoints" / BEST, model.state_dict(), describe(model, {}) | {"spec": spec})
     with pytest.raises(UserError, match=r"does not fit its model: 2 weights differ, among them 'head\.bias'") as error:
         load_run(directory)
     assert "\n" not in str(error.value)
