@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,3 +58,35 @@ def termination_interrupts(came: list[int] | None = None) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible_wait() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the process while the block waits for others inside a library.
+
+    Python's handlers run when such a call returns, which may take half an hour. Where the block has not ended a second
+    after the signal, the process says one line and is gone, with 130.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours, pythons = socket.socketpair()
+    pythons.setblocking(False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        with ours:
+            while number := ours.recv(1):
+                if number[0] in (signal.SIGTERM, signal.SIGINT) and not ended.wait(1.0):
+                    sys.stderr.write("ood-nc: interrupted while waiting for the other processes.\n")
+                    sys.stderr.flush()
+                    os._exit(130)
+
+    threading.Thread(target=watch, daemon=True).start()
+    previous = signal.set_wakeup_fd(pythons.fileno())
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(previous)
+        pythons.close()  # ends the thread, if no signal has

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
 
 import torch
@@ -17,6 +17,7 @@ from ood_nc.config import TrainConfig
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.processes import is_distributed
+from ood_nc.stopping import interruptible_wait
 
 _STATES = (PartialState, AcceleratorState, GradientState)
 
@@ -88,12 +89,13 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
         with _configuration_decides():
             if not distributed:  # among several processes the device is Accelerate's to choose
                 PartialState(cpu=device.type == "cpu").device = device
-            accelerator = Accelerator(
-                cpu=device.type == "cpu",
-                mixed_precision=precision,
-                gradient_accumulation_steps=1 if train.grad_accum_joint else train.grad_accum_steps,
-                dynamo_backend="inductor" if train.torchcompile else "no",
-            )
+            with interruptible_wait() if distributed else nullcontext():  # until all have come
+                accelerator = Accelerator(
+                    cpu=device.type == "cpu",
+                    mixed_precision=precision,
+                    gradient_accumulation_steps=1 if train.grad_accum_joint else train.grad_accum_steps,
+                    dynamo_backend="inductor" if train.torchcompile else "no",
+                )
             yield accelerator
             if accelerator.num_processes > 1 and not foreign_group:
                 accelerator.state.destroy_process_group()
@@ -125,9 +127,10 @@ def joined() -> Iterator[None]:
     if not is_distributed() or dist.is_initialized():
         yield
         return
-    store, rank, world = next(dist.rendezvous("env://"))
-    told = dist.PrefixStore("ood_nc", store)
-    dist.init_process_group("gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=world)
+    with interruptible_wait():  # until all have come
+        store, rank, world = next(dist.rendezvous("env://"))
+        told = dist.PrefixStore("ood_nc", store)
+        dist.init_process_group("gloo", store=dist.PrefixStore("gloo", store), rank=rank, world_size=world)
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
