@@ -39,7 +39,7 @@ from ood_nc.training.loading import EpochSampler, outlier_loader, train_loader
 from ood_nc.training.measurement import StepAverages
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
-from ood_nc.training.sharding import local, shard
+from ood_nc.training.sharding import check_optimizer, local, shard
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +210,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     steps_per_epoch = len(loader) // train.grad_accum_steps
     global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
     if train.shard and processes > 1:
+        check_optimizer(config.optim, accelerator.device, processes)
         shard(model, accelerator.device, processes)
     elif train.shard:
         logger.warning("train.shard: one process holds everything. Start several with torchrun to share it out.")

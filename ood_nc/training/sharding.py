@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from accelerate.utils import recursively_apply
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
+from ood_nc.config import OptimConfig
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
 from ood_nc.models.taps import block_names
+from ood_nc.training.optimization import create_optimizer
 
 
 def shard(model: ControlledModel, device: torch.device, processes: int) -> None:
@@ -48,8 +50,40 @@ def shard(model: ControlledModel, device: torch.device, processes: int) -> None:
             if type(block).forward is not nn.Module.forward:  # a list of modules never runs itself
                 fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, TypeError, AssertionError) as error:
         raise UserError(f"{model.backbone_name} cannot be sharded ({error}): leave train.shard out.") from None
+
+
+def check_optimizer(optim: OptimConfig, device: torch.device, processes: int) -> None:
+    """Take two steps of a small layer, whole and sharded. Every process calls it.
+
+    Raises:
+        UserError: they are not the same steps, or PyTorch cannot take them on shards.
+    """
+    plain = _two_steps(optim, device, None)
+    try:
+        sharded = _two_steps(optim, device, init_device_mesh(device.type, (processes,)))
+    except Exception:  # of whatever kind: an operation of the optimiser that PyTorch has not for shards
+        sharded = plain.new_full(plain.shape, torch.nan)
+    if not torch.allclose(plain, sharded, rtol=1e-4, atol=1e-6):
+        raise UserError(
+            f"optim.opt {optim.opt!r} does not take the same steps on shards: use adamw, or leave train.shard out."
+        )
+
+
+def _two_steps(optim: OptimConfig, device: torch.device, mesh: DeviceMesh | None) -> torch.Tensor:
+    layer = nn.utils.skip_init(nn.Linear, 64, 64, device=device)  # draws no random numbers
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
+    if mesh is not None:
+        fully_shard(layer, mesh=mesh)
+    optimizer = create_optimizer(layer, optim.model_copy(update={"layer_decay": None}), global_batch=1)
+    for _ in range(2):
+        for parameter in layer.parameters():
+            parameter.grad = parameter.detach().cos()
+        optimizer.step()
+    weights: torch.Tensor = whole(layer.state_dict(), kept=True)["weight"]
+    return weights.cpu()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

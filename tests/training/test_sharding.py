@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 
+from ood_nc.config import OptimConfig
 from ood_nc.errors import UserError
+from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
 from ood_nc.training import train
 from ood_nc.training.checkpoints import STATE, load_model
+from ood_nc.training.sharding import check_optimizer, shard
 from tests.helpers.trained import equal, weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,3 +215,45 @@ def test_what_cannot_be_had_with_it_is_one_line(small, settings, message):
         small(**settings, **{"train.shard": True})
     assert "\n" not in str(error.value)
     small(**settings)
+
+
+@pytest.fixture
+def alone():
+    """A group of this process alone: what it forwards is put together as by several."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield torch.device("cpu")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet_gn", "convnet6"])
+def test_blocks_of_every_family_are_put_together_where_they_run(alone, name):
+    torch.manual_seed(0)
+    plain = ControlledModel(name, 5, taps=("stages", "encoder", "projector"))
+    sharded = ControlledModel.from_spec(plain.spec())
+    sharded.load_state_dict(plain.state_dict())
+    shard(sharded, alone, 1)
+    assert sum(isinstance(module, FSDPModule) for module in sharded.modules()) > 4
+    images = torch.randn(2, *plain.preprocessing["input_size"])
+    both = [model.eval().forward_taps(images) for model in (plain, sharded)]
+    for logits, taps in both:
+        (logits.square().sum() + sum(tap.square().sum() for tap in taps.values())).backward()
+    assert torch.equal(both[0][0], both[1][0])
+    gradients = [{name: weight.grad for name, weight in model.named_parameters()} for model in (plain, sharded)]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name].full_tensor(), atol=1e-5), name
+
+
+def test_a_network_of_weights_that_blocks_share_is_refused_in_one_line(alone):
+    with pytest.raises(UserError, match=r"coat_tiny cannot be sharded .*: leave train\.shard out"):
+        shard(ControlledModel("coat_tiny", 5), alone, 1)
+
+
+def test_optimisers_that_work_on_shards_and_those_that_do_not(alone):
+    before = torch.get_rng_state()
+    for name in ("adamw", "sgd", "lamb", "lion", "lookahead_adamw"):
+        check_optimizer(OptimConfig(opt=name, layer_decay=0.9), alone, 1)
+    for name in ("cadamw", "adafactor"):
+        with pytest.raises(UserError, match=f"optim.opt '{name}' does not take the same steps on shards"):
+            check_optimizer(OptimConfig(opt=name), alone, 1)
+    assert torch.equal(before, torch.get_rng_state())
