@@ -23,6 +23,9 @@ from ood_nc.training.sharding import check_optimizer, shard
 from tests.helpers.trained import equal, weights
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch cannot shard on a processor"
+)
 
 # Forks the processes of one run after another from one that has imported everything. Each leaves what it held after
 # every epoch, and says whether a number that is none in the last process is seen by all.
