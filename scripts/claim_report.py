@@ -20,6 +20,7 @@ from claim_numbers import (
     ROOT,
     SETS,
     SMALL,
+    WAYS,
     Measure,
     Paired,
     Run,
@@ -209,10 +210,12 @@ def small(runs: Sequence[Run]) -> Iterable[str]:
                 and max(detection.high, transfer.high) < 0
                 and accuracy.mean >= -0.01
             ):
-                ahead.append(f"`{arm}`")
+                ahead.append(arm)
         yield table([f"minus `{reference}`", *measures], rows)
         if reference == "both":
-            yield f"Ahead of `both` at both ends by the rule: {', '.join(ahead) or 'none'}.\n"
+            ways, others = (", ".join(f"`{arm}`" for arm in ahead if (arm in WAYS) is way) for way in (True, False))
+            yield f"Ahead of `both` at both ends by the rule, of the five ways: {ways or 'none'}."
+            yield f"Of the others, for which no rule was fixed: {others or 'none'}.\n"
 
 
 def tap_table(runs: Sequence[Run], arms: Sequence[str], protocol: str) -> str:

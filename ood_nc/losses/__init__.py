@@ -1,6 +1,5 @@
 """Training losses: the nearest-neighbour entropy term, the objective it is part of, and the registry of its terms."""
 
-from ood_nc.losses.decorrelation import decorrelation
 from ood_nc.losses.deep_supervision import deep_supervision
 from ood_nc.losses.entropy import nearest_neighbor_entropy
 from ood_nc.losses.logit_norm import logit_norm
@@ -21,7 +20,6 @@ __all__ = [
     "Term",
     "asymmetric",
     "check_loss",
-    "decorrelation",
     "deep_supervision",
     "feature_norm",
     "focal",
