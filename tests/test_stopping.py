@@ -56,12 +56,12 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_an_interrupt(
 
 
 WAIT = """
-import ctypes
+import ctypes, threading
 from ood_nc.stopping import interruptible_wait, termination_interrupts
 mutex, lock = (ctypes.c_byte * 64)(), ctypes.CDLL(None).pthread_mutex_lock
 with termination_interrupts(), interruptible_wait():
     lock(mutex)
-    print("waits", flush=True)
+    threading.Timer(1, print, ["waits"], {"flush": True}).start()  # by then it is inside
     lock(mutex)  # for ever, and no signal makes it return
 """
 
