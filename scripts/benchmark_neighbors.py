@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ood_nc.detection.kit import faiss_backend
 from ood_nc.detection.kit.approximate import ApproximateNeighbors
 
 _DIRECTIONS = 64
@@ -58,7 +59,8 @@ def main() -> None:
     flat, products, search = np.min(seconds, axis=0)
     print(f"{arguments.rows:,} x {arguments.dim}, {len(queries)} queries, k = {k}, {torch.get_num_threads()} threads")
     print(f"index {arguments.index}: {len(neighbors.stored()) / 1e6:.0f} MB, {neighbors.count} candidates, ", end="")
-    print(f"effort {getattr(neighbors.index, 'nprobe', None)}")
+    cells = None if arguments.index == "hnsw" else faiss_backend.cells_of(neighbors.index)
+    print(f"{cells.nprobe} of {cells.nlist} cells" if cells else f"{neighbors.index.hnsw.efSearch} nodes in view")
     print(f"processor, ms a query: search {search:.2f}, faiss's flat search {flat:.2f}, products alone {products:.2f}")
     print(f"search beside the flat search {search / flat:.3f}, beside the products alone {search / products:.3f}")
     found = neighbors.candidates(neighbors.unit(queries), k)[0]

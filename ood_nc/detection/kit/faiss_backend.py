@@ -68,21 +68,18 @@ def load_faiss() -> ModuleType:
     return faiss
 
 
-def index_width(kind: str, dim: int) -> int:
-    """Width of the rows an index takes: product codes need a multiple of their block, to be filled up with zeros."""
-    return -(-dim // _PQ_BLOCK) * _PQ_BLOCK if kind == "ivfpq" else dim
-
-
 def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
     """An empty index of Euclidean distances, still to be trained where ``training_rows`` says so.
 
     ``flat``: exact. ``ivf``: about 4 sqrt(count) cells. ``ivfpq``: about sqrt(count) cells of codes, four bits for
-    two dimensions, whose distances a search looks up in the registers (fast scan, Andre et al., VLDB 2015).
-    ``hnsw``: a graph of 32 links. How much of it a search looks into, `set_effort` says.
+    two dimensions, whose distances a search looks up in the registers (fast scan, Andre et al., VLDB 2015). Rows are
+    rotated at random before they are coded: else both their rounding and the offset of a far query are large along the
+    same few dimensions, and with them the error of its distances. ``hnsw``: a graph of 32 links. How much of it a
+    search looks into, `set_effort` says.
 
     Args:
         kind: of ``INDEX_KINDS``.
-        dim: width of the rows, see :func:`index_width`.
+        dim: width of the rows.
         count: rows it will hold.
         seed: of the clustering.
 
@@ -99,12 +96,21 @@ def new_index(kind: str, dim: int, count: int, seed: int = 0) -> Any:
     cells = max(1, min(round((4 if kind == "ivf" else 1) * count**0.5), count // _PER_CELL))
     if kind == "ivf":
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dim), dim, cells)
-    else:
-        index = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(dim), dim, cells, dim // _PQ_BLOCK, 4)
-        index.pq.cp.seed = seed
-        index.cp.niter = 10
-    index.cp.seed = seed
-    return index
+        index.cp.seed = seed
+        return index
+    blocks = -(-dim // _PQ_BLOCK)
+    width = blocks * _PQ_BLOCK
+    codes = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(width), width, cells, blocks, 4)
+    codes.pq.cp.seed = codes.cp.seed = seed
+    codes.cp.niter = 10
+    rotation = faiss.RandomRotationMatrix(dim, width)
+    rotation.init(seed)
+    return faiss.IndexPreTransform(rotation, codes)
+
+
+def cells_of(index: Any) -> Any:
+    """The part of an ``ivf`` or ``ivfpq`` index that has ``nlist`` cells and looks into ``nprobe`` of them."""
+    return load_faiss().extract_index_ivf(index)
 
 
 def efforts(index: Any, kind: str, count: int) -> list[int]:
@@ -112,7 +118,7 @@ def efforts(index: Any, kind: str, count: int) -> list[int]:
     view (with few of these it does not get from one cluster to the next)."""
     if kind == "hnsw":
         return [factor * count for factor in (1, 2, 4, 8, 16, 32)]
-    cells = int(index.nlist)
+    cells = int(cells_of(index).nlist)
     return [*itertools.takewhile(lambda few: few < cells, (_LEAST_CELLS << step for step in range(30))), cells]
 
 
@@ -121,14 +127,14 @@ def set_effort(index: Any, kind: str, effort: int) -> None:
     if kind == "hnsw":
         index.hnsw.efSearch = effort
     else:
-        index.nprobe = effort
+        cells_of(index).nprobe = effort
 
 
 def training_rows(index: Any, kind: str) -> int:
     """How many rows are worth training the index on; 0 where it needs no training."""
     if kind not in ("ivf", "ivfpq"):
         return 0
-    return max(_TRAINING_PER_CELL * int(index.nlist), _PQ_TRAINING if kind == "ivfpq" else 0)
+    return max(_TRAINING_PER_CELL * int(cells_of(index).nlist), _PQ_TRAINING if kind == "ivfpq" else 0)
 
 
 def add_rows(index: Any, kind: str, rows: NDArray[np.float32]) -> None:

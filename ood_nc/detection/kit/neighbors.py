@@ -174,8 +174,7 @@ class ExactNeighbors:
 
     def _for_index(self, centered: Tensor) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = np.ascontiguousarray(centered.float().numpy())
-        missing = faiss_backend.index_width(self.kind, rows.shape[1]) - rows.shape[1]
-        return np.pad(rows, ((0, 0), (0, missing))) if missing else rows
+        return rows
 
     def _kth_by_float64(self, queries: Tensor, k: int) -> Tensor:
         everything = torch.arange(len(self.bank))
