@@ -2,25 +2,33 @@
 
     python scripts/benchmark_bank.py make --work DIR [--rows 1000000] [--dim 512] [--classes 100]
     python scripts/benchmark_bank.py measure --work DIR [--detectors knn mahalanobis] [--probes linear]
+    python scripts/benchmark_bank.py read --work DIR
 
 The features are those of scripts/benchmark_neighbors.py: unit rows of classes with a spectrum, OOD of other classes.
 The first writes them as a folder of .npy files that `ood-nc evaluate --features DIR` takes too. The second evaluates
 it, by default with the detectors and probes that an evaluation has by default, and prints the largest resident memory
-(the mapped file counts), the processor time and what was found.
+(the mapped file counts), the processor time and what was found. The third writes the train features as a bank keeps
+them, and reads the file in turns as bytes and as a bank: with opening it, which checks its digest, from the disk and
+from the page cache, and from there opened before.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from benchmark_neighbors import mixture
 
 from ood_nc.evaluation import evaluate
+from ood_nc.sealed import RowFile, read_sealed
 
 _BLOCK = 1 << 16
+_ROUNDS, _BUFFER = 5, 1 << 20
 _TESTED, _TASK = 2000, 20_000
 
 
@@ -60,6 +68,62 @@ def measure(work: Path, detectors: list[str] | None, probes: list[str] | None) -
             print(row["metric"], row["dataset"], row["value"])
 
 
+def read(work: Path) -> None:
+    """Read the bank in every way, in turns, and print seconds and the rates beside that of its bytes."""
+    path = work / "bank.safetensors"
+    if not path.exists():
+        features = np.load(work / "id_train" / "features.npy", mmap_mode="c")
+        file = RowFile(path, features.shape[1], torch.float16, len(features), {})
+        for start in range(0, len(features), _BLOCK):
+            file.append(torch.from_numpy(features[start : start + _BLOCK]))
+        file.seal()
+        file.close()
+    calls = {"bytes": lambda: read_bytes(path), "bank, with opening": lambda: copied(read_sealed(path)[1]["rows"])}
+    compare("disk", calls, before=lambda: forget(path))
+    opened = read_sealed(path)[1]["rows"]
+    compare("page cache", calls | {"bank, opened before": lambda: copied(opened)}, before=lambda: None)
+
+
+def compare(place: str, calls: dict[str, Callable[[], None]], before: Callable[[], None]) -> None:
+    """Time calls in turns, and print seconds and rates beside the first."""
+    walls, used = torch.zeros(2, _ROUNDS, len(calls))
+    for turn in range(_ROUNDS):
+        for number, call in enumerate(calls.values()):
+            before()
+            start, processor = time.perf_counter(), time.process_time()
+            call()
+            walls[turn, number] = time.perf_counter() - start
+            used[turn, number] = time.process_time() - processor
+    for number, name in enumerate(calls):
+        wall, processor = (float((times[:, 0] / times[:, number]).median()) for times in (walls, used))
+        print(
+            f"{place}, {name}: {float(walls[:, number].median()):.2f} s, rate beside that of bytes {wall:.2f}", end=""
+        )
+        print(f" (in processor time {processor:.2f})")
+
+
+def read_bytes(path: Path) -> None:
+    """Read a file into one buffer, block by block."""
+    buffer = bytearray(_BUFFER)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+
+
+def copied(rows: torch.Tensor) -> None:
+    """Copy rows into one buffer, block by block."""
+    step = _BUFFER // (rows.shape[1] * rows.element_size())
+    buffer = rows.new_empty(step, rows.shape[1])
+    for block in rows.split(step):
+        buffer[: len(block)].copy_(block)
+
+
+def forget(path: Path) -> None:
+    """Ask the system to drop a file from its page cache."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def peak() -> float:
     """The largest resident memory of this process so far, GB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -68,7 +132,7 @@ def peak() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("make", "measure"))
+    parser.add_argument("what", choices=("make", "measure", "read"))
     parser.add_argument("--work", type=Path, required=True, help="folder of the features")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
@@ -78,6 +142,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "make":
         make(arguments.work, arguments.rows, arguments.dim, arguments.classes)
+    elif arguments.what == "read":
+        read(arguments.work)
     else:
         measure(arguments.work, arguments.detectors, arguments.probes)
 

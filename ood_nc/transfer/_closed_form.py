@@ -38,8 +38,10 @@ def moments_of(features: torch.Tensor, labels: torch.Tensor, indices: torch.Tens
     dim, device = features.shape[1], features.device
     parts = indices.split(ROWS_AT_ONCE)
     counts = labels[indices].bincount(minlength=num_classes).double()
-    sums = [accumulate.class_sums(features[part], labels[part], None, num_classes) for part in parts]
-    means = torch.stack(sums).sum(dim=0) / counts.clamp_min(1)[:, None]
+    means = torch.zeros(num_classes, dim, dtype=torch.float64, device=device)
+    for part in parts:
+        means += accumulate.class_sums(features[part], labels[part], None, num_classes)
+    means /= counts.clamp_min(1)[:, None]
     dtype = torch.promote_types(features.dtype, torch.float32)
     centers = accumulate.split(means.clone(), dtype)
     within = torch.zeros(dim, dim, dtype=torch.float64, device=device)

@@ -41,10 +41,11 @@ def standardise(features: torch.Tensor, labels: torch.Tensor) -> Samples:
     dtype = torch.promote_types(features.dtype, torch.float32)
     parts = features.split(ROWS_AT_ONCE)
     mean = torch.stack([part.to(dtype).mean(dim=0) * (len(part) / len(features)) for part in parts]).sum(dim=0)
-    norms = [torch.linalg.vector_norm(part.to(dtype) - mean, dtype=torch.float64) for part in parts]
-    deviation = torch.stack(norms).norm() / math.sqrt(features.numel())
+    # Numbers, since a small tensor kept between blocks that come and go keeps their room from being used again.
+    norms = [float(torch.linalg.vector_norm(part.to(dtype) - mean, dtype=torch.float64)) for part in parts]
+    deviation = math.hypot(*norms) / math.sqrt(features.numel())
     # Features that are all alike have no scale; then any does, as they tell nothing apart.
-    return Samples(features, labels, mean, torch.where(deviation > 0, deviation, 1.0).to(dtype))
+    return Samples(features, labels, mean, mean.new_tensor(deviation or 1.0))
 
 
 class Blocks(NamedTuple):
