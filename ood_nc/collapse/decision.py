@@ -198,5 +198,5 @@ def nc5_ortho(stats: ClassStatistics, ood: ArrayLike) -> float:
 
 def _mean(rows: torch.Tensor) -> torch.Tensor:
     """Mean of the rows (d,) in float64, which all of them become block by block."""
-    sums = [rows[part].sum(dim=0, dtype=torch.float64) for part in row_blocks(*rows.shape)]
-    return torch.stack(sums).sum(dim=0) / len(rows)
+    total = rows.new_zeros(rows.shape[1], dtype=torch.float64)
+    return sum((rows[part].sum(dim=0, dtype=torch.float64) for part in row_blocks(*rows.shape)), total) / len(rows)

@@ -40,8 +40,9 @@ def standardise(features: torch.Tensor, labels: torch.Tensor) -> Samples:
     """
     dtype = torch.promote_types(features.dtype, torch.float32)
     parts = features.split(ROWS_AT_ONCE)
-    mean = torch.stack([part.to(dtype).mean(dim=0) * (len(part) / len(features)) for part in parts]).sum(dim=0)
-    # Numbers, since a small tensor kept between blocks that come and go keeps their room from being used again.
+    # Sums and numbers: a small tensor kept between blocks that come and go keeps their room from being used again.
+    zero = features.new_zeros(features.shape[1], dtype=dtype)
+    mean = sum((part.to(dtype).mean(dim=0) * (len(part) / len(features)) for part in parts), zero)
     norms = [float(torch.linalg.vector_norm(part.to(dtype) - mean, dtype=torch.float64)) for part in parts]
     deviation = math.hypot(*norms) / math.sqrt(features.numel())
     # Features that are all alike have no scale; then any does, as they tell nothing apart.

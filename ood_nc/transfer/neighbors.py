@@ -63,7 +63,8 @@ PROBES.add("knn", knn_probe)
 
 
 def _vote(bank: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, k: int, temperature: float) -> torch.Tensor:
-    centre = torch.stack([_unit(part).sum(dim=0) for part in bank.split(ROWS_AT_ONCE)]).sum(dim=0) / len(bank)
+    total = bank.new_zeros(bank.shape[1], dtype=torch.float64)
+    centre = sum((_unit(part).sum(dim=0) for part in bank.split(ROWS_AT_ONCE)), total) / len(bank)
     num_classes = int(labels.max()) + 1
     predictions = []
     for part in queries.split(QUERIES_AT_ONCE):

@@ -212,9 +212,7 @@ class ApproximateNeighbors(ExactNeighbors):
     @cached_property
     def _scales(self) -> tuple[Tensor, Tensor]:
         """What each row is multiplied by before it is compared, and the square of its norm then (n,), float32."""
-        norms = torch.cat(
-            [torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for (part,) in linalg.chunks(self.bank)]
-        )
+        norms = linalg.by_chunks(lambda part: torch.linalg.vector_norm(part, dim=1, dtype=torch.float64), self.bank)
         if not self.normalize:
             return torch.ones(len(norms)), norms.square().float()
         return (1 / norms).nan_to_num(posinf=0).float(), (norms > 0).float()

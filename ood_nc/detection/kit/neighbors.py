@@ -258,7 +258,8 @@ class ExactNeighbors:
         for label in self.labels.unique().tolist():
             ids = torch.nonzero(self.labels == label)[:, 0]
             parts = [part for (part,) in linalg.chunks(ids)]
-            center = torch.stack([self.unit(self.bank[part]).sum(dim=0) for part in parts]).sum(dim=0) / len(ids)
+            total = torch.zeros_like(self.center)
+            center = sum((self.unit(self.bank[part]).sum(dim=0) for part in parts), total) / len(ids)
             radius = max(float(self.unit(self.bank[part]).sub_(center).norm(dim=1).max()) for part in parts)
             # A hair more, for the rounding of center and distances.
             found.append(_Class(ids, center, radius * (1 + 1e-9)))
