@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from ood_nc.detection import detector_class, list_detectors
+from ood_nc.detection import TapStatistics, create_feature_detector, detector_class, list_detectors
 from tests.detection.agreement import PROBLEMS, fitted, scores_of
 
 FIT = """
@@ -35,6 +36,18 @@ def test_peak_memory_of_a_large_fit(name):
     done = subprocess.run([sys.executable, "-c", FIT, name], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.2
+
+
+def test_detectors_leave_no_number_a_sample_and_class_but_logits():
+    # For 1,000 classes and a million samples each would be 8 GB, kept for the detectors that follow.
+    for name in list_detectors(kind="feature"):
+        nonnegative = "nonnegative" in detector_class(name).requires
+        problem = next(problem for problem in PROBLEMS if problem.name == ("relu" if nonnegative else "plain"))
+        statistics = TapStatistics(problem.features, problem.labels, head=problem.head)
+        create_feature_detector(name).fit(statistics)
+        kept = {key for key, value in vars(statistics).items() if isinstance(value, torch.Tensor) and value.ndim == 2}
+        large = {key for key in kept if len(getattr(statistics, key)) == len(statistics)}
+        assert large <= {"_features", "logits", "_of_logits"}, name
 
 
 @pytest.mark.parametrize("name", list_detectors(kind="feature"))

@@ -55,7 +55,7 @@ class GradientOod(FeatureDetector):
 
     def _mixed(self, train: TapStatistics) -> Tensor:
         """Mean of the samples, each half mixed with the mean of its second most likely class among those there are."""
-        present = train.classes[train.classes < train.logits.shape[1]]
+        present = train.classes[train.classes < train.num_logits]
         if len(present) < 2:
             return train.global_mean
         second = present[train.logits[:, present].topk(2, dim=1).indices[:, 1]]

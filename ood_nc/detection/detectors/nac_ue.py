@@ -47,8 +47,8 @@ class NeuronActivationCoverage(FeatureDetector):
         self.alpha_ = self._scale(train) if self.alpha is None else float(self.alpha)
         width = train.dim * self.bins
         counts = torch.zeros(width, dtype=torch.int64, device=train.device)
-        for features, probabilities in linalg.chunks(train.features, train.probabilities):
-            cells = self._cells(features, probabilities, train.head.weight)
+        for features, logits in linalg.chunks(train.features, train.logits):
+            cells = self._cells(features, logits.softmax(dim=1), train.head.weight)
             counts += torch.bincount(cells.reshape(-1), minlength=width)
         # Flat, so that one index finds neuron and interval.
         self.coverage_ = (counts.double() / self.filled).clamp_max_(1)
@@ -56,7 +56,8 @@ class NeuronActivationCoverage(FeatureDetector):
     @staticmethod
     def _scale(train: TapStatistics) -> float:
         step = -(-len(train) // _SAMPLES)
-        size = float(_products(train.features[::step], train.probabilities[::step], train.head.weight).abs().mean())
+        probabilities = train.logits[::step].softmax(dim=1)
+        size = float(_products(train.features[::step], probabilities, train.head.weight).abs().mean())
         return 1 / size if size > 0 else 1.0
 
     def _score_rows(self, features: Tensor, probabilities: Tensor) -> Tensor:

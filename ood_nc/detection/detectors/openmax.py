@@ -47,7 +47,7 @@ class OpenMax(FeatureDetector):
     alpha = Parameter(3, whole(1), search=(1, 3, 5, 10, 15, 20))
 
     def _fit(self, train: TapStatistics) -> None:
-        classes = train.logits.shape[1]
+        classes = train.num_logits
         correct = train.predictions == train.labels
         hits = torch.bincount(train.labels[correct], minlength=classes)
         used = correct | (hits == 0)[train.labels]

@@ -45,7 +45,7 @@ class NeuralRelationGraph(FeatureDetector):
     def _fit(self, train: TapStatistics) -> None:
         chosen = random_subset(len(train), self.bank_size, self.seed).to(train.device)
         self.units_ = linalg.safe_normalize(train.features[chosen])
-        self.probabilities_ = train.probabilities[chosen]
+        self.probabilities_ = train.logits[chosen].softmax(dim=1)
 
     def _score_rows(self, features: Tensor, probabilities: Tensor) -> Tensor:
         rows = linalg.safe_normalize(features)

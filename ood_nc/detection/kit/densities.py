@@ -95,5 +95,5 @@ def whitened_distances(rows: Tensor, means: Tensor, whitenings: Tensor) -> Tenso
 
 def class_means_by_logit(train: TapStatistics) -> Tensor:
     """Class means (C, d) in the order of the logits; zero for a class without samples."""
-    means = train.class_means.new_zeros(train.logits.shape[1], train.dim)
+    means = train.class_means.new_zeros(train.num_logits, train.dim)
     return means.index_copy_(0, train.classes, train.class_means)
