@@ -52,7 +52,7 @@ def recommendations(runs: Sequence[Run]) -> list[Table]:
     return [
         {
             "run": run.name,
-            "text": f"{choice['method']} on {choice['chosen_tap']}, by the rule {choice['rule']} ({choice['text']})",
+            "text": f"{choice['method']} on {choice['chosen_tap']}, by the rule {choice['rule']}",
             "command": run.identity.get("fit"),
         }
         for run in runs

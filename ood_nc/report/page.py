@@ -92,6 +92,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "headlines": headlines.headlines(runs, comparison),
         "columns": headlines.columns(runs),
         "headline_notes": headlines.headline_notes(runs),
+        "commands": _commands(runs),
         "facts": summary.facts(runs),
         "settings": summary.differing_settings(runs),
         "detectors": pivots.detector_table(runs, lookup),
@@ -99,7 +100,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "tunnel": pivots.tunnel_table(runs),
         "collapse": tables.collapse_table(runs, lookup),
         "relations": tables.relation_table(relations, len(runs) if joint else _first_with_relations(runs), bool(joint)),
-        "relation_sets": _relation_sets(runs, joint),
+        "unrelated": tables.why_unrelated([*joint, *(row for run in runs for row in run.relations)]),
         "choices": choices.choice_table(runs[0].choices) if len(runs) == 1 else [],
         "regrets": choices.regret_table([run.choices for run in runs]) if len(runs) > 1 else [],
         "recommended": choices.recommendations(runs),
@@ -116,6 +117,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "methods": {name: METHODS[name] for name in payload["methods"] if name in METHODS},
         "figures": figures,
         "has_log": any(run.log for run in runs),
+        "logged": any(name.startswith("collapse/") for run in runs for line in run.log for name in line),
         "controlled": any(line.get("split") == "control" for run in runs for line in run.log),
         "has_histograms": bool(payload["histograms"]),
         "payload": as_script(payload),
@@ -127,6 +129,8 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
 
 def _title(runs: Sequence[Run]) -> str:
     names = [runs[column[0]].group if len(column) > 1 else runs[column[0]].name for column in headlines.columns(runs)]
+    if len(names) > 3:
+        return f"{len(names) - 1} others against {names[0]}"
     return f"{names[1]} against {names[0]}" if len(names) == 2 else ", ".join(names)
 
 
@@ -138,20 +142,23 @@ def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy": tables.cell(headlines.id_accuracy(run), "percent"),
         "time": summary.run_time(run),
         "config": run.config,
-        "command": " ".join((run.environment or {}).get("command") or []),
         "directory": run.directory.name,
     }
+
+
+def _commands(runs: Sequence[Run]) -> dict[str, list[int]]:
+    """The runs that each command made; no command where a model was evaluated as it was given."""
+    found: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        command = " ".join((run.environment or {}).get("command") or [])
+        found.setdefault(command or ("ood-nc run --config config.yaml" if run.config else ""), []).append(number)
+    return found
 
 
 def _verdict(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison:
         return list(comparison.get("verdicts") or [comparison["verdict"]])
     return headlines.sentences(runs[0]) or ["These results hold no detection or transfer figures to judge by."]
-
-
-def _relation_sets(runs: Sequence[Run], joint: Sequence[Row]) -> list[tuple[int, str]]:
-    sets = [(number, run.name) for number, run in enumerate(runs) if run.relations]
-    return [(len(runs), "all runs together"), *sets] if joint else sets
 
 
 def _first_with_relations(runs: Sequence[Run]) -> int:

@@ -133,6 +133,13 @@ def relation_table(relations: Sequence[Row], set_number: int, joint: bool) -> Ta
     return {"kinds": kinds, "rows": lines, "names": names, "set": set_number}
 
 
+def why_unrelated(relations: Sequence[Row]) -> str:
+    """The reasons where no correlation of a report is defined; empty where one is."""
+    if any(row.get("pearson") is not None for row in relations):
+        return ""
+    return "; ".join(dict.fromkeys(row.get("reason") or "no reason given" for row in relations))
+
+
 def _correlation(row: Row | None, name: str, address: str) -> Table:
     if row is None:
         return cell(None, "correlation", address)

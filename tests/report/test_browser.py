@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ood_nc.report import write_comparison, write_report
+from ood_nc.report.glossary import METRICS
 from tests.helpers.browser import chromium, wait_for
 from tests.helpers.report_runs import DETECTORS, build_comparison, build_run, write_document
 
@@ -236,12 +237,13 @@ def test_print_opens_details_and_drops_the_controls(page: Any) -> None:
     wait_for(page, "document.querySelectorAll('details').length === document.querySelectorAll('details[open]').length")
     assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not any(each(page, ".controls, .contents, .modebar-container", "e.offsetHeight"))
-    chosen = each(page, ".choices-print", "e.innerText")
+    chosen = each(page, ".chosen", "e.innerText")
     beyond = each(page, ".chart:has(svg)", "e.querySelector('svg').getBoundingClientRect().height - e.clientHeight")
     assert beyond and max(beyond) <= 1
     assert "knn · FPR95 (ID positive) · mean over all OOD sets" in chosen
+    assert "controlled − baseline: what the verdict is made of" in chosen
     widths = each(page, ".chart svg.main-svg", "e.width.baseVal.value")
-    assert max(widths) <= 680
+    assert max(widths) <= 688
     printed = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     assert printed.startswith(b"%PDF")
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
@@ -264,7 +266,7 @@ def test_print_lays_wide_tables_out_in_parts_which_hold_every_column_once(browse
     heads = "[...e.tHead.rows].map(row => [...row.cells].reduce((sum, cell) => sum + cell.colSpan, 0))"
     assert all(len({first - 1, *rest}) == 1 for first, *rest in each(browser, "#table-detectors ~ .part", heads))
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    wait_for(browser, "document.querySelectorAll('.part, .split').length === 0")
+    wait_for(browser, "document.querySelectorAll('.part, .split, .beside').length === 0")
 
 
 @pytest.mark.slow
@@ -289,19 +291,52 @@ def test_a_report_of_one_run_prints_on_few_pages_and_names_each_point_once(brows
     assert pages(browser) <= 8
 
 
-@pytest.mark.slow
-def test_a_comparison_of_six_runs_prints_on_few_pages(browser: Any, tmp_path: Path) -> None:
-    names = [f"{arm}-seed{seed}" for arm in ("baseline", "controlled") for seed in range(3)]
-    runs = [build_run(tmp_path / name, name, seed=number % 3, strength=number / 5) for number, name in enumerate(names)]
-    standing = {"seeds": 1, "method": "knn", "value": 0.4, "low": 0.3, "high": 0.5, "best": False, "within_noise": True}
-    measures = ("accuracy", "fpr95_id_positive", "auroc", "transfer_error")
-    comparison = build_comparison(tmp_path / "two")[1] | {
-        "standings": [standing | {"run": name, "metric": metric} for metric in measures for name in names],
-        "pareto": [{"run": name, "method": "knn", "standing": "front", "by": []} for name in names],
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison as long as real ones are: many names, metrics and rules."""
+    folder = tmp_path_factory.mktemp("six")
+    weights = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
+    names = [f"entropy_weight_{weight}-seed_0-79a2f{place}" for place, weight in enumerate(weights)]
+    runs = [build_run(folder / name, name, seed=number % 3, strength=number / 5) for number, name in enumerate(names)]
+    standing = {"seeds": 1, "value": 0.4, "low": 0.3, "high": 0.5, "best": False, "within_noise": True}
+    measures = [
+        ("accuracy", ""),
+        ("transfer_error", "linear"),
+        ("ece", ""),
+        ("temperature", ""),
+        ("ece_at_temperature", ""),
+    ]
+    measures += [(name, method) for name in ("fpr95_id_positive", "auroc") for method in ("knn", "energy")]
+    related = {"pearson_low": 0.1, "pearson_high": 0.3, "spearman": -0.3, "spearman_low": -0.4, "spearman_high": -0.2}
+    related |= {"pearson": 0.2, "pearson_within_depth": 0.1, "pearson_across_runs": -0.4, "normalized": False, "n": 48}
+    errors = (("detection", "fpr95_id_positive", "knn"), ("transfer", "transfer_error", "linear"))
+    _, comparison = build_comparison(folder / "two")
+    comparison |= {
+        "standings": [standing | {"run": run, "metric": name, "method": by} for name, by in measures for run in names],
+        "pareto": [
+            {"run": name, "method": by, "standing": "within noise of the front", "by": []}
+            for name in names
+            for by in ("knn", "energy")
+        ],
+        "relations": [
+            related | {"x": x, "kind": kind, "y": y, "method": by}
+            for x in list(METRICS)[-29:]
+            for kind, y, by in errors
+        ],
+        "verdicts": [
+            comparison["verdict"].replace("controlled against baseline", f"{name} against {names[0]}")
+            for name in names[1:]
+        ],
     }
-    open_page(browser, write_comparison(runs, tmp_path / "six.html", comparison))
-    assert pages(browser) <= 8
+    return write_comparison(runs, folder / "six.html", comparison)
+
+
+@pytest.mark.slow
+def test_a_comparison_of_six_runs_prints_on_few_pages(browser: Any, six: Path) -> None:
+    open_page(browser, six)
+    assert pages(browser) <= 7, "real ones of six runs: 7 or 8"
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    wait_for(browser, "document.querySelectorAll('.part').length > 1")
     shown = "[...document.querySelectorAll('h2')].filter(e => e.offsetHeight).map(e => e.textContent)"
     wanted = ["Standings", "What was run", "Layer by layer", "The trade-off", "Differences, paired", "Data notes"]
     assert [title for title in browser.execute_script(f"return {shown}") if title in wanted] == wanted
@@ -311,6 +346,42 @@ def test_a_comparison_of_six_runs_prints_on_few_pages(browser: Any, tmp_path: Pa
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     tables = each(browser, "#table-detectors, #table-probes, #table-collapse, #headline", "e.offsetHeight > 0")
     assert tables == [True] * 4
+
+
+@pytest.mark.slow
+def test_nothing_printed_is_wider_than_the_paper(browser: Any, example: Any, one: Written) -> None:
+    """Not even the settings that differ, where there are many."""
+    paper = {"width": 688, "height": 1017, "deviceScaleFactor": 1, "mobile": False}
+    runs, comparison = example
+    for run in runs:
+        settings = "".join(f"  setting_of_the_data_{key}: value-of-{run.name}\n" for key in range(12))
+        (run / "config.yaml").write_text(f"data:\n{settings}", encoding="utf-8")
+    for path in (write_comparison(runs, runs[0].parent / "wide.html", comparison), one.path):
+        open_page(browser, path)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        wait_for(browser, "document.querySelectorAll('.part').length > 1")
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", paper)
+        try:
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= paper["width"]
+        finally:
+            browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
+def test_on_paper_each_legend_is_there_once_and_choices_are_told(browser: Any, six: Path, one: Written) -> None:
+    legends = (
+        "[...document.querySelectorAll('.legend')].filter(e => e.offsetHeight && !e.closest('.screen')).map(e => e.id)"
+    )
+    for path, wanted in (
+        (six, ["legend-transfer", "legend-trade-transfer"]),
+        (one.path, ["legend-collapse", "legend-detection", "legend-transfer", "legend-trade-detection"]),
+    ):
+        open_page(browser, path)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+        wait_for(browser, "document.querySelectorAll('.part').length > 1")
+        assert browser.execute_script(f"return {legends}")[: len(wanted)] == wanted
+    told = each(browser, ".chosen", "e.innerText")
+    assert "projector (what the head reads) · AUROC and FPR95 (ID positive)" in told, "the tap of the detectors' table"
 
 
 def pages(browser: Any) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ood_nc.report import write_report
+from ood_nc.report import write_comparison, write_report
 from ood_nc.report.glossary import metric
 from tests.helpers.report_pages import Element, number, read_page
-from tests.helpers.report_runs import build_run, write_document
+from tests.helpers.report_runs import build_comparison, build_run, write_document
 
 from .conftest import Written, load
 
@@ -295,6 +296,46 @@ def test_the_course_of_controlled_taps_is_there_where_there_are_any(two: Written
     assert {"chart-control", "chart-control-weight"} <= {element["id"] for element in two.page.all("div")}
     plain = write_report(build_run(tmp_path / "run", strength=0.35))
     assert "chart-control" not in plain.read_text(encoding="utf-8")
+
+
+def test_collapse_during_training_is_drawn_where_it_was_logged(two: Written, tmp_path: Path) -> None:
+    assert "chart-training-collapse" in {element["id"] for element in two.page.all("div")}
+    run = build_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    bare = [{name: value for name, value in line.items() if not name.startswith("collapse/")} for line in lines]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in bare), encoding="utf-8")
+    present = {element["id"] for element in read_page(write_report(run)).all("div")}
+    assert "chart-loss" in present and "chart-training-collapse" not in present
+
+
+def test_correlations_of_which_none_is_defined_are_one_sentence(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    document = load(run)
+    for row in document["relations"]:
+        row |= {"pearson": None, "reason": "2 taps with both values; at least 3 are needed"}
+    write_document(run, document)
+    page = read_page(write_report(run))
+    assert "No correlation is defined: 2 taps with both values; at least 3 are needed." in page.text
+    assert "table-relations" not in {element["id"] for element in page.all()}
+
+
+def test_a_command_that_made_several_runs_is_told_once(tmp_path: Path) -> None:
+    names = ("first", "second", "third", "fourth")
+    runs = [build_run(tmp_path / name, name) for name in names]
+    for run, command in zip(runs, ("alpha", "beta", "alpha", None), strict=True):
+        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        (run / "environment.json").write_text(
+            json.dumps(environment | {"command": command and [command]}), encoding="utf-8"
+        )
+    page = read_page(write_comparison(runs, tmp_path / "four.html", build_comparison(tmp_path / "two")[1]))
+    made = page.text.rpartition("How to reproduce")[2].partition("Written ")[0]
+    assert re.findall(r"alpha|beta|ood-nc run --config config.yaml", made) == [
+        "alpha",
+        "beta",
+        "ood-nc run --config config.yaml",
+    ]
+    assert "With config.yaml in first, third." in made and "With config.yaml in second." in made
+    assert page.all("h1")[0].text == "3 others against first"
 
 
 def test_bare_results_still_make_a_report(tmp_path: Path) -> None:

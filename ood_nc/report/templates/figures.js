@@ -1,7 +1,7 @@
 // The figures by layer: each returns traces and axes from the data and the reader's choices.
 "use strict";
 let printing = false;
-const PAPER = 675; // A4 between its margins, in CSS pixels
+const PAPER = 687; // A4 between its margins, in CSS pixels
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const escaped = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const short = (text, most = 22) =>
@@ -155,6 +155,7 @@ function logTicksFor(values, unit, spread) {
   };
 }
 
+const ID_LABEL = "same probe on held-out ID"; // once for all runs: each has it in its colour
 function transferFigure() {
   const chosen = setsOf("transferset", "transfer");
   const figure = depthFigure("transfer", state.transfermetric, state.probe, chosen);
@@ -166,7 +167,8 @@ function transferFigure() {
       const points = tapPoints(`${run} accuracy ${dataset} ${state.probe} accuracy`);
       if (points.length > 1) {
         const style = { color: SEVERAL ? styleOf(run, 0).color : css("--muted"), symbol: "line-ew-open", dash: "dot" };
-        figure.traces.push(lineTrace(nameOf(run, "same probe on held-out ID"), style, points, "percent"));
+        const trace = lineTrace(nameOf(run, ID_LABEL), style, points, "percent");
+        figure.traces.push({ ...trace, label: ID_LABEL, style: { ...style, color: css("--muted") } });
       }
     }),
   );
@@ -251,14 +253,14 @@ const collapseSplit = () => (state.split === "each" ? idSplits[0] : +state.split
 
 /** What the relation table says about a scatter plot. */
 function relationNote(kind, error, method) {
-  return Object.entries(DATA.relations)
-    .map(([key, rows]) => {
-      const row = rows[`${kind} ${error} ${method} 0 ${state.collapse}`];
-      if (!row) return "";
-      const who = DATA.runs[key] ? (SEVERAL ? `${DATA.runs[key].name}: ` : "") : "All runs: ";
-      if (row[0] === null) return `${who}correlation undefined (${row[9]}). `;
-      const pearson = `${show(row[0], "correlation")} ${showInterval(row[1], row[2], "correlation")}`.trim();
-      return `${who}Pearson ${pearson}, n = ${row[6]} pairs over all sets. `;
-    })
-    .join("");
+  const found = Object.entries(DATA.relations)
+    .map(([key, rows]) => [key, rows[`${kind} ${error} ${method} 0 ${state.collapse}`]])
+    .filter(([, row]) => row)
+    .map(([key, row]) => {
+      const who = DATA.runs[key] ? (SEVERAL ? DATA.runs[key].name : "") : "all runs";
+      const value = row[0] === null ? `undefined (${row[9]})` : show(row[0], "correlation");
+      const size = row[0] === null ? "" : `(n = ${row[6]})`;
+      return [who, value, showInterval(row[1], row[2], "correlation"), size].filter(Boolean).join(" ");
+    });
+  return found.length ? `Pearson correlation over pairs of tap and set: ${found.join("; ")}.` : "";
 }

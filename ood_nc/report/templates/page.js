@@ -45,13 +45,9 @@ function draw(id) {
   const { traces, layout, note } = FIGURES[id].draw();
   const off = hiddenNames[id] || (hiddenNames[id] = new Set());
   for (const trace of traces) trace.visible = off.has(trace.label) ? "legendonly" : true;
-  const half = chart.closest(".half") !== null;
+  const half = chart.closest(".half, html:not(.deep) .views") !== null;
   const width = half ? PAPER / 2 - 12 : PAPER;
   document.getElementById(`note-${id}`).textContent = note ? ` ${note}` : "";
-  document.querySelector(`[data-print-of="${id}"]`).textContent = FIGURES[id].uses
-    .map(chosenLabel)
-    .filter(Boolean)
-    .join(" · ");
   drawLegend(
     id,
     traces.filter(trace => trace.type !== "heatmap"),
@@ -132,17 +128,23 @@ function drawNext() {
 drawNext();
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-// Print shrinks the type to about this share of the screen's.
-const SHRINK = 10 / 14;
+/** How wide the columns of a table are at least. */
+function columnWidths(table) {
+  const cells = [...table.tBodies[0].rows].find(row => !row.hidden)?.cells || [];
+  Object.assign(table.style, { minWidth: "0", width: "min-content" });
+  const widths = [...cells].map(cell => cell.offsetWidth);
+  Object.assign(table.style, { minWidth: "", width: "" });
+  return widths;
+}
+const fits = widths => widths.reduce((sum, width) => sum + width, 0) <= PAPER;
 
-/** Lays a table that is wider than the paper out in several parts, each with the first column. */
-function splitForPaper(table) {
-  const cells = [...table.tBodies[0].rows].find(row => !row.hidden)?.cells;
-  if (!cells) return;
-  table.style.minWidth = "0"; // as wide as it must be, not as wide as the screen
-  const widths = [...cells].map(cell => cell.offsetWidth * SHRINK);
-  table.style.minWidth = "";
-  if (widths.reduce((sum, width) => sum + width) <= PAPER) return;
+/** Fits a table to the paper: intervals beside their values, or below them, or the table in parts with its first column. */
+function fitToPaper(table) {
+  table.classList.add("beside");
+  if (fits(columnWidths(table))) return;
+  table.classList.remove("beside");
+  const widths = columnWidths(table);
+  if (fits(widths)) return;
   const parts = [];
   for (let from = 1, to = 1; from < widths.length; from = to) {
     for (let room = PAPER - widths[0]; to < widths.length && (to === from || room >= widths[to]); to++)
@@ -175,9 +177,29 @@ function columnsOf(table, from, to) {
   return copy;
 }
 
+/** What the reader chose, in words where the choices themselves are not printed. */
+function tellChoices() {
+  for (const controls of document.querySelectorAll(".controls")) {
+    const told = document.createElement("p");
+    told.className = "chosen part";
+    const selects = [...controls.querySelectorAll("select")];
+    told.textContent = selects.map(select => chosenLabel(select.dataset.control)).filter(Boolean).join(" · ");
+    controls.after(told);
+  }
+}
+
+/** Marks the legends that the next one repeats, so that paper has each once. */
+function markRepeated() {
+  const legends = [...document.querySelectorAll(".legend")].filter(one => one.children.length && !one.closest(".screen"));
+  legends.forEach((legend, place) => {
+    const next = legends[place + 1]?.children || [];
+    legend.classList.toggle("repeated", [...legend.children].every((entry, i) => next[i]?.isEqualNode(entry)));
+  });
+}
+
 function joinAfterPrint() {
-  document.querySelectorAll("table.part").forEach(part => part.remove());
-  document.querySelectorAll("table.split").forEach(table => table.classList.remove("split"));
+  document.querySelectorAll(".part").forEach(part => part.remove());
+  document.querySelectorAll("table").forEach(table => table.classList.remove("split", "beside"));
 }
 
 function setPrinting(on) {
@@ -190,9 +212,12 @@ function setPrinting(on) {
       details.open = true;
     } else details.open = details.dataset.was === "true";
   }
-  if (on) document.querySelectorAll("table.data:not(.words)").forEach(splitForPaper);
-  else joinAfterPrint();
+  if (on) {
+    document.querySelectorAll("table.data:not(.words), .by-run").forEach(fitToPaper);
+    tellChoices();
+  } else joinAfterPrint();
   drawAll();
+  markRepeated();
 }
 addEventListener("beforeprint", () => setPrinting(true));
 addEventListener("afterprint", () => setPrinting(false));
