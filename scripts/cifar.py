@@ -150,9 +150,9 @@ def page() -> str:
         parts.append("## A dozen detectors")
         parts.append(
             f"AUROC in per cent, the mean over the four OOD sets, and per cent of transfer error, seed {SEED}. Below "
-            "the encoder detectors of logits read a linear probe: here the present one, at its optimum; above the one "
-            "that the claim was measured with, which transfers 0 to 2 points worse. k-NN and Mahalanobis are the same "
-            "in both."
+            "the tap that the head reads, detectors of logits read a linear probe: here the present one, at its "
+            "optimum; above the one that the claim was measured with, whose transfer error is up to 3 points higher "
+            "at the blocks and up to 2 lower at the projector. k-NN and Mahalanobis are the same in both."
         )
         parts += [f"`{arm}`:\n\n{by_detector(values)}" for arm, values in measured.items()]
     return "\n\n".join(parts) + "\n"
