@@ -28,6 +28,9 @@ from ood_nc.scores import METRICS, percentile_intervals, resampled_metrics
 
 Scores = NDArray[np.float64]
 
+_SMALL = 1 << 25
+"""Values of features up to which the overhead of a call counts: 65,536 rows of 512."""
+
 
 @dataclass
 class Measured:
@@ -51,6 +54,37 @@ class Scored(NamedTuple):
     memory: int | None = None
 
 
+class TapSets:
+    """The sets that detectors score at a tap, small ones as one: a call costs what some hundred images do.
+
+    Args:
+        queries: by set key; ``id_test`` is among them.
+        tap: the tap.
+    """
+
+    def __init__(self, queries: Mapping[str, TapQueries], tap: TapData) -> None:
+        self._queries, self._together = queries, None
+        if sum(len(one) for one in queries.values()) * tap.features["id_test"].shape[1] <= _SMALL:
+            features = torch.cat([one.features for one in queries.values()])
+            logits = torch.cat([one.logits for one in queries.values()]) if tap.own_logits else None
+            self._together = TapQueries(features, logits=logits, head=tap.head)
+
+    def scores(self, detector: FeatureDetector) -> tuple[dict[str, Scores], dict[str, str]]:
+        """By set key the scores, and why others have none; where ``id_test`` has none, that is raised."""
+        if self._together is not None:
+            with suppress(Exception):  # which set it was is found one by one
+                ends = np.cumsum([len(one) for one in self._queries.values()])[:-1]
+                return dict(zip(self._queries, np.split(_score(detector, self._together), ends), strict=True)), {}
+        scores, failures = {"id_test": _score(detector, self._queries["id_test"])}, {}
+        for key in [key for key in self._queries if key != "id_test"]:
+            try:
+                scores[key] = _score(detector, self._queries[key])
+            except Exception as error:
+                # One set must not cost the others.
+                failures[key] = reason_of(error)
+        return scores, failures
+
+
 def measure_detectors(tap: TapData, plan: Plan) -> dict[str, Measured]:
     """Fit and score every detector; one that cannot run here, or fails, is a null row with the reason.
 
@@ -63,32 +97,29 @@ def measure_detectors(tap: TapData, plan: Plan) -> dict[str, Measured]:
     if "id_val" in tap.features:
         with suppress(UserError):
             queries[MADE_FEATURES] = outliers_of(tap, plan.seed)
-    runs = {name: functools.partial(_at_tap, name, tap, train, queries, plan.tuning) for name in plan.detectors}
-    if torch.get_num_threads() == 1:
-        return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
-    # While one detector is fitted, NumPy resamples the metrics of those before it on another core.
-    with ThreadPoolExecutor(1) as worker:
-        told = {name: worker.submit(_told, name, *_tried(run), plan, make) for name, run in runs.items()}
+    sets = TapSets(queries, tap)
+    runs = {name: functools.partial(_at_tap, name, tap, train, sets, plan.tuning) for name in plan.detectors}
+    tried = {name: _tried(run) for name, run in runs.items()}
+    # NumPy resamples without the interpreter, so the cores share it; many of them would wait for each other.
+    with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
+        told = {name: pool.submit(_told, name, *found, plan, make) for name, found in tried.items()}
         return {name: one.result() for name, one in told.items()}
 
 
-def _at_tap(
-    name: str, tap: TapData, train: TapStatistics, queries: Mapping[str, TapQueries], tuning: Tuning | None
-) -> Scored:
+def _at_tap(name: str, tap: TapData, train: TapStatistics, sets: TapSets, tuning: Tuning | None) -> Scored:
     detector = create_feature_detector(name)
     chosen = None if tuning is None else tuning.choose(detector, tap, train)
     detector.fit(train)
-    scores, failures = {"id_test": _score(detector, queries["id_test"])}, {}
-    for key in [key for key in queries if key != "id_test"]:
-        try:
-            scores[key] = _score(detector, queries[key])
-        except Exception as error:
-            # One set must not cost the others.
-            failures[key] = reason_of(error)
+    scores, failures = sets.scores(detector)
     selected_on = [] if chosen is None else [f"{chosen.selected_on} ({_listed(chosen.parameters)})"]
     if tap.selected_on and detector.requires & {"logits", "head"}:
         selected_on.append(tap.selected_on)
     return Scored(scores, failures, "; ".join(selected_on) or None, state_bytes(detector.state_dict()))
+
+
+def _score(detector: FeatureDetector, queries: TapQueries) -> Scores:
+    scores: Scores = detector.score(queries).cpu().numpy()
+    return scores
 
 
 def state_bytes(state: Any) -> int:
@@ -102,11 +133,6 @@ def state_bytes(state: Any) -> int:
 
 def _listed(parameters: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in parameters.items())
-
-
-def _score(detector: FeatureDetector, queries: TapQueries) -> Scores:
-    scores: Scores = detector.score(queries).cpu().numpy()
-    return scores
 
 
 def measure_one(name: str, run: Callable[[], Scored], plan: Plan, make: MakeRow) -> Measured:

@@ -86,7 +86,8 @@ def _placed(rows: NDArray[np.float64], method: str, seed: int) -> tuple[NDArray[
         # One thread, as several would not repeat themselves; from principal components, which small sets have too.
         options = {"n_neighbors": min(_NEIGHBOURS, len(rows) - 1), "init": "pca", "random_state": seed, "n_jobs": 1}
         return _umap().UMAP(**options).fit_transform(rows), []
-    pca = PCA(2, svd_solver="full").fit(rows)
+    # Two components alone, to the last digit; of two rows or columns they are all there are.
+    pca = PCA(2, svd_solver="arpack" if min(rows.shape) > 2 else "full", random_state=seed).fit(rows)
     return pca.transform(rows), pca.explained_variance_ratio_.tolist()
 
 

@@ -125,3 +125,19 @@ def test_rows_do_not_depend_on_the_threads_that_resample(
         for one in (found, evaluated)
     )
     assert ours == theirs
+
+
+def test_sets_that_are_scored_as_one_have_the_scores_of_each(
+    model: ControlledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {**arguments(), "detectors": ["*"], "probes": [], "bootstrap": 0}
+    together = evaluate(model, **options)
+    monkeypatch.setattr("ood_nc.evaluation.detection._SMALL", 0)
+    apart = evaluate(model, **options)
+    names = [name for name in apart.scores.column_names if name.startswith("score/")]
+    assert len(names) > 100 and together.scores.column_names == apart.scores.column_names
+    for name in names:
+        ours, theirs = (one.scores[name].to_numpy(zero_copy_only=False) for one in (together, apart))
+        # Rounding of products, which depends on how many rows there are.
+        scale = np.nanstd(theirs) + np.abs(np.nanmean(theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * scale, err_msg=name)

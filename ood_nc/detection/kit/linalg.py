@@ -296,15 +296,17 @@ def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or rows.dtype == torch.float64:
         return by_chunks(lambda part: ((part.double() - origin) @ basis).norm(dim=1), rows)
     narrow = basis.float()
+    high, low = accumulate.split(origin.clone(), torch.float32)
 
     def norms(part: Tensor) -> Tensor:
-        centered = part - origin
-        projected: Tensor = (centered.float() @ narrow).norm(dim=1).double()
-        rounding = torch.finfo(torch.float32).eps * centered.norm(dim=1)
-        doubtful = torch.nonzero((rounding > _TRUSTED * projected) | ~torch.isfinite(projected))[:, 0]
+        centered = (part.float() - high).sub_(low)
+        projected: Tensor = torch.linalg.vector_norm(centered @ narrow, dim=1)
+        rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(centered, dim=1)
+        doubtful = torch.nonzero(~(rounding <= _TRUSTED * projected) | ~torch.isfinite(projected))[:, 0]
+        result = projected.double()
         if len(doubtful):
-            projected[doubtful] = (centered[doubtful] @ basis).norm(dim=1)
-        return projected
+            result[doubtful] = ((part[doubtful].double() - origin) @ basis).norm(dim=1)
+        return result
 
     return by_chunks(norms, rows)
 
