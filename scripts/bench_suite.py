@@ -35,10 +35,32 @@ from ood_nc.data import as_dataset, eval_transform, limit_total, open_dataset
 from ood_nc.evaluation import Results
 
 CLASSES = 10
-DETECTORS = (
-    "msp max_logit energy entropy gen temperature klm openmax react ash_s scale dice gradnorm vim residual neco nnguide "
-    "she fdbd mahalanobis relative_mahalanobis knn max_cosine nci"
-).split()
+DETECTORS = [
+    "msp",
+    "max_logit",
+    "energy",
+    "entropy",
+    "gen",
+    "temperature",
+    "klm",
+    "openmax",
+    "react",
+    "ash_s",
+    "scale",
+    "dice",
+    "gradnorm",
+    "vim",
+    "residual",
+    "neco",
+    "nnguide",
+    "she",
+    "fdbd",
+    "mahalanobis",
+    "relative_mahalanobis",
+    "knn",
+    "max_cosine",
+    "nci",
+]
 
 
 class Seconds(NamedTuple):
