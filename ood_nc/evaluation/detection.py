@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -99,11 +98,7 @@ def measure_detectors(tap: TapData, plan: Plan) -> dict[str, Measured]:
             queries[MADE_FEATURES] = outliers_of(tap, plan.seed)
     sets = TapSets(queries, tap)
     runs = {name: functools.partial(_at_tap, name, tap, train, sets, plan.tuning) for name in plan.detectors}
-    tried = {name: _tried(run) for name, run in runs.items()}
-    # NumPy resamples without the interpreter, so the cores share it; many of them would wait for each other.
-    with ThreadPoolExecutor(min(4, torch.get_num_threads())) as pool:
-        told = {name: pool.submit(_told, name, *found, plan, make) for name, found in tried.items()}
-        return {name: one.result() for name, one in told.items()}
+    return {name: measure_one(name, run, plan, make) for name, run in runs.items()}
 
 
 def _at_tap(name: str, tap: TapData, train: TapStatistics, sets: TapSets, tuning: Tuning | None) -> Scored:

@@ -8,9 +8,10 @@ new sort. How ranks are drawn does not depend on the scores: resamples of a set 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -24,11 +25,12 @@ from ood_nc.scores.registry import METRICS
 _GROUPS = 512
 _GROUPS_PAIRED = 1024
 """Differences of two similar scores are small, so their replicates must be finer."""
-_CELLS = 1 << 18
-"""Counts at a time: two megabytes an array at most."""
+_CELLS = 1 << 17
+"""Counts at a time: a megabyte an array at most, which the next one finds in memory that is there already."""
 
 
-class RankResamples(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RankResamples:
     """Resamples of the ranks of one set of n samples.
 
     Up to 512 samples (1,024 of those drawn sample by sample) every rank is a group of its own and the resamples are
@@ -50,15 +52,38 @@ class RankResamples(NamedTuple):
     edges: Array
     before: Array
 
+    @property
+    def exact(self) -> bool:
+        """Whether every rank is a group of its own."""
+        return len(self.edges) == self.n + 1
+
+    @cached_property
+    def drawn(self) -> Array:
+        """Samples drawn in each group of ranks (R, E)."""
+        return _frozen(self.before[:, 1:] - self.before[:, :-1])
+
+    @cached_property
+    def above(self) -> Array:
+        """Samples drawn in each group of ranks or above (R, E)."""
+        return _frozen(self.n - self.before[:, :-1])
+
+    def edges_below(self, count: int) -> Array:
+        """Edges with fewer samples than this drawn below them, (R,)."""
+        if count not in self._edges_below:
+            self._edges_below[count] = np.count_nonzero(self.before < count, axis=1)
+        return self._edges_below[count]
+
+    @cached_property
+    def _edges_below(self) -> dict[int, Array]:
+        return {}
+
     def below(self, ranks: Array) -> Array:
         """Samples drawn below each of P ranks, (R, P)."""
         # Replicates lie side by side in memory, so a rank is one row to copy, or a mean of two as a sparse product.
         before = self.before.T
-        if len(self.edges) == self.n + 1:
+        if self.exact:
             if len(ranks) and np.array_equal(ranks, np.arange(ranks[0], ranks[0] + len(ranks))):
-                shared: Array = before[ranks[0] : ranks[0] + len(ranks)].T
-                shared.flags.writeable = False
-                return shared
+                return _frozen(before[ranks[0] : ranks[0] + len(ranks)].T)
             rows: Array = before.take(ranks, axis=0).T
             return rows
         low = np.minimum(np.searchsorted(self.edges, ranks, "right") - 1, len(self.edges) - 2)
@@ -85,6 +110,7 @@ class _Drawn(RankCounts):
         super().__init__(sides["id"].n, sides["ood"].n, np.empty((0, 0)), np.empty((0, 0)), spread=spread)
         self._sides, self._edges, self._groups = sides, edges, groups
         self._before = {}
+        self._held: dict[Side, slice | None] = {}
 
     def _count(self, side: Side, *, through: bool) -> Array:
         edges, below = self._edges[side], self._sides[side].below
@@ -96,6 +122,49 @@ class _Drawn(RankCounts):
         if through and np.array_equal(begin, end):
             return self.id_below if side == "id" else self.ood_below
         return below(end if through else begin)
+
+    def _ranks(self, side: Side) -> slice | None:
+        """The ranks of a side that the groups hold, where each holds one and no rank lies between.
+
+        What such groups count of their own side is the same for every score, and found once.
+        """
+        if side not in self._held:
+            edges = self._edges[side]
+            begin = edges[:-1] if self._groups is None else edges[self._groups]
+            first, count = int(begin[0]), len(begin)
+            # Edges do not go back, so ends that are as far apart as there are groups say it of all between.
+            last = int(edges[-1] if self._groups is None else edges[self._groups[-1] + 1])
+            single = last - first == count and bool((begin == np.arange(first, last)).all())
+            self._held[side] = slice(first, last) if single and self._sides[side].exact else None
+        return self._held[side]
+
+    @cached_property
+    def id(self) -> Array:
+        """ID samples in each group."""
+        ranks = self._ranks("id")
+        return self.id_through - self.id_below if ranks is None else self._sides["id"].drawn[:, ranks]
+
+    @cached_property
+    def ood(self) -> Array:
+        """OOD samples in each group."""
+        ranks = self._ranks("ood")
+        return self.ood_through - self.ood_below if ranks is None else self._sides["ood"].drawn[:, ranks]
+
+    @cached_property
+    def id_above(self) -> Array:
+        """ID samples in each group or above."""
+        ranks = self._ranks("id")
+        return self.n - self.id_below if ranks is None else self._sides["id"].above[:, ranks]
+
+    def groups_below(self, side: Side, count: int, *, through: bool) -> Array:
+        """How many groups have fewer than ``count`` samples of a side below them, or through them, (R,)."""
+        ranks = self._ranks(side)
+        if ranks is None:
+            return super().groups_below(side, count, through=through)
+        found: Array = np.clip(
+            self._sides[side].edges_below(count) - ranks.start - through, 0, ranks.stop - ranks.start
+        )
+        return found
 
     @cached_property
     def at_id(self) -> RankCounts:
@@ -320,6 +389,12 @@ def _quantiles(confidence: float) -> list[float]:
     if not 0 < confidence < 1:
         raise UserError(f"confidence must be in (0, 1), got {confidence}.")
     return [(1 - confidence) / 2, (1 + confidence) / 2]
+
+
+def _frozen(counts: Array) -> Array:
+    """Counts that several scores are measured by: a formula that wrote to them would change those of the next."""
+    counts.flags.writeable = False
+    return counts
 
 
 def _summed(drawn: Array) -> Array:

@@ -107,6 +107,12 @@ class RankCounts:
         """The sum over OOD samples."""
         return _row_products(self.ood, values)
 
+    def groups_below(self, side: Side, count: int, *, through: bool) -> Array:
+        """How many groups have fewer than ``count`` samples of a side below them, or through them, (R,)."""
+        if side == "id":
+            return _entries_below(self.id_through if through else self.id_below, count)
+        return _entries_below(self.ood_through if through else self.ood_below, count)
+
     def _where(self, held: Array) -> RankCounts:
         groups = np.flatnonzero(held.any(axis=0))
         return _Chosen(self, groups) if 0 < len(groups) < 0.75 * held.shape[1] else self
@@ -219,7 +225,7 @@ def check_side(positive: str) -> None:
         raise UserError(f"positive must be 'id' or 'ood', got {positive!r}.")
 
 
-def entries_below(rows: Array, count: int) -> Array:
+def _entries_below(rows: Array, count: int) -> Array:
     """How many entries of each ascending row of counts are below one count, (R,)."""
     if len(rows) == 1:
         return np.searchsorted(rows[0], np.array([count]))

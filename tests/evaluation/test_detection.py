@@ -114,19 +114,6 @@ def test_a_set_that_cannot_be_scored_costs_only_its_own_rows(
     assert value(found, **where, tap="layer2", dataset="textures") > 0
 
 
-def test_rows_do_not_depend_on_the_threads_that_resample(
-    evaluated: Results, model: ControlledModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = 1 if torch.get_num_threads() > 1 else 2
-    monkeypatch.setattr(torch, "get_num_threads", lambda: other)
-    found = evaluate(model, **{**arguments(), "probes": []})
-    ours, theirs = (
-        [row for row in one.rows if row["kind"] == "detection" and row["metric"] != "seconds"]
-        for one in (found, evaluated)
-    )
-    assert ours == theirs
-
-
 def test_sets_that_are_scored_as_one_have_the_scores_of_each(
     model: ControlledModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

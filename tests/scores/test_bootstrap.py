@@ -98,6 +98,9 @@ def test_counts_that_are_shared_cannot_be_written_to():
     with pytest.raises(ValueError, match="read-only"):
         drawn.below(np.array([1, 2, 3]))[:] = 0
     assert np.array_equal(drawn.below(np.array([1, 3, 3])), drawn.before[:, [1, 3, 3]])
+    for counts in (drawn.drawn, drawn.above):
+        with pytest.raises(ValueError, match="read-only"):
+            counts += 1
 
 
 def test_counts_between_the_edges_of_groups_are_interpolated():

@@ -12,7 +12,10 @@ from ood_nc.scores.registry import score_metric
 def area(counts: RankCounts) -> Array:
     """The Mann-Whitney statistic: of every ID sample, the OOD samples below it and half of those beside it."""
     at = counts.at_id
-    return at.id_sum(at.ood_below + at.ood_through) / (2 * counts.n * counts.m)
+    below = at.id_sum(at.ood_below)
+    # Where nothing ties they are one array.
+    through = below if at.ood_through is at.ood_below else at.id_sum(at.ood_through)
+    return (below + through) / (2 * counts.n * counts.m)
 
 
 def auroc(id_scores: ArrayLike, ood_scores: ArrayLike) -> float:

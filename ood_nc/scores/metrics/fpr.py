@@ -6,7 +6,7 @@ import numpy as np
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.counts import Array, RankCounts, Side, check_side, entries_below
+from ood_nc.scores.counts import Array, RankCounts, Side, check_side
 from ood_nc.scores.ranking import measure, smallest_count
 from ood_nc.scores.registry import ScoreMetric, score_metric
 
@@ -28,7 +28,7 @@ def _inside(rank: int, group: Array, below: Array, through: Array, other_below: 
 def _accepted(counts: RankCounts, rank: int, *, ties: bool) -> Array:
     """The share of OOD above the ID sample of this ascending rank, with those that tie with it or without."""
     at = counts.at_id
-    highest = entries_below(at.id_below, rank + 1) - 1
+    highest = at.groups_below("id", rank + 1, through=False) - 1
     if at.spread:
         rejected = _inside(rank, highest, at.id_below, at.id_through, at.ood_below, at.ood_through)
     else:
@@ -44,7 +44,7 @@ def _id_positive(counts: RankCounts, tpr: float) -> Array:
 def _ood_positive(counts: RankCounts, tpr: float) -> Array:
     needed = smallest_count(tpr, counts.m)
     at = counts.at_ood
-    lowest = entries_below(at.ood_through, needed)
+    lowest = at.groups_below("ood", needed, through=True)
     if at.spread:
         flagged = _inside(needed - 1, lowest, at.ood_below, at.ood_through, at.id_below, at.id_through)
     else:
