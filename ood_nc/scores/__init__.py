@@ -3,16 +3,7 @@
 Scores are larger for more in-distribution samples, everywhere.
 """
 
-from ood_nc.scores.bootstrap import (
-    RankResamples,
-    bootstrap_intervals,
-    draw_ranks,
-    draw_samples,
-    percentile_interval,
-    percentile_intervals,
-    ranks_of_samples,
-    resampled_metrics,
-)
+from ood_nc.scores.bootstrap import bootstrap_intervals, percentile_interval, percentile_intervals, resampled_metrics
 from ood_nc.scores.calibration import calibration_error
 from ood_nc.scores.comparisons import PairedDifference, delong_test, paired_bootstrap
 from ood_nc.scores.counts import RankCounts
@@ -23,6 +14,7 @@ from ood_nc.scores.metrics import aupr, auroc, detection_error, fpr95_paper, fpr
 from ood_nc.scores.nested import nested_means
 from ood_nc.scores.ranking import detection_metrics
 from ood_nc.scores.registry import METRICS, ScoreMetric, score_metric
+from ood_nc.scores.resamples import RankResamples, draw_ranks, draw_samples, ranks_of_samples
 from ood_nc.scores.selective import augrc, aurc, excess_aurc, oscr
 from ood_nc.scores.streaming import ScoreAccumulator
 from ood_nc.scores.testing import check_metric

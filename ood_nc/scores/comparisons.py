@@ -10,15 +10,10 @@ from scipy.special import ndtr, ndtri
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.errors import UserError
-from ood_nc.scores.bootstrap import (
-    check_replicates,
-    draw_samples,
-    percentile_interval,
-    ranks_of_samples,
-    resampled_metrics,
-)
+from ood_nc.scores.bootstrap import check_replicates, percentile_interval, resampled_metrics
 from ood_nc.scores.counts import Array
 from ood_nc.scores.ranking import as_scores, sort_scores
+from ood_nc.scores.resamples import draw_samples, ranks_of_samples
 
 _Pair = tuple[ArrayLike, ArrayLike]
 

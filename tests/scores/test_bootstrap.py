@@ -8,7 +8,6 @@ import pytest
 from ood_nc.errors import UserError
 from ood_nc.scores import (
     EmptySideError,
-    RankResamples,
     bootstrap_intervals,
     detection_metrics,
     draw_ranks,
@@ -61,14 +60,6 @@ def test_replicates_are_the_metrics_of_the_drawn_samples(seed):
         assert {name: values[1 + k] for name, values in found.items()} == expected
 
 
-def test_drawn_samples_are_resamples():
-    counts = draw_samples(50, 2000, 0)
-    assert (counts.sum(axis=1) == 50).all()
-    # A sample is left out with probability (1 - 1/n)^n, and the variance of its count is (1 - 1/n).
-    assert (counts == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.01)
-    assert counts.var(axis=0).mean() == pytest.approx(1 - 1 / 50, abs=0.03)
-
-
 def test_grouped_ranks_have_the_spread_of_an_explicit_bootstrap():
     generator = np.random.default_rng(0)
     ids, oods = generator.normal(1, 1, 3000), generator.normal(0, 1, 2000)
@@ -90,22 +81,6 @@ def test_resamples_of_a_large_set_have_the_spread_of_a_multinomial():
     # Binomial(n, 1/2); 800 replicates know it to 2.5 %.
     assert median.std() == pytest.approx(np.sqrt(25_000), rel=0.1)
     assert drawn.below(np.array([0, 100_000])).tolist() == [[0, 100_000]] * 800
-
-
-def test_counts_that_are_shared_cannot_be_written_to():
-    drawn = draw_ranks(6, 3, 0)
-    assert np.array_equal(drawn.below(np.array([1, 2, 3])), drawn.before[:, 1:4])
-    with pytest.raises(ValueError, match="read-only"):
-        drawn.below(np.array([1, 2, 3]))[:] = 0
-    assert np.array_equal(drawn.below(np.array([1, 3, 3])), drawn.before[:, [1, 3, 3]])
-    for counts in (drawn.drawn, drawn.above):
-        with pytest.raises(ValueError, match="read-only"):
-            counts += 1
-
-
-def test_counts_between_the_edges_of_groups_are_interpolated():
-    drawn = RankResamples(10, np.array([0, 5, 10]), np.array([[0.0, 4.0, 10.0]]))
-    assert drawn.below(np.array([0, 1, 5, 6, 10])).tolist() == [[0, 0.8, 4, 5.2, 10]]
 
 
 def test_no_replicates_and_resamples_of_other_sets():
