@@ -17,7 +17,11 @@ COLORS = ("#b84a00", "#0062a8", "#1a7a58", "#8b3d88", "#766000", "#b3245a", "#4c
 
 SYMBOLS = ("o", "D", "s", "^", "P", "v", "p", "*")
 DASHES = ("-", "--", ":", "-.")
-_STYLE: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ood_nc"}
+_STYLE: Any = {
+    **{"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ood_nc"},
+    # Letters as text, in fonts of one width; no Type 3 fonts, which publishers refuse.
+    **{"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana"], "pdf.fonttype": 42},
+}
 
 
 def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
@@ -105,7 +109,8 @@ def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
 
     axes.set_title("\n".join(filter(None, (panel.title, panel.note))), fontsize=7, wrap=True)
     axes.set_xlabel(panel.x)
-    axes.set_ylabel(panel.y)
+    if panel.y != panel.title:
+        axes.set_ylabel(panel.y)
     if panel.is_map:
         return _draw_map(axes, panel)
     axes.grid(alpha=0.25)

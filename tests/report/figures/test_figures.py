@@ -155,6 +155,8 @@ def test_files_are_vector_graphics_and_the_same_twice(runs: list[Run], tmp_path:
     heads = {".svg": b"<?xml", ".pdf": b"%PDF-", ".csv": b"panel,series,label,x,y,low,high\n"}
     assert all(path.read_bytes().startswith(heads[path.suffix]) for path in files)
     assert all(one.read_bytes() == two.read_bytes() for one, two in zip(files, again, strict=True))
+    written = {path.suffix: path.read_bytes() for path in files}
+    assert b"<text" in written[".svg"] and b"/FontFile2" in written[".pdf"] and b"/Type3" not in written[".pdf"]
 
 
 def test_without_matplotlib_one_line_says_what_to_install(
