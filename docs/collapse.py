@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from page_table import show, table
 
 from ood_nc.collapse import (
     METRICS,
@@ -46,8 +47,7 @@ class Page:
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Add a table."""
-        lines = [head, ["---"] * len(head), *rows]
-        self.write("\n".join("| " + " | ".join(show(cell) for cell in line) + " |" for line in lines))
+        self.write(table(head, rows))
 
     def draw(self, name: str, panels: Sequence[tuple[str, np.ndarray, np.ndarray]], caption: str) -> None:
         """Draw one scatter plot for each (title, points, classes), side by side, at one scale."""
@@ -71,11 +71,6 @@ class Page:
     def save(self) -> None:
         """Write the page."""
         (self.folder / "collapse.md").write_text("\n".join(self.parts), encoding="utf-8")
-
-
-def show(value: object) -> str:
-    """Three digits for a number."""
-    return f"{value:.3g}" if isinstance(value, float) else "undefined" if value is None else str(value)
 
 
 def cloud(means: np.ndarray, spread: float | Sequence[float], n: int = 60) -> tuple[np.ndarray, np.ndarray]:

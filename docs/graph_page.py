@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from page_table import show, table
+
 COLORS = ("#3366aa", "#cc5544", "#449966", "#aa8833", "#775599")
 
 
 Points = Sequence[tuple[float, float]]
-
-
-def show(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class Page:
@@ -27,8 +25,7 @@ class Page:
         self.parts.append(text.strip() + "\n")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        lines = [head, ["---"] * len(head), *rows]
-        self.write("\n".join("| " + " | ".join(show(cell) for cell in line) + " |" for line in lines))
+        self.write(table(head, rows))
 
     def draw(
         self, name: str, lines: Mapping[str, Points], caption: str, *, log: bool = True, dots: bool = False

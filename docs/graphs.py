@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from graph_page import Page, Points, show
+from graph_page import Page, Points
 from graph_theory import block_models, condition_c, paper_size, unconstrained_features
+from page_table import show
 
 from ood_nc.config import load
 from ood_nc.evaluation import Results

@@ -10,10 +10,10 @@ import csv
 import math
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from page_table import table
 
 from ood_nc.files import write_text
 from ood_nc.privacy import Mechanism, epsilon_of, noise_for, one_step_errors, predicted_error, shift_threshold
@@ -21,13 +21,6 @@ from ood_nc.report.figures import Figure, Panel, Series, write_figures
 
 DOCS = Path(__file__).parent
 Rows = list[dict[str, str]]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in line) + " |" for line in lines
-    )
 
 
 def read(name: str) -> Rows:

@@ -75,6 +75,7 @@ def interruptible_wait() -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
+        """Read the signals that Python notes by their bytes, and end the process where its own handler cannot run."""
         with ours:
             while number := ours.recv(1):
                 if number[0] in (signal.SIGTERM, signal.SIGINT) and not ended.wait(1.0):
