@@ -12,6 +12,7 @@ import torch.distributed
 from ood_nc.collapse import RunningStatistics, UndefinedMetricError, entropy_nn
 from ood_nc.config import ControlConfig, LossConfig
 from ood_nc.losses import Objective, Term
+from ood_nc.training.estimator import Estimator
 from ood_nc.training.steering import TOLERANCE, Steering
 
 METRICS = {"nc1": "nc1_pinv", "vci": "vci", "effective_rank": "effective_rank", "entropy": "entropy_nn"}
@@ -41,10 +42,8 @@ def steered_terms(controls: Iterable[ControlConfig], loss: LossConfig) -> list[T
 class Control:
     """The controlled taps of a run.
 
-    A batch differs from the full set in evaluation mode by its few samples, by augmentation, dropout and batch norm's
-    two modes. None of it is computed: after epochs (each, or sixty a run, and each of the last) the tap is measured on
-    up to 4,096 training images, and what the running average of the batches' quantity is off by is its bias from then
-    on.
+    After epochs (each, or sixty a run, and each of the last) the taps are measured on up to 4,096 training images; in
+    between `Estimator` tells the full set's value by the batches.
 
     Every process holds the same numbers and must make the same calls.
 
@@ -84,7 +83,7 @@ class Control:
             tap.add(parts)
         if self._seen % self._every == 0:
             for tap in self.taps.values():
-                tap.steer(self._pace, self._batches)
+                tap.steer(self._pace, self._every, self._batches)
             self._pace = 0.0
 
     def measure(self, features: Mapping[str, torch.Tensor], labels: torch.Tensor) -> dict[str, float | None]:
@@ -137,19 +136,13 @@ class Control:
 
 
 class ControlledTap:
-    """One tap: the running average of its quantity, the bias of that, and its steering."""
-
-    _KEPT = ("_pending", "_average", "_bias", "_estimate", "_measured", "_told")
+    """One tap: the quantity of its batches, what that says of the full set, and the steering."""
 
     def __init__(self, control: ControlConfig, objective: Objective, *, device: torch.device | str) -> None:
         self.control, self.metric = control, METRICS[control.metric]
         self._loss, self._sign = QUANTITIES[control.metric]
         self._pending = torch.zeros(2, dtype=torch.float32, device=device)  # sum and number of the batches' quantities
-        self._steering = Steering(control.side)
-        self._average: float | None = None
-        self._bias: float | None = None
-        self._estimate: float | None = None
-        self._measured: float | None = None
+        self._steering, self._estimator = Steering(control.side), Estimator()
         self._told = False
         objective.set_law(self._loss, control.tap, self._weight)
 
@@ -159,13 +152,14 @@ class ControlledTap:
         finite = torch.isfinite(quantity)
         self._pending += torch.stack([torch.where(finite, quantity, 0.0), finite.float()]).to(self._pending)
 
-    def steer(self, pace: float, batches: int) -> None:
+    def steer(self, pace: float, taken: int, batches: int) -> None:
         """Take the batches since the last call into the average, and move the multiplier.
 
         It rests until the first measurement: a network that has learnt nothing is off in ways that pass by themselves.
 
         Args:
             pace: the sum of the square roots of the rates since the last call.
+            taken: batches since the last call, in each process.
             batches: of the whole run.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -174,33 +168,26 @@ class ControlledTap:
         self._pending = torch.zeros_like(self._pending)
         if number == 0:
             return
-        fresh, kept = total / number, math.exp(-pace / _MEMORY)
-        self._average = fresh if self._average is None else fresh + kept * (self._average - fresh)
-        if self._bias is not None:
-            self._estimate = self._average + self._bias
-            self._steering.update(self._target - self._estimate, pace / batches)
+        self._estimator.take(total / number, math.exp(-pace / _MEMORY))
+        if self._estimator.ready and self._estimator.value is not None:
+            error = self._target - self._estimator.value
+            self._steering.update(error, pace / batches, max(pace / taken, self._estimator.share))
 
     def correct(self, measured: float) -> None:
-        """Move the bias half-way to what a measurement says, all the way the first time.
-
-        Half-way, as the average lags behind features that move, which one measurement takes for a bias.
-        """
-        self._measured = self._estimate = self._scaled(measured)
-        if self._average is not None:
-            found = self._measured - self._average
-            self._bias = found if self._bias is None else (self._bias + found) / 2
+        """Take a measurement of the full set."""
+        self._estimator.correct(self._scaled(measured))
 
     @property
     def met(self) -> bool:
         """Whether the value is on the right side of its target, or within 10 % of it."""
-        return self._estimate is not None and self._is_met(self._estimate)
+        return self._estimator.value is not None and self._is_met(self._estimator.value)
 
     def values(self) -> dict[str, float | None]:
         """The numbers of the log; the weight is that of the quantity in a batch like the average."""
         named = {
             "target": self.control.target,
-            "estimate": self._unscaled(self._estimate),
-            "measured": self._unscaled(self._measured),
+            "estimate": self._unscaled(self._estimator.value),
+            "measured": self._unscaled(self._estimator.measured),
             "weight": self._steering.level,
         }
         return {f"control/{self.control.tap}/{self.control.metric}/{name}": value for name, value in named.items()}
@@ -210,14 +197,15 @@ class ControlledTap:
         if self._told or not self._steering.gives_up:
             return None
         self._told = True
+        value = self._unscaled(self._estimator.value)
         return (
-            f"control: {self.control.metric} of {self.control.tap} is {self._unscaled(self._estimate):.3g} and does "
-            f"not reach {self.control.target:g}: the weight stays at its end, {self._steering.level:g}."
+            f"control: {self.control.metric} of {self.control.tap} is {value:.3g} and does not reach "
+            f"{self.control.target:g}: the weight stays at its end, {self._steering.level:g}."
         )
 
     def outcome(self) -> str:
         """Where the tap landed, in one line."""
-        control, value = self.control, self._measured
+        control, value = self.control, self._estimator.measured
         wanted = f"{control.metric} of {control.tap} {control.side} {control.target:g}"
         if value is None:
             return f"control: {wanted} was never measured."
@@ -226,21 +214,21 @@ class ControlledTap:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {**{name: getattr(self, name) for name in self._KEPT}, "steering": self._steering.state_dict()}
+        parts = {"estimator": self._estimator.state_dict(), "steering": self._steering.state_dict()}
+        return {"pending": self._pending, "told": self._told, **parts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        pending = self._pending
-        for name in self._KEPT:
-            setattr(self, name, state[name])
-        self._pending = self._pending.to(pending, copy=True)
+        self._pending = state["pending"].to(self._pending, copy=True)
+        self._told = state["told"]
+        self._estimator.load_state_dict(state["estimator"])
         self._steering.load_state_dict(state["steering"])
 
     def _weight(self, value: torch.Tensor) -> torch.Tensor:
         """The law of the objective: the weight of the loss in a batch where it has this value."""
-        if self._bias is None:
+        if not self._estimator.ready:
             return torch.zeros_like(value)
-        return self._sign * self._steering.weight(self._sign * value - (self._target - self._bias))
+        return self._sign * self._steering.weight(self._sign * value - (self._target - self._estimator.bias))
 
     def _is_met(self, value: float) -> bool:
         error = value - self._target

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from ood_nc.training.measurement import StepAverages
 CLASSES, DIM, BATCH, STEPS = 4, 6, 64, 400
 MEANS = torch.eye(CLASSES, DIM) - torch.eye(CLASSES, DIM).mean(0)
 NAME = "control/encoder/nc1/"
+ROOT = Path(__file__).parents[2]
 
 
 class Spread(nn.Module):
@@ -193,3 +196,17 @@ def test_what_it_cannot_do_is_said(small):
         train(small(**{"control": [{"tap": "encodr", "target": 1.0}]}))
     with pytest.raises(UserError, match=r"turn augment\.mixup"):
         train(small(**{"control": [{"target": 1.0}], "augment.mixup": 0.5}))
+
+
+@pytest.mark.slow
+def test_a_network_whose_batches_tell_little_lands() -> None:
+    """At this target a change of the batches' average hardly shows in the set (a share of 0.15): followed as if it did,
+    the same runs ended 6 and 9 % off."""
+    specification = importlib.util.spec_from_file_location("control_trial", ROOT / "scripts" / "control_trial.py")
+    assert specification is not None and specification.loader is not None
+    trial = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(trial)
+    pixels, _ = trial.images("digits", ROOT)
+    for seed in (202, 208):
+        _, control = trial.trained("resnet", pixels, seed, 2.0, 0.0)
+        assert control.values()[NAME + "measured"] == pytest.approx(2.0, rel=0.03)

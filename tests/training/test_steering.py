@@ -47,7 +47,29 @@ def test_updates_in_closed_form() -> None:
     assert float(steering.weight(torch.tensor(-0.9))) == pytest.approx(taken + 12 * (0.07 / 0.4) * 0.4 - 2 * 0.9)
     steering.update(-5.0, 0.5)  # counts for -1, which by itself is beyond the end: nothing winds up
     assert steering.multiplier == pytest.approx(taken)
-    assert float(steering.weight(torch.tensor(-6.5))) == pytest.approx(taken + 12 - 13)  # it rises no further
+    assert float(steering.weight(torch.tensor(-0.25))) == 1 - 2 * 0.25  # it ends at 1
+
+
+@pytest.mark.parametrize(("damping", "counts"), [(1.0, 1.0), (0.5, 2.0), (0.02, 10.0)])
+def test_the_push_makes_up_for_a_low_rate(damping: float, counts: float) -> None:
+    steering = Steering()
+    steering.update(0.01, 0.1, damping)
+    assert steering.level == pytest.approx(-16 * 0.01 * 0.1 - 12 * (0.1 / 0.4) * counts * 0.01 - 2 * 0.01)
+
+
+def test_the_ends_of_the_weight() -> None:
+    steering = Steering()
+    steering.update(1.0, 1.0)
+    assert steering.level == LOWEST_WEIGHT
+    assert float(steering.weight(torch.tensor(-2.0))) == LOWEST_WEIGHT
+    assert float(steering.weight(torch.tensor(0.5))) == -3 + 2 * 0.5  # all have -3: one far above its aim is left alone
+    assert float(steering.weight(torch.tensor(1.5))) == 0
+    steering.update(-1.0, 1.0)
+    assert float(steering.weight(torch.tensor(5.0))) == steering.level == 1
+    steering.update(-1.0, 0.1, damping=0.8)
+    assert steering.level == pytest.approx(1.25)
+    steering.update(-1.0, 0.1, damping=0.1)
+    assert steering.level == float(steering.weight(torch.tensor(5.0))) == 2
 
 
 @pytest.mark.parametrize(("side", "sign"), [("above", 1), ("below", -1)])
