@@ -14,7 +14,7 @@ _DRIFT = 1.5
 
 
 class Estimator:
-    """The value of the full set: measured now and then, and followed in between by the average of the batches' quantity.
+    """The value of the full set: measured now and then, followed in between by the average of the batches' quantity.
 
     A batch differs from the full set in evaluation mode by its few samples, by augmentation, dropout and batch norm's
     two modes. None of it is computed; the measurements tell two things:

@@ -209,4 +209,4 @@ def test_a_network_whose_batches_tell_little_lands() -> None:
     pixels, _ = trial.images("digits", ROOT)
     for seed in (202, 208):
         _, control = trial.trained("resnet", pixels, seed, 2.0, 0.0)
-        assert control.values()[NAME + "measured"] == pytest.approx(2.0, rel=0.03)
+        assert control.values()[NAME + "measured"] == pytest.approx(2.0, rel=0.05)
