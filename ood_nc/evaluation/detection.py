@@ -27,7 +27,7 @@ from ood_nc.scores import METRICS, percentile_intervals, resampled_metrics
 
 Scores = NDArray[np.float64]
 
-_SMALL = 1 << 25
+SMALL = 1 << 25
 """Values of features up to which the overhead of a call counts: 65,536 rows of 512."""
 
 
@@ -63,7 +63,7 @@ class TapSets:
 
     def __init__(self, queries: Mapping[str, TapQueries], tap: TapData) -> None:
         self._queries, self._together = queries, None
-        if sum(len(one) for one in queries.values()) * tap.features["id_test"].shape[1] <= _SMALL:
+        if sum(len(one) for one in queries.values()) * tap.features["id_test"].shape[1] <= SMALL:
             features = torch.cat([one.features for one in queries.values()])
             logits = torch.cat([one.logits for one in queries.values()]) if tap.own_logits else None
             self._together = TapQueries(features, logits=logits, head=tap.head)

@@ -40,6 +40,15 @@ class Found:
         """What the results keep beside the long table."""
         return {"histograms": self.histograms, "roc": self.roc, "maps": self.maps, "by_class": self.by_class}
 
+    def take_in(self, other: Found) -> None:
+        """Take in what was found elsewhere, at other taps."""
+        for name in ("rows", "histograms", "roc", "maps", "by_class", "notes"):
+            getattr(self, name).extend(getattr(other, name))
+        for key, columns in other.columns.items():
+            self.columns[key].update(columns)
+        self.scores.update(other.scores)
+        self.held_out.update(other.held_out)
+
     def draw(self, tap: str, name: str, one: Measured) -> None:
         """Keep what figures show of a detector's scores."""
         self.histograms += histograms(tap, name, one.tested)

@@ -55,6 +55,10 @@ class Plan:
         """By set key, the ids of the readable images."""
         return {key: bank.ids for key, bank in self.banks.items()}
 
+    def size_of(self, tap: str) -> int:
+        """Values of ID train at a tap."""
+        return self.banks["id_train"].taps[tap].numel()
+
     def of(self, kind: str, tap: str) -> MakeRow:
         """Makes a row of that kind at a tap."""
         depth = self.model.tap_info[tap].depth if tap in self.model.tap_info else None

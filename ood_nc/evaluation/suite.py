@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,13 @@ import torch.distributed as dist
 
 from ood_nc.arrays import ArrayLike
 from ood_nc.config import EvaluationConfig, FineTuningConfig
-from ood_nc.data import Source, TransferSource, jumbled, transfer_keys
+from ood_nc.data import Source, TransferSource, jumbled
 from ood_nc.detection import detector_class
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.evaluation.banks import extract_banks, same_taps
-from ood_nc.evaluation.calibration import calibration_rows
 from ood_nc.evaluation.choices import evidence_of, make_choices
-from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.detection import Measured, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble
 from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, tested_sets
@@ -40,13 +36,12 @@ from ood_nc.evaluation.paper import PaperTaps, measure_paper
 from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, Results
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
-from ood_nc.evaluation.scores_table import correct_column, scores_table
+from ood_nc.evaluation.scores_table import scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
-from ood_nc.evaluation.taps import TapData, open_tap
-from ood_nc.evaluation.transfer import Probed, id_accuracy, measure_probe, measure_probes, tunnel_rows
+from ood_nc.evaluation.tap_measurements import add_detectors, add_probe, measure_taps, timed
+from ood_nc.evaluation.transfer import measure_probe
 from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
-from ood_nc.progress import progress
 
 
 def evaluate(
@@ -185,7 +180,7 @@ def evaluate(
     clock = {"preparation": time.perf_counter() - start}
     weights = weights_hash(model) if features is None else None
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
-    with _timed(clock, "features"):
+    with timed(clock, "features"):
         tapped = PaperTaps(model) if PAPER in protocols else model
         if features is not None:
             banks = extract_banks(inputs, feature_bank)
@@ -198,7 +193,7 @@ def evaluate(
     preferred = (model.head_tap, "encoder")
     aliases = same_taps(model.tap_names, banks, preferred=preferred) if bank else {tap: [] for tap in model.tap_names}
     if bank and inputs.id_val is not None and inputs.id_val.transform is not None:
-        with _timed(clock, "features"):
+        with timed(clock, "features"):
             banks[MADE_IMAGES] = extractor(jumbled(inputs.id_val))
     if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
         return Results(rows=[])
@@ -222,24 +217,24 @@ def evaluate(
     found = Found()
     if STRICT in protocols:
         if bank:
-            _measure_taps(plan, found, clock)
+            measure_taps(plan, found, clock)
             shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
             found.maps = [one for name in shown for one in feature_maps(name, banks, feature_map, seed)]
         else:
             for name, rows, measured in measure_streamed(plan, streamed):
                 found.rows += rows
-                _take(plan, found, name, measured)
+                add_detectors(plan, found, name, measured)
             found.notes.append(skipped(streamed, probes))
         if tuned.part:
-            with _timed(clock, "transfer"):
+            with timed(clock, "transfer"):
                 fine_tuned = functools.partial(fine_tune, plan, tuned)
-                _take_probe(found, ENCODER, measure_probe(tuned.method, fine_tuned, ENCODER, plan))
-        with _timed(clock, "detection"):
+                add_probe(found, ENCODER, measure_probe(tuned.method, fine_tuned, ENCODER, plan))
+        with timed(clock, "detection"):
             _measure_network(plan, found)
     if FULL_SPECTRUM in protocols:
         found.rows += full_spectrum_rows(plan, found)
     if PAPER in protocols:
-        with _timed(clock, "paper"):
+        with timed(clock, "paper"):
             held_out = inputs.id_val is not None and id_val is None
             measure_paper(plan, tapped, found, held_out=held_out, feature_map=feature_map)
     inputs.notes += found.notes
@@ -261,63 +256,12 @@ def evaluate(
         series=found.series | {"gallery": gallery(plan, found, identity)},
         scores=scores_table(tested_sets(plan, found)),
     )
-    with _timed(clock, "relations"):
+    with timed(clock, "relations"):
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
         if STRICT in protocols:  # the rules speak of the model's own taps
             results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
-
-
-def _measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
-    with progress("measuring taps", total=len(plan.taps), unit="taps") as advance:
-        for name in plan.taps:
-            with _timed(clock, "id_probes"):
-                tap = open_tap(
-                    plan.model, name, plan.banks, head_fits=plan.inputs.head_fits, device=plan.device, seed=plan.seed
-                )
-            if (note := plan.banks["id_train"].copies_note(name)) is not None:
-                found.notes.append(f"{name}: of the ID train features, {note}")
-            _measure_tap(plan, tap, found, clock)
-            advance(1, note=name)
-    found.rows += tunnel_rows(found.rows, plan)
-
-
-def _measure_tap(plan: Plan, tap: TapData, found: Found, clock: dict[str, float]) -> None:
-    with _timed(clock, "collapse"):
-        found.rows += collapse_rows(tap, plan)
-        found.held_out[tap.name] = held_out_collapse(tap, plan.inputs)
-    with _timed(clock, "detection"):
-        _take(plan, found, tap.name, measure_detectors(tap, plan))
-    with _timed(clock, "transfer"):
-        for probed in measure_probes(tap, plan):
-            _take_probe(found, tap.name, probed)
-    rows, by_method = id_accuracy(tap, plan)
-    found.rows += rows
-    if tap.name == plan.model.head_tap:
-        found.rows += calibration_rows(tap, plan.of("accuracy", tap.name))
-    for method, right in by_method.items():
-        found.columns["id_test"][correct_column(tap.name, method)] = right
-
-
-def _take_probe(found: Found, tap: str, probed: Probed) -> None:
-    found.rows += probed.rows
-    found.by_class += probed.by_class
-    for (name, method), right in probed.correct.items():
-        found.columns[transfer_keys(name)[1]][correct_column(tap, method)] = right
-
-
-def _take(plan: Plan, found: Found, tap: str, measured: dict[str, Measured]) -> None:
-    """Take in what the detectors gave at a tap, and their ensembles."""
-    found.scores[tap] = {name: one.scores for name, one in measured.items() if one.scores}
-    for combine in plan.ensembles:
-        members = list(found.scores[tap].values())
-        method = f"{combine}(detectors)"
-        measured[method] = measure_ensemble(plan, members, combine, tap, method)
-    for name, one in measured.items():
-        found.add(tap, name, one)
-        if tap in (plan.model.head_tap, "encoder"):
-            found.draw(tap, name, one)
 
 
 def _measure_network(plan: Plan, found: Found) -> None:
@@ -333,10 +277,3 @@ def _measure_network(plan: Plan, found: Found) -> None:
     for name, one in measure_input_detectors(plan).items():
         found.add(tap, name, one)
         found.draw(tap, name, one)
-
-
-@contextmanager
-def _timed(clock: dict[str, float], part: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    clock[part] = clock.get(part, 0.0) + time.perf_counter() - start

@@ -19,8 +19,8 @@ from ood_nc.scores.ranking import as_scores, group_edges, measure_sorted, sort_s
 from ood_nc.scores.registry import METRICS
 from ood_nc.scores.resamples import RankResamples, draw_ranks, rank_edges
 
-_CELLS = 1 << 17
-"""Counts at a time: a megabyte an array at most, which the next one finds in memory that is there already."""
+_CELLS = 1 << 20
+"""Counts at a time: eight megabytes an array at most."""
 
 
 class _Drawn(RankCounts):

@@ -119,7 +119,7 @@ def test_sets_that_are_scored_as_one_have_the_scores_of_each(
 ) -> None:
     options = {**arguments(), "detectors": ["*"], "probes": [], "bootstrap": 0}
     together = evaluate(model, **options)
-    monkeypatch.setattr("ood_nc.evaluation.detection._SMALL", 0)
+    monkeypatch.setattr("ood_nc.evaluation.detection.SMALL", 0)
     apart = evaluate(model, **options)
     names = [name for name in apart.scores.column_names if name.startswith("score/")]
     assert len(names) > 100 and together.scores.column_names == apart.scores.column_names
