@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ def _measured(found: Results) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Taps are measured on two cores; gives the number of torch's threads that measured each."""
     before, seen = torch.get_num_threads(), {}
     measure = tap_measurements._measure_tap
@@ -34,8 +35,15 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     torch.set_num_threads(before)
 
 
-def test_taps_beside_each_other_give_what_they_give_one_by_one(threads: dict[str, int], model: ControlledModel) -> None:
-    options = {**arguments(), "detectors": ["energy", "mahalanobis", "vim", "knn"], "ensembles": ["rank"]}
+def test_taps_beside_each_other_give_what_they_give_one_by_one(
+    threads: dict[str, int], model: ControlledModel, tmp_path: Path
+) -> None:
+    options = {
+        **arguments(),
+        "cache": tmp_path,
+        "detectors": ["energy", "mahalanobis", "vim", "knn"],
+        "ensembles": ["rank"],
+    }
     evaluate(model, **{**options, "detectors": ["energy"], "probes": []})  # so that both read the same banks
     beside = evaluate(model, **options)
     assert len(threads) == 3 and set(threads.values()) == {1}, "each has its share of the cores"
