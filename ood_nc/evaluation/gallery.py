@@ -54,11 +54,12 @@ def gallery(plan: Plan, found: Found, identity: Mapping[str, Any]) -> dict[str, 
     train, sets = plan.banks["id_train"], plan.inputs.all()
     rows: list[dict[str, Any]] = []
     pictures = _Pictures(sets)
+    queries = [plan.banks[key].taps[tap][torch.from_numpy(positions)] for key, _, positions in wanted]
+    near = iter(_nearest(torch.cat(queries), train.taps[tap]))
     for key, kind, positions in wanted:
         bank = plan.banks[key]
         images: list[dict[str, Any]] = []
-        near = _nearest(bank.taps[tap][torch.from_numpy(positions)], train.taps[tap])
-        for position, neighbours in zip(positions.tolist(), near, strict=True):
+        for position, neighbours in zip(positions.tolist(), near, strict=False):
             ids = [train.ids[row] for row in neighbours]
             if pictures.add(key, bank.ids[position]) and all(pictures.add("id_train", name) for name in ids):
                 classes = [_class_name(plan, int(train.labels[row])) for row in neighbours]
