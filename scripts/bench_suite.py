@@ -41,8 +41,6 @@ DETECTORS = [
     "energy",
     "entropy",
     "gen",
-    "temperature",
-    "klm",
     "openmax",
     "react",
     "ash_s",
