@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 from ood_nc.report.figures.figure import Figure, Panel, Series
@@ -9,7 +11,6 @@ from ood_nc.report.numbers import compact
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "triangle-down", "pentagon", "star")
-_TICKS = [factor * 10.0**power for power in range(-9, 10) for factor in (1, 2, 5)]
 _HEIGHT = 300
 _GAP = 80
 
@@ -31,7 +32,7 @@ def plotly_figure(figure: Figure) -> dict[str, Any]:
         left, top = (number % columns) * (width + 0.1), 1 - (number // columns) * (height + gap)
         suffix = str(number + 1) if number else ""
         layout[f"xaxis{suffix}"], layout[f"yaxis{suffix}"] = _axes(panel, suffix, left, left + width, top, height)
-        layout["annotations"].append(_title(panel, left + width / 2, top))
+        layout["annotations"].append(_title(panel, left + width / 2, top, both=columns < 3))
         scale = {"x": left + width, "y": top - height / 2, "len": height, "thickness": 8}
         traces = [{**_cells(panel), "colorbar": scale}] if panel.is_map else [_trace(one) for one in panel.series]
         data += [{**trace, "xaxis": f"x{suffix}", "yaxis": f"y{suffix}"} for trace in traces]
@@ -42,16 +43,26 @@ def _axes(panel: Panel, suffix: str, left: float, right: float, top: float, heig
     names = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
     x = {"domain": [left, right], "anchor": f"y{suffix}", "title": {"text": panel.x, "standoff": 4}}
     x |= {"type": "category", "categoryorder": "array", "categoryarray": names} if names else {}
-    x |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{x:g}" for x in _TICKS]} if panel.log_x else {}
-    y = {"domain": [max(top - height, 0), top], "anchor": f"x{suffix}", "title": {"text": panel.y, "standoff": 2}}
-    y |= {"type": "log", "tickvals": _TICKS, "ticktext": [f"{tick:g}" for tick in _TICKS]} if panel.log_y else {}
+    x |= {"type": "log", **_ticks([x for one in panel.series for x in one.x])} if panel.log_x else {}
+    said = panel.y if panel.y != panel.title or panel.note else ""  # once, where the title says it
+    y = {"domain": [max(top - height, 0), top], "anchor": f"x{suffix}", "title": {"text": said, "standoff": 2}}
+    y |= {"type": "log", **_ticks([y for one in panel.series for y in one.y])} if panel.log_y else {}
     return x, {**y, "type": "category"} if panel.is_map else y
 
 
-def _title(panel: Panel, x: float, y: float) -> dict[str, Any]:
-    # Beside its neighbours there is room for one of them, and the axes say the rest.
-    place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "yanchor": "bottom"}
-    return {"text": panel.note or panel.title, "showarrow": False, **place}
+def _ticks(values: Sequence[Any]) -> dict[str, Any]:
+    """Of a logarithmic axis: at 1, 2 and 5, over many decades at 1 alone."""
+    positive = [value for value in values if value]
+    factors = (1,) if max(positive, default=1) > 50 * min(positive, default=1) else (1, 2, 5)
+    ticks = [factor * 10.0**power for power in range(-9, 10) for factor in factors]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+
+
+def _title(panel: Panel, x: float, y: float, *, both: bool) -> dict[str, Any]:
+    """Title and note; where both have no room beside their neighbours, the note: the axes say the rest."""
+    lines = [panel.title, *wrap(panel.note, 60)] if both else [panel.note or panel.title]
+    place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
+    return {"text": "\n".join(lines), "showarrow": False, **place}
 
 
 def _cells(panel: Panel) -> dict[str, Any]:

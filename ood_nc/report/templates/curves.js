@@ -161,7 +161,7 @@ DATA.runs.forEach((_, run) => {
 
 /** A figure of the paper: its traces as they came, in the page's colours. */
 function paperFigure({ data, layout }) {
-  const annotations = layout.annotations.map(one => ({ ...one, text: escaped(one.text), font: { size: 11 } }));
+  const annotations = layout.annotations.map(one => ({ ...one, text: escaped(one.text).replaceAll("\n", "<br>"), font: { size: 11 } }));
   const traces = data.map(trace => {
     const color = css(`--c${trace.style.color}`);
     if (trace.type === "heatmap") {

@@ -33,7 +33,7 @@ function baseLayout(layout, size) {
     showlegend: false,
     dragmode: coarse ? false : "zoom",
     font: { family: css("--sans"), size: printing ? 9 : 12, color: ink },
-    margin: { l: 64, r: 18, t: layout.annotations ? 36 : 14, b: 30 },
+    margin: { l: 64, r: 18, t: layout.annotations ? 50 : 14, b: 30 },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--muted"), activecolor: ink },
     hoverlabel: { bgcolor: css("--paper"), bordercolor: line, font: { color: ink, size: 12 } },
     ...axesOf(layout, axis),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,8 @@ def test_histograms_are_shares_with_fpr95_of_their_set(runs: list[Run]) -> None:
         assert all(sum(one.y) == pytest.approx(100) and len(one.x) == len(one.y) for one in panel.series)
     wanted = {"kind": "detection", "dataset": "textures", "method": "energy", "metric": "fpr95_id_positive"}
     value = measured(runs[0], **wanted)["encoder"]
-    name = next(one.name for one in panels[0].series if one.name.startswith("textures"))
-    assert float(name.split()[-2]) == pytest.approx(100 * value, abs=0.051)
+    (told,) = re.findall(r"textures ([\d.]+) %", panels[0].note)
+    assert float(told) == pytest.approx(100 * value, abs=0.051)
 
 
 def test_training_holds_the_logs_numbers(runs: list[Run]) -> None:
@@ -143,6 +145,27 @@ def test_the_page_has_an_axis_pair_a_panel(runs: list[Run]) -> None:
         domains = [drawn["layout"][key]["domain"] for key in drawn["layout"] if key[1:5] == "axis"]
         assert all(0 <= low < high <= 1 + 1e-9 for low, high in domains)
         json.dumps(drawn, allow_nan=False)
+
+
+def test_titles_stand_above_their_panels_and_say_what_an_axis_would(runs: list[Run]) -> None:
+    drawn = {one.name: (one, plotly_figure(one)["layout"]) for one in build(runs) if one.panels}
+    for one, layout in drawn.values():
+        for number, (panel, title) in enumerate(zip(one.panels, layout["annotations"], strict=True)):
+            x, y = (layout[f"{axis}axis{number + 1 if number else ''}"] for axis in "xy")
+            assert (title["x"], title["xanchor"]) == (pytest.approx(sum(x["domain"]) / 2), "center")
+            assert panel.y in (y["title"]["text"], title["text"])
+    figure, layout = drawn["histograms"]
+    for panel, title in zip(figure.panels, layout["annotations"], strict=True):
+        assert title["text"].splitlines() == [panel.title, panel.note]
+
+
+def test_a_logarithmic_axis_of_many_decades_has_room_for_its_ticks(runs: list[Run]) -> None:
+    figure = next(one for one in build(runs) if any(panel.log_x for panel in one.panels))
+    panel = next(panel for panel in figure.panels if panel.log_x)
+    for spread, wanted in ((10.0, 5.0), (1000.0, 10.0)):
+        series = [replace(one, x=[1.0, spread], y=[1.0, 2.0], low=None, high=None, labels=None) for one in panel.series]
+        axis = plotly_figure(replace(figure, panels=[replace(panel, series=series)]))["layout"]["xaxis"]
+        assert next(tick for tick in axis["tickvals"] if tick > 2) == wanted
 
 
 def test_files_are_vector_graphics_and_the_same_twice(runs: list[Run], tmp_path: Path) -> None:
