@@ -7,9 +7,9 @@
 The features are those of scripts/benchmark_neighbors.py: unit rows of classes with a spectrum, OOD of other classes.
 The first writes them as a folder of .npy files that `ood-nc evaluate --features DIR` takes too. The second evaluates
 it, by default with the detectors and probes that an evaluation has by default, and prints the largest resident memory
-(the mapped file counts), the processor time and what was found. The third writes the train features as a bank keeps
-them, and reads the file in turns as bytes and as a bank: with opening it, which checks its digest, from the disk and
-from the page cache, and from there opened before.
+(the mapped file counts), the processor time and what was found. The third writes the train features, beside the folder,
+as a bank keeps them, and reads the file in turns as bytes and as a bank: with opening it, which checks its digest, from
+the disk and from the page cache, and from there opened before.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(work: Path, detectors: list[str] | None, probes: list[str] | None) -
 
 def read(work: Path) -> None:
     """Read the bank in every way, in turns, and print seconds and the rates beside that of its bytes."""
-    path = work / "bank.safetensors"
+    path = work.with_name(f"{work.name}.safetensors")  # the folder itself holds features alone
     if not path.exists():
         features = np.load(work / "id_train" / "features.npy", mmap_mode="c")
         file = RowFile(path, features.shape[1], torch.float16, len(features), {})
