@@ -81,15 +81,20 @@ class Plots:
         go, _ = _plotly()
         figure = go.Figure()
         collapse = self._found[NC1]
+        errors = [values for label, values in self._found.items() if label != NC1]
+        highest = {tap: max((values[tap] for values in errors if tap in values), default=0) for tap in self._taps}
         for number, (label, values) in enumerate(self._found.items()):
             taps = [tap for tap in self._taps if tap in values and collapse.get(tap, 0) > 0]
             if label != NC1 and taps:
                 x, y = [collapse[tap] for tap in taps], [100 * values[tap] for tap in taps]
+                # Points of a tap stand above each other: the highest alone has its name on it.
                 look = {
+                    "text": [tap if values[tap] == highest[tap] else "" for tap in taps],
+                    "hovertext": taps,
                     "marker": {"color": COLORS[number % len(COLORS)], "symbol": number},
                     "textposition": "top center",
                 }
-                figure.add_trace(go.Scatter(x=x, y=y, text=taps, name=label, mode="markers+text", **look))
+                figure.add_trace(go.Scatter(x=x, y=y, name=label, mode="markers+text", **look))
         figure.update_xaxes(title_text="NC1 (0 = collapsed)", type="log")
         figure.update_yaxes(title_text="error, %")
         return figure.update_layout(title=f"{self._run}: collapse against errors", template="plotly_white")

@@ -62,6 +62,8 @@ def test_the_tradeoff_is_errors_against_collapse(results: Results) -> None:
     detection, transfer = results.plot.tradeoff().data
     assert list(detection.x) == [8.0, 2.0, 0.4] and list(detection.text) == list(NC1)
     assert list(transfer.x) == [8.0, 2.0] and list(transfer.y) == pytest.approx([60, 25])
+    assert list(transfer.text) == ["", ""], "of the points above each other the highest is named"
+    assert list(transfer.hovertext) == list(NC1)[:2]
 
 
 def test_without_plotly_it_is_one_line(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
