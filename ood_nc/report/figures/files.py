@@ -157,8 +157,10 @@ def _draw_series(axes: Any, panel: Panel, number: int, names: list[str]) -> Any:
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
         return bars
     if one.mark == "points" and number == 0 and one.labels and len(set(one.labels)) == len(x):
-        for place, y, label in zip(x, one.y, one.labels, strict=True):
-            axes.annotate(label, (place, y), xytext=(3, 3), textcoords="offset points", fontsize=6, color=color)
+        # Above and below in turn, so that names of neighbours do not lie on each other.
+        for turn, (place, y, label) in enumerate(sorted(zip(x, one.y, one.labels, strict=True), key=lambda it: it[0])):
+            at = (3, -8 if turn % 2 else 3)
+            axes.annotate(label, (place, y), xytext=at, textcoords="offset points", fontsize=6, color=color)
     look: dict[str, Any] = {
         "color": color,
         "linewidth": 1.2,

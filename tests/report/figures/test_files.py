@@ -71,3 +71,12 @@ def test_a_name_that_looks_different_in_two_panels_is_told_in_each(
     assert not canvas.legends
     told = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in canvas.axes]
     assert told == [["first", "second"]] * 2
+
+
+def test_names_of_neighbouring_points_do_not_lie_on_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["resnet20", "mobilenet", "resnet32"]
+    points = Series("points", [0.72, 1.3, 0.66], [83.0, 16.0, 83.0], labels=names, mark="points")
+    canvas = drawn(Figure("one", "One", [Panel("shift", "distance", "accuracy, %", [points])]), tmp_path, monkeypatch)
+    boxes = {text.get_text(): text.get_window_extent() for text in canvas.axes[0].texts}
+    assert set(boxes) == set(names)
+    assert not boxes["resnet20"].overlaps(boxes["resnet32"])
