@@ -9,7 +9,7 @@ _KEEP = 0.9
 """What a pair of measurements counts for in `Estimator.share` after one more."""
 _PRIOR = 0.01
 """The square of the change that stands there for a share of 1 before anything is known."""
-_DRIFT = 1.5
+_DRIFT = 2.0
 """How far the bias may fall below the first."""
 
 
@@ -22,7 +22,7 @@ class Estimator:
     - The share of a change of the average that the next measurement shows, by least squares over the past ones. A batch
       of a dozen images a class says nearly all where the classes are apart, and next to nothing where they are not: its
       average then changes by its noise alone, and the last measurement is the better estimate.
-    - The bias, what the average is off by. It falls by 1.5 at most below the first: batches that are pushed without a
+    - The bias, what the average is off by. It falls by 2 at most below the first: batches that are pushed without a
       bound end with their classes one while those of the set are still apart; then neither tells of the other, and no
       weight brings them back.
 
