@@ -17,7 +17,9 @@ PICTURES = ("nc1", "nc2", "nc4", "nc5", "gnc", "imbalance", "rank", "entropy")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    runpy.run_path(str(SCRIPT))["main"](folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # as where the script itself is run
+        runpy.run_path(str(SCRIPT))["main"](folder)
     return folder
 
 
