@@ -225,6 +225,7 @@ def whitened_distance(rows: Tensor, origin: Tensor, matrix: Tensor, centers: Ten
     collapsed = False
 
     def distance(part: Tensor) -> Tensor:
+        """Those of some rows, in float32 until most of them need float64."""
         nonlocal collapsed
         if collapsed:
             return exact(part)
@@ -299,6 +300,7 @@ def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
     high, low = accumulate.split(origin.clone(), torch.float32)
 
     def norms(part: Tensor) -> Tensor:
+        """Those of some rows, in float32 where that shows no rounding."""
         centered = (part.float() - high).sub_(low)
         projected: Tensor = torch.linalg.vector_norm(centered @ narrow, dim=1)
         rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(centered, dim=1)
@@ -324,6 +326,7 @@ def largest_cosine(rows: Tensor, center: Tensor, directions: Tensor) -> Tensor:
     high, low = accumulate.split(center.clone(), torch.float32)
 
     def cosine(part: Tensor) -> Tensor:
+        """Those of some rows, in float32 where they are not near 1."""
         centered = (part.float() - high).sub_(low) if bool(center.any()) else part.float()
         lengths = torch.linalg.vector_norm(centered, dim=1, dtype=torch.float64)
         lengths.masked_fill_(lengths == 0, 1.0)
