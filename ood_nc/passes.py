@@ -56,6 +56,30 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                     del _held[id(layer)]
 
 
+@contextmanager
+def channels_last(module: nn.Module) -> Iterator[None]:
+    """Convolutions with their weights as channels-last images need them, which each pass would bring about anew.
+
+    No value differs. Afterwards the weights are where they were, also in memory, and what was written into them
+    meanwhile is there.
+    """
+    laid_out: list[tuple[nn.Parameter, torch.Tensor, int]] = []
+    with _lock:
+        for weight in module.parameters():
+            known = weight.dim() == 4 and weight.device.type == "cpu" and type(weight.data) is torch.Tensor
+            if known and not weight.is_inference() and not weight.is_contiguous(memory_format=torch.channels_last):
+                laid_out.append((weight, weight.data, weight._version))
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        with _lock:
+            for weight, original, version in laid_out:
+                if weight._version != version:
+                    original.copy_(weight.data)
+                weight.data = original
+
+
 def run_with(module: nn.Module, tensors: Mapping[str, torch.Tensor], *inputs: Any) -> Any:
     """What ``module`` gives for ``inputs`` with these tensors in place of its parameters and buffers of those names.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_nc.passes import evaluating, hook, run_with
+from ood_nc.passes import channels_last, evaluating, hook, run_with
 
 
 def network() -> nn.Sequential:
@@ -79,3 +79,46 @@ def test_a_module_at_two_places_keeps_its_weights() -> None:
         for value in network.parameters():
             value.mul_(2)
         torch.testing.assert_close(found, network(rows))
+
+
+def convolutions() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_weights_are_channels_last_inside_and_where_they_were_afterwards() -> None:
+    module = convolutions()
+    before = [(weight.data_ptr(), weight.stride(), weight.clone()) for weight in module.parameters()]
+    with pytest.raises(KeyError), channels_last(module):
+        assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert not module[0].weight.is_contiguous()
+        assert all(torch.equal(weight, kept) for weight, (*_, kept) in zip(module.parameters(), before, strict=True))
+        raise KeyError
+    for weight, (address, stride, kept) in zip(module.parameters(), before, strict=True):
+        assert (weight.data_ptr(), weight.stride()) == (address, stride) and torch.equal(weight, kept)
+
+
+def test_what_is_written_into_weights_meanwhile_is_kept() -> None:
+    module, other = convolutions(), convolutions()
+    address = module[0].weight.data_ptr()
+    with channels_last(module):
+        module.load_state_dict(other.state_dict())
+    assert torch.equal(module[0].weight, other[0].weight) and module[0].weight.data_ptr() == address
+
+
+def test_overlapping_blocks_leave_weights_where_they_were() -> None:
+    module = convolutions()
+    address = module[0].weight.data_ptr()
+    first, second = channels_last(module), channels_last(module)
+    for step in (first.__enter__, second.__enter__):
+        step()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert module[0].weight.data_ptr() == address and module[0].weight.is_contiguous()
+
+
+def test_weights_that_cannot_be_laid_out_are_left() -> None:
+    with torch.inference_mode():
+        module = convolutions()
+    stride = module[0].weight.stride()
+    with channels_last(module), channels_last(nn.Conv2d(3, 4, 3, device="meta")):
+        assert module[0].weight.stride() == stride

@@ -74,6 +74,11 @@ class PaperTaps(nn.Module):
         self.is_cnn, self.paper_taps = _find(model)
         self.tap_info = {**model.tap_info, **{tap.info.name: tap.info for tap in self.paper_taps}}
 
+    @property
+    def runs_in_threads(self) -> bool:
+        """Whether several threads may run it at once."""
+        return bool(self.model.runs_in_threads)
+
     def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, Features]:
         """Return the logits and every tap, the model's own first."""
         found: Features = {}

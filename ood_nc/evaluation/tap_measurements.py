@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from ood_nc.data import transfer_keys
 from ood_nc.evaluation.calibration import calibration_rows
@@ -23,6 +20,7 @@ from ood_nc.evaluation.scores_table import correct_column
 from ood_nc.evaluation.taps import open_tap
 from ood_nc.evaluation.transfer import Probed, id_accuracy, measure_probes, tunnel_rows
 from ood_nc.progress import progress
+from ood_nc.threads import beside_each_other
 
 
 def measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
@@ -36,7 +34,10 @@ def measure_taps(plan: Plan, found: Found, clock: dict[str, float]) -> None:
     """
     start, spent = time.perf_counter(), dict[str, float]()
     measure = functools.partial(_measure_tap, plan)
-    with progress("measuring taps", total=len(plan.taps), unit="taps") as advance, _beginning(plan) as begin:
+    with (
+        progress("measuring taps", total=len(plan.taps), unit="taps") as advance,
+        beside_each_other(_at_once(plan)) as begin,
+    ):
         begun = {name: begin(measure, name) for name in sorted(plan.taps, key=plan.size_of, reverse=True)}
         for name in plan.taps:
             one, seconds = begun[name]()
@@ -79,27 +80,10 @@ def timed(clock: dict[str, float], part: str) -> Iterator[None]:
     clock[part] = clock.get(part, 0.0) + time.perf_counter() - start
 
 
-@contextmanager
-def _beginning(plan: Plan) -> Iterator[Callable[..., Callable[[], Any]]]:
-    """What begins a call and returns what waits for its result: beside others where one tap leaves cores idle."""
-    threads = torch.get_num_threads()
+def _at_once(plan: Plan) -> int:
+    """Taps that are measured beside each other: where one leaves cores idle."""
     small = plan.device.type == "cpu" and max(map(plan.size_of, plan.taps), default=0) <= SMALL
-    workers = min(threads, len(plan.taps)) if small else 1
-    if workers < 2:
-        yield functools.partial
-        return
-
-    def share_of_cores() -> None:
-        # Both hold for the calling thread, the second for faiss too; the first also for threads that begin meanwhile.
-        torch.set_num_threads(threads // workers)
-        threadpool_limits(threads // workers, user_api="openmp")
-
-    pool = ThreadPoolExecutor(workers, initializer=share_of_cores)
-    try:
-        yield lambda *call: pool.submit(*call).result
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    return min(torch.get_num_threads(), len(plan.taps)) if small else 1
 
 
 def _measure_tap(plan: Plan, name: str) -> tuple[Found, dict[str, float]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,14 @@ from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import Reader, collate
-from ood_nc.passes import evaluating
+from ood_nc.passes import channels_last, evaluating
 from ood_nc.progress import progress
+from ood_nc.threads import beside_each_other, in_order
 
 Unread = list[tuple[int, str]]
+
+_LEAST = 32
+"""Images of a pass that runs beside others."""
 
 
 class UnreadableError(UserError):
@@ -94,29 +99,40 @@ def forwarded(
     """
     device = choose_device(device)
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    at_once = _at_once(model, batch_size, device, world)
     starts = range(start, len(dataset), batch_size)
-    batches = [list(range(first, min(first + batch_size, len(dataset)))) for first in starts]
-    own = batches[rank::world]
+    batches = [range(first, min(first + batch_size, len(dataset))) for first in starts]
+    own = [_parts(batch, at_once) for batch in batches[rank::world]]
+    sampler = [part for parts in own for part in parts]
     loader: DataLoader[Any] = DataLoader(
         Reader(dataset),
-        batch_sampler=own,
-        num_workers=min(workers, len(own)),
+        batch_sampler=sampler,
+        num_workers=min(workers, len(sampler)),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the global one is the caller's
     )
-    autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
-    read, fastest = iter(loader), _fastest(model.forward_taps, device)
-    with evaluating(model.to(device)), progress(f"features of {dataset.name}", len(dataset)) as advance:
+    fastest = _Fastest(model, device)
+
+    def one_pass(rows: torch.Tensor, images: torch.Tensor | None, unread: Unread) -> Forwarded:
+        # Modes hold in the thread that enters them, and not for what the caller does with a batch.
+        autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
+        with torch.inference_mode(), autocast:
+            output, taps = _forward(model, fastest, images, device, dtype)
+        return Forwarded(0, rows, taps, output, unread)
+
+    with (
+        evaluating(model.to(device)),
+        fastest,
+        progress(f"features of {dataset.name}", len(dataset)) as advance,
+        beside_each_other(at_once) as begin,
+    ):
         advance(start)
+        passes = in_order((begin(one_pass, *read) for read in loader), ahead=at_once if at_once > 1 else 0)
         for first in range(0, len(batches), world):
             batch = None
             if first + rank < len(batches):
-                rows, images, unread = next(read)
-                # Not around the whole loop: what is done with a batch is the caller's.
-                with torch.inference_mode(), autocast:
-                    output, taps = _forward(model, fastest, images, device, dtype)
-                batch = Forwarded(batches[first + rank][-1] + 1, rows, taps, output, unread)
+                batch = _joined([next(passes) for _ in own[first // world]], batches[first + rank].stop)
             for one in _from_all(batch):
                 yield one
                 advance(len(one.rows) + len(one.unread))
@@ -199,23 +215,64 @@ def described(dataset: Any, broken: Unread) -> tuple[torch.Tensor, tuple[str, ..
     return labels[keep], tuple(ids[row] for row in keep.nonzero().flatten().tolist()), named
 
 
-def _fastest(forward: Callable[[torch.Tensor], Any], device: torch.device) -> Callable[[torch.Tensor], Any]:
-    """The pass on a layout of the images that the device's convolutions are faster on; values differ by rounding."""
-    if device.type != "cpu":
-        return forward
-    accepted = True
+def _at_once(model: Any, batch_size: int, device: torch.device, processes: int) -> int:
+    """Passes that run beside each other, so many that each has images enough to be worth a thread of its own.
 
-    def channels_last(images: torch.Tensor) -> Any:
-        nonlocal accepted
-        if accepted:
+    One that has its convolutions, and all between them, to itself is faster than several that share each of them.
+    """
+    if device.type != "cpu" or processes > 1 or not getattr(model, "runs_in_threads", False):
+        return 1
+    return max(1, min(torch.get_num_threads(), batch_size // _LEAST))
+
+
+def _parts(batch: range, count: int) -> list[list[int]]:
+    """A batch in so many parts of equal length."""
+    length = -(-len(batch) // count)
+    return [list(batch[first : first + length]) for first in range(0, len(batch), length)]
+
+
+def _joined(parts: list[Forwarded], stop: int) -> Forwarded:
+    """The batch that was forwarded in parts."""
+    if len(parts) == 1:
+        return parts[0]._replace(stop=stop)
+    taps = {name: torch.cat([part.taps[name] for part in parts]) for name in parts[0].taps}
+    unread = [one for part in parts for one in part.unread]
+    return Forwarded(
+        stop, torch.cat([part.rows for part in parts]), taps, torch.cat([part.logits for part in parts]), unread
+    )
+
+
+class _Fastest:
+    """The pass on a layout of images and weights that the processor's convolutions are faster on, for the length of a
+    ``with`` block; values differ by rounding.
+
+    Args:
+        model: with ``forward_taps``.
+        device: any other than a processor is given the images as they are.
+    """
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self._model, self._accepted = model, device.type == "cpu"
+        self._laid_out, self._lock = ExitStack(), Lock()
+
+    def __enter__(self) -> _Fastest:
+        if self._accepted:
+            self._laid_out.enter_context(channels_last(self._model))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._laid_out.close()
+
+    def __call__(self, images: torch.Tensor) -> Any:
+        if self._accepted:
             try:
-                return forward(images.contiguous(memory_format=torch.channels_last))
+                return self._model.forward_taps(images.contiguous(memory_format=torch.channels_last))
             except RuntimeError:
                 # A module that takes views of its maps needs them as they are; any other error comes again.
-                accepted = False
-        return forward(images)
-
-    return channels_last
+                with self._lock:
+                    self._accepted = False
+                    self._laid_out.close()
+        return self._model.forward_taps(images)
 
 
 def _forward(

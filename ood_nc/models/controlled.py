@@ -173,6 +173,11 @@ class ControlledModel(nn.Module):
             self.head_tap: (self.head_weight, self.head_bias)
         }
 
+    @property
+    def runs_in_threads(self) -> bool:
+        """Whether several threads may run it at once: code of one's own may keep something between its layers."""
+        return self._spec["backbone"] is not None and self._recorder.is_alone(self)
+
     def forward(self, images: torch.Tensor, *, taps: bool = False) -> Any:
         """Return the logits (B, C); with ``taps`` the pair that `forward_taps` returns.
 
@@ -297,8 +302,7 @@ class ControlledModel(nn.Module):
     ) -> dict[str, TapInfo]:
         modules = resolve_taps(patterns, pooling, self.backbone, encoder.seen, self.backbone_name)
         self._recorder = Recorder(modules, self.backbone)
-        rows: list[tuple[str, str, int, bool | None]]
-        rows = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
+        rows: list[Any] = [(name, tap.pooling.name, tap.dim, tap.nonnegative) for name, tap in modules.items()]
         if "encoder" in patterns:
             rows.append(("encoder", "native", encoder.dim, encoder.nonnegative))
         if "adapter" in patterns and self.adapter is not None:
@@ -319,12 +323,10 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
     """
     channels, *sides = config.input_size or (config.in_chans,)
     given = {key: getattr(config, key) for key in IMAGE_SETTINGS}
-    projector = config.projector.model_dump()
-    kind, adapter = projector.pop("kind"), projector.pop("adapter")
     return ControlledModel(
         config.name,
         num_classes,
-        projector=kind,
+        projector=config.projector.kind,
         taps=config.taps,
         pooling=config.pooling,
         normalization=config.normalization,
@@ -335,8 +337,8 @@ def build_model(config: ModelConfig, num_classes: int, *, test_size: bool = Fals
         in_chans=channels,
         drop=config.drop,
         drop_path=config.drop_path,
-        projector_options=projector,
-        adapter=adapter,
+        projector_options=config.projector.model_dump(exclude={"kind", "adapter"}),
+        adapter=config.projector.adapter,
         backbone_options=config.kwargs,
         images={key: value for key, value in given.items() if value is not None},
         test_size=test_size,

@@ -74,6 +74,17 @@ class Recorder:
             else:
                 module.register_forward_hook(hook)
 
+    @staticmethod
+    def is_alone(model: nn.Module) -> bool:
+        """Whether the model has no hooks of someone else's, who would expect one pass after the other, and is not
+        compiled, which runs in one thread."""
+        return all(
+            module._compiled_call_impl is None
+            and all(isinstance(one, _Hook) for one in module._forward_hooks.values())
+            and all(isinstance(one, _Hook) for one in module._forward_pre_hooks.values())
+            for module in model.modules()
+        )
+
     def recording(self) -> _Recording:
         """Record inside a ``with`` block, into the dict that it gives."""
         return _Recording(self)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from ood_nc.features import UnreadableError, extract
+from ood_nc.features import UnreadableError, extract, forwarded
 from ood_nc.models import ControlledModel
 from tests.helpers.fakes import TinyData, TinyModel
 
@@ -120,6 +124,93 @@ def test_taps_of_a_convolutional_network_are_the_same_to_a_millionth() -> None:
     for name, rows in bank.taps.items():
         wanted = torch.cat([part[name] for part in expected])
         assert float((rows - wanted).norm() / wanted.norm()) < 1e-6, name
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
+    """Of each pass of a controlled model: whether it is in the caller's thread, and how many images it has."""
+    seen: list[tuple[bool, int]] = []
+    forward = ControlledModel.forward
+
+    def watched(self: ControlledModel, images: torch.Tensor, **options: Any) -> Any:
+        seen.append((threading.current_thread() is threading.main_thread(), len(images)))
+        return forward(self, images, **options)
+
+    monkeypatch.setattr(ControlledModel, "forward", watched)
+    return seen
+
+
+def convnet() -> ControlledModel:
+    torch.manual_seed(0)
+    return ControlledModel("resnet18", 5, projector=None, taps=("stages", "encoder"), img_size=32).eval()
+
+
+def pictures(n: int, broken: tuple[int, ...] = ()) -> TinyData:
+    data = TinyData(n, broken)
+    data.images = torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    return data
+
+
+def test_passes_beside_each_other_give_what_one_after_the_other_gives(
+    two_threads: None, passes: list[tuple[bool, int]]
+) -> None:
+    model, data = convnet(), pictures(150, broken=(3, 70, 149))
+    beside = list(forwarded(model, data, batch_size=64))
+    assert sorted(passes) == [(False, 10), (False, 11), (False, 31), (False, 31), (False, 32), (False, 32)]
+    assert torch.get_num_threads() == 2
+    resumed = list(forwarded(model, data, batch_size=64, start=64))
+    assert all(torch.equal(one.logits, other.logits) for one, other in zip(resumed, beside[1:], strict=True))
+    torch.set_num_threads(1)
+    passes.clear()
+    one_by_one = list(forwarded(model, data, batch_size=64))
+    assert passes == [(True, 63), (True, 63), (True, 21)]
+    for one, other in zip(beside, one_by_one, strict=True):
+        assert (one.stop, one.unread) == (other.stop, other.unread) and torch.equal(one.rows, other.rows)
+        torch.testing.assert_close(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+        for name, features in one.taps.items():
+            torch.testing.assert_close(features, other.taps[name], rtol=1e-5, atol=1e-5)
+
+
+def test_passes_of_what_may_not_run_in_threads_stay_with_the_caller(
+    two_threads: None, passes: list[tuple[bool, int]]
+) -> None:
+    hooked, compiled = convnet(), convnet()
+    hooked.backbone.layer1.register_forward_hook(lambda *seen: None)
+    compiled.backbone.maxpool.compile(backend="eager")
+    own = ControlledModel(timm.create_model("test_resnet"), 5, projector=None, taps=("encoder",))
+    for model in (hooked, compiled, own):
+        assert not model.runs_in_threads
+        extract(model, pictures(64), batch_size=64)
+        assert passes and all(caller for caller, _ in passes)
+        passes.clear()
+    extract(convnet(), pictures(63), batch_size=63)
+    assert passes == [(True, 63)], "parts would be too small"
+
+
+def test_leaving_early_leaves_nothing_running(two_threads: None, passes: list[tuple[bool, int]]) -> None:
+    model = convnet().train()
+    stride = model.backbone.conv1.weight.stride()
+    batches = forwarded(model, pictures(640), batch_size=64)
+    next(batches)
+    batches.close()
+    assert len(passes) <= 6 and torch.get_num_threads() == 2
+    assert model.training and model.backbone.conv1.weight.stride() == stride
+
+
+def test_what_a_pass_beside_others_raises_is_raised(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convnet()
+    monkeypatch.setattr(model.backbone.global_pool, "forward", _fail)
+    with pytest.raises(RuntimeError, match="no forward"):
+        extract(model, pictures(128), batch_size=64)
+    assert torch.get_num_threads() == 2
 
 
 def test_banks_are_float32_under_autocast() -> None:

@@ -1,0 +1,58 @@
+"""Calls beside each other in threads, each of which has its share of the cores."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+Begin = Callable[..., Callable[[], Any]]
+"""Takes a call (function and arguments) and returns what waits for its result."""
+
+
+@contextmanager
+def beside_each_other(workers: int) -> Iterator[Begin]:
+    """Begin calls inside the block, that many at once; those that have not begun when it is left never do.
+
+    Args:
+        workers: threads; with one there is none, and a call runs when it is waited for.
+    """
+    if workers < 2:
+        yield functools.partial
+        return
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+
+    def share_of_cores() -> None:
+        # Both hold for the calling thread, the second for faiss too; the first also for threads that begin meanwhile.
+        torch.set_num_threads(share)
+        threadpool_limits(share, user_api="openmp")
+
+    pool = ThreadPoolExecutor(workers, initializer=share_of_cores)
+    try:
+        yield lambda *call: pool.submit(*call).result
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def in_order(begun: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Any]:
+    """The results of calls in the order of their beginning.
+
+    Args:
+        begun: begins a call at each step.
+        ahead: calls that are begun beyond the one that is waited for.
+    """
+    waiting = deque[Callable[[], Any]]()
+    for call in begun:
+        waiting.append(call)
+        if len(waiting) > ahead:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
