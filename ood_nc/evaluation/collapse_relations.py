@@ -108,27 +108,25 @@ def _relations_of_kind(
     places, runs = _codes([cell[1:] for cell in cells]), _codes([cell[:1] for cell in cells])
     # One run alone has neither, and there are many thousands of pairs to say so of.
     within, across = len(np.unique(places)) < len(places), len(np.unique(runs)) >= FEWEST_RUNS
-    relations = []
-    for (y_name, method), values in errors.items():
-        y = np.array([values.get(cell, np.nan) for cell in cells])
-        for normalized in (False, True):
-            x, other = (scaled, min_max(y, panels)) if normalized else (raw, y)
-            found = correlate(x, other, resampling, key=normalized)
-            for x_name, x_values, entry in zip(collapse, x, found, strict=True):
-                relations.append(
-                    {
-                        "x": x_name,
-                        "y": y_name,
-                        "method": method,
-                        "kind": kind,
-                        "normalized": normalized,
-                        "collapse_on": COLLAPSE_SPLIT,
-                        **entry,
-                        "pearson_within_depth": _within_depth(x_values, other, places) if within else None,
-                        "pearson_across_runs": _across_runs(x_values, other, runs) if across else None,
-                    }
-                )
-    return relations
+    y = np.array([[values.get(cell, np.nan) for cell in cells] for values in errors.values()])
+    pairs = {False: (raw, y), True: (scaled, np.array([min_max(values, panels) for values in y]))}
+    found = {normalized: correlate(*pair, resampling) for normalized, pair in pairs.items()}
+    return [
+        {
+            "x": x_name,
+            "y": y_name,
+            "method": method,
+            "kind": kind,
+            "normalized": normalized,
+            "collapse_on": COLLAPSE_SPLIT,
+            **found[normalized][row][column],
+            "pearson_within_depth": _within_depth(x[column], y[row], places) if within else None,
+            "pearson_across_runs": _across_runs(x[column], y[row], runs) if across else None,
+        }
+        for row, (y_name, method) in enumerate(errors)
+        for normalized, (x, y) in pairs.items()
+        for column, x_name in enumerate(collapse)
+    ]
 
 
 def _codes(keys: Sequence[tuple[str, ...]]) -> Indices:

@@ -1,8 +1,8 @@
-"""Pearson's and Spearman's correlation of many variables with one, with intervals that resample whole taps."""
+"""Pearson's and Spearman's correlation of many variables with many, with intervals that resample whole taps."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ FEWEST_TAPS = 3
 
 _NO_VARIANCE = 1e-14
 """Share of the squared range of a variable below which its variance in a resample is only rounding."""
+
+_CELLS = 1 << 22
+"""Numbers that an array over variables, resamples and pairs may have."""
 
 
 class Resampling:
@@ -34,7 +37,6 @@ class Resampling:
         self.confidence = confidence
         self.seed = seed
         self._counts: dict[bytes, Array] = {}
-        self._ranks: dict[Hashable, tuple[Array, Array]] = {}
 
     def counts(self, defined: NDArray[np.bool_]) -> Array:
         """How often each pair counts (1 + replicates, P): first every defined pair once, then the resamples."""
@@ -48,41 +50,42 @@ class Resampling:
             self._counts[key] = counts
         return self._counts[key]
 
-    def ranks(self, x: Array, defined: NDArray[np.bool_], key: Hashable) -> tuple[Array, Array]:
-        """Centred mid-ranks of each row of ``x`` in each resample (K, 1 + R, P), and their variances (K, 1 + R)."""
-        key = (key, defined.tobytes(), len(x))
-        if key not in self._ranks:
-            counts = self.counts(defined)
-            ranks = np.stack([centred_ranks(row, counts) for row in x])
-            self._ranks[key] = ranks, np.einsum("krp,krp,rp->kr", ranks, ranks, counts)
-        return self._ranks[key]
 
-
-def correlate(x: Array, y: Array, resampling: Resampling, *, key: Hashable) -> list[dict[str, Any]]:
-    """Correlate every row of ``x`` (K, P) with ``y`` (P,), over the pairs where both are defined (not NaN).
+def correlate(x: Array, y: Array, resampling: Resampling) -> list[list[dict[str, Any]]]:
+    """Correlate every row of ``x`` (K, P) with every row of ``y`` (E, P), over pairs where both are defined (not NaN).
 
     Args:
         x: the variables.
-        y: the other variable.
+        y: the other variables.
         resampling: of the pairs.
-        key: names ``x``; equal keys mean equal ``x``.
 
     Returns:
-        For each row ``n, taps, pearson, pearson_low, pearson_high, spearman, spearman_low, spearman_high, reason``.
+        For each row of ``y``, for each of ``x``: ``n, taps, pearson, pearson_low, pearson_high, spearman, spearman_low,
+        spearman_high, reason``.
     """
-    defined = ~(np.isnan(x) | np.isnan(y))
-    found: list[dict[str, Any]] = [{} for _ in x]
-    for mask in np.unique(defined, axis=0):
-        members = np.flatnonzero((defined == mask).all(axis=1))
-        entries = _correlate_defined(x[members], y, mask, resampling, (key, tuple(members.tolist())))
-        for member, entry in zip(members, entries, strict=True):
-            found[member] = entry
+    found: list[list[dict[str, Any]]] = [[{} for _ in x] for _ in y]
+    for of_y, y_defined in _by_mask(~np.isnan(y)):
+        for of_x, defined in _by_mask(~np.isnan(x) & y_defined):
+            step = max(1, _CELLS // ((1 + resampling.replicates) * max(len(of_x), x.shape[1])))
+            for start in range(0, len(of_y), step):
+                some = of_y[start : start + step]
+                entries = _correlate_defined(x[of_x], y[some], defined, resampling)
+                for (row, column), entry in zip(
+                    ((row, column) for row in some for column in of_x), entries, strict=True
+                ):
+                    found[row][column] = entry
     return found
+
+
+def _by_mask(defined: NDArray[np.bool_]) -> Iterator[tuple[Indices, NDArray[np.bool_]]]:
+    """The rows (E, P) of each distinct mask, and the mask (P,)."""
+    for mask in np.unique(defined, axis=0):
+        yield np.flatnonzero((defined == mask).all(axis=1)), mask
 
 
 def pearson(x: Array, y: Array) -> float | None:
     """Pearson's correlation of two vectors, None where one does not vary."""
-    (value,) = _weighted_pearson(x[None], y, np.ones((1, len(x))))[:, 0]
+    ((value,),) = _weighted_pearson(x[None], y[None], np.ones((1, len(x))))[..., 0]
     return None if np.isnan(value) else float(value)
 
 
@@ -103,44 +106,41 @@ def centred_ranks(values: Array, counts: Array) -> Array:
     return ranks
 
 
-def _correlate_defined(
-    x: Array, y: Array, defined: NDArray[np.bool_], resampling: Resampling, key: Hashable
-) -> list[dict[str, Any]]:
-    taps = len(np.unique(resampling.taps[defined]))
-    names = ("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high")
-    entries: list[dict[str, Any]] = [
-        {"n": int(defined.sum()), "taps": taps, **dict.fromkeys(names), "reason": None} for _ in x
-    ]
+def _correlate_defined(x: Array, y: Array, defined: NDArray[np.bool_], resampling: Resampling) -> list[dict[str, Any]]:
+    """Entries by row of ``y`` (E, P) and, inside, of ``x`` (K, P)."""
+    n, taps = int(defined.sum()), len(np.unique(resampling.taps[defined]))
+    names = ("pearson", "pearson_low", "pearson_high", "spearman", "spearman_low", "spearman_high", "reason")
     if taps < FEWEST_TAPS:
-        return [
-            entry | {"reason": f"{taps} taps with both values; at least {FEWEST_TAPS} are needed"} for entry in entries
-        ]
+        reason = f"{taps} taps with both values; at least {FEWEST_TAPS} are needed"
+        return [{"n": n, "taps": taps, **dict.fromkeys(names), "reason": reason} for _ in range(len(x) * len(y))]
     counts = resampling.counts(defined)
     x, y = np.where(defined, x, 0.0), np.where(defined, y, 0.0)
-    ranks, variances = resampling.ranks(x, defined, key)
-    y_ranks = centred_ranks(y, counts)
-    y_variances = np.einsum("rp,rp,rp->r", y_ranks, y_ranks, counts)
-    products = np.einsum("krp,rp->kr", ranks, y_ranks * counts)
-    for name, values in (
-        ("pearson", _weighted_pearson(x, y, counts)),
-        ("spearman", _ratio(products, variances, y_variances, floor=1e-9)),
-    ):
-        lows, highs = _intervals(values[:, 1:], resampling.confidence)
-        for entry, value, low, high in zip(entries, values[:, 0], lows, highs, strict=True):
-            entry["reason"] = "one of the two does not vary" if np.isnan(value) else None
-            ends = {name: value, f"{name}_low": low, f"{name}_high": high}
-            entry |= {key: None if np.isnan(end) else float(end) for key, end in ends.items()}
-    return entries
+    columns: list[list[Any]] = []
+    for values in (_weighted_pearson(x, y, counts), _weighted_spearman(x, y, counts)):
+        values = values.reshape(-1, len(counts))
+        ends = (values[:, 0], *_intervals(values[:, 1:], resampling.confidence))
+        columns += [[None if value != value else value for value in end.tolist()] for end in ends]
+    columns.append([None if value is not None else "one of the two does not vary" for value in columns[3]])
+    return [{"n": n, "taps": taps, **dict(zip(names, row, strict=True))} for row in zip(*columns, strict=True)]
 
 
 def _weighted_pearson(x: Array, y: Array, counts: Array) -> Array:
-    """The correlation of each row of ``x`` (K, P) with ``y`` (P,) in each resample (K, R); NaN without variance."""
-    x, y = _to_unit_range(x, counts[0] > 0), _to_unit_range(y[None], counts[0] > 0)[0]
+    """The correlation of each row of ``y`` (E, P) with each of ``x`` (K, P) in each resample (E, K, R); NaN without
+    variance."""
+    x, y = (_to_unit_range(rows, counts[0] > 0) for rows in (x, y))
     total = counts.sum(axis=1)
-    sum_x, sum_y = x @ counts.T, counts @ y
-    xx = (x * x) @ counts.T - sum_x**2 / total
-    yy = counts @ (y * y) - sum_y**2 / total
-    return _ratio((x * y) @ counts.T - sum_x * sum_y / total, xx, yy, floor=_NO_VARIANCE * total)
+    sums = [rows @ counts.T for rows in (x, y)]
+    squares = [(rows * rows) @ counts.T - sum_**2 / total for rows, sum_ in zip((x, y), sums, strict=True)]
+    products = (y[:, None] * x) @ counts.T - sums[1][:, None] * sums[0] / total
+    return _ratio(products, squares[0], squares[1][:, None], floor=_NO_VARIANCE * total)
+
+
+def _weighted_spearman(x: Array, y: Array, counts: Array) -> Array:
+    """The same of ranks in each resample."""
+    ranks = [np.stack([centred_ranks(row, counts) for row in rows], axis=1) for rows in (x, y)]
+    variances = [np.einsum("rkp,rkp,rp->kr", rows, rows, counts) for rows in ranks]
+    products = (ranks[1] * counts[:, None]) @ ranks[0].transpose(0, 2, 1)
+    return _ratio(products.transpose(1, 2, 0), variances[0], variances[1][:, None], floor=1e-9)
 
 
 def _to_unit_range(values: Array, inside: NDArray[np.bool_]) -> Array:

@@ -98,7 +98,7 @@ def test_replicates_equal_scipy_on_explicitly_repeated_taps() -> None:
     counts = resampling.counts(defined)[1:]
     assert (counts.reshape(40, 5, 3) == counts.reshape(40, 5, 3)[:, :, :1]).all(), "a tap is drawn with all its sets"
     assert (counts.sum(axis=1) == 15).all()
-    pearson = _weighted_pearson(x[None], y, resampling.counts(defined))[0, 1:]
+    pearson = _weighted_pearson(x[None], y[None], resampling.counts(defined))[0, 0, 1:]
     ranks = [centred_ranks(values, counts) for values in (x, y)]
     products = [
         (counts * a * b).sum(axis=1) for a, b in ((ranks[0], ranks[1]), (ranks[0], ranks[0]), (ranks[1], ranks[1]))

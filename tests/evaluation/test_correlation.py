@@ -4,20 +4,37 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ood_nc.evaluation import correlation
 from ood_nc.evaluation.correlation import Resampling, centred_ranks, correlate, min_max, pearson
 
 
 def test_both_correlations_equal_scipys_with_ties_and_gaps() -> None:
     generator = np.random.default_rng(0)
-    x, y = generator.integers(0, 6, (3, 24)).astype(float), generator.normal(size=24)
+    x, y = generator.integers(0, 6, (3, 24)).astype(float), generator.normal(size=(4, 24))
     x[1, 4] = np.nan
-    y[7] = np.nan
-    found = correlate(x, y, Resampling(np.arange(24) // 2, 0, 0.95, 0), key="x")
-    for row, entry in zip(x, found, strict=True):
-        both = ~(np.isnan(row) | np.isnan(y))
-        assert entry["n"] == both.sum() and entry["pearson_low"] is None
-        assert entry["pearson"] == pytest.approx(stats.pearsonr(row[both], y[both])[0])
-        assert entry["spearman"] == pytest.approx(stats.spearmanr(row[both], y[both])[0])
+    y[1:3, 7] = np.nan
+    y[3] = 1.0
+    found = correlate(x, y, Resampling(np.arange(24) // 2, 0, 0.95, 0))
+    for other, entries in zip(y[:3], found[:3], strict=True):
+        for row, entry in zip(x, entries, strict=True):
+            both = ~(np.isnan(row) | np.isnan(other))
+            assert entry["n"] == both.sum() and entry["pearson_low"] is None
+            assert entry["pearson"] == pytest.approx(stats.pearsonr(row[both], other[both])[0])
+            assert entry["spearman"] == pytest.approx(stats.spearmanr(row[both], other[both])[0])
+    assert {entry["reason"] for entry in found[3]} == {"one of the two does not vary"}
+
+
+def test_many_variables_give_what_each_gives_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    x, y, taps = generator.normal(size=(4, 12)), generator.normal(size=(5, 12)), np.arange(12) // 2
+    x[0, 3] = y[2, 8] = np.nan
+    alone = [[correlate(row[None], other[None], Resampling(taps, 50, 0.95, 0))[0][0] for row in x] for other in y]
+    for cells in (correlation._CELLS, 1, 51 * 12 * 2):
+        monkeypatch.setattr(correlation, "_CELLS", cells)
+        found = correlate(x, y, Resampling(taps, 50, 0.95, 0))
+        for entries, wanted in zip(found, alone, strict=True):
+            for entry, one in zip(entries, wanted, strict=True):
+                assert one.pop("reason", None) is entry.pop("reason") is None and entry == pytest.approx(one, rel=1e-9)
 
 
 def test_ranks_of_a_resample_are_those_of_its_repeated_values() -> None:
