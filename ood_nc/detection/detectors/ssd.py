@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, MissingInputError, TapStatistics, register_detector
@@ -61,6 +60,8 @@ class SelfSupervisedDetector(FeatureDetector):
         else:
             if self.clusters > len(train):
                 raise UserError(f"Detector 'ssd': {self.clusters} clusters are more than the {len(train)} samples.")
+            from sklearn.cluster import KMeans  # brings half of scikit-learn along
+
             units = linalg.by_chunks(lambda part: linalg.safe_normalize(part).float(), train.features)
             found = KMeans(self.clusters, n_init=1, random_state=self.seed).fit_predict(units.cpu().numpy())
             positions = torch.from_numpy(found).long().to(train.device)
