@@ -23,6 +23,7 @@ from ood_nc.arrays import ArrayLike, as_labels
 from ood_nc.detection.head import Head
 from ood_nc.detection.inputs import GivenHead, Inputs
 from ood_nc.detection.kit import linalg, scatter
+from ood_nc.detection.kit.whitening import whitening
 from ood_nc.errors import UserError
 
 T = TypeVar("T")
@@ -165,6 +166,16 @@ class TapStatistics(Inputs):
     def eigen(self) -> linalg.Eigen:
         """Eigen-decomposition of ``covariance``, largest first."""
         return linalg.eigen(self.covariance)
+
+    @cached_property
+    def within_whitening(self) -> Tensor:
+        """W (d, r) with W W' the pseudo-inverse of ``within_covariance``."""
+        return whitening(self.within_covariance, lambda: self.within_eigen)
+
+    @cached_property
+    def total_whitening(self) -> Tensor:
+        """W (d, r) with W W' the pseudo-inverse of ``covariance``."""
+        return whitening(self.covariance, lambda: self.eigen)
 
     @cached_property
     def head_origin(self) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.densities import moments_of, triangular_whitening, whitened_distances
+from ood_nc.detection.kit.densities import moments_of
 from ood_nc.detection.kit.parameters import Parameter, one_of, share
+from ood_nc.detection.kit.whitening import triangular_whitening, whiten, whitened_distances
 
 
 @register_detector
@@ -57,7 +58,7 @@ class GaussianMixture(FeatureDetector):
             self.transform_ = torch.where(alive, variances.rsqrt(), torch.zeros_like(variances))
             kept = variances[alive]
         else:
-            self.transform_ = linalg.whitening(train.within_eigen)
+            self.transform_ = train.within_whitening
             kept = train.within_eigen.values[: self.transform_.shape[1]]
         self.rank_ = len(kept)
         self.means_ = self._transformed(train.class_means.clone())
@@ -95,7 +96,7 @@ class GaussianMixture(FeatureDetector):
         centered = features.to(torch.float64, copy=True).sub_(self.center_)
         if self.covariance == "diag":
             return centered.mul_(self.transform_)
-        return linalg.whiten(centered, self.transform_)
+        return whiten(centered, self.transform_)
 
     def _score_rows(self, features: Tensor) -> Tensor:
         rows = self._transformed(features)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapMoments, TapQueries, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, scatter
 from ood_nc.detection.kit.parameters import Parameter, flag
+from ood_nc.detection.kit.whitening import whitened_distance
 
 
 @register_detector
@@ -39,13 +40,13 @@ class Mahalanobis(FeatureDetector):
         if self.normalize:
             train = _of_units(train)
         self.mean_ = train.global_mean
-        self.whitening_ = linalg.whitening(train.within_eigen)
+        self.whitening_ = train.within_whitening
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
         self.rank_ = self.whitening_.shape[1]
 
     def _score(self, queries: TapQueries) -> Tensor:
         def distance(features: Tensor) -> Tensor:
-            return linalg.whitened_distance(features, self.mean_, self.whitening_, self.whitened_means_)
+            return whitened_distance(features, self.mean_, self.whitening_, self.whitened_means_)
 
         if not self.normalize:
             return -distance(queries.features)

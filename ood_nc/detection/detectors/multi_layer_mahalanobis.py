@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, InputDetector, Network, TapStatistics, register_detector
 from ood_nc.detection.input_base import Batches
-from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.parameters import Parameter, channel_std, layer_names, nonnegative, numbers
 from ood_nc.detection.kit.perturbation import step_against
 from ood_nc.detection.network import wide
@@ -59,7 +58,7 @@ class MultiLayerMahalanobis(InputDetector):
         self.layers_, self.means_, self.whitenings_, self.whitened_class_means_ = layers, [], [], []
         for kept in rows:
             train = TapStatistics(torch.cat(kept), torch.cat(labels).to(kept[0].device))
-            whitening = linalg.whitening(train.within_eigen)
+            whitening = train.within_whitening
             self.means_.append(train.global_mean)
             self.whitenings_.append(whitening)
             self.whitened_class_means_.append((train.class_means - train.global_mean) @ whitening)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg, softmax
 from ood_nc.detection.kit.densities import second_moment_of
+from ood_nc.detection.kit.whitening import whiten, whitening
 
 
 @register_detector
@@ -34,9 +35,10 @@ class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
 
     def _fit(self, train: TapStatistics) -> None:
         self.has_bias_ = bool(train.head.bias.any())
-        decomposition = linalg.eigen(second_moment_of(train.features, self._inputs))
+        moment = second_moment_of(train.features, self._inputs)
+        decomposition = linalg.eigen(moment)
         # The eigen-decomposition is of X' X / N.
-        self.whitening_ = linalg.whitening(decomposition) / len(train) ** 0.5
+        self.whitening_ = whitening(moment, lambda: decomposition) / len(train) ** 0.5
         self.rank_ = self.whitening_.shape[1]
         self.outside_ = decomposition.vectors[:, self.rank_ :].contiguous()
 
@@ -50,7 +52,7 @@ class PredictiveNormalizedMaximumLikelihood(FeatureDetector):
         units = inputs[:, 1:] if self.has_bias_ else inputs
         log_p, log_rest = softmax.log_probabilities(torch.addmm(self.head.bias, units, self.head.weight.T))
         outside = (inputs @ self.outside_).square().sum(dim=1)
-        whitened = linalg.whiten(inputs, self.whitening_)
+        whitened = whiten(inputs, self.whitening_)
         leverage = torch.linalg.vecdot(whitened, whitened)
         exponent = torch.maximum(outside, leverage / (1 + leverage))[:, None]
         # log of each term, so that neither p = 0 nor p = 1 divides 0 by 0.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
-from ood_nc.detection.kit import linalg
+from ood_nc.detection.kit.whitening import whitened_distance
 
 
 @register_detector
@@ -31,10 +31,10 @@ class RelativeMahalanobis(FeatureDetector):
 
     def _fit(self, train: TapStatistics) -> None:
         self.mean_ = train.global_mean
-        self.whitening_ = linalg.whitening(train.within_eigen)
+        self.whitening_ = train.within_whitening
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
         self.background_mean_ = train.mean
-        self.background_whitening_ = linalg.whitening(train.eigen)
+        self.background_whitening_ = train.total_whitening
         self.rank_ = self.whitening_.shape[1]
         self.background_rank_ = self.background_whitening_.shape[1]
 
@@ -42,5 +42,5 @@ class RelativeMahalanobis(FeatureDetector):
         # Most of the two distances cancels: in float64 whatever the features.
         wide, background = features.double(), self.background_whitening_
         center = background.new_zeros(1, background.shape[1])
-        relative: Tensor = linalg.whitened_distance(wide, self.background_mean_, background, center)
-        return relative - linalg.whitened_distance(wide, self.mean_, self.whitening_, self.whitened_means_)
+        relative: Tensor = whitened_distance(wide, self.background_mean_, background, center)
+        return relative - whitened_distance(wide, self.mean_, self.whitening_, self.whitened_means_)

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, MissingInputError, TapStatistics, register_detector
 from ood_nc.detection.kit import linalg
-from ood_nc.detection.kit.densities import moments_of, square_whitening, whitened_distances
+from ood_nc.detection.kit.densities import moments_of
 from ood_nc.detection.kit.parameters import Parameter, whole
+from ood_nc.detection.kit.whitening import square_whitening, whitened_distances
 from ood_nc.errors import UserError
 
 

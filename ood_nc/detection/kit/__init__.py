@@ -2,10 +2,12 @@
 
 Detectors here import nothing private: what stands below is what a new one has.
 
-- :mod:`~ood_nc.detection.kit.linalg`: means, whitening, distances, cosines, at a stated precision;
+- :mod:`~ood_nc.detection.kit.linalg`: means, distances, cosines, at a stated precision;
+- :mod:`~ood_nc.detection.kit.whitening`: factors of inverse covariances, and distances under them;
 - :mod:`~ood_nc.detection.kit.scatter`: scatter matrices, in the least precision that their inverse bears;
 - :mod:`~ood_nc.detection.kit.subspace`: what lies outside the principal subspace;
-- :mod:`~ood_nc.detection.kit.densities`: whitening by class, seeded subsets, banks in blocks, class means by logit;
+- :mod:`~ood_nc.detection.kit.densities`: moments of transformed rows, seeded subsets, banks in blocks, class means by
+  logit;
 - :mod:`~ood_nc.detection.kit.softmax`: log-probabilities and log-odds that keep their digits near 1;
 - :mod:`~ood_nc.detection.kit.shaping`: pruned, scaled and clipped activations, and the energy of the logits they give;
 - :mod:`~ood_nc.detection.kit.perturbation`: the step against a gradient in the space of images;

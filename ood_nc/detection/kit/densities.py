@@ -1,4 +1,4 @@
-"""For density and bank detectors: moments of transformed rows, whitening by class, seeded subsets, a bank in blocks.
+"""For density and bank detectors: moments of transformed rows, seeded subsets, a bank in blocks.
 
 Example:
     >>> import torch
@@ -52,45 +52,6 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Aligned blocks of a bank's rows."""
     for start in range(0, len(tensors[0]), BLOCK):
         yield tuple(tensor[start : start + BLOCK] for tensor in tensors)
-
-
-def square_whitening(covariance: Tensor) -> Tensor:
-    """W (d, d), zeros above the diagonal, with W W' the pseudo-inverse of a covariance.
-
-    Where the rank is less than d its last columns are zero, so that the W of several covariances form one tensor.
-    """
-    matrix = linalg.whitening(linalg.eigen(covariance))
-    padded = covariance.new_zeros(covariance.shape)
-    padded[:, : matrix.shape[1]] = matrix
-    return padded
-
-
-def triangular_whitening(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """W (d, d), zeros above the diagonal, with W W' the inverse of a regular covariance, and its log determinant.
-
-    Raises:
-        torch.linalg.LinAlgError: the covariance is singular.
-    """
-    # The factor of the matrix in reversed order, reversed again, is the upper triangular U of U U' = covariance.
-    upper = torch.linalg.cholesky(covariance.flip(0, 1)).flip(0, 1)
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
-    matrix = torch.linalg.solve_triangular(upper.T, identity, upper=False)
-    return matrix.contiguous(), 2 * upper.diagonal().log().sum()
-
-
-def whitened_distances(rows: Tensor, means: Tensor, whitenings: Tensor) -> Tensor:
-    """Squared distance of each row (B, d) to each mean (K, d) under that mean's own whitening (K, d, d): (B, K).
-
-    Example:
-        >>> whitenings = torch.stack([torch.eye(2), torch.eye(2) / 3])
-        >>> whitened_distances(torch.tensor([[3.0, 0.0]]), torch.zeros(2, 2), whitenings)
-        tensor([[9., 1.]])
-    """
-    distances = []
-    for mean, whitening in zip(means, whitenings, strict=True):
-        whitened = linalg.whiten(rows - mean, whitening)
-        distances.append(torch.linalg.vecdot(whitened, whitened))
-    return torch.stack(distances, dim=1)
 
 
 def class_means_by_logit(train: TapStatistics) -> Tensor:

@@ -2,20 +2,6 @@
 
 Rows are samples: features (N, d) of any floating dtype, on any device that has float64. Nothing is changed in place,
 and nothing is checked: detectors get their input checked.
-
-Example:
-    The Mahalanobis distance of a sample to the nearer of two class means:
-
-    >>> import torch
-    >>> from ood_nc.detection.kit import linalg, scatter
-    >>> rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 1.0], [5.0, -1.0]])
-    >>> labels = torch.tensor([0, 0, 1, 1])
-    >>> means = linalg.class_sums(rows, labels, 2) / 2
-    >>> covariance = scatter.centered_scatter(rows, means, labels) / len(rows)
-    >>> whitening = linalg.whitening(linalg.eigen(covariance))
-    >>> whitened = linalg.whiten(torch.tensor([[1.0, 3.0]], dtype=torch.float64), whitening)
-    >>> linalg.nearest_squared_distance(whitened, means @ whitening)
-    tensor([18.0000], dtype=torch.float64)
 """
 
 from __future__ import annotations
@@ -34,10 +20,8 @@ RELATIVE_CUTOFF = 1e-12
 """Eigenvalues of a covariance below this share of the largest count as zero."""
 _CANCELS = 1e-5
 """A squared distance below this share of the squared norm has lost five of float64's sixteen digits."""
-_TRUSTED = 2e-6
+TRUSTED = 2e-6
 """Relative rounding of a float32 product that is left as it is."""
-_ROUNDING = 32 * 2**-23
-"""Largest relative error seen of a float32 sum of products, in units of the root of the summed squares."""
 _NEAR_ONE = 0.1
 """Cosines above 1 less this are computed in float64."""
 _SAFE_NORMS = (1e-140, 1e140)
@@ -142,11 +126,6 @@ def float32_suffices(rows: Tensor) -> bool:
     return exact and rows.dtype != torch.float64
 
 
-def _strips(dim: int) -> list[slice]:
-    width = max(64, -(-dim // 8))
-    return [slice(start, min(start + width, dim)) for start in range(0, dim, width)]
-
-
 def eigen(symmetric: Tensor) -> Eigen:
     """Eigen-decomposition of a positive semi-definite matrix (d, d), largest first; rounding below zero is clipped.
 
@@ -172,73 +151,6 @@ def explaining(decomposition: Eigen, share: float) -> int:
 def cutoff(values: Tensor) -> float:
     """The eigenvalue below which a direction counts as absent."""
     return float(values.max()) * max(RELATIVE_CUTOFF, len(values) * torch.finfo(torch.float64).eps)
-
-
-def whitening(decomposition: Eigen) -> Tensor:
-    """W (d, r) with W W' the pseudo-inverse of the decomposed matrix, r its rank.
-
-    Of the many such W this is the one with zeros above the diagonal, which :func:`whiten` multiplies by at little more
-    than half the price.
-    """
-    rank = decomposition.rank()
-    scaled = decomposition.vectors[:, :rank] / decomposition.values[:rank].sqrt()
-    triangular: Tensor = torch.linalg.qr(scaled.T)[1].T.contiguous()
-    return triangular
-
-
-def whiten(rows: Tensor, matrix: Tensor) -> Tensor:
-    """``rows @ matrix`` for a matrix from :func:`whitening`, in strips that leave out its zeros.
-
-    The result (n, r) lies in memory column by column: strips are then written one after another.
-    """
-    if torch.compiler.is_compiling():
-        return torch.mm(rows, matrix)
-    columns = rows.new_empty(matrix.shape[1], len(rows))
-    for strip in _strips(matrix.shape[1]):
-        torch.mm(matrix[strip.start :, strip].T, rows.T[strip.start :], out=columns[strip])
-    return columns.T
-
-
-def whitened_distance(rows: Tensor, origin: Tensor, matrix: Tensor, centers: Tensor) -> Tensor:
-    """Squared distance of the rows (B, d), less ``origin`` and whitened, to the nearest center (C, r): (B,) float64.
-
-    Rows of float32 are whitened in float32, except those whose distance, smaller than the terms that cancel in it,
-    would show the rounding.
-
-    Args:
-        rows: (B, d).
-        origin: (d,) float64.
-        matrix: from :func:`whitening` (d, r).
-        centers: whitened (C, r), float64.
-    """
-
-    def exact(part: Tensor) -> Tensor:
-        return nearest_squared_distance(whiten(part.double() - origin, matrix), centers)
-
-    if not float32_suffices(rows):
-        return by_chunks(exact, rows)
-    # Two float32 numbers, so that each difference rounds relative to itself, not to an offset of the rows.
-    high, low = accumulate.split(origin.clone(), torch.float32)
-    narrow = matrix.float()
-    # Of the squared rounding: the norms of the terms that add up to a whitened coordinate, over those coordinates.
-    weights = matrix.square().sum(dim=1).float() * (_ROUNDING / _TRUSTED) ** 2 / max(1, matrix.shape[1])
-    collapsed = False
-
-    def distance(part: Tensor) -> Tensor:
-        """Those of some rows, in float32 until most of them need float64."""
-        nonlocal collapsed
-        if collapsed:
-            return exact(part)
-        centered = (part.float() - high).sub_(low)
-        squares = nearest_squared_distance(whiten(centered, narrow).double(), centers)
-        doubtful = torch.nonzero(~(squares > torch.mv(centered.square_(), weights)))[:, 0]
-        if len(doubtful):
-            squares[doubtful] = exact(part[doubtful])
-        # The rows to come are no better: not twice for each of them.
-        collapsed = 2 * len(doubtful) > len(part)
-        return squares
-
-    return by_chunks(distance, rows)
 
 
 def nearest_squared_distance(rows: Tensor, centers: Tensor) -> Tensor:
@@ -304,7 +216,7 @@ def projection_norm(rows: Tensor, origin: Tensor, basis: Tensor) -> Tensor:
         centered = (part.float() - high).sub_(low)
         projected: Tensor = torch.linalg.vector_norm(centered @ narrow, dim=1)
         rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(centered, dim=1)
-        doubtful = torch.nonzero(~(rounding <= _TRUSTED * projected) | ~torch.isfinite(projected))[:, 0]
+        doubtful = torch.nonzero(~(rounding <= TRUSTED * projected) | ~torch.isfinite(projected))[:, 0]
         result = projected.double()
         if len(doubtful):
             result[doubtful] = ((part[doubtful].double() - origin) @ basis).norm(dim=1)

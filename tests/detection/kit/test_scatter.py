@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection.kit import linalg, scatter
+from ood_nc.detection.kit import scatter
+from ood_nc.detection.kit.whitening import whitened_distance, whitening
 
 N, D, CLASSES = 9000, 128, 5
 
@@ -77,24 +78,24 @@ def test_the_inverse_of_a_correlation_matrix_has_the_inflation_factors_on_its_di
 def test_whitened_distances_are_right_to_five_digits_whatever_the_spread(spread: float, offset: float) -> None:
     features, labels, means = problem(spread, offset)
     covariance = torch.from_numpy(slow_scatter(features, labels, means) / N)
-    matrix, origin = linalg.whitening(linalg.eigen(covariance)), means.mean(dim=0)
+    matrix, origin = whitening(covariance), means.mean(dim=0)
     elsewhere = torch.randn(300, D, generator=torch.Generator().manual_seed(1)) * features.std() + offset
     rows = torch.cat([features[:3000], elsewhere, means.float()])
     centers = (means - origin) @ matrix
-    found = linalg.whitened_distance(rows, origin, matrix, centers)
+    found = whitened_distance(rows, origin, matrix, centers)
     gaps = (rows.double()[:, None] - means).flatten(0, 1) @ matrix
     expected = gaps.square().sum(dim=1).view(-1, CLASSES).amin(dim=1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    alone = torch.cat([linalg.whitened_distance(row[None], origin, matrix, centers) for row in rows[:9]])
+    alone = torch.cat([whitened_distance(row[None], origin, matrix, centers) for row in rows[:9]])
     torch.testing.assert_close(alone, found[:9], rtol=1e-5, atol=0)
 
 
 def test_few_digits_are_lost_only_where_there_are_none_to_lose() -> None:
     features, labels, means = problem(spread=1.0)
     covariance = torch.from_numpy(slow_scatter(features, labels, means) / N)
-    matrix, origin = linalg.whitening(linalg.eigen(covariance)), means.mean(dim=0)
+    matrix, origin = whitening(covariance), means.mean(dim=0)
     centers = (means - origin) @ matrix
-    narrow = linalg.whitened_distance(features, origin, matrix, centers)
-    wide = linalg.whitened_distance(features.double(), origin, matrix, centers)
+    narrow = whitened_distance(features, origin, matrix, centers)
+    wide = whitened_distance(features.double(), origin, matrix, centers)
     assert not torch.equal(narrow, wide), "float64 costs twice as much"
     torch.testing.assert_close(narrow, wide, rtol=2e-6, atol=0)
