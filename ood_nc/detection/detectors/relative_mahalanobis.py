@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
+from ood_nc.detection.kit import linalg
 from ood_nc.detection.kit.whitening import whitened_distance
+
+_ROUNDING = 1e-6
+"""A bound of the rounding of the difference, in units of the variance within classes, that is left as it is."""
 
 
 @register_detector
@@ -25,7 +30,7 @@ class RelativeMahalanobis(FeatureDetector):
         url="https://arxiv.org/abs/2106.09022",
         needs="features and ID train labels",
         domain="real",
-        cost="fit O(N d^2 + d^3); score O(B d (d + C))",
+        cost="fit O(N d^2 + d^3); score O(B d C), or O(B d (d + C)) where S is near to singular or C above d / 2",
     )
     requires = frozenset({"features", "labels"})
 
@@ -33,14 +38,40 @@ class RelativeMahalanobis(FeatureDetector):
         self.mean_ = train.global_mean
         self.whitening_ = train.within_whitening
         self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
-        self.background_mean_ = train.mean
-        self.background_whitening_ = train.total_whitening
         self.rank_ = self.whitening_.shape[1]
-        self.background_rank_ = self.background_whitening_.shape[1]
+        self.background_mean_ = train.mean
+        self.directions_ = self._cancelled(train)
+        if self.directions_ is None:
+            self.background_whitening_ = train.total_whitening
+            self.background_rank_ = self.background_whitening_.shape[1]
+        else:
+            self.background_rank_ = self.rank_
+
+    def _cancelled(self, train: TapStatistics) -> Tensor | None:
+        """Directions (d, 2 K) of the difference, where S is regular and classes are few.
+
+        S_0 is S and the K class means, so by Woodbury's identity the two distances differ in as many directions: what
+        all others give to either cancels, and need not be computed.
+        """
+        dim, means = train.dim, (train.class_means - train.mean) @ self.whitening_
+        self.lengths_ = torch.linalg.vecdot(means, means)
+        spread = float(self.whitening_.square().sum() * train.covariance.trace())
+        rounding = spread**0.5 * float(self.lengths_.max()) * torch.finfo(torch.float64).eps
+        if self.rank_ < dim or 2 * len(means) > dim or spread * linalg.RELATIVE_CUTOFF > 1 or rounding > _ROUNDING:
+            return None
+        scaled = means * (train.class_counts.double() / len(train)).sqrt()[:, None]
+        factor = torch.linalg.cholesky(scaled @ scaled.T + torch.eye(len(scaled)).to(scaled))
+        between = torch.linalg.solve_triangular(factor, scaled, upper=False)
+        return self.whitening_ @ torch.cat([means, between]).T
 
     def _score_rows(self, features: Tensor) -> Tensor:
         # Most of the two distances cancels: in float64 whatever the features.
-        wide, background = features.double(), self.background_whitening_
+        wide = features.double()
+        if self.directions_ is not None:
+            classes, between = ((wide - self.background_mean_) @ self.directions_).tensor_split(2, dim=1)
+            nearest: Tensor = (2 * classes - self.lengths_).amax(dim=1)
+            return nearest - between.square().sum(dim=1)
+        background = self.background_whitening_
         center = background.new_zeros(1, background.shape[1])
         relative: Tensor = whitened_distance(wide, self.background_mean_, background, center)
         return relative - whitened_distance(wide, self.mean_, self.whitening_, self.whitened_means_)

@@ -75,3 +75,33 @@ def test_fitted_in_chunks(chunk, monkeypatch):
     expected = scores_of(fitted("relative_mahalanobis", problem), problem)
     monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", chunk)
     np.testing.assert_allclose(scores_of(fitted("relative_mahalanobis", problem), problem), expected, rtol=1e-7)
+
+
+def classes_of(dim, count, spread, within=1.0, seed=0):
+    """Training rows, labels and queries around ``count`` means, within-class deviations falling to ``within``."""
+    generator = np.random.default_rng(seed)
+    means, scales = generator.normal(size=(count, dim)) * spread, np.geomspace(1, within, dim)
+    labels = np.arange(100 * count) % count
+    rows = means[labels] + generator.normal(size=(len(labels), dim)) * scales
+    queries = np.concatenate([rows[:50], 5 * generator.normal(size=(50, dim)), 1e3 * generator.normal(size=(10, dim))])
+    return rows, labels, queries
+
+
+@pytest.mark.parametrize(
+    ("problem", "cancels"),
+    [
+        ({"dim": 20, "count": 5, "spread": 2.0}, True),
+        ({"dim": 20, "count": 10, "spread": 10.0, "within": 0.1}, True),
+        ({"dim": 20, "count": 11, "spread": 2.0}, False),  # no fewer directions
+        ({"dim": 20, "count": 5, "spread": 1e5}, False),  # collapsed: what cancels is all there is
+        ({"dim": 20, "count": 5, "spread": 2.0, "within": 3e-6}, False),  # nearly singular
+    ],
+)
+def test_what_cancels_is_left_out_where_it_makes_no_difference(problem, cancels, monkeypatch):
+    rows, labels, queries = classes_of(**problem)
+    detector = create_detector("relative_mahalanobis").fit(rows, labels)
+    assert (detector.directions_ is not None) == cancels
+    assert (detector.rank_, detector.background_rank_) == (20, 20)
+    monkeypatch.setattr(type(detector), "_cancelled", lambda self, train: None)
+    whole = create_detector("relative_mahalanobis").fit(rows, labels)
+    np.testing.assert_allclose(detector.score(queries), whole.score(queries), rtol=1e-7, atol=1e-7)
