@@ -30,7 +30,7 @@ class Ratio(NamedTuple):
     peer: float | None = None
 
 
-def ratios(rows: int, repeats: int = 3) -> Iterator[Ratio]:
+def ratios(rows: int, repeats: int = 7) -> Iterator[Ratio]:
     """Every ratio.
 
     Args:

@@ -4,10 +4,10 @@
     python scripts/bench_suite.py --id SOURCE --ood NAME=SOURCE ...
 
 Detectors of the literature's tables (`DETECTORS`, or those that are named) at every stage and the encoder, the default
-probes on a transfer task, collapse, and intervals of 500 replicates: once from nothing (cold), once from the feature
-bank that this left (warm); then both with every feature detector there is. Beside them fifteen detectors in plain
-PyTorch and, where it is installed, pytorch-ood with its feature cache (`bench_peers`). The bare pass
-is channels-last, network and images, reads and preprocesses the same images, and runs before and after each of these;
+probes on a transfer task, collapse, and intervals of 500 replicates: from nothing (cold), then from the feature bank
+that this left (warm), a few times; then both with every feature detector there is. Beside them fifteen detectors in
+plain PyTorch and, where it is installed, pytorch-ood with its feature cache (`bench_peers`). The bare pass is
+channels-last, network and images, reads and preprocesses the same images, and runs before and after each of these;
 one of the contiguous network stands beside it. Without sources the images are noise around one picture a class, in
 memory.
 Then parts of the evaluation over what they cannot avoid (`bench_ratios`). Prints seconds on the wall and of the
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,14 @@ class Seconds(NamedTuple):
     processor: float
 
 
+class Run(NamedTuple):
+    """What one run took, over the mean of the bare passes before and after it, and what it gave."""
+
+    ratio: Seconds
+    seconds: Seconds
+    result: Any
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
@@ -76,6 +85,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=450, help="images of every other set, at most")
     parser.add_argument("--detectors", nargs="+", default=DETECTORS, metavar="GLOB")
     parser.add_argument("--bootstrap", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each evaluation; the middle one is shown")
     parser.add_argument("--id", help="source; with @train and @test parts")
     parser.add_argument("--ood", nargs="+", default=[], metavar="NAME=SOURCE")
     parser.add_argument(
@@ -124,39 +134,51 @@ def whole(arguments: argparse.Namespace) -> Iterator[str]:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     yield "| | seconds | x bare | processor seconds | x bare, processor | |\n|---|---|---|---|---|---|"
-    with tempfile.TemporaryDirectory() as cache:
-        named, every = (
-            functools.partial(evaluate, model, **sets, **options, detectors=names, cache=f"{cache}/{len(names)}")
-            for names in (arguments.detectors, ["*"])
-        )
-        runs: dict[str, Callable[[], Any]] = {
-            "bare, contiguous": functools.partial(forward, contiguous, images, torch.contiguous_format),
-            f"ood_nc, {len(arguments.detectors)} detectors, cold": named,
-            f"ood_nc, {len(arguments.detectors)} detectors, warm": named,
-            "ood_nc, every feature detector, cold": every,
-            "ood_nc, every feature detector, warm": every,
-            "plain PyTorch": functools.partial(bench_peers.reference, plain, sets, transform),
-            "pytorch-ood, with its cache": functools.partial(bench_peers.pytorch_ood, plain, sets, transform),
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        runs: list[tuple[str, Callable[[], Any]]] = [
+            ("bare, contiguous", functools.partial(forward, contiguous, images, torch.contiguous_format))
+        ]
+        chosen = {f"{len(arguments.detectors)} detectors": arguments.detectors, "every feature detector": ["*"]}
+        for (name, detectors), repeat in itertools.product(chosen.items(), range(arguments.repeats)):
+            cache = f"{folder}/{name}/{repeat}"
+            run = functools.partial(evaluate, model, **sets, **options, detectors=detectors, cache=cache)
+            runs += [(f"ood_nc, {name}, {state}", run) for state in ("cold", "warm")]
+        runs += [
+            ("plain PyTorch", functools.partial(bench_peers.reference, plain, sets, transform)),
+            ("pytorch-ood, with its cache", functools.partial(bench_peers.pytorch_ood, plain, sets, transform)),
+        ]
         timed(functools.partial(forward, plain, Subset(images, range(min(128, len(images)))), torch.channels_last))
-        before, passes = timed(bare)[0], []
-        for name, run in runs.items():
+        passes, measured = [timed(bare)[0]], dict[str, list[Run]]()
+        for name, run in runs:
             try:
                 seconds, result = timed(run)
             except Exception as error:
                 yield f"| {name} | | | | | {told(error)} |"
                 continue
-            after = timed(bare)[0]
-            passes.append(before)
-            wall, processor = (2 * mine / (a + b) for mine, a, b in zip(seconds, before, after, strict=True))
-            if isinstance(result, Results):
-                result = ", ".join(f"{part} {value:.1f}" for part, value in result.identity["seconds"].items())
-            yield f"| {name} | {seconds.wall:.1f} | {wall:.2f} | {seconds.processor:.1f} | {processor:.2f} | {result} |"
-            before = after
-        walls = sorted(one.wall for one in [*passes, before])
-        middle = sorted(one.processor for one in [*passes, before])[len(walls) // 2]
+            passes.append(timed(bare)[0])
+            ratio = Seconds(*(2 * mine / (a + b) for mine, a, b in zip(seconds, *passes[-2:], strict=True)))
+            measured.setdefault(name, []).append(Run(ratio, seconds, result))
+        for name, found in measured.items():
+            yield row(name, sorted(found, key=lambda run: run.ratio.wall))
+        walls = sorted(one.wall for one in passes)
+        middle = sorted(one.processor for one in passes)[len(passes) // 2]
         spread = f"median of {len(walls)}; {walls[0]:.1f} to {walls[-1]:.1f}"
         yield f"| bare, channels-last | {walls[len(walls) // 2]:.1f} | 1 | {middle:.1f} | 1 | {spread} |"
+
+
+def row(name: str, runs: list[Run]) -> str:
+    """The line of a run of the middle ratio, of runs by their ratio."""
+    ratio, seconds, result = runs[len(runs) // 2]
+    if isinstance(result, Results):
+        result = ", ".join(f"{part} {value:.1f}" for part, value in result.identity["seconds"].items())
+    if len(runs) > 1:
+        processor = sorted(run.ratio.processor for run in runs)
+        result = (
+            f"{len(runs)} runs: {runs[0].ratio.wall:.2f} to {runs[-1].ratio.wall:.2f}, processor {processor[0]:.2f} to "
+            f"{processor[-1]:.2f}; {result}"
+        )
+    numbers = [f"{seconds.wall:.1f}", f"{ratio.wall:.2f}", f"{seconds.processor:.1f}", f"{ratio.processor:.2f}"]
+    return f"| {name} | {' | '.join(numbers)} | {result} |"
 
 
 def told(error: Exception) -> str:
