@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from ood_nc.accumulate import largest_magnitude
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import UserError
 
@@ -42,7 +43,7 @@ def as_bias(bias: ArrayLike, classes: int) -> torch.Tensor:
 
 def finite(values: torch.Tensor, name: str) -> torch.Tensor:
     """Return ``values``, or raise `UndefinedMetricError` where one is NaN or infinite."""
-    if not bool(torch.isfinite(values).all()):
+    if not math.isfinite(largest_magnitude(torch.atleast_1d(values))):
         raise UndefinedMetricError(f"{name} holds NaN or infinity.")
     return values
 

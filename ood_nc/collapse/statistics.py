@@ -217,7 +217,7 @@ class ClassStatistics:
     def uncentered_means(self) -> torch.Tensor:
         """Means (K, d) of the K classes that have samples."""
         moments = self._of_samples()
-        return moments.means[moments.present]
+        return moments.means.index_select(0, moments.present)
 
     @property
     def scatter_traces(self) -> torch.Tensor:
