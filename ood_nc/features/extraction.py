@@ -157,7 +157,7 @@ def extract(
     Args:
         model: `ControlledModel`, or any module with ``forward_taps``, ``tap_info`` and ``num_classes``.
         dataset: `ImageDataset`, its transform set.
-        batch_size: images a forward pass.
+        batch_size: images a forward pass; on a processor, of the passes beside each other together.
         workers: processes that load images.
         device: where the model runs; the bank is on the CPU.
         amp: run the model under autocast; the bank is of ``dtype`` in any case.

@@ -67,6 +67,7 @@ class Recorder:
 
     def __init__(self, taps: Mapping[str, ModuleTap], backbone: nn.Module) -> None:
         self.traced: dict[str, torch.Tensor] | None = None
+        self.names = tuple(taps)
         for name, tap in taps.items():
             module, hook = backbone.get_submodule(name.removesuffix(INPUT)), _Hook(self, name, tap.pooling)
             if name.endswith(INPUT):
@@ -110,11 +111,18 @@ class _Recording:
             self.token = _recording.set({**_recording.get(), id(self.recorder): values})
         return values
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         if torch.compiler.is_compiling():
             self.recorder.traced = None
-        else:
-            _recording.reset(self.token)
+            return
+        values = _recording.get()[id(self.recorder)]
+        _recording.reset(self.token)
+        unseen = [name for name in self.recorder.names if name not in values]
+        if unseen and kind is None:
+            raise UserError(
+                f"Tap {unseen[0]!r} was not reached: its layer is compiled by itself, where no hook acts, or this pass "
+                "leaves it out. Compile the whole model, or tap another layer."
+            )
 
 
 _recording: ContextVar[dict[int, dict[str, torch.Tensor]]] = ContextVar("recording", default={})  # noqa: B039  never changed

@@ -211,6 +211,17 @@ def test_compile_with_and_without_taps(images: torch.Tensor) -> None:
     assert torch.equal(model.forward_taps(images)[0], expected_logits), "the module itself still works"
 
 
+def test_a_layer_compiled_by_itself_cannot_be_tapped(images: torch.Tensor) -> None:
+    model = ControlledModel("test_resnet", 3, taps=("stages", "encoder")).eval()
+    tap = model.tap_names[1]
+    model.backbone.get_submodule(tap).compile(backend="eager")
+    model(images)
+    with pytest.raises(UserError, match=rf"Tap '{tap}' was not reached: its layer is compiled by itself"):
+        model.forward_taps(images)
+    model.compile(backend="eager")
+    assert list(model(images, taps=True)[1]) == list(model.tap_names)
+
+
 @pytest.mark.slow
 def test_compile_with_inductor(trained: ControlledModel, images: torch.Tensor) -> None:
     compiled = torch.compile(copy.deepcopy(trained))
