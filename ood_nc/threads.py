@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,10 @@ Begin = Callable[..., Callable[[], Any]]
 
 @contextmanager
 def beside_each_other(workers: int) -> Iterator[Begin]:
-    """Begin calls inside the block, that many at once; those that have not begun when it is left never do.
+    """Begin calls inside the block, that many at once.
+
+    Where an error ends the block (Ctrl-C, say), those that have not begun never do, and those that run are ended at
+    their next step in Python.
 
     Args:
         workers: threads; with one there is none, and a call runs when it is waited for.
@@ -26,7 +31,7 @@ def beside_each_other(workers: int) -> Iterator[Begin]:
     if workers < 2:
         yield functools.partial
         return
-    threads = torch.get_num_threads()
+    threads, running = torch.get_num_threads(), set[int]()
     share = max(1, threads // workers)
 
     def share_of_cores() -> None:
@@ -34,12 +39,29 @@ def beside_each_other(workers: int) -> Iterator[Begin]:
         torch.set_num_threads(share)
         threadpool_limits(share, user_api="openmp")
 
+    def run(function: Callable[..., Any], *arguments: Any) -> Any:
+        running.add(threading.get_ident())
+        try:
+            return function(*arguments)
+        finally:
+            running.discard(threading.get_ident())
+
     pool = ThreadPoolExecutor(workers, initializer=share_of_cores)
     try:
-        yield lambda *call: pool.submit(*call).result
+        yield lambda *call: pool.submit(run, *call).result
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for thread in tuple(running):
+            _end(thread)
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         torch.set_num_threads(threads)
+
+
+def _end(thread: int) -> None:
+    """Raise SystemExit in a thread: a pass over a batch may take minutes, and who wants to stop would wait for it."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
 
 
 def in_order(begun: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Any]:

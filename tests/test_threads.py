@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -39,20 +40,32 @@ def test_one_worker_is_the_caller_at_the_time_it_waits() -> None:
         assert seen == [2]
 
 
-def test_what_has_not_begun_when_the_block_is_left_never_does() -> None:
-    seen: list[int] = []
-    gate = threading.Event()
+def test_an_error_ends_what_runs_and_what_has_not_begun() -> None:
+    begun: list[int] = []
+    both = threading.Barrier(3)
 
-    def call(value: int) -> None:
-        gate.wait(timeout=10)
-        seen.append(value)
+    def endless(value: int) -> None:
+        begun.append(value)
+        both.wait(timeout=10)
+        while True:
+            time.sleep(0.001)
 
-    with pytest.raises(KeyError), beside_each_other(2) as begin:
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), beside_each_other(2) as begin:
         for value in range(50):
-            begin(call, value)
-        gate.set()
-        raise KeyError
-    assert len(seen) < 50 and torch.get_num_threads() == 2
+            begin(endless, value)
+        both.wait(timeout=10)
+        raise KeyboardInterrupt
+    assert sorted(begun) == [0, 1] and torch.get_num_threads() == 2
+    assert time.monotonic() - start < 10
+
+
+def test_calls_that_nobody_waits_for_run_to_their_end_where_there_is_no_error() -> None:
+    seen: list[int] = []
+    with beside_each_other(2) as begin:
+        for value in range(20):
+            begin(seen.append, value)
+    assert sorted(seen) == list(range(20))
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 3, 10])
