@@ -1,4 +1,4 @@
-"""Calls beside each other in threads, each of which has its share of the cores."""
+"""Threads and cores: calls beside each other that share them, and libraries that do not wait for each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 Begin = Callable[..., Callable[[], Any]]
 """Takes a call (function and arguments) and returns what waits for its result."""
@@ -48,7 +48,8 @@ def beside_each_other(workers: int) -> Iterator[Begin]:
 
     pool = ThreadPoolExecutor(workers, initializer=share_of_cores)
     try:
-        yield lambda *call: pool.submit(run, *call).result
+        with one_blas_thread():
+            yield lambda *call: pool.submit(run, *call).result
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for thread in tuple(running):
@@ -62,6 +63,43 @@ def beside_each_other(workers: int) -> Iterator[Begin]:
 def _end(thread: int) -> None:
     """Raise SystemExit in a thread: a pass over a batch may take minutes, and who wants to stop would wait for it."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """NumPy's and SciPy's linear algebra on one thread inside, in the whole process.
+
+    Their BLAS has threads of its own, and beside torch's the two wait for each other: small products and decompositions
+    take twice as long with them. Blocks may overlap, in several threads too: the last to be left ends it.
+    """
+    global _blocks, _limit
+    with _lock:
+        if not _blocks:
+            _limit = _libraries().limit(limits=1, user_api="blas")
+        _blocks += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                _limit.restore_original_limits()
+
+
+_WHEELS = ("numpy.libs", "scipy.libs", "numpy/.dylibs", "scipy/.dylibs")
+_lock, _blocks = threading.Lock(), 0
+_limit: Any = None
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """What the wheels of NumPy and SciPy bring along: one that they share with torch or faiss is left as it is.
+
+    To look for them takes milliseconds, so once.
+    """
+    loaded = ThreadpoolController()
+    paths = [library.filepath for library in loaded.lib_controllers]
+    return loaded.select(filepath=[path for path in paths if any(folder in path for folder in _WHEELS)])
 
 
 def in_order(begun: Iterable[Callable[[], Any]], ahead: int) -> Iterator[Any]:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from threadpoolctl import ThreadpoolController
 
-from ood_nc.threads import beside_each_other, in_order
+from ood_nc import threads
+from ood_nc.threads import beside_each_other, in_order, one_blas_thread
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,27 @@ def test_results_come_in_order_and_no_more_is_begun_than_asked_for(ahead: int) -
         given.append(value)
         assert len(begun) == min(5, len(given) + ahead)
     assert given == list(range(5))
+
+
+def blas_threads() -> list[int]:
+    return [library.num_threads for library in threads._libraries().lib_controllers]
+
+
+def test_blas_of_numpy_and_scipy_has_one_thread_until_the_last_block_is_left() -> None:
+    first, second = one_blas_thread(), one_blas_thread()
+    with threads._libraries().limit(limits=2):
+        before = blas_threads()
+        first.__enter__()
+        second.__enter__()
+        assert set(blas_threads()) <= {1}
+        first.__exit__(None, None, None)
+        assert set(blas_threads()) <= {1}
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+
+
+def test_only_what_numpy_and_scipy_bring_along_is_limited() -> None:
+    limited = {library.filepath for library in threads._libraries().lib_controllers}
+    others = {library.filepath for library in ThreadpoolController().lib_controllers} - limited
+    assert all("numpy" in path or "scipy" in path for path in limited)
+    assert not any("numpy.libs" in path or "scipy.libs" in path for path in others)

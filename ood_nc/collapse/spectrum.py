@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ from ood_nc.collapse._common import EPS, UndefinedMetricError, as_head
 from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
+from ood_nc.threads import one_blas_thread
+
+_SMALL = 1024
+"""Dimensions up to which threads of SciPy's own cost more than they give."""
 
 
 class MomentSpectra(NamedTuple):
@@ -48,7 +53,8 @@ def moment_spectra(stats: ClassStatistics) -> MomentSpectra:
         moment.addr_(axis, image, alpha=-2).addr_(image, axis, alpha=-2)
     # Transposed: in the order of LAPACK, which then works in place.
     matrix = moment.cpu().numpy().T
-    _, diagonal, beside, _, failed = lapack.dsytrd(matrix, lwork=64 * len(matrix), overwrite_a=True)
+    with one_blas_thread() if len(matrix) <= _SMALL else nullcontext():
+        _, diagonal, beside, _, failed = lapack.dsytrd(matrix, lwork=64 * len(matrix), overwrite_a=True)
     if failed:
         raise RuntimeError(f"dsytrd: argument {-failed}.")
     lifted = diagonal.copy()

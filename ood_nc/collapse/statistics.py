@@ -15,7 +15,7 @@ from ood_nc.collapse._pending import Pending, check_finite
 from ood_nc.errors import UserError
 
 # A smaller block wastes the matrix product; a larger one would outweigh the d x d scatter.
-_BLOCK_BYTES = 1 << 21
+_BLOCK_BYTES = 1 << 22
 _SOFT_ROWS = 1024
 
 

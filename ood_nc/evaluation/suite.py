@@ -42,6 +42,7 @@ from ood_nc.evaluation.tap_measurements import add_detectors, add_probe, measure
 from ood_nc.evaluation.transfer import measure_probe
 from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
+from ood_nc.threads import one_blas_thread
 
 
 def evaluate(
@@ -256,7 +257,7 @@ def evaluate(
         series=found.series | {"gallery": gallery(plan, found, identity)},
         scores=scores_table(tested_sets(plan, found)),
     )
-    with timed(clock, "relations"):
+    with timed(clock, "relations"), one_blas_thread():
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
         if STRICT in protocols:  # the rules speak of the model's own taps
             results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
