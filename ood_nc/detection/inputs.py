@@ -110,20 +110,26 @@ class Inputs:
 
     @cached_property
     def _of_logits(self) -> Tensor:
-        """Largest logit, log-sum-exp, and the number 0 where all are finite (N, 3), in chunks.
+        """Largest logit, log-sum-exp, and the number 0 where all are finite (N, 3) float64, in chunks.
 
-        No term cancels in them, so those of the head are multiplied in the precision of the features, as by the
-        network's own head.
+        No term cancels in the logits, so those of the head are multiplied, and what is below the largest exponentiated,
+        in the precision of the features, as by the network's own head; their sum is float64, in which a largest
+        softmax probability close to 1 keeps its digits.
         """
 
-        def both(logits: Tensor) -> Tensor:
-            largest = logits.amax(dim=1)
-            return torch.stack([largest, logits.logsumexp(dim=1), logits.sum(dim=1) * 0], dim=1)
+        def reduced(logits: Tensor) -> Tensor:
+            largest = logits.amax(dim=1, keepdim=True)
+            total = (logits - largest).exp_().sum(dim=1, keepdim=True, dtype=torch.float64)
+            return torch.cat([largest, largest + total.log_(), logits.sum(dim=1, keepdim=True) * 0], dim=1)
 
-        if self._given_logits is not None or "logits" in vars(self) or not linalg.float32_suffices(self.features):
-            return linalg.by_chunks(both, self.logits)
-        weight, bias = self.head.to(self.device)
-        return linalg.by_chunks(lambda rows: both(linalg.products(rows, weight).add_(bias)), self.features)
+        if self._given_logits is None and "logits" not in vars(self) and linalg.float32_suffices(self.features):
+            weight, bias = (part.to(torch.float32) for part in self.head.to(self.device))
+            found = linalg.by_chunks(
+                lambda rows: reduced(torch.addmm(bias, rows.to(torch.float32), weight.T)), self.features
+            )
+            if bool(found.isfinite().all()):  # Else float32 overflows, or the features are not finite.
+                return found
+        return linalg.by_chunks(reduced, self.logits)
 
     @cached_property
     def probabilities(self) -> Tensor:
