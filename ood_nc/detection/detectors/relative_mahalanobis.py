@@ -35,34 +35,36 @@ class RelativeMahalanobis(FeatureDetector):
     requires = frozenset({"features", "labels"})
 
     def _fit(self, train: TapStatistics) -> None:
-        self.mean_ = train.global_mean
-        self.whitening_ = train.within_whitening
-        self.whitened_means_ = (train.class_means - self.mean_) @ self.whitening_
-        self.rank_ = self.whitening_.shape[1]
+        whitening = train.within_whitening
+        self.rank_ = whitening.shape[1]
         self.background_mean_ = train.mean
-        self.directions_ = self._cancelled(train)
-        if self.directions_ is None:
-            self.background_whitening_ = train.total_whitening
-            self.background_rank_ = self.background_whitening_.shape[1]
-        else:
-            self.background_rank_ = self.rank_
+        cancelled = self._cancelled(train, whitening)
+        self.directions_ = None if cancelled is None else cancelled[0]
+        if cancelled is not None:
+            self.lengths_, self.background_rank_ = cancelled[1], self.rank_
+            return
+        self.mean_ = train.global_mean
+        self.whitening_ = whitening
+        self.whitened_means_ = (train.class_means - self.mean_) @ whitening
+        self.background_whitening_ = train.total_whitening
+        self.background_rank_ = self.background_whitening_.shape[1]
 
-    def _cancelled(self, train: TapStatistics) -> Tensor | None:
-        """Directions (d, 2 K) of the difference, where S is regular and classes are few.
+    def _cancelled(self, train: TapStatistics, whitening: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Directions (d, 2 K) of the difference, and squared lengths (K,), where S is regular and classes are few.
 
         S_0 is S and the K class means, so by Woodbury's identity the two distances differ in as many directions: what
         all others give to either cancels, and need not be computed.
         """
-        dim, means = train.dim, (train.class_means - train.mean) @ self.whitening_
-        self.lengths_ = torch.linalg.vecdot(means, means)
-        spread = float(self.whitening_.square().sum() * train.covariance.trace())
-        rounding = spread**0.5 * float(self.lengths_.max()) * torch.finfo(torch.float64).eps
+        dim, means = train.dim, (train.class_means - train.mean) @ whitening
+        lengths = torch.linalg.vecdot(means, means)
+        spread = float(whitening.square().sum() * train.covariance.trace())
+        rounding = spread**0.5 * float(lengths.max()) * torch.finfo(torch.float64).eps
         if self.rank_ < dim or 2 * len(means) > dim or spread * linalg.RELATIVE_CUTOFF > 1 or rounding > _ROUNDING:
             return None
         scaled = means * (train.class_counts.double() / len(train)).sqrt()[:, None]
         factor = torch.linalg.cholesky(scaled @ scaled.T + torch.eye(len(scaled)).to(scaled))
         between = torch.linalg.solve_triangular(factor, scaled, upper=False)
-        return self.whitening_ @ torch.cat([means, between]).T
+        return whitening @ torch.cat([means, between]).T, lengths
 
     def _score_rows(self, features: Tensor) -> Tensor:
         # Most of the two distances cancels: in float64 whatever the features.
