@@ -11,7 +11,7 @@ from ood_nc.documents import MEAN, OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.scores_table import read_samples, score_column
+from ood_nc.evaluation.scores_table import score_column
 from ood_nc.scores import percentile_interval
 
 _LARGER_IS_BETTER = {"auroc": True, "fpr95_id_positive": False}
@@ -72,9 +72,7 @@ def against_all(
     Raises:
         UserError: a run has no scores by sample, or the challenger did not score with ``method``.
     """
-    if reference.scores is None or challenger.scores is None:
-        raise UserError("A run without scores.parquet cannot be compared image by image: evaluate it again.")
-    pair = CommonSamples([read_samples(reference.scores), read_samples(challenger.scores)], replicates, seed)
+    pair = CommonSamples([reference.samples(), challenger.samples()], replicates, seed)
     own = pair.detection(1, score_column(taps[1], method))
     found: list[Duel] = []
     for name in reference.identity["detectors"]:

@@ -19,7 +19,7 @@ ID: Set = ("id", "id_test")
 
 
 class CommonSamples:
-    """The images that all runs have; each set is resampled once for all runs.
+    """The images that all runs have; each set is resampled once for all runs. Sets of other data have none in common.
 
     Args:
         runs: the tables of all runs.
@@ -34,6 +34,7 @@ class CommonSamples:
 
     def __init__(self, runs: Sequence[Samples], replicates: int, seed: int) -> None:
         shared = [chosen for chosen in runs[0].ids if all(chosen in run.ids for run in runs)]
+        shared = [one for one in shared if not any(run.is_of_other_data(runs[0], one) for run in runs)]
         common = {chosen: reduce(_in_both, [run.ids[chosen] for run in runs]) for chosen in shared}
         self.runs, self.groups = runs, runs[0].groups
         self.ids = {chosen: ids for chosen, ids in common.items() if ids}

@@ -15,7 +15,6 @@ from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.scores_table import read_samples
 from ood_nc.evaluation.standings import standings
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE, headline
@@ -63,18 +62,17 @@ def compare(
     if len(results) < 2:
         raise UserError(f"A comparison needs two results or more, got {len(results)}.")
     names = _names(results)
-    for result, name in zip(results, names, strict=True):
-        if result.scores is None:
-            raise UserError(f"{name} has no scores.parquet, so it cannot be paired: evaluate that run again.")
     groups = _groups(results, names)
     reference, *others = groups
-    rows, verdicts, notes = [], [], []
+    rows, verdicts = [], []
+    noted_for: dict[str, list[str]] = {}
     standing, pareto = standings(groups, replicates=replicates, confidence=confidence, seed=seed)
     for other in others:
-        found, noted, seeds = _compare_groups(groups[reference], groups[other], replicates, seed)
+        found, notes, seeds = _compare_groups(groups[reference], groups[other], replicates, seed)
         entries = [_entry(reference, other, cell, parts, confidence, seed) for cell, parts in found.items()]
         rows += entries
-        notes += [f"{other} against {reference}: {note}" for note in noted]
+        for note in dict.fromkeys(notes):
+            noted_for.setdefault(note, []).append(other)
         verdicts.append(_verdict(reference, other, entries, seeds))
     return {
         "schema": SCHEMA_VERSION,
@@ -90,7 +88,7 @@ def compare(
         "standings": standing,
         "pareto": pareto,
         "relations": relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
-        "notes": list(dict.fromkeys(notes)),
+        "notes": [f"{', '.join(others)} against {reference}: {note}" for note, others in noted_for.items()],
     }
 
 
@@ -147,19 +145,11 @@ def _compare_groups(
     by_cell: dict[Cell, list[Difference]] = {}
     for seed_a, seed_b in seeds:
         one, two = a[seed_a], b[seed_b]
-        assert one.scores is not None and two.scores is not None
-        pair = CommonSamples([read_samples(one.scores), read_samples(two.scores)], replicates, seed)
-        notes += [*left_out(pair), *_other_content(one, two)]
+        pair = CommonSamples([one.samples(), two.samples()], replicates, seed)
+        notes += left_out(pair)
         for cell, difference in differences(pair, one.identity, two.identity).items():
             by_cell.setdefault(cell, []).append(difference)
     return by_cell, notes, len(seeds)
-
-
-def _other_content(one: Results, two: Results) -> list[str]:
-    a, b = (result.identity.get("datasets", {}) for result in (one, two))
-    tested = [name for name in a if name in b and not name.endswith("train")]
-    differ = [name for name in tested if a[name].get("fingerprint") != b[name].get("fingerprint")]
-    return [f"{name}: the images of the two runs differ; those of equal ids are taken for the same" for name in differ]
 
 
 def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float, seed: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +37,31 @@ class Difference:
     n: int
 
 
-def left_out(pair: CommonSamples) -> Iterator[str]:
-    """A note for every set that two runs do not share completely."""
+def left_out(pair: CommonSamples) -> list[str]:
+    """What two runs do not share completely, sets of which the same is true in one note."""
     a, b = pair.runs
+    noted: dict[str, list[str]] = {}
     for chosen in dict.fromkeys([*a.ids, *b.ids]):
-        sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
-        shared = len(pair.ids.get(chosen, ()))
-        if {shared} != set(sizes):
-            yield f"{chosen[1]}: of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
+        note = _left_out(pair, chosen)
+        if note and chosen[1] not in noted.setdefault(note, []):
+            noted[note].append(chosen[1])
+    return [f"{', '.join(names)}: {note}" for note, names in noted.items()]
+
+
+def _left_out(pair: CommonSamples, chosen: Set) -> str | None:
+    a, b = pair.runs
+    sizes = len(a.ids.get(chosen, [])), len(b.ids.get(chosen, []))
+    shared = len(pair.ids.get(chosen, ()))
+    known = [run.datasets.get(chosen, {}) for run in pair.runs]
+    if 0 in sizes:
+        return "in one of the two runs only"
+    if a.is_of_other_data(b, chosen):
+        return f"{known[0]['source']} in one run, {known[1]['source']} in the other: not compared"
+    if {shared} != set(sizes):
+        return f"of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
+    if known[0].get("fingerprint") != known[1].get("fingerprint"):
+        return "the images of the two runs differ; those of equal ids are taken for the same"
+    return None
 
 
 def differences(pair: CommonSamples, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Cell, Difference]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ood_nc.documents import COLUMNS, PARTS, is_one_set, measured_taps, one_protocol, plain, read_results, write_results
 from ood_nc.errors import UserError
 from ood_nc.evaluation.overview import Plots, by_tap
+from ood_nc.evaluation.scores_table import Samples, read_samples
 from ood_nc.files import PATIENCE, atomic_path, is_being_written
 from ood_nc.notebook import data_frame, html_table, short
 
@@ -74,6 +75,17 @@ class Results:
     def table(self) -> pa.Table:
         """The long table as Arrow."""
         return pa.Table.from_pylist(self.rows, schema=SCHEMA)
+
+    def samples(self) -> Samples:
+        """The scores by sample, split by set.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.scores is None:
+            name = self.identity.get("run", "The run")
+            raise UserError(f"{name} has no scores.parquet, so it cannot be paired: evaluate that run again.")
+        return read_samples(self.scores, self.identity)
 
     @property
     def main_rows(self) -> list[Row]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,21 +47,33 @@ class Samples:
     ids: dict[Set, list[str]]
     columns: dict[tuple[Set, str], NDArray[Any]]
     groups: dict[Set, str]
+    datasets: dict[Set, Mapping[str, Any]] = field(default_factory=dict)
 
     def get(self, chosen: Set, column: str) -> NDArray[Any] | None:
         """A column on a set, or None where it is absent or undefined on any sample."""
         return self.columns.get((chosen, column))
 
+    def is_of_other_data(self, other: Samples, chosen: Set) -> bool:
+        """Whether a set is known to be of another source and content in another run, whatever its images are named."""
+        one, two = (run.datasets.get(chosen, {}) for run in (self, other))
+        return all(one.get(key) and two.get(key) and one[key] != two[key] for key in ("source", "fingerprint"))
 
-def read_samples(table: pa.Table) -> Samples:
-    """Split a run's table by set; columns with nulls or NaN in a set are left out there."""
+
+def read_samples(table: pa.Table, identity: Mapping[str, Any] | None = None) -> Samples:
+    """Split a run's table by set; columns with nulls or NaN in a set are left out there.
+
+    Args:
+        table: scores by sample.
+        identity: of the run, which says what each set is.
+    """
     groups, datasets = table["group"].to_numpy(), table["dataset"].to_numpy()
-    samples = Samples({}, {}, {})
+    samples, known = Samples({}, {}, {}), (identity or {}).get("datasets", {})
     measured = [name for name in table.column_names if name.startswith(("score/", "correct/"))]
     for group, dataset in dict.fromkeys(zip(groups.tolist(), datasets.tolist(), strict=True)):
         part = table.filter(pa.array((groups == group) & (datasets == dataset)))
         chosen = (group if group in ("id", "transfer") else "ood", dataset)
         samples.ids[chosen], samples.groups[chosen] = part["id"].to_pylist(), group
+        samples.datasets[chosen] = known.get(f"{dataset}/test" if group == "transfer" else dataset, {})
         for name in measured:
             column = part[name]
             if column.null_count == 0:

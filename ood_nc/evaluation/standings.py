@@ -13,7 +13,7 @@ import numpy as np
 from ood_nc.documents import OOD_GROUPS
 from ood_nc.evaluation.common_samples import COMPARED, ID, Array, CommonSamples
 from ood_nc.evaluation.results import Results
-from ood_nc.evaluation.scores_table import Set, correct_column, read_samples, score_column
+from ood_nc.evaluation.scores_table import Set, correct_column, score_column
 from ood_nc.headline import headline
 from ood_nc.scores import nested_means, percentile_interval
 
@@ -44,7 +44,7 @@ def standings(
         errors lower), ``within noise of the front`` (others have, but in too few resamples) or ``dominated``; and
         ``by``, the others.
     """
-    samples = {(name, one): read_samples(run.scores) for name, group in groups.items() for one, run in group.items()}
+    samples = {(name, one): run.samples() for name, group in groups.items() for one, run in group.items()}
     places = {key: place for place, key in enumerate(samples)}
     common = CommonSamples(list(samples.values()), replicates, seed)
     measured: dict[Key, dict[str, Array]] = {}

@@ -81,5 +81,5 @@ def test_without_sets_or_scores_in_common_it_is_one_line() -> None:
     with pytest.raises(UserError, match="no OOD set in common"):
         against_all(one, other, "vim", taps=("encoder", "projector"))
     other.scores = None
-    with pytest.raises(UserError, match="without scores"):
+    with pytest.raises(UserError, match="no scores"):
         against_all(one, other, "knn", taps=("encoder", "projector"))

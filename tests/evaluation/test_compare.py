@@ -170,6 +170,29 @@ def test_the_same_files_under_other_content_are_noted() -> None:
     assert any("svhn" in note and "differ" in note for note in found["notes"])
 
 
+def of(source: str, fingerprint: str) -> dict[str, Any]:
+    """What an identity says of its ID test images."""
+    return {"id_test": {"source": source, "fingerprint": fingerprint}}
+
+
+def test_images_of_other_data_are_not_taken_for_the_same_though_their_ids_are() -> None:
+    a = run("a", datasets=of("mnist.npz::test", "1"))
+    b, c = (run(name, datasets=of("fashion.npz::test", "2"), accuracy=0.9) for name in "bc")
+    found = compare([a, b, c], replicates=0)
+    assert found["notes"] == [
+        "b, c against a: id_test: mnist.npz::test in one run, fashion.npz::test in the other: not compared"
+    ]
+    assert not {entry["kind"] for entry in found["differences"]} & {"detection", "accuracy"}
+    assert "ID accuracy" not in found["verdict"] and "transfer" in found["verdict"]
+    assert not any(row["metric"] == "accuracy" for row in found["standings"])
+
+
+@pytest.mark.parametrize("other", [of("moved/mnist.npz::test", "1"), of("mnist.npz::test", "2"), {}])
+def test_images_of_one_source_or_of_equal_content_are_compared(other: dict[str, Any]) -> None:
+    a, b = run("a", datasets=of("mnist.npz::test", "1")), run("b", datasets=other)
+    assert "ID accuracy" in compare([a, b], replicates=0)["verdict"]
+
+
 def test_seeds_are_paired_and_widen_the_interval() -> None:
     gaps = (1.4, 1.6, 1.8)
     baselines = [run(f"resnet18-none-seed{s}", s, draw=s) for s in range(3)]
