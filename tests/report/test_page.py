@@ -363,6 +363,24 @@ def test_settings_that_differ(two: Written) -> None:
     assert not columns.keys() & {"optim.lr", "experiment"}
 
 
+@pytest.mark.parametrize(("count", "on_paper"), [(12, True), (45, False)])
+def test_many_settings_are_rows_and_very_many_are_not_printed(tmp_path: Path, count: int, on_paper: bool) -> None:
+    runs, comparison = build_comparison(tmp_path)
+    for run in runs:
+        settings = "".join(f"  key_{key}: of-{run.name}\n" for key in range(count))
+        (run / "config.yaml").write_text(f"data:\n{settings}", encoding="utf-8")
+    page = read_page(write_comparison(runs, tmp_path / "comparison.html", comparison))
+    (table,) = (table for table in page.all("table") if "by-key" in (table["class"] or ""))
+    head, *rows = [[cell.text for cell in row.all("th", "td")] for row in table.all("tr")]
+    assert head == ["What", *(run.name for run in runs)]
+    assert rows == [[f"data.key_{key}", *(f"of-{run.name}" for run in runs)] for key in range(count)]
+    hidden = [
+        division for division in page.all("div") if division["class"] == "screen" and table in division.all("table")
+    ]
+    told = [text for text in page.all("p") if text["class"] == "paper" and text.text.startswith(f"{count} keys")]
+    assert (not hidden, not told) == (on_paper, on_paper)
+
+
 def test_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", epochs=1)
     before = {path.name for path in run.iterdir()}
