@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -18,6 +19,9 @@ from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.processes import is_distributed
 from ood_nc.stopping import interruptible_wait
+
+_LETTING_GO = 0.05
+"""Seconds; the threads need some microseconds."""
 
 _STATES = (PartialState, AcceleratorState, GradientState)
 
@@ -98,7 +102,7 @@ def accelerator_for(train: TrainConfig) -> Iterator[Accelerator]:
                 )
             yield accelerator
             if accelerator.num_processes > 1 and not foreign_group:
-                accelerator.state.destroy_process_group()
+                leave_group()
     finally:
         _replace_states(saved)
 
@@ -135,14 +139,23 @@ def joined() -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         first = _first_error(told, error)
-        dist.destroy_process_group()  # who waits for this process learns of it by that
+        leave_group()  # who waits for this process learns of it by that
         with suppress(RuntimeError):
             told.set(f"knows {rank}", "")
             if rank == 0:  # the store may be this process's: it stays until the others have read what ended them
                 told.wait([f"knows {other}" for other in range(world)], timedelta(seconds=10))
         raise error if first is None else first from None
     with suppress(RuntimeError):  # the others may have gone
-        dist.destroy_process_group()
+        leave_group()
+
+
+def leave_group() -> None:
+    """Leave the group of processes, when the threads of its last collective have let go of their tensors.
+
+    For that they need the interpreter's lock, with which PyTorch 2.6 waits for them: for ever, where they come second.
+    """
+    time.sleep(_LETTING_GO)
+    dist.destroy_process_group()
 
 
 def _first_error(told: dist.Store, error: BaseException) -> Exception | None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ood_nc.collapse import ClassStatistics, CollapseTracker
+from ood_nc.training.launch import leave_group
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ torch.save(stats.all_reduce().state_dict(), f"{folder}/state{rank}.pt")
 tracker = CollapseTracker(int(data["classes"]), interval=1, window=1)
 point = tracker.step({"a": torch.from_numpy(data["h"][mine])}, torch.from_numpy(data["y"][mine]))
 torch.save(point, f"{folder}/point{rank}.pt")
-dist.destroy_process_group()
+leave_group()
 """
 
 

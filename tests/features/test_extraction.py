@@ -16,6 +16,7 @@ from torch import nn
 
 from ood_nc.features import UnreadableError, extract, forwarded
 from ood_nc.models import ControlledModel
+from ood_nc.training.launch import leave_group
 from tests.helpers.fakes import TinyData, TinyModel
 
 
@@ -229,7 +230,7 @@ def _extract_in_process(rank: int, world: int, port: int, n: int, folder: str) -
     torch.save(
         (bank.taps, bank.logits, bank.labels, bank.ids, bank.broken, model.images), f"{folder}/{world}-{rank}.pt"
     )
-    dist.destroy_process_group()
+    leave_group()
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from ood_nc.errors import UserError
 from ood_nc.features import BankStore, UnreadableError, cache_key
 from ood_nc.files import write_lock
 from ood_nc.sealed import RowFile
+from ood_nc.training.launch import leave_group
 from tests.helpers.fakes import TinyData, TinyModel
 
 
@@ -217,7 +218,7 @@ def _get_in_process(rank: int, world: int, port: int, folder: str) -> None:
     cache_key.weights_hash = lambda model: "same"
     banks = [BankStore(folder).get(model, TinyData(), batch_size=2) for _ in range(2)]
     torch.save((model.images, banks[1].ids, banks[0].logits, banks[1].logits), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    leave_group()
 
 
 def test_processes_share_one_file(tmp_path: Path) -> None:

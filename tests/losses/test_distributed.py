@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ood_nc.losses import Objective, nearest_neighbor_entropy
+from ood_nc.training.launch import leave_group
 
 ROWS = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
 SPLITS = {"equal": (4, 4), "unequal": (7, 1), "one empty": (8, 0)}
@@ -77,7 +78,7 @@ def join_group(rank: int, world: int, folder: str) -> dict:
     try:
         return cases(rank, world)
     finally:
-        dist.destroy_process_group()
+        leave_group()
 
 
 def worker(index: int, world: int, folder: str) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from ood_nc.config import ModelConfig
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel, Projector, build_model, weights_hash
+from ood_nc.training.launch import leave_group
 
 TAPS = ("stages", "encoder", "projector")
 
@@ -247,7 +248,7 @@ def test_distributed_wrapper(images: torch.Tensor, tmp_path) -> None:
             (logits.sum() + taps["layer1"].sum()).backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
     finally:
-        torch.distributed.destroy_process_group()
+        leave_group()
 
 
 def test_pickle_of_the_whole_model(trained: ControlledModel, images: torch.Tensor) -> None:

@@ -19,6 +19,7 @@ from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
 from ood_nc.training import train
 from ood_nc.training.checkpoints import STATE, load_model
+from ood_nc.training.launch import leave_group
 from ood_nc.training.sharding import check_optimizer, shard
 from tests.helpers.trained import equal, weights
 
@@ -225,7 +226,7 @@ def alone():
     """A group of this process alone: what it forwards is put together as by several."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield torch.device("cpu")
-    dist.destroy_process_group()
+    leave_group()
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_efficientnet_gn", "convnet6"])
