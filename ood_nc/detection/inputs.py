@@ -143,12 +143,15 @@ class Inputs:
     def check(self, names: frozenset[str]) -> None:
         """Raise :class:`NonFiniteError` where the named inputs hold NaN or infinity (looked at once)."""
         left = names - self._checked
-        if "features" in left:
-            check_finite(self.features, "features")
-        if "logits" in left and self._given_logits is not None:
-            check_finite(self._given_logits, "logits")
-        elif "logits" in left:
-            check_finite(self._of_logits, "logits of the head", "scale those samples or leave them out")
+        of_head = "logits" in left and self._given_logits is None
+        # A feature that is not finite makes logits so, and they are needed anyway: one look at both.
+        if not (of_head and bool(self._of_logits.isfinite().all())):
+            if "features" in left:
+                check_finite(self.features, "features")
+            if of_head:
+                check_finite(self._of_logits, "logits of the head", "scale those samples or leave them out")
+            elif "logits" in left and self._given_logits is not None:
+                check_finite(self._given_logits, "logits")
         self._checked |= names
 
     def check_nonnegative(self, detector: str) -> None:
