@@ -73,11 +73,16 @@ def read_last(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The weights file and the training state to go on from; None where no epoch was finished.
 
     Raises:
-        UserError: one of them is damaged, or the weights that belong to the state are gone. Nothing older takes their
-            place unasked: no other training state is kept.
+        UserError: one of them is damaged, or there are weights and no state, or a state whose weights are gone. Nothing
+            older takes their place unasked: no other training state is kept.
     """
     path = folder / STATE
     if not path.exists():
+        # The best of the first epoch alone may be there: the process died before its state was written.
+        if (folder / LAST).exists() or ((folder / BEST).exists() and read_header(folder / BEST)["facts"]["epoch"] > 1):
+            raise UserError(
+                f"{path} is gone, without which the run would begin anew over its weights; {_advice(folder)}."
+            )
         return None
     try:
         state = torch.load(io.BytesIO(read_sealed_bytes(path)), map_location="cpu", weights_only=True)

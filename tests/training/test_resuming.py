@@ -14,7 +14,7 @@ import torch
 
 from ood_nc.config import load
 from ood_nc.errors import UserError
-from ood_nc.sealed import read_sealed_bytes, write_sealed_bytes
+from ood_nc.sealed import read_sealed, read_sealed_bytes, write_sealed, write_sealed_bytes
 from ood_nc.tracking import read_log
 from ood_nc.training import load_run, train
 from ood_nc.training import loop as loop_module
@@ -93,6 +93,23 @@ def test_a_finished_run_is_left_alone_and_can_be_prolonged(small, caplog):
     straight = train(small("straight", **{"optim.sched": "none", "train.epochs": 3}))
     assert equal(weights(directory), weights(straight)) and numbers(directory) == numbers(straight)
     assert load(directory / "config.yaml").train.epochs == 3
+
+
+def test_a_run_whose_training_state_is_gone_is_not_begun_anew_over_its_weights(small):
+    directory = train(small())
+    folder = directory / "checkpoints"
+    (folder / "last.state.pt").unlink()
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"last\.state\.pt is gone.*--initial-checkpoint .*best\.safetensors"):
+        train(small(**{"train.epochs": 3}), resume=True)
+    header, tensors = read_sealed(folder / "best.safetensors")
+    (folder / "last.safetensors").unlink()  # the weights that are shared and kept are the best
+    header["facts"]["epoch"] = 2
+    write_sealed(folder / "best.safetensors", tensors, header)
+    with pytest.raises(UserError, match=r"last\.state\.pt is gone"):
+        train(small(**{"train.epochs": 3}), resume=True)
+    for path in before.keys() - {folder / "last.safetensors", folder / "best.safetensors"}:
+        assert path.stat().st_mtime_ns == before[path] or path.name == ".lock"
 
 
 def test_a_longer_run_says_what_the_learning_rate_does(small, caplog):
