@@ -61,10 +61,11 @@ def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
 
 
 def trial_name(sweep: Sweep, setting: Setting) -> str:
-    """A name that can be read, and never that of another setting."""
+    """A name that can be read, and never that of another setting or of another command."""
     text = "-".join(f"{key.rpartition('.')[2]}_{setting[key]}" for key in sweep.varied)
     name = re.sub(r"[^A-Za-z0-9.+-]+", "_", text).strip("._-")
-    mark = hashlib.sha256(json.dumps(setting, sort_keys=True, default=str).encode()).hexdigest()[:6]
+    whole = json.dumps([sweep.command, setting], sort_keys=True, default=str)
+    mark = hashlib.sha256(whole.encode()).hexdigest()[:6]
     return f"{name[:80]}-{mark}"
 
 

@@ -59,16 +59,19 @@ def read_sweep(path: Path) -> Sweep:
     if unknown is not None:
         raise UserError(f"{path}: {unknown!r} is not done without W&B.{nearest(str(unknown), _KEYS)}")
     parameters = {str(key): _parameter(f"{path}, {key}", entry) for key, entry in values["parameters"].items()}
-    method = values.get("method")
+    method, cap = values.get("method"), values.get("run_cap")
+    if cap is not None and not (type(cap) is int and cap >= 1):
+        raise UserError(f"{path}: run_cap is how many runs are made, a whole number from 1, got {cap!r}.")
     if method == "grid":
         settings = _grid(path, parameters)
+    elif method == "random" and cap is not None:
+        settings = _random(path, parameters, cap)
     elif method == "random":
-        settings = _random(path, parameters, values.get("run_cap"))
+        raise UserError(f"{path}: a random search needs run_cap, how many runs it makes.")
     else:
         raise UserError(f"{path}: method {method!r} is not done without W&B: use grid or random, or wandb agent.")
     varied = [key for key, entry in parameters.items() if "value" not in entry]
-    name, cap = str(values.get("name") or path.stem), values.get("run_cap")
-    return Sweep(name, varied, settings[:cap], _command(path, values))
+    return Sweep(str(values.get("name") or path.stem), varied, settings[:cap], _command(path, values))
 
 
 def _parameter(where: str, entry: Any) -> Setting:
@@ -78,9 +81,14 @@ def _parameter(where: str, entry: Any) -> Setting:
         raise UserError(f"{where}: write nested parameters as dotted keys, e.g. optim.lr.")
     if "values" in entry and not (isinstance(entry["values"], list) and entry["values"]):
         raise UserError(f"{where}: values is a list of at least one.")
-    bounds = [entry.get("min"), entry.get("max")]
-    if not {"value", "values", "mu"} & entry.keys() and not all(_is_number(end) for end in bounds):
-        raise UserError(f"{where}: a parameter has value, values, or min and max.")
+    bounds: list[Any] = [entry.get("min"), entry.get("max")]
+    if not {"value", "values", "mu"} & entry.keys():
+        if not all(_is_number(end) for end in bounds):
+            raise UserError(
+                f"{where}: a parameter has value, values, or numbers as min and max (1.0e-5: YAML reads 1e-5 as text)."
+            )
+        if bounds[0] > bounds[1]:
+            raise UserError(f"{where}: min is {bounds[0]}, more than max, which is {bounds[1]}.")
     return dict(entry)
 
 
@@ -100,12 +108,19 @@ def _grid(path: Path, parameters: Mapping[str, Setting]) -> list[Setting]:
     return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*axes)]
 
 
-def _random(path: Path, parameters: Mapping[str, Setting], count: Any) -> list[Setting]:
+def _random(path: Path, parameters: Mapping[str, Setting], count: int) -> list[Setting]:
     """Trials from a fixed seed, so that a sweep that goes on asks for the same ones."""
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"{path}: a random search needs run_cap, how many runs it makes.")
+
+    def drawn(key: str, entry: Setting) -> Any:
+        try:
+            return _draw(f"{path}, {key}", entry, generator)
+        except UserError:
+            raise
+        except (ArithmeticError, TypeError, ValueError) as error:  # a logarithm of 0, a width that is text
+            raise UserError(f"{path}, {key}: no value can be drawn by what is given ({error}).") from None
+
     generator = random.Random(0)
-    return [{key: _draw(f"{path}, {key}", entry, generator) for key, entry in parameters.items()} for _ in range(count)]
+    return [{key: drawn(key, entry) for key, entry in parameters.items()} for _ in range(count)]
 
 
 def _draw(where: str, entry: Setting, generator: random.Random) -> Any:
@@ -115,9 +130,11 @@ def _draw(where: str, entry: Setting, generator: random.Random) -> Any:
     if "values" in entry:
         weights = entry.get("probabilities")
         return generator.choices(entry["values"], weights)[0]
-    name = str(entry.get("distribution") or ("int_uniform" if isinstance(entry["min"], int) else "uniform"))
+    whole = all(isinstance(entry.get(end), int) for end in ("min", "max"))
+    name = str(entry.get("distribution") or ("int_uniform" if whole else "uniform"))
     kind, step = name.removeprefix("q_"), entry.get("q", 1) if name.startswith("q_") else None
-    low, high = entry.get("min", 0.0), entry.get("max", 0.0)
+    low: Any = entry.get("min")
+    high: Any = entry.get("max")
     if kind == "int_uniform":
         return generator.randint(low, high)
     if kind == "uniform":

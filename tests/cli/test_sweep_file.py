@@ -21,6 +21,7 @@ from ood_nc.training.setup import create_objective
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 RUN = ["ood-nc", "run", "--config=quickstart", "${args}"]
+RANDOM = {"method": "random", "run_cap": 4}
 
 
 def write(tmp_path: Path, **values: Any) -> Path:
@@ -68,6 +69,7 @@ def test_random_draws_by_distribution_the_same_ones_each_time(tmp_path: Path) ->
         "lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-1},
         "wd": {"min": 0.0, "max": 2.0},
         "depth": {"min": 1, "max": 3},
+        "alpha": {"min": 0, "max": 0.5},
         "width": {"distribution": "q_uniform", "min": 0.0, "max": 8.0, "q": 2},
         "kind": {"values": ["a", "b"]},
     }
@@ -79,6 +81,14 @@ def test_random_draws_by_distribution_the_same_ones_each_time(tmp_path: Path) ->
     assert abs(sum(one["wd"] for one in settings) / 400 - 1) < 0.15
     assert {one["depth"] for one in settings} == {1, 2, 3} and {one["kind"] for one in settings} == {"a", "b"}
     assert {one["width"] for one in settings} == {0, 2, 4, 6, 8}
+    assert abs(sum(one["alpha"] for one in settings) / 400 - 0.25) < 0.04
+
+
+def test_trials_of_another_command_are_others(tmp_path: Path) -> None:
+    digits = read_sweep(write(tmp_path))
+    photos = read_sweep(write(tmp_path, command=["ood-nc", "run", "--config=photos.yaml", "${args}"]))
+    assert digits.settings == photos.settings
+    assert trial_name(digits, digits.settings[0]) != trial_name(photos, photos.settings[0])
 
 
 @pytest.mark.parametrize(
@@ -92,6 +102,16 @@ def test_random_draws_by_distribution_the_same_ones_each_time(tmp_path: Path) ->
         ({"parameters": {"lr": {"values": []}}}, "at least one"),
         ({"parameters": {"lr": {"min": 0.1, "max": 0.2}}}, "whole numbers"),
         ({"parameters": {"lr": {"max": 1}}}, "min and max"),
+        ({"parameters": {"lr": {"min": "1e-5", "max": "1e-2"}}}, "YAML reads 1e-5 as text"),
+        ({"parameters": {"lr": {"min": 5, "max": 1}}}, "min is 5, more than max, which is 1"),
+        ({"run_cap": -1}, "a whole number from 1, got -1"),
+        ({"run_cap": "3"}, "a whole number from 1, got '3'"),
+        ({**RANDOM, "parameters": {"lr": {"values": [1, 2], "probabilities": [0.5]}}}, "no value can be drawn"),
+        ({**RANDOM, "parameters": {"lr": {"mu": 1, "distribution": "uniform"}}}, "no value can be drawn"),
+        (
+            {**RANDOM, "parameters": {"lr": {"min": 0, "max": 1, "distribution": "log_uniform_values"}}},
+            "tried.yaml, lr: no value can be drawn",
+        ),
         ({"command": ["python", "train.py", "${args}"]}, "must be ood-nc run"),
         ({"command": ["ood-nc", "run", "${args_json}"]}, "not ${args_json}"),
     ],
