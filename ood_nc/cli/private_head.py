@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ood_nc.cli.command import Command, find_config
 from ood_nc.cli.show import say, table
 from ood_nc.config import Config, load, parse_yaml
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
     from ood_nc.evaluation import Results
     from ood_nc.privacy import PrivateHead
 
-_SETTINGS = (
-    *("epsilon", "delta", "method", "steps", "batch_size", "learning_rate", "clip", "accountant"),
-    *("normalize", "center", "components", "share"),
-)
+_SETTINGS: dict[str, type] = {
+    **{"epsilon": float, "delta": float, "method": str, "steps": int, "batch_size": int, "learning_rate": float},
+    **{"clip": float, "accountant": str, "normalize": bool, "center": bool, "components": int, "share": float},
+}
 """What `fit_private_head` is asked for."""
 
 
@@ -63,6 +65,11 @@ def _execute(arguments: argparse.Namespace) -> int:
         raise UserError("private-head takes either RUN, or --features FILE: give one of the two.")
     if arguments.epsilon is None or arguments.delta is None:
         raise UserError("private-head needs --epsilon and --delta, e.g. --epsilon 4 --delta 1e-5.")
+    if not arguments.file.suffix:  # the folder of the results would take its name
+        raise UserError(
+            f"-o {arguments.file}: the results go into a folder of that name: call the file otherwise, "
+            f"e.g. {arguments.file}.safetensors."
+        )
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)
@@ -101,12 +108,16 @@ def _read_preset(arguments: argparse.Namespace) -> None:
         preset = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"Cannot read {path} ({error}).") from None
-    known = [*_SETTINGS, "tap", "seeds", "detectors"]
+    known: dict[str, Any] = {**_SETTINGS, "tap": str, "seeds": list[int], "detectors": list[str]}
     if not isinstance(preset, dict):
         raise UserError(f"{path} must hold options by name, e.g. epsilon: 4.")
     for key, value in preset.items():
         if key not in known:
             raise UserError(f"{path}: unknown option {key!r}.{nearest(str(key), known)}")
+        try:
+            value = TypeAdapter(known[key]).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{path}: {key}: {error.errors()[0]['msg']}, got {value!r}.") from None
         if getattr(arguments, key) is None:
             setattr(arguments, key, value)
 

@@ -184,6 +184,10 @@ def fit_private_head(
     x = as_matrix(features)
     x = x if x.dtype in (torch.float32, torch.float64) else x.float()
     y = as_labels(labels, len(x), num_classes=num_classes).to(x.device)
+    if not (0 < learning_rate < math.inf and (batch_size is None or batch_size >= 1)):
+        raise UserError(
+            f"learning_rate must be positive and finite and batch_size at least 1, got {learning_rate:g}, {batch_size}."
+        )
     rate = 1.0 if method == "noisy_gd" else sampling_rate(len(x), batch_size or max(1, len(x) // 10))
     _check(x, method, epsilon, delta, clip, share, normalize or public is not None or not (center or components))
     accountant = accountant or ("analytic" if rate == 1.0 else "prv")

@@ -90,6 +90,60 @@ def test_an_unknown_option_of_a_preset(features: Path, tmp_path: Path, capsys: p
     assert "Did you mean 'epsilon'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("steps: ten", "steps: Input should be a valid integer, unable to parse string as an integer, got 'ten'"),
+        ("seeds: 3", "seeds: Input should be a valid list, got 3"),
+        ("detectors: knn", "detectors: Input should be a valid list, got 'knn'"),
+        ("normalize: maybe", "normalize: Input should be a valid boolean"),
+    ],
+)
+def test_a_value_of_a_preset_that_is_of_no_use(
+    line: str, message: str, features: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(f"epsilon: 1.0\ndelta: 1.0e-4\n{line}\n")
+    words = [
+        "private-head",
+        "--features",
+        str(features),
+        "--config",
+        str(preset),
+        "-o",
+        str(tmp_path / "h.safetensors"),
+    ]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_text_in_a_preset_means_what_it_says(features: Path, tmp_path: Path) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("epsilon: 1.0\ndelta: 1e-4\nnormalize: 'no'\nsteps: 2\ndetectors: [energy]\n")  # YAML: text, text
+    words = [
+        "private-head",
+        "--features",
+        str(features),
+        "--config",
+        str(preset),
+        "-o",
+        str(tmp_path / "h.safetensors"),
+    ]
+    assert main([*words, "--quiet"]) == 0
+    head = PrivateHead.load(tmp_path / "h.safetensors")
+    assert head.statement.delta == 1e-4
+    assert not head.preparation.normalize
+
+
+def test_a_file_without_a_suffix_is_refused_before_anything_is_done(
+    features: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["private-head", "--features", str(features), "--epsilon", "1", "--delta", "1e-4"]
+    assert main([*words, "-o", str(tmp_path / "h")]) == 2
+    assert "h.safetensors" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["noisy-gd", "paid-pca", "dp-sgd"])
 def test_shipped_presets(preset: str, features: Path, tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
         ({"normalize": False, "center": True}, "need bounded features"),
         ({"components": 30}, "components must be from 1 to 20"),
         ({"steps": 0}, "steps must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"batch_size": 0}, "batch_size at least 1"),
         ({"num_classes": 2}, "must be in 0..1"),
     ],
 )
