@@ -76,7 +76,8 @@ def _take(words: list[str]) -> list[str]:
 def _listed(taken: list[str], kinds: set[Any]) -> Any:
     """A list given as words, with commas between, or as YAML."""
     if len(taken) == 1 and ("," not in taken[0] or taken[0].startswith(("[", "{"))):
-        return _parse(taken[0], kinds)
+        value = _parse(taken[0], kinds)
+        return [value] if type(value) in (int, float) else value
     return [_parse(part.strip(), kinds) for word in taken for part in word.split(",") if part.strip()]
 
 

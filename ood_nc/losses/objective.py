@@ -175,7 +175,13 @@ def _checked_loss(term: Term) -> LossFunction:
     if not math.isfinite(term.weight):
         raise UserError(f"The weight of the loss {term.name!r} on the tap {term.tap!r} must be finite: {term.weight}.")
     loss = LOSSES[term.name]
-    parameters = list(inspect.signature(loss).parameters)[2:]
+    known = inspect.signature(loss).parameters
+    parameters = list(known)[2:]
+    for name, value in term.kwargs.items():
+        wanted = known[name].default if name in known else None
+        if type(wanted) in (int, float) and not isinstance(value, (int, float)):
+            hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if isinstance(value, str) else ""
+            raise UserError(f"{name} of the loss {term.name!r} must be a number, got {value!r}{hint}.")
     try:
         inspect.signature(loss).bind(None, None, **term.kwargs)
     except TypeError as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from ood_nc.errors import UserError
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup
 
@@ -118,10 +119,18 @@ def _place(setup: Setup, epoch: int, number: int, loaded: Loaded) -> _Batch:
 
 def _forward(setup: Setup, batch: _Batch) -> _Output:
     seed_everything(*batch.seed)
+    images = batch.images if batch.outliers is None else torch.cat([batch.images, batch.outliers])
+    try:
+        logits, taps = setup.module(images, taps=True)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "Batch norm has no variance of one value: give each process more than one image a batch "
+            "(train.batch_size, train.grad_accum_steps), or take --model.normalization group_ws."
+        ) from None
     if batch.outliers is None:
-        logits, taps = setup.module(batch.images, taps=True)
         return _Output(logits, taps, None)
-    logits, taps = setup.module(torch.cat([batch.images, batch.outliers]), taps=True)
     size = len(batch.images)
     return _Output(logits[:size], {name: rows[:size] for name, rows in taps.items()}, logits[size:])
 

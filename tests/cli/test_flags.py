@@ -82,6 +82,8 @@ def test_lists_are_words_commas_or_yaml() -> None:
         assert load(None, overrides(line)).evaluation.detectors == three["evaluation.detectors"], line
     assert overrides("--detectors=[msp,knn,energy]") == three
     assert load(None, overrides("--detectors knn")).evaluation.detectors == ["knn"]
+    assert load(None, overrides("--decay-milestones 3")).optim.decay_milestones == [3]
+    assert load(None, overrides("--graphs.held_out_classes=6")).graphs.held_out_classes == [6]
     assert overrides("--decay-milestones 3 6 --scale 0.5 1 --lr -1") == {
         "optim.decay_milestones": [3, 6], "augment.scale": [0.5, 1], "optim.lr": -1,
     }  # fmt: skip

@@ -165,6 +165,7 @@ def test_the_short_form_is_the_same_terms() -> None:
     [
         ([Term("lenth", "encoder", 1.0)], r"Unknown loss 'lenth'\. Did you mean 'length'\? Known: entropy, length"),
         ([Term("length", "encoder", 1.0, {"powr": 2})], r"'powr'\. Did you mean 'power'"),
+        ([Term("length", "encoder", 1.0, {"power": "2e0"})], r"power .* must be a number, got '2e0' \(YAML reads 1e-3"),
         ([Term("length", "encoder", math.inf)], "weight of the loss 'length' on the tap 'encoder' must be finite"),
         ([Term("entropy", "encoder", 1.0)], "'entropy' is there twice on the tap 'encoder'"),
     ],

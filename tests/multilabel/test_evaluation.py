@@ -128,3 +128,7 @@ def test_settings_that_do_not_fit_are_one_line():
         load(None, {**SETTINGS, "loss.task": "cross_entropy"})
     with pytest.raises(UserError, match="mix images of one label"):
         load(None, {**SETTINGS, "augment.mixup": 0.2})
+    with pytest.raises(UserError, match="intermediate needs images of one class each"):
+        load(None, {**SETTINGS, "intermediate.images": 50})
+    with pytest.raises(UserError, match="control needs images of one class each"):
+        load(None, {**SETTINGS, "control": [{"target": 0.3}]})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ood_nc.errors import UserError
 from ood_nc.training import steps as module
 from ood_nc.training import train
 from ood_nc.training.launch import accelerator_for
@@ -89,3 +90,9 @@ def test_it_is_the_step_of_the_whole_batch(small):
         return max(float((weights[one][n] - value).abs().max()) for n, value in weights[other].items())
 
     assert difference("whole", "joint") < 1e-6 < 1e-4 < difference("whole", "apart")
+
+
+def test_batch_norm_on_one_image_is_one_line(small):
+    settings = {"model.name": "resnet10t", "train.batch_size": 16, "train.grad_accum_steps": 12, "data.limit": 4}
+    with pytest.raises(UserError, match="more than one image a batch"):
+        train(small(**settings))
