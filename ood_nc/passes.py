@@ -42,7 +42,10 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     layers = list(module.modules())
     with _lock:
         for layer in layers:
-            _held.setdefault(id(layer), _Held(layer.training)).blocks += 1
+            held = _held.setdefault(id(layer), _Held(layer.training))
+            if held.blocks == 0:
+                _forget_biases(layer)
+            held.blocks += 1
             layer.training = False
     try:
         yield
@@ -52,8 +55,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
                 held = _held[id(layer)]
                 held.blocks -= 1
                 if held.blocks == 0:
+                    _forget_biases(layer)
                     layer.training = held.training
                     del _held[id(layer)]
+
+
+def _forget_biases(layer: Any) -> None:
+    """Have timm's attentions (LeViT, TinyViT, EfficientFormer, ...) gather their biases anew from their weights: in
+    evaluation mode they keep them until their ``train`` is called, whatever becomes of the weights."""
+    if getattr(layer, "attention_bias_cache", None):
+        layer.attention_bias_cache = {}
 
 
 @contextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -52,6 +53,29 @@ def test_a_train_method_that_does_more_is_not_called() -> None:
     with evaluating(module):
         assert not module.training
     assert module.training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_attention_does_not_keep_the_biases_of_earlier_weights(training: bool) -> None:
+    model = timm.create_model("levit_128s", num_classes=2).train(training)
+    images = torch.randn(1, 3, 224, 224)
+    biases = [weight for name, weight in model.named_parameters() if "attention_bias" in name]
+
+    def passed() -> torch.Tensor:
+        with torch.no_grad(), evaluating(model):
+            return model(images)
+
+    first = passed()
+    with torch.no_grad():
+        for weight in biases:
+            weight.normal_()
+    second = passed()
+    assert not torch.equal(first, second)
+    other = timm.create_model("levit_128s", num_classes=2).eval()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(images), second)
+    # Nor is one left behind for the caller, whose own evaluation comes after more training.
+    assert not any(getattr(layer, "attention_bias_cache", None) for layer in model.modules())
 
 
 @pytest.mark.parametrize("before", [False, True])
