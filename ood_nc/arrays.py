@@ -6,7 +6,8 @@ No value changes on the way either: what a tensor of numbers cannot hold exactly
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,16 @@ ArrayLike: TypeAlias = "np.ndarray[Any, Any] | torch.Tensor | Sequence[Any]"
 EXACT_IN_FLOAT32 = 2**24
 EXACT_IN_FLOAT64 = 2**53
 """Up to here every integer is a number of its own."""
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Products in the precision of their arrays: inside, or in what it decorates, also where autocast is on outside."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def as_tensor(values: ArrayLike, name: str = "values") -> torch.Tensor:

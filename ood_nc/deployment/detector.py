@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ood_nc.arrays import without_autocast
 from ood_nc.data import eval_transform
 from ood_nc.deployment import file
 from ood_nc.deployment.blocks import in_blocks
@@ -249,6 +250,7 @@ class Detector:
             accepted[readable] = self._accept(combined, classes)
         return Verdict(scores, p_values, accepted, predictions, self.model.class_names, tuple(reasons))
 
+    @without_autocast()  # as it was calibrated
     def member_scores(self, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The score of every member (B, m) and the predicted classes (B,), on the CPU."""
         batch = batch.to(self.device)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike
+from ood_nc.arrays import ArrayLike, without_autocast
 from ood_nc.detection.base import BaseDetector
 from ood_nc.detection.context import TapQueries, TapStatistics
 from ood_nc.detection.errors import MissingInputError
@@ -53,6 +53,7 @@ class FeatureDetector(BaseDetector):
     closed_form: ClassVar[bool] = True
     _head: Head | None = None
 
+    @without_autocast()
     def fit(
         self: Self,
         features: ArrayLike | TapStatistics | None,
@@ -89,6 +90,7 @@ class FeatureDetector(BaseDetector):
             self.num_logits_ = train.num_logits
         return self
 
+    @without_autocast()
     def score(self, features: ArrayLike | TapQueries | None, *, logits: ArrayLike | None = None) -> Tensor:
         """Score samples, each independently of the others.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import ExitStack, closing
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -115,9 +115,8 @@ def forwarded(
     fastest = _Fastest(model, device)
 
     def one_pass(rows: torch.Tensor, images: torch.Tensor | None, unread: Unread) -> Forwarded:
-        # Modes hold in the thread that enters them, and not for what the caller does with a batch.
-        autocast = torch.autocast(device.type, dtype=amp_dtype) if amp else nullcontext()
-        with torch.inference_mode(), autocast:
+        # Modes hold in the thread that enters them, and not for what the caller does with a batch; nor do the caller's.
+        with torch.inference_mode(), torch.autocast(device.type, dtype=amp_dtype, enabled=amp):
             output, taps = _forward(model, fastest, images, device, dtype)
         return Forwarded(0, rows, taps, output, unread)
 

@@ -8,7 +8,7 @@ import time
 import torch
 from scipy.special import stdtrit
 
-from ood_nc.arrays import ArrayLike
+from ood_nc.arrays import ArrayLike, without_autocast
 from ood_nc.errors import UserError
 from ood_nc.transfer._stratify import shuffle_classes
 from ood_nc.transfer.means import predict_by_means
@@ -18,6 +18,7 @@ from ood_nc.transfer.result import ProbeResult, by_class, check_task
 SHOTS = (1, 5, 10)
 
 
+@without_autocast()
 def few_shot(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ood_nc.arrays import ArrayLike, as_matrix
+from ood_nc.arrays import ArrayLike, as_matrix, without_autocast
 from ood_nc.errors import UserError
 from ood_nc.transfer._softmax_regression import Blocks, Curvature, curvature_of, evaluate, minimise, standardise
 from ood_nc.transfer._stratify import hold_out
@@ -45,6 +45,7 @@ class LinearProbe:
     selected: dict[str, float | int | str] = field(default_factory=dict)
     selected_on: str | None = None
 
+    @without_autocast()
     def logits(self, features: ArrayLike) -> torch.Tensor:
         """Return features @ weight.T + bias, (N, C), float64 for float64 features, else float32.
 
@@ -59,6 +60,7 @@ class LinearProbe:
         return torch.cat([part.to(dtype) @ weight.T + bias for part in rows.split(ROWS_AT_ONCE)])
 
 
+@without_autocast()
 def linear_probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,
@@ -105,6 +107,7 @@ def linear_probe(
 PROBES.add("linear", linear_probe)
 
 
+@without_autocast()
 def fit_linear_probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from ood_nc.arrays import ArrayLike
+from ood_nc.arrays import ArrayLike, without_autocast
 from ood_nc.errors import UserError
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_test
@@ -14,6 +14,7 @@ from ood_nc.transfer.result import ROWS_AT_ONCE, ProbeResult, check_task, read_t
 SIMILARITIES_AT_ONCE, QUERIES_AT_ONCE, KEYS_AT_ONCE = 2**25, 2**14, 2**13
 
 
+@without_autocast()
 def knn_probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ood_nc.arrays import ArrayLike
+from ood_nc.arrays import ArrayLike, without_autocast
 from ood_nc.errors import UserError
 from ood_nc.transfer.result import ProbeResult, check_task, read_test
 
@@ -37,6 +37,7 @@ CNN_PROBE = PaperSettings()
 VIT_PROBE = PaperSettings(learning_rate=0.01, weight_decay=1e-4, batch_size=2048)
 
 
+@without_autocast()
 def paper_probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ood_nc.arrays import ArrayLike
+from ood_nc.arrays import ArrayLike, without_autocast
 from ood_nc.transfer._closed_form import Moments, Solution, fit, read
 from ood_nc.transfer.registry import PROBES
 from ood_nc.transfer.result import ProbeResult, check_task
@@ -15,6 +15,7 @@ from ood_nc.transfer.result import ProbeResult, check_task
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
+@without_autocast()
 def ridge_probe(
     train_features: ArrayLike,
     train_labels: ArrayLike,

@@ -17,6 +17,13 @@ def test_a_detector_says_what_it_is(fitted: Detector, monkeypatch: pytest.Monkey
     assert fitted.to_pandas()["tap"] == ["encoder"]
 
 
+def test_autocast_of_the_caller_changes_no_score(fitted: Detector) -> None:
+    images = torch.rand(3, *fitted.model.preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
+    want = fitted(images).scores
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fitted(images).scores, want)
+
+
 def test_a_verdict_is_counted_and_a_row_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     given = torch.tensor([1.5, -2.0, float("nan")], dtype=torch.float64)
     names, errors = ("cat", "<b>dog</b>"), (None, None, "no such file")

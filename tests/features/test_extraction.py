@@ -222,6 +222,13 @@ def test_banks_are_float32_under_autocast() -> None:
     assert not torch.equal(bank.taps["encoder"], want), "autocast was on"
 
 
+def test_autocast_of_the_caller_changes_nothing() -> None:
+    want = extract(TinyModel(), TinyData())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        bank = extract(TinyModel(), TinyData())
+    assert torch.equal(bank.taps["encoder"], want.taps["encoder"]) and torch.equal(bank.logits, want.logits)
+
+
 def _extract_in_process(rank: int, world: int, port: int, n: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)

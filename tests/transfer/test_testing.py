@@ -18,6 +18,16 @@ def test_ours(name):
     check_probe(name)
 
 
+@pytest.mark.parametrize("name", [name for name in PROBES if not name.startswith("few_shot_")])
+def test_autocast_of_the_caller_changes_nothing(name):
+    features = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    labels = (features[:, :4] + 0.5 * features[:, 4:8]).argmax(dim=1)
+    task = (features[:200], labels[:200], features[200:], labels[200:])
+    expected = PROBES[name](*task, seed=0).predictions
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(PROBES[name](*task, seed=0).predictions, expected)
+
+
 def nearest_sample(train_features, train_labels, test_features, test_labels, *, seed=0):
     """The class of the nearest training sample."""
     start = time.perf_counter()

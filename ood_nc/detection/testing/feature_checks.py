@@ -87,6 +87,13 @@ def _check_half_precision(cls: type[FeatureDetector], problem: Problem) -> None:
         require(close(scores[0], scores[1]), cls, f"{dtype} gives other scores than the same numbers in float32.")
 
 
+def _check_autocast(cls: type[FeatureDetector], problem: Problem) -> None:
+    expected = cls().fit(problem.features, problem.labels, head=problem.head).score(problem.queries)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = cls().fit(problem.features, problem.labels, head=problem.head).score(problem.queries)
+    require(torch.equal(scores, expected), cls, "fitted and asked under autocast it gives other scores.")
+
+
 def _check_extremes(cls: type[FeatureDetector], problem: Problem) -> None:
     """Numbers at the ends of float32 and float64, also in the head: finite scores, or an error of one line."""
     top = torch.finfo(torch.float32).max
