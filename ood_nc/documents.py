@@ -50,6 +50,9 @@ OOD_GROUPS = ("near", "far")
 """The groups that are to be told from ID; a covariate-shifted set shows ID classes and is reported apart."""
 
 
+_SEED = re.compile(r"[-_. ]*seed[-_]?(\d+)")
+
+
 def is_one_set(row: Mapping[str, Any]) -> bool:
     """Whether a row is about one whole data set: neither a mean over sets nor a set without its overlap with ID."""
     return row["dataset"] is not None and row["dataset"] != MEAN and not row["dataset"].endswith(DISJOINT)
@@ -69,7 +72,13 @@ def distinct_name(name: str, taken: Sequence[str]) -> str:
 
 def group_of(name: str) -> str:
     """The name of a run without its seed: what is equal is one group."""
-    return re.sub(r"[-_. ]*seed[-_]?\d+", "", name) or name
+    return _SEED.sub("", name) or name
+
+
+def seed_of(name: str) -> int | None:
+    """The seed in the name of a run, None where it names none."""
+    found = _SEED.search(name)
+    return None if found is None else int(found[1])
 
 
 def write_results(directory: Path, parts: Mapping[str, Any]) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ood_nc.documents import MEAN, SCHEMA_VERSION, distinct_name, group_of, plain
+from ood_nc.documents import MEAN, SCHEMA_VERSION, group_of, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
-from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out
-from ood_nc.evaluation.results import Results
+from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
+from ood_nc.evaluation.results import Results, joined_rows, run_names
 from ood_nc.evaluation.standings import standings
 from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE, headline
@@ -39,8 +39,8 @@ def compare(
     Returns:
         The document of a comparison (comparison.json); its ``differences`` have ``kind, tap, dataset, group, method,
         metric, a, b, difference, low, high, n, seeds, by_seed, headline`` (what the verdict is made of). A mean over
-        all near and far sets has dataset ``mean`` and group ``ood``. Its ``standings`` and ``pareto`` are those of
-        `ood_nc.evaluation.standings`.
+        all near and far sets (that every seed has) has dataset ``mean`` and group ``ood``. Its ``standings`` and
+        ``pareto`` are those of `ood_nc.evaluation.standings`.
 
     Raises:
         UserError: fewer than two results, or one without scores by sample.
@@ -61,7 +61,7 @@ def compare(
     """
     if len(results) < 2:
         raise UserError(f"A comparison needs two results or more, got {len(results)}.")
-    names = _names(results)
+    names = run_names(results)
     groups = _groups(results, names)
     reference, *others = groups
     rows, verdicts = [], []
@@ -87,7 +87,7 @@ def compare(
         "differences": rows,
         "standings": standing,
         "pareto": pareto,
-        "relations": relate(_joined_rows(results, names), replicates=replicates, confidence=confidence, seed=seed),
+        "relations": relate(joined_rows(results), replicates=replicates, confidence=confidence, seed=seed),
         "notes": [f"{', '.join(others)} against {reference}: {note}" for note, others in noted_for.items()],
     }
 
@@ -107,20 +107,12 @@ def save_comparison(comparison: Mapping[str, Any], path: str | Path) -> None:
     write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
 
 
-def _names(results: Sequence[Results]) -> list[str]:
-    """The runs' names, made distinct where two runs of one seed share a name."""
-    names: list[str] = []
-    for result in results:
-        names.append(distinct_name(str(result.identity.get("run", "run")), names))
-    return names
-
-
 def _groups(results: Sequence[Results], names: Sequence[str]) -> dict[str, dict[int, Results]]:
     """Group name to seed to result. Runs that would be one group alone are compared one by one."""
     groups: dict[str, dict[int, Results]] = {}
     for result, name in zip(results, names, strict=True):
         group = group_of(name)
-        seed = int(result.identity.get("seed") or 0)
+        seed = result.seed
         by_seed = groups.setdefault(group, {})
         if seed in by_seed:
             groups[name] = {seed: result}
@@ -142,14 +134,31 @@ def _compare_groups(
         notes.append("no seed in common; paired in the order given")
     elif set(a) != set(b):
         notes.append(f"only the seeds of both are compared: {', '.join(str(found) for found, _ in seeds)}")
-    by_cell: dict[Cell, list[Difference]] = {}
+    found: dict[Cell, list[Difference]] = {}
     for seed_a, seed_b in seeds:
         one, two = a[seed_a], b[seed_b]
         pair = CommonSamples([one.samples(), two.samples()], replicates, seed)
-        notes += left_out(pair)
+        notes += [*left_out(pair), *_other_conditions(one, two)]
         for cell, difference in differences(pair, one.identity, two.identity).items():
-            by_cell.setdefault(cell, []).append(difference)
-    return by_cell, notes, len(seeds)
+            found.setdefault(cell, []).append(difference)
+    notes += [
+        f"{cell.dataset}, {_joined(cell.method)}: in {len(parts)} of {len(seeds)} seeds, so in no mean and no verdict"
+        for cell, parts in found.items()
+        if cell.headline and len(parts) < len(seeds)
+    ]
+    return with_means(found, len(seeds)), notes, len(seeds)
+
+
+def _other_conditions(one: Results, two: Results) -> Iterator[str]:
+    """What tells two runs apart beside what they are compared for."""
+    a, b = (next((row["protocol"] for row in result.main_rows), None) for result in (one, two))
+    if a != b:
+        yield f"measured by the protocol {b}, not {a}: in no relation"
+    known = [result.identity.get("datasets", {}) for result in (one, two)]
+    prints = [{name: of.get("fingerprint") for name, of in sets.items() if name.endswith("/train")} for sets in known]
+    learnt = [name for name, of in prints[0].items() if of and prints[1].get(name, of) != of]
+    if learnt and "features" not in (one.identity.get("model"), two.identity.get("model")):
+        yield f"{', '.join(learnt)}: other images in the two runs, so their probes differ in what they learn from too"
 
 
 def _entry(a: str, b: str, cell: Cell, parts: Sequence[Difference], confidence: float, seed: int) -> dict[str, Any]:
@@ -188,17 +197,19 @@ def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -
         ("transfer", "transfer_error", "mean transfer error over {n} set{s}", -1),
         ("accuracy", "accuracy", "ID accuracy", 1),
     ):
-        chosen = [e for e in entries if e["headline"] and e["kind"] == kind and e["metric"] == metric]
+        chosen = [e for e in entries if e["headline"] and e["metric"] == metric and e["seeds"] == seeds]
         n = len({e["dataset"] for e in chosen if e["dataset"] != MEAN and e["group"] != "covariate"})
-        means = [e for e in chosen if e["dataset"] == MEAN and e["group"] in ("ood", "transfer")]
+        told = chosen[:1] if kind == "accuracy" else [e for e in chosen if e["group"] in ("ood", "transfer")]
         found = [
-            _points(entry, better) + (f" by {entry['method']}" if kind == "detection" else "")
-            for entry in means or chosen[:1]
+            # What differs in the method differs by it too.
+            _points(entry, better) + (f" by {entry['method']}" if kind == "detection" or "→" in entry["method"] else "")
+            for entry in told
+            if kind == "accuracy" or entry["dataset"] == MEAN
         ]
         if found:
             parts.append(f"{label.format(n=n, s='' if n == 1 else 's')} {' and '.join(found)}")
     if not parts:
-        return f"{b} against {a}: nothing to compare, they share no samples."
+        return f"{b} against {a}: nothing to compare, they share no samples{' in all seeds' if seeds > 1 else ''}."
     return f"{b} against {a} ({seeds} seed{'' if seeds == 1 else 's'}): {'; '.join(parts)}."
 
 
@@ -211,7 +222,3 @@ def _points(entry: Mapping[str, Any], better: int) -> str:
     else:
         shown = "better" if value * better > 0 else "worse"
     return f"{100 * value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] ({shown})"
-
-
-def _joined_rows(results: Sequence[Results], names: Sequence[str]) -> list[dict[str, Any]]:
-    return [{**row, "run": name} for result, name in zip(results, names, strict=True) for row in result.main_rows]

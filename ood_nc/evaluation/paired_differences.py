@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,18 +57,20 @@ def _left_out(pair: CommonSamples, chosen: Set) -> str | None:
         return "in one of the two runs only"
     if a.is_of_other_data(b, chosen):
         return f"{known[0]['source']} in one run, {known[1]['source']} in the other: not compared"
+    if a.groups[chosen] != b.groups[chosen]:
+        return f"{a.groups[chosen]} in one run, {b.groups[chosen]} in the other: counted as {a.groups[chosen]}"
     if {shared} != set(sizes):
         return f"of {sizes[0]} and {sizes[1]} images, the {shared} in both runs are compared"
     if known[0].get("fingerprint") != known[1].get("fingerprint"):
-        return "the images of the two runs differ; those of equal ids are taken for the same"
+        return "the images of the two runs (or features of them) differ; those of equal ids are taken for the same"
     return None
 
 
 def differences(pair: CommonSamples, a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[Cell, Difference]:
-    """Every difference between two runs.
+    """Every difference between two runs on a set.
 
-    These are: the headline's detectors and probe on each set and in the mean over sets; every other detector and probe
-    that both runs have, on the headline's taps; the headline's on every tap both runs have; ID accuracy.
+    These are: the headline's detectors and probe; every other detector and probe that both runs have, on the headline's
+    taps; the headline's on every tap both runs have; ID accuracy.
 
     Args:
         pair: the two runs, the reference first.
@@ -97,6 +99,29 @@ def differences(pair: CommonSamples, a: Mapping[str, Any], b: Mapping[str, Any])
     return found
 
 
+def with_means(found: Mapping[Cell, Sequence[Difference]], seeds: int) -> dict[Cell, list[Difference]]:
+    """The differences with, after those of each place and metric, their means by group and over near and far sets.
+
+    Args:
+        found: the differences of every seed, by what is compared.
+        seeds: how many there are. A set that one of them lacks is in no mean, which would be of other sets there.
+    """
+    places: dict[Cell, dict[Cell, list[Difference]]] = {}
+    for cell, parts in found.items():
+        places.setdefault(replace(cell, dataset=MEAN, group=""), {})[cell] = list(parts)
+    told: dict[Cell, list[Difference]] = {}
+    for place, sets in places.items():
+        told |= sets
+        groups: dict[str, list[list[Difference]]] = {}
+        for cell, parts in sets.items():
+            if cell.kind != "accuracy" and len(parts) == seeds:
+                for name in (cell.group, "ood") if cell.group in OOD_GROUPS else (cell.group,):
+                    groups.setdefault(name, []).append(parts)
+        for name, parts_of in groups.items():
+            told[replace(place, group=name)] = [_mean(of_seed) for of_seed in zip(*parts_of, strict=True)]
+    return told
+
+
 def _places(
     taps: Pair, heads: Sequence[Pair], methods: Sequence[Pair], shared: Sequence[Pair]
 ) -> list[tuple[Pair, Pair]]:
@@ -110,27 +135,17 @@ def _add_detection(
 ) -> None:
     a, b = (pair.detection(run, score_column(taps[run], methods[run])) for run in (0, 1))
     for metric in COMPARED:
-        groups: dict[str, list[Difference]] = {}
         for chosen in [chosen for chosen in a if chosen in b]:
-            group = pair.groups[chosen]
             one = Difference(b[chosen][metric] - a[chosen][metric], len(pair.ids[chosen]))
-            found[Cell("detection", taps, methods, chosen[1], group, metric, headline)] = one
-            for name in (group, "ood") if group in OOD_GROUPS else (group,):
-                groups.setdefault(name, []).append(one)
-        for group, parts in groups.items():
-            found[Cell("detection", taps, methods, MEAN, group, metric, headline)] = _mean(parts)
+            found[Cell("detection", taps, methods, chosen[1], pair.groups[chosen], metric, headline)] = one
 
 
 def _add_transfer(
     found: dict[Cell, Difference], pair: CommonSamples, taps: Pair, methods: Pair, *, headline: bool
 ) -> None:
-    gains = _accuracy(pair, "transfer", taps, methods)
-    errors = {chosen: Difference(-gain.values, gain.n) for chosen, gain in gains.items()}
-    for chosen, error in errors.items():
+    for chosen, gain in _accuracy(pair, "transfer", taps, methods).items():
+        error = Difference(-gain.values, gain.n)
         found[Cell("transfer", taps, methods, chosen[1], "transfer", "transfer_error", headline)] = error
-    if errors:
-        mean = _mean(list(errors.values()))
-        found[Cell("transfer", taps, methods, MEAN, "transfer", "transfer_error", headline)] = mean
 
 
 def _accuracy(pair: CommonSamples, role: str, taps: Pair, methods: Pair) -> dict[Set, Difference]:
@@ -146,5 +161,5 @@ def _accuracy(pair: CommonSamples, role: str, taps: Pair, methods: Pair) -> dict
     return found
 
 
-def _mean(parts: list[Difference]) -> Difference:
+def _mean(parts: Sequence[Difference]) -> Difference:
     return Difference(np.mean([part.values for part in parts], axis=0), sum(part.n for part in parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,18 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ood_nc.documents import COLUMNS, PARTS, is_one_set, measured_taps, one_protocol, plain, read_results, write_results
+from ood_nc.documents import (
+    COLUMNS,
+    PARTS,
+    distinct_name,
+    is_one_set,
+    measured_taps,
+    one_protocol,
+    plain,
+    read_results,
+    seed_of,
+    write_results,
+)
 from ood_nc.errors import UserError
 from ood_nc.evaluation.overview import Plots, by_tap
 from ood_nc.evaluation.scores_table import Samples, read_samples
@@ -93,6 +104,12 @@ class Results:
         return list(one_protocol(self.rows)[0])
 
     @property
+    def seed(self) -> int:
+        """What tells the run from others of its group: the seed in its name, else the one it was evaluated with."""
+        named = seed_of(str(self.identity.get("run", "")))
+        return int(self.identity.get("seed") or 0) if named is None else named
+
+    @property
     def plot(self) -> Plots:
         """Plotly figures of the strict protocol: ``results.plot.layers()``, ``results.plot.tradeoff()``."""
         return Plots(self.main_rows, self.identity)
@@ -166,6 +183,26 @@ class Results:
                 if not saving or time.monotonic() > deadline:
                     raise
             time.sleep(0.02)
+
+
+def run_names(results: Sequence[Results]) -> list[str]:
+    """The runs' names, numbered where two runs share one."""
+    names: list[str] = []
+    for result in results:
+        names.append(distinct_name(str(result.identity.get("run", "run")), names))
+    return names
+
+
+def joined_rows(results: Sequence[Results]) -> list[Row]:
+    """The main rows of several runs by `run_names`: those of the first run's protocol, for two are never mixed."""
+    main = [result.main_rows for result in results]
+    protocol = next((row["protocol"] for row in main[0]), None)
+    return [
+        {**row, "run": name}
+        for name, rows in zip(run_names(results), main, strict=True)
+        for row in rows
+        if row["protocol"] == protocol
+    ]
 
 
 def make_row(base: Mapping[str, Any], **values: Any) -> Row:

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.results import Results
+from ood_nc.evaluation.results import Results, joined_rows
 from ood_nc.headline import HEADLINE_RULE, headline
 
 _CELL = ("protocol", "kind", "tap", "dataset", "group", "method", "metric")
@@ -48,28 +48,28 @@ def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[
         >>> row["value"], row["by_seed"]
         (1.0, {0: 1.0, 1: 1.0})
     """
-    seeds = [int(result.identity.get("seed") or 0) for result in results]
+    seeds = [result.seed for result in results]
     if len(set(seeds)) < max(2, len(seeds)):
         raise UserError(f"An interval over seeds needs two runs or more, each of its own seed; got seeds {seeds}.")
     values: dict[tuple[Any, ...], dict[int, float]] = {}
     for seed, result in zip(seeds, results, strict=True):
         for row in result.rows:
             if row["value"] is not None:
-                values.setdefault(tuple(row[name] for name in _CELL), {})[seed] = float(row["value"])
+                # Means over other numbers of sets are not one number.
+                sets = row["n"] if row["dataset"] == MEAN else None
+                values.setdefault((*(row[name] for name in _CELL), sets), {})[seed] = float(row["value"])
     rows = [
-        {**dict(zip(_CELL, cell, strict=True)), **_interval(by_seed, confidence)}
+        {**dict(zip(_CELL, cell, strict=False)), **_interval(by_seed, confidence)}
         for cell, by_seed in values.items()
         if len(by_seed) == len(seeds)
     ]
-    names = [str(result.identity.get("run", "run")) for result in results]
-    joined = [{**row, "run": name} for name, result in zip(names, results, strict=True) for row in result.main_rows]
     return {
         "schema": SCHEMA_VERSION,
         "runs": [plain(result.identity) for result in results],
         "rule": HEADLINE_RULE,
-        "verdicts": _sentences(results[0], rows),
+        "verdicts": _sentences(results, rows),
         "differences": [],
-        "relations": relate(joined, confidence=confidence),
+        "relations": relate(joined_rows(results), confidence=confidence),
         "notes": [],
         "seeds": rows,
     }
@@ -82,9 +82,9 @@ def _interval(by_seed: dict[int, float], confidence: float) -> dict[str, Any]:
     return {"value": mean, "low": mean - float(half), "high": mean + float(half), "by_seed": by_seed}
 
 
-def _sentences(result: Results, rows: Sequence[dict[str, Any]]) -> list[str]:
+def _sentences(results: Sequence[Results], rows: Sequence[dict[str, Any]]) -> list[str]:
     """The headline over seeds, one sentence a number, with every seed."""
-    chosen = headline(result.identity)
+    chosen = headline(results[0].identity)
     detection = {"kind": "detection", "tap": chosen.detection_tap, "dataset": MEAN, "group": "ood"}
     transfer = {"kind": "transfer", "tap": chosen.transfer_tap, "dataset": MEAN, "metric": "accuracy"}
     wanted: dict[str, dict[str, Any]] = {
@@ -94,17 +94,22 @@ def _sentences(result: Results, rows: Sequence[dict[str, Any]]) -> list[str]:
     error = f"mean transfer error by the {chosen.probe} probe"
     wanted[error] = {**transfer, "method": chosen.probe}
     wanted["ID accuracy"] = {"kind": "accuracy", "method": "head", "metric": "accuracy"}
-    main = {row["protocol"] for row in result.main_rows}
-    found = {
-        label: [row for row in rows if row["protocol"] in main and equals.items() <= row.items()]
-        for label, equals in wanted.items()
-    }
-    return [_sentence(label, matching[0], as_error=label == error) for label, matching in found.items() if matching]
+    main = [row for result in results for row in result.main_rows if row["value"] is not None]
+    protocol = main[0]["protocol"] if main else None
+    sentences = []
+    for label, equals in wanted.items():
+        row = next((row for row in rows if row["protocol"] == protocol and equals.items() <= row.items()), None)
+        if row is not None:
+            sentences.append(_sentence(label, row, as_error=label == error))
+        elif any(equals.items() <= row.items() for row in main):
+            sentences.append(f"{label}: no mean, for not every seed has it over the same sets.")
+    return sentences
 
 
 def _sentence(label: str, row: dict[str, Any], *, as_error: bool) -> str:
     def points(value: float) -> str:
-        return f"{100 * (1 - value if as_error else value):.1f}"
+        # Few seeds reach further than a share can be.
+        return f"{100 * min(max(1 - value if as_error else value, 0.0), 1.0):.1f}"
 
     low, high = (row["high"], row["low"]) if as_error else (row["low"], row["high"])
     each = ", ".join(f"seed {seed} {points(value)}" for seed, value in row["by_seed"].items())

@@ -10,7 +10,7 @@ from ood_nc.documents import MEAN, is_one_set
 from ood_nc.headline import Headline, headline
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import metric
-from ood_nc.report.numbers import interval, number
+from ood_nc.report.numbers import DASH, interval, number
 from ood_nc.report.summary import notes_on
 from ood_nc.report.tables import Table, cell
 
@@ -134,6 +134,9 @@ def _over_seeds(rows: Sequence[Row | None], *, with_tap: bool) -> Table:
     values = [float(row["value"]) for row in rows if row]
     mean = cell({**first, "value": fmean(values), "low": None, "high": None}, "percent")
     each = f"each seed {', '.join(number(value, 'percent') for value in values)}"
+    if with_tap and len({row["n"] for row in rows if row}) > 1:
+        mean |= {"text": DASH, "value": "", "title": "no mean over seeds: their sets are not as many"}
+        each += ", over other numbers of sets"
     return {**mean, "detail": "; ".join([*detail, each])}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ood_nc.evaluation.common_samples import CommonSamples
-from ood_nc.evaluation.paired_differences import differences, left_out
+from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
 from ood_nc.evaluation.scores_table import Samples, read_samples, scores_table
 from ood_nc.scores import auroc
 
@@ -25,8 +25,14 @@ def samples(seed: int, *, ids: int = 40, oods: int = 30) -> Samples:
     return read_samples(scores_table(sets))
 
 
+def told(a: Samples, b: Samples) -> dict[Cell, Difference]:
+    """The differences of one pair with their means."""
+    found = differences(CommonSamples([a, b], 0, 0), IDENTITY, IDENTITY)
+    return {cell: one for cell, (one,) in with_means({cell: [one] for cell, one in found.items()}, 1).items()}
+
+
 def test_every_place_is_compared_once_and_the_headline_is_marked() -> None:
-    found = differences(CommonSamples([samples(0), samples(1)], 0, 0), IDENTITY, IDENTITY)
+    found = told(samples(0), samples(1))
     detection = {cell: one for cell, one in found.items() if cell.kind == "detection"}
     # Three sets and the means of near, far, covariate and ood; two metrics; three detectors.
     assert len(detection) == (3 + 4) * 2 * 3
@@ -37,7 +43,7 @@ def test_every_place_is_compared_once_and_the_headline_is_marked() -> None:
 
 def test_a_mean_is_that_of_its_sets_without_covariate_ones() -> None:
     a, b = samples(0), samples(1)
-    found = differences(CommonSamples([a, b], 0, 0), IDENTITY, IDENTITY)
+    found = told(a, b)
     column = "score/encoder/knn"
 
     def gain(name: str) -> float:

@@ -128,3 +128,16 @@ def test_seeds_share_a_column_of_the_headline_and_each_is_seen(tmp_path: Path) -
     lacking = read_runs([seeded("ours-seed0", 0.9), other, seeded("ours-seed1", None)])
     undefined = headlines(lacking, None)[0]["cells"][0]
     assert undefined["undefined"] and "it was not measured" in undefined["title"]
+
+
+def test_means_of_seeds_over_other_numbers_of_sets_are_no_mean(tmp_path: Path) -> None:
+    paths = [build_run(tmp_path / f"trial-seed{seed}", seed=seed, epochs=1) for seed in (0, 1)]
+    document = json.loads((paths[1] / "results.json").read_text(encoding="utf-8"))
+    for row in document["rows"]:
+        if (row["kind"], row["dataset"], row["group"]) == ("detection", "mean", "ood"):
+            row["n"] -= 1
+    write_document(paths[1], document)
+    cells = {line["name"]: line["cells"] for line in headlines(read_runs(paths), None)}
+    (cell,), (transfer,) = cells["Mean AUROC, knn"], cells["Mean transfer error"]
+    assert (cell["text"], cell["value"]) == ("–", "") and cell["detail"].endswith(", over other numbers of sets")
+    assert transfer["value"] and "other numbers" not in transfer["detail"]
