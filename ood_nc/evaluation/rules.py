@@ -106,7 +106,8 @@ def _against_outliers(key: str) -> Callable[[Evidence], Merits]:
             (tap, name): auroc(scores["id_val"], scores[key])
             for tap, by_name in evidence.scores.items()
             for name, scores in by_name.items()
-            if "id_val" in scores and key in scores
+            # Scores that are NaN cost their detector the choice, not all others theirs.
+            if all(of in scores and not np.isnan(scores[of]).any() for of in ("id_val", key))
         }
         if not found:
             raise UserError("no ID images are held out, or none can be made into outliers")

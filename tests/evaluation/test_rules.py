@@ -93,3 +93,9 @@ def test_a_rule_without_what_it_needs_says_what(rule: str) -> None:
     with pytest.raises(UserError, match=r"held-out ID|held out"):
         choose(RULES["detection"][rule], lacking)
     assert choose(RULES["detection"][RECOMMENDED["detection"][-1]], lacking), "the last resort needs nothing"
+
+
+def test_scores_that_are_nan_cost_their_detector_the_choice_alone() -> None:
+    spoilt = scores()
+    spoilt["layer1"]["knn"][MADE_IMAGES] = np.full(200, np.nan)
+    assert choose(RULES["detection"]["made_images"], evidence(scores=spoilt)) == ("encoder", "knn")
