@@ -19,7 +19,8 @@ from ood_nc.report.figures.files import write_figures
 from ood_nc.report.headlines import id_accuracy
 from ood_nc.report.numbers import number
 
-SEED = "train.seed"
+SEEDS = ("train.seed", "seed")
+"""The key of the seed, as the configuration has it and as its flag."""
 
 
 def write_sweep(name: str, settings: Mapping[Path, Mapping[str, Any]], folder: Path) -> Path:
@@ -50,7 +51,10 @@ def write_sweep(name: str, settings: Mapping[Path, Mapping[str, Any]], folder: P
 
 
 def sweep_table(runs: Sequence[Run], settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row a setting without its seed: the values that vary, how many seeds, and each outcome's mean over them."""
+    """A row a setting without its seed: the values that vary, how many seeds, and each outcome's mean over all of them.
+
+    What is undefined for a seed has no mean: the others alone may be the easier ones.
+    """
     varied, rows = _varied(settings), []
     for key, members in _groups(settings).items():
         outcomes = [_outcomes(runs[member]) for member in members]
@@ -67,7 +71,7 @@ def sweep_figure(name: str, runs: Sequence[Run], settings: Sequence[Mapping[str,
     panels = []
     for outcome in _names(runs):
         values = [[_outcomes(runs[member]).get(outcome) for member in members] for members in groups.values()]
-        known = [[value for value in seeds if value is not None] for seeds in values]
+        known = [[value for value in seeds if value is not None and None not in seeds] for seeds in values]
         places = [place for place, seeds in enumerate(known) if seeds]
         if places:
             x, y = [labels[place] for place in places], [mean(known[place]) for place in places]
@@ -81,13 +85,13 @@ def _groups(settings: Sequence[Mapping[str, Any]]) -> dict[tuple[tuple[str, Any]
     """The positions of the runs of each setting without its seed, its values as text."""
     groups: dict[tuple[tuple[str, Any], ...], list[int]] = {}
     for position, setting in enumerate(settings):
-        key = tuple((name, str(value)) for name, value in setting.items() if name != SEED)
+        key = tuple((name, str(value)) for name, value in setting.items() if name not in SEEDS)
         groups.setdefault(key, []).append(position)
     return groups
 
 
 def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [key for key in settings[0] if key != SEED and len({str(setting[key]) for setting in settings}) > 1]
+    return [key for key in settings[0] if key not in SEEDS and len({str(setting[key]) for setting in settings}) > 1]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -95,8 +99,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
+    return None if None in values else mean(values)  # type: ignore[type-var]
 
 
 def _outcomes(run: Run) -> dict[str, float | None]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 
 from ood_nc.report import write_sweep
 from ood_nc.report.documents import read_runs
-from ood_nc.report.sweep import sweep_figure
-from tests.helpers.report_runs import build_run
+from ood_nc.report.sweep import sweep_figure, sweep_table
+from tests.helpers.report_runs import build_run, write_document
 
 
 def test_a_row_a_setting_with_means_over_seeds(tmp_path: Path) -> None:
@@ -38,3 +39,17 @@ def test_a_row_a_setting_with_means_over_seeds(tmp_path: Path) -> None:
     (series,) = panel.series
     assert list(series.x) == ["0.0", "0.5"] and panel.x == "entropy_weight"
     assert series.low is not None and np.allclose(series.low[0], 100 * min(values[:2]))
+
+
+def test_what_is_undefined_for_a_seed_has_no_mean_over_the_others(tmp_path: Path) -> None:
+    paths = [build_run(tmp_path / f"r{seed}", seed=seed, epochs=1) for seed in (0, 1)]
+    document = json.loads((paths[1] / "results.json").read_text(encoding="utf-8"))
+    for row in document["rows"]:
+        if (row["kind"], row["method"]) == ("detection", "knn"):
+            row.update(value=None, low=None, high=None, reason="it failed")
+    write_document(paths[1], document)
+    settings = [{"seed": seed} for seed in (0, 1)]
+    (row,) = sweep_table(runs := read_runs(paths), settings)
+    assert row["seeds"] == "2" and row["mean FPR95 (ID positive) by knn, %"] is None
+    assert row["mean FPR95 (ID positive) by energy, %"] is not None
+    assert not any("knn" in panel.title for panel in sweep_figure("seeds", runs, settings).panels)
