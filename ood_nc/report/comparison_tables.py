@@ -21,8 +21,12 @@ _LABELS = {
     "temperature": "temperature",
     "ece_at_temperature": "ECE at that temperature, %",
 }
-_LEGEND = "* best on these test sets; ~ no difference from the best is shown. Intervals: 95 %, over seeds and images."
+_LEGEND = (
+    "* best on these test sets; ~ no difference from the best is shown. Intervals: 95 %, over the images and, where "
+    "there are several, the seeds."
+)
 _TEX = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "~": r"$\sim$", "*": r"$^\ast$", "→": r"$\to$"}
+_TEX |= {"$": r"\$", "{": r"\{", "}": r"\}", "^": r"\^{}"}
 
 
 def comparison_table(comparison: Mapping[str, Any], kind: str) -> str:

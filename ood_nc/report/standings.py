@@ -14,7 +14,7 @@ MEASURES = {
     "accuracy": " on ID",
     "fpr95_id_positive": ", {}",
     "auroc": ", {}",
-    "transfer_error": "",
+    "transfer_error": ", {}",
     "ece": "",
     "temperature": "",
     "ece_at_temperature": "",

@@ -44,6 +44,9 @@ def test_markdown_is_a_row_a_run_in_percent(comparison: dict) -> None:
 
 def test_latex_escapes_what_names_may_hold(comparison: dict) -> None:
     text = comparison_table(comparison, "latex")
+    assert comparison_table(
+        {**comparison, "standings": [comparison["standings"][0] | {"run": "{a}$^"}]}, "latex"
+    ).count(r"\{a\}\$\^{} & 1")
     assert r"50\%\&more" in text and r"base\_1" in text and text.startswith(r"\begin{tabular}{lr")
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
     columns = len(re.findall("r", text.splitlines()[0].rpartition("{")[2])) + 1
