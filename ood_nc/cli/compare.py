@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ood_nc.cli.command import Command
 from ood_nc.cli.seeds import members, on_results
 from ood_nc.cli.show import say
+from ood_nc.documents import distinct_name
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
 
@@ -49,8 +50,10 @@ def compare_runs(
             if kind in FORMATS:
                 write_text(output.with_suffix(FORMATS[kind]), comparison_table(comparison, kind))
                 continue
+            names: list[str] = []
             for directory, result in zip(directories, results, strict=True):
-                write_text(output.with_name(f"{output.stem}-{directory.name}-openood.csv"), to_openood_csv(result))
+                names.append(distinct_name(directory.resolve().name, names))
+                write_text(output.with_name(f"{output.stem}-{names[-1]}-openood.csv"), to_openood_csv(result))
         return path
 
     with write_lock(document):  # of two comparisons into one folder no page stands beside the other's numbers

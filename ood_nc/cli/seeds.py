@@ -65,9 +65,9 @@ def members(path: Path) -> list[Path]:
     """The runs of a group, by seed; a run stands for itself."""
     if not (path / GROUP).is_file():
         return [path]
-    found = {
-        int(run.name.rpartition("-seed")[2]): run for run in path.glob("*-seed*") if (run / "config.yaml").exists()
-    }
+    # A copy beside them, as g-seed0.old, is none of the group.
+    runs = (run for run in path.glob("*-seed*") if (run / "config.yaml").exists())
+    found = {int(seed): run for run in runs if (seed := run.name.rpartition("-seed")[2]).isdecimal()}
     if not found:
         raise UserError(f"{path} holds no runs yet: go on with ood-nc run --resume.")
     return [found[seed] for seed in sorted(found)]

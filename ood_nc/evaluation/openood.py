@@ -48,7 +48,7 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
     """
     results = replace(results, rows=results.main_rows)
     chosen = headline(results.identity)
-    tap, method = tap or chosen.detection_tap, method or chosen.detectors[0]
+    tap, method = tap or chosen.detection_tap, method or next(iter(chosen.detectors), "any detector")
     rows = [row for row in results.select(kind="detection", tap=tap, method=method) if is_one_set(row)]
     if not any(row["group"] in OOD_GROUPS for row in rows):
         known = sorted({f"{row['method']} on {row['tap']}" for row in results.select(kind="detection")})

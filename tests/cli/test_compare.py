@@ -48,6 +48,14 @@ def test_two_runs_are_compared_on_the_headline(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "comparison.html").exists()
 
 
+def test_each_run_has_its_own_openood_csv_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    runs = [save(tmp_path / of / "final", gap) for of, gap in (("a", 0.5), ("b", 3.0))]
+    assert main(["compare", *runs, "--format", "openood"]) == 0
+    assert {path.name for path in tmp_path.glob("*.csv")} == {
+        "comparison-final-openood.csv", "comparison-final (2)-openood.csv"
+    }  # fmt: skip
+
+
 def test_one_run_or_none_evaluated_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", save(tmp_path / "a", 1.0)]) == 2
     assert "two run directories" in capsys.readouterr().err

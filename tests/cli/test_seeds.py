@@ -88,6 +88,7 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     start(tmp_path, resume=True)
     assert load(folder / "group.yaml").optim.lr == 0.01
     assert names(folder, "ended-") == ["1", "2"]
+    write_text(folder / "g-seed0.old" / "config.yaml", "")
     assert seeds.members(folder) == [folder / "g-seed0", folder / "g-seed1"]
     with pytest.raises(UserError, match=r"optim\.lr was 0\.01 in .* and is 0\.5 now"):
         start(tmp_path, resume=True, **{"optim.lr": 0.5})

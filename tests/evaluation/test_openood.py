@@ -48,3 +48,10 @@ def test_another_tap() -> None:
 def test_an_unknown_tap_or_detector_names_those_there_are() -> None:
     with pytest.raises(UserError, match=r"by vim on encoder; there are energy on encoder, energy on layer1"):
         to_openood_csv(results(), method="vim")
+
+
+def test_a_run_without_detectors_is_one_line() -> None:
+    none = results()
+    none.identity["detectors"], none.rows = [], none.rows[:1]
+    with pytest.raises(UserError, match="No near or far OOD results by any detector"):
+        to_openood_csv(none)
