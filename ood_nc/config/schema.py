@@ -276,9 +276,10 @@ class Config(Section):
             )
         if self.loss.class_weights != "none" and self.loss.task != "cross_entropy":
             raise ValueError(f"loss.class_weights are of the cross-entropy, and loss.task is {self.loss.task}")
-        if self.multilabel is not None and (self.control or self.intermediate is not None):
-            section = "control" if self.control else "intermediate"
-            raise ValueError(f"{section} needs images of one class each: leave it out with multilabel")
+        companions = [name for name in ("graphs", "multilabel") if getattr(self, name) is not None]
+        if companions and (self.control or self.intermediate is not None or len(companions) > 1):
+            section = "control" if self.control else "multilabel" if len(companions) > 1 else "intermediate"
+            raise ValueError(f"{section} needs images of one class each: leave it out with {companions[0]}")
         if self.multilabel is not None and self.data.outliers is not None:
             raise ValueError("data.outliers are for images of one class each: leave them out with multilabel")
         if self.multilabel is not None and self.loss.task != "none":

@@ -27,7 +27,7 @@ class BlockModel:
             directions and joins them, as the authors' code does: then a pair is joined with 1 - (1 - p)^2.
 
     Raises:
-        UserError: N is no multiple of C, or a probability is outside [0, 1].
+        UserError: N is no multiple of C, a probability is outside [0, 1], or both are 0.
 
     Example:
         >>> from ood_nc.graphs import SETTINGS
@@ -49,6 +49,8 @@ class BlockModel:
             )
         if not (0 <= self.p <= 1 and 0 <= self.q <= 1):
             raise UserError(f"p and q are probabilities from 0 to 1, got {self.p} and {self.q}.")
+        if self.p == self.q == 0:
+            raise UserError("p and q are 0, so that graphs have no edges: raise one of them.")
 
     @property
     def community_size(self) -> int:

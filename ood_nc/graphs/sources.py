@@ -56,10 +56,19 @@ def block_model(config: GraphsConfig) -> BlockModel:
 
 
 class BlockSource:
-    """Graphs of the block model; those with OOD nodes have a community more, and some nodes with p and q exchanged."""
+    """Graphs of the block model; those with OOD nodes have a community more, and some nodes with p and q exchanged.
+
+    Raises:
+        UserError: values that make no model, or leave none of its nodes ID.
+    """
 
     def __init__(self, config: GraphsConfig, seed: int) -> None:
         self.model = block_model(config)
+        if config.held_out_classes:
+            raise UserError("graphs.held_out_classes are of a data set: name it, graphs.dataset, or leave them out.")
+        size = self.model.community_size
+        if round(config.swapped * size) >= size:
+            raise UserError(f"graphs.swapped is {config.swapped}, which leaves no ID node in communities of {size}.")
         self.classes, self.features = self.model.communities, config.node_features
         self.seed, self.swapped = seed, config.swapped
 
@@ -90,12 +99,18 @@ class FileSource:
     """One graph from files, whatever the number: trained on its training nodes, tested on its test nodes.
 
     Raises:
-        UserError: the files are not there, or too few classes are left.
+        UserError: files or held-out classes that are not there, too few classes left, or a split without an ID node.
     """
 
     def __init__(self, config: GraphsConfig, root: str | Path) -> None:
         self.graph = load_graph(str(config.dataset), root)
         held_out = torch.tensor(config.held_out_classes, dtype=torch.long)
+        unknown = sorted(set(config.held_out_classes) - set(self.graph.y.tolist()))
+        if unknown:
+            raise UserError(
+                f"graphs.held_out_classes names {unknown[0]}, which is no class of {config.dataset}: "
+                f"it has 0 to {int(self.graph.y.max())}."
+            )
         self.is_ood = torch.isin(self.graph.y, held_out)
         kept = self.graph.y[~self.is_ood].unique()
         self.classes, self.features = len(kept), self.graph.num_features
@@ -105,6 +120,9 @@ class FileSource:
             )
         self.number_of = torch.full((int(self.graph.y.max()) + 1,), -1)
         self.number_of[kept] = torch.arange(self.classes)
+        for part, mask in (("training", self.graph.train_mask), ("test", self.graph.test_mask)):
+            if not bool((mask & ~self.is_ood).any()):
+                raise UserError(f"{config.dataset} has no ID node in its {part} split: hold out other classes.")
 
     def _sample(self, mask: Tensor) -> Sample:
         nodes = (mask & ~self.is_ood).nonzero()[:, 0]

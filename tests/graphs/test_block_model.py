@@ -62,7 +62,7 @@ def test_held_out_and_swapped_nodes_are_joined_as_told() -> None:
     assert adjacency[graph.y == 2][:, usual].mean() == pytest.approx(0.05, rel=0.1)
 
 
-@pytest.mark.parametrize("values", [(10, 3, 0.5, 0.5), (4, 1, 0.5, 0.5), (4, 2, 1.5, 0.5)])
+@pytest.mark.parametrize("values", [(10, 3, 0.5, 0.5), (4, 1, 0.5, 0.5), (4, 2, 1.5, 0.5), (4, 2, 0.0, 0.0)])
 def test_a_model_that_cannot_be_is_refused(values: tuple[int, int, float, float]) -> None:
     with pytest.raises(UserError):
         BlockModel(*values)

@@ -15,7 +15,7 @@ from ood_nc.config import load
 from ood_nc.errors import UserError
 from ood_nc.graphs import SETTINGS, load_graph
 from ood_nc.graphs.evaluation import evaluate_graphs
-from ood_nc.graphs.sources import BlockSource, FileSource, block_model
+from ood_nc.graphs.sources import BlockSource, FileSource, block_model, open_source
 from ood_nc.graphs.training import GraphTrainer, train_graphs
 from tests.helpers.graph_runs import CPU, TINY, tiny
 
@@ -212,3 +212,23 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
 def test_what_a_run_on_graphs_does_not_heed_is_refused(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(UserError, match="Runs on graphs"):
         train_graphs(tiny(tmp_path, **{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"graphs.held_out_classes": [1]}, "are of a data set"),
+        ({"graphs.swapped": 0.99}, "leaves no ID node"),
+        ({"control": [{"target": 0.3}]}, "control needs images of one class each: leave it out with graphs"),
+        ({"graphs.dataset": "ogbn-arxiv", "graphs.held_out_classes": [7]}, "names 7, which is no class of ogbn-arxiv"),
+        ({"graphs.dataset": "ogbn-arxiv", "graphs.held_out_classes": [0]}, "no ID node in its training split"),
+    ],
+)
+def test_what_leaves_nothing_to_learn_or_to_measure_is_refused_first(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    labels = np.arange(90)[:, None] % 3
+    labels[:60] = 0
+    write_ogb(tmp_path, **{"raw/node-label": labels})
+    with pytest.raises(UserError, match=said):
+        open_source(tiny(tmp_path, **{"data.root": str(tmp_path), **changes}))
