@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ood_nc.cli.command import Command, find_config
 from ood_nc.cli.show import say, table
-from ood_nc.config import Config, load, parse_yaml
+from ood_nc.config import parse_yaml
 from ood_nc.errors import UserError, nearest
 from ood_nc.files import write_lock
 
@@ -162,8 +162,9 @@ def _of_run(directory: Path) -> tuple[Any, dict[str, Any], Any]:
     from ood_nc.features import BankStore
     from ood_nc.training import load_run
 
-    model, _ = load_run(directory)
-    config: Config = load(directory / "config.yaml")
+    model, config = load_run(directory)
+    if config.multilabel is not None:
+        raise UserError(f"{directory} learnt images with several labels: a private head tells one class each.")
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
     if data.id_test is None:
         raise UserError(f"{directory} has no data.test: a head is tested on held-out ID images.")

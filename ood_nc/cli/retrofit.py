@@ -35,6 +35,8 @@ _SETTINGS = {
     "train.batch_size": 256,
 }
 """What differs here from the defaults of a training."""
+_HEEDED = ("epochs", "batch_size", "clip_grad", "seed", "workers", "device")
+"""Of the section train."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +83,9 @@ def _execute(arguments: argparse.Namespace) -> int:
 
 def _network(arguments: argparse.Namespace) -> tuple[ControlledModel, Config]:
     """The network as it is, and the configuration of what it becomes."""
+    for key in arguments.overrides:
+        if key.startswith(("augment.", "train.")) and key.removeprefix("train.") not in _HEEDED:
+            raise UserError(f"{key} changes nothing where projector and head learn from kept features: leave it out.")
     overrides = {**_SETTINGS, "experiment": f"retrofit-{arguments.checkpoint.stem}", **_data(arguments)}
     overrides |= arguments.overrides
     if arguments.checkpoint.is_dir():
@@ -89,6 +94,10 @@ def _network(arguments: argparse.Namespace) -> tuple[ControlledModel, Config]:
         from ood_nc.training import load_run
 
         model, old = load_run(arguments.checkpoint)
+        if old.multilabel is not None:
+            raise UserError(
+                f"{arguments.checkpoint} learnt images with several labels: a retrofit is for one class each."
+            )
         own = old.model_dump(mode="json", include={"model", "data", "evaluation", "tracking"})
         if "encoder" not in model.tap_names:
             raise UserError(
@@ -114,9 +123,10 @@ def _network(arguments: argparse.Namespace) -> tuple[ControlledModel, Config]:
 def _data(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.train is None:
         return {} if arguments.test is None else {"data.test": arguments.test}
+    own: dict[str, Any] = {"data.val": None}  # of the images that these take the place of
     if arguments.test is None:
-        return {"data.train": f"{arguments.train}::@train", "data.test": f"{arguments.train}::@test"}
-    return {"data.train": arguments.train, "data.test": arguments.test}
+        return {**own, "data.train": f"{arguments.train}::@train", "data.test": f"{arguments.train}::@test"}
+    return {**own, "data.train": arguments.train, "data.test": arguments.test}
 
 
 def _check_free(directory: Path) -> None:

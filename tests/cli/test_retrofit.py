@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from ood_nc.cli import main
 from ood_nc.cli.retrofit import accuracy_verdict
+from ood_nc.config import load
 from ood_nc.deployment import Detector
 from ood_nc.documents import read_results
 from ood_nc.models import ControlledModel
@@ -93,6 +98,8 @@ def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
         (run, "--output", str(tmp_path), "--detector", "vin"): "Did you mean 'vim'",
         (run, "--output", str(tmp_path), "--projector", "none"): "kind is none",
         (run, "--output", str(tmp_path), "--model", "resnet18"): "leave --config and --model out",
+        (run, "--output", str(tmp_path), "--model-ema"): "train.model_ema changes nothing",
+        (run, "--output", str(tmp_path), "--mixup", "0.2"): "augment.mixup changes nothing",
         (weights, "--train", str(tmp_path)): "--model NAME",
         (weights, "--model", "test_resnet"): "--train FOLDER",
         (weights, "--model", "test_resnet", "--train", str(tmp_path)): "w.pth",
@@ -101,6 +108,32 @@ def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
         assert main(["retrofit", *words]) == 2, words
         captured = capsys.readouterr().err
         assert expected in captured and captured.count("\n") == 1, captured
+
+
+def test_other_images_bring_no_validation_images_of_the_old_ones(made, tmp_path):
+    """The threshold of the detector would be that of other data."""
+    folder, _ = made
+    shutil.copytree(folder / "plain", tmp_path / "plain")
+    config = load(tmp_path / "plain" / "config.yaml", {"data.val": "bundled/digits-id::test"})
+    (tmp_path / "plain" / "config.yaml").write_text(config.to_yaml())
+    words = ["retrofit", str(tmp_path / "plain"), "--output", str(tmp_path), "--experiment", "new", "--epochs", "1"]
+    for more, val in (([], "bundled/digits-id::test"), (["--train", "bundled/digits-transfer"], None)):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main([*words, *more, "--print-config"]) == 0
+        assert yaml.safe_load(printed.getvalue())["data"]["val"] == val
+
+
+def test_a_run_on_label_sets_is_refused(made, tmp_path, capsys):
+    folder, _ = made
+    shutil.copytree(folder / "plain", tmp_path / "plain")
+    terms = [{"name": "pick_all_label", "weight": 1.0}]
+    changes = {"multilabel.miss_rate": 0.1, "loss.task": "none", "loss.terms": terms}
+    (tmp_path / "plain" / "config.yaml").write_text(load(tmp_path / "plain" / "config.yaml", changes).to_yaml())
+    private = ["private-head", "--epsilon", "1", "--delta", "1e-5", "-o", str(tmp_path / "h.safetensors")]
+    for words in (["retrofit"], private):
+        assert main([*words, str(tmp_path / "plain")]) == 2
+        assert "learnt images with several labels" in capsys.readouterr().err
 
 
 def test_accuracy_is_kept_within_half_a_point():
