@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from ood_nc.sealed import read_sealed
 from ood_nc.training import checkpoints
 from ood_nc.training.setup import Setup
 from ood_nc.training.sharding import share_of_moments, share_of_weights, whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def save(setup: Setup, standing: Standing, folder: Path, facts: Mapping[str, Any
         "own": own,
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
+        "val": setup.val.fingerprint(),
         "config": setup.config.model_dump(mode="json"),
     }
     checkpoints.write_last(folder, weights, checkpoints.describe(setup.measured, facts), state)
@@ -121,6 +125,11 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     if state["data"] != setup.train_plain.fingerprint():
         raise UserError(
             "The training data has changed since the run was interrupted: start one under another --experiment."
+        )
+    if state.get("val", setup.val.fingerprint()) != setup.val.fingerprint() and setup.accelerator.is_main_process:
+        logger.warning(
+            "The validation data has changed since epoch %d: what was the best before was measured on other images.",
+            state["epoch"],
         )
     checkpoints.fill(setup.model, share_of_weights(read_sealed(weights)[1], setup.model), weights)
     parameters = [parameter for group in setup.optimizer.param_groups for parameter in group["params"]]

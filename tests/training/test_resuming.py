@@ -112,6 +112,16 @@ def test_a_run_whose_training_state_is_gone_is_not_begun_anew_over_its_weights(s
         assert path.stat().st_mtime_ns == before[path] or path.name == ".lock"
 
 
+def test_validation_data_that_has_changed_is_told(small, caplog):
+    settings = {"data.val": "bundled/digits-id::test", "data.eval_limit": 20}
+    train(small(**settings))
+    with caplog.at_level(logging.WARNING):
+        train(small(**settings, **{"train.epochs": 3}), resume=True)
+        assert "validation data" not in caplog.text
+        train(small(**{**settings, "data.eval_limit": 30, "train.epochs": 4}), resume=True)
+    assert "The validation data has changed since epoch 3" in caplog.text
+
+
 def test_a_longer_run_says_what_the_learning_rate_does(small, caplog):
     settings = {"optim.lr": 0.1, "optim.opt": "sgd", "data.limit": 4, "train.epochs": 4}
     directory = train(small(**settings))
