@@ -79,6 +79,10 @@ class PaperTaps(nn.Module):
         """Whether several threads may run it at once."""
         return bool(self.model.runs_in_threads)
 
+    def spec(self) -> dict[str, Any]:
+        """That of the model."""
+        return dict(self.model.spec())
+
     def forward_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, Features]:
         """Return the logits and every tap, the model's own first."""
         found: Features = {}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ood_nc.errors import UserError
 from ood_nc.models import weights_hash
 
 _FORMAT = 3
@@ -36,12 +37,24 @@ def bank_key(
     parts = {
         "format": _FORMAT,
         "weights": weights_hash(model) if weights is None else weights,
+        "network": _settings(model),
         "taps": [[name, info.pooling, info.dim] for name, info in model.tap_info.items()],
         "transform": canonical_text(dataset.transform),
+        "pixels": canonical_text([getattr(dataset, name, None) for name in ("pixels", "channels")]),
         "data": dataset.fingerprint(),
         "dtype": [str(amp_dtype) if amp else "float32", str(dtype)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(model: Any) -> dict[str, Any] | None:
+    """What makes another network of the same weights (activations, pooling); None of a module of one's own."""
+    try:
+        spec = model.spec()
+    except (AttributeError, UserError):
+        return None
+    known = {"taps", "pooling", "auxiliary", "preprocessing", "class_names"}
+    return {name: value for name, value in spec.items() if name not in known}
 
 
 def canonical_text(value: Any, outer: tuple[int, ...] = ()) -> str:

@@ -11,10 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchvision.transforms import ToTensor
 
+from ood_nc.config import PixelConfig
+from ood_nc.data import eval_transform, open_dataset
 from ood_nc.errors import UserError
-from ood_nc.features import BankStore, UnreadableError, cache_key
+from ood_nc.features import BankStore, UnreadableError, cache_key, extract
+from ood_nc.features.cache_key import bank_key
 from ood_nc.files import write_lock
+from ood_nc.models import ControlledModel
 from ood_nc.sealed import RowFile
 from ood_nc.training.launch import leave_group
 from tests.helpers.fakes import TinyData, TinyModel
@@ -84,6 +89,29 @@ def test_whatever_changes_a_bank_changes_its_key(tmp_path: Path) -> None:
         assert model.images == len(data), f"{name}: extracted anew"
     assert len(set(keys.values())) == len(keys)
     assert BankStore(tmp_path).get(TinyModel(), TinyData(), amp=True).key not in (keys["same"], keys["bfloat16"])
+
+
+def test_another_network_of_the_same_weights_has_another_bank(tmp_path: Path) -> None:
+    images = open_dataset("bundled/digits-id::test", limit=3)
+    average, largest = (
+        ControlledModel("test_resnet", 5, img_size=32, backbone_options=options).eval()
+        for options in ({}, {"global_pool": "max"})
+    )
+    largest.load_state_dict(average.state_dict())
+    images = images.with_transform(eval_transform(average.preprocessing))
+    banks = [BankStore(tmp_path).get(model, images) for model in (average, largest, average)]
+    assert banks[0].key == banks[2].key != banks[1].key
+    assert torch.equal(banks[1].taps["encoder"], extract(largest, images).taps["encoder"])
+
+
+def test_images_read_by_other_rules_have_another_bank(tmp_path: Path) -> None:
+    data = open_dataset("bundled/digits-id::test", limit=3)
+    white, black = (
+        data.with_pixels(PixelConfig(background=ground)).with_transform(ToTensor()) for ground in ("white", "black")
+    )
+    model = ControlledModel("test_resnet", 5, img_size=32)
+    keys = {bank_key(model, images) for images in (white, black, white)}
+    assert len(keys) == 2
 
 
 def test_a_transform_that_cannot_be_described_is_never_taken_from_the_cache(tmp_path: Path) -> None:
