@@ -6,6 +6,7 @@ registry, and what comes out has to judge an image before anybody gets it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import timm
 import torch
 
 import ood_nc
+from ood_nc.data.pixels import pixel_rules
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
@@ -25,6 +27,7 @@ from ood_nc.sealed import read_sealed, write_sealed
 FORMAT = 2
 _BACKBONE = "backbone/"
 _SHOWN = 12
+_PREPARING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 _MADE_ANEW = ("index_", "index_sizes_", "index_counts_")
 """Search indexes: faiss reads them without checking them, so they are built again from the features."""
 
@@ -53,7 +56,12 @@ def write(
     header = {
         "format": FORMAT,
         "versions": {"ood_nc": ood_nc.__version__, "torch": str(torch.__version__), "timm": timm.__version__},
-        "backbone": {"spec": spec, "hash": weights_hash(model), "included": backbone},
+        "backbone": {
+            "spec": spec,
+            "hash": weights_hash(model),
+            "included": backbone,
+            "preprocessing": None if spec else _preparation(model.preprocessing),
+        },
         "members": [
             {
                 "tap": member.tap,
@@ -144,6 +152,14 @@ def _model(
             model.load_state_dict(own)
         else:
             raise UserError(f"{path} holds no backbone: give the run or the weights it was fitted on (--backbone).")
+    stored = entry.get("preprocessing") if entry["spec"] is None else entry["spec"]["preprocessing"]
+    if stored is not None:
+        wanted, prepared = _preparation(stored), _preparation(model.preprocessing)
+        for name in (name for name in wanted if prepared[name] != wanted[name]):
+            raise UserError(
+                f"{path} was fitted on images of {name} {wanted[name]}, {whose} has {prepared[name]}: its scores would "
+                "mean nothing. Build the backbone as it was built then."
+            )
     found = weights_hash(model)
     if found != entry["hash"]:
         raise UserError(
@@ -151,6 +167,13 @@ def _model(
             "scores would mean nothing. Give the weights it was fitted on."
         )
     return model
+
+
+def _preparation(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """What becomes of an image before the network sees it, as JSON gives it back."""
+    settings = {name: preprocessing.get(name) for name in _PREPARING}
+    plain: dict[str, Any] = json.loads(json.dumps({**settings, "pixels": pixel_rules(preprocessing).model_dump()}))
+    return plain
 
 
 def _detector(state: dict[str, Any]) -> Any:

@@ -102,6 +102,24 @@ def test_another_backbone_is_refused(fitted: Detector, model: ControlledModel, t
         Detector.load(path, backbone=tmp_path / "wrong.safetensors")
 
 
+@pytest.mark.parametrize("of_ones_own", [False, True])
+def test_a_backbone_that_is_given_other_images_is_refused(
+    of_ones_own: bool, fitted: Detector, model: ControlledModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_spec(model: ControlledModel) -> None:
+        raise UserError("A model on a module of your own has no specification.")
+
+    if of_ones_own:
+        monkeypatch.setattr(ControlledModel, "spec", no_spec)
+    fitted.save(tmp_path / "d.safetensors", backbone=False)
+    other = copy.deepcopy(model)
+    other.preprocessing = {**model.preprocessing, "mean": (0.1, 0.2, 0.3)}
+    with pytest.raises(UserError, match=r"fitted on images of mean .*, the given backbone has \[0\.1"):
+        Detector.load(tmp_path / "d.safetensors", backbone=other)
+    other.preprocessing = {**model.preprocessing, "pixels": {"background": "white"}}  # as it is by itself
+    assert len(Detector.load(tmp_path / "d.safetensors", backbone=other)(near().load(0))) == 1
+
+
 def test_a_changed_weight_in_the_file_is_noticed(fitted: Detector, tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
     fitted.save(path)
