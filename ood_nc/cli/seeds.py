@@ -62,7 +62,11 @@ def run_seeds(path: str | None, overrides: dict[str, Any], seeds: Sequence[int],
 
 
 def members(path: Path) -> list[Path]:
-    """The runs of a group, by seed; a run stands for itself."""
+    """The runs of a group, by seed; a run stands for itself.
+
+    Raises:
+        UserError: it holds none yet, or some that were prolonged and some that were not, whose mean is of nothing.
+    """
     if not (path / GROUP).is_file():
         return [path]
     # A copy beside them, as g-seed0.old, is none of the group.
@@ -70,6 +74,10 @@ def members(path: Path) -> list[Path]:
     found = {int(seed): run for run in runs if (seed := run.name.rpartition("-seed")[2]).isdecimal()}
     if not found:
         raise UserError(f"{path} holds no runs yet: go on with ood-nc run --resume.")
+    epochs = {seed: _epochs(found[seed] / "config.yaml") for seed in sorted(found)}
+    if len(set(epochs.values())) > 1:
+        listed = ", ".join(f"{number} of seed {seed}" for seed, number in epochs.items())
+        raise UserError(f"{path} holds runs of different epochs ({listed}): make them one with ood-nc run --resume.")
     return [found[seed] for seed in sorted(found)]
 
 

@@ -90,6 +90,10 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     assert names(folder, "ended-") == ["1", "2"]
     write_text(folder / "g-seed0.old" / "config.yaml", "")
     assert seeds.members(folder) == [folder / "g-seed0", folder / "g-seed1"]
+    config = load(folder / "g-seed0" / "config.yaml", {"train.epochs": 200})
+    write_text(folder / "g-seed0" / "config.yaml", config.to_yaml())
+    with pytest.raises(UserError, match=r"200 of seed 0, 100 of seed 1\): make them one"):
+        seeds.members(folder)
     with pytest.raises(UserError, match=r"optim\.lr was 0\.01 in .* and is 0\.5 now"):
         start(tmp_path, resume=True, **{"optim.lr": 0.5})
     with pytest.raises(UserError, match=r"There is no group .* to resume"):
