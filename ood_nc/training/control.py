@@ -147,10 +147,10 @@ class ControlledTap:
         objective.set_law(self._loss, control.tap, self._weight)
 
     def add(self, parts: Mapping[str, torch.Tensor]) -> None:
-        """Take the quantity of one batch. One that is not finite is left out, on the device."""
+        """Take the quantity of one batch, on the device. One that is not finite is left out, and 0: it had none."""
         quantity = self._sign * parts[f"{self._loss}/{self.control.tap}"].float()
-        finite = torch.isfinite(quantity)
-        self._pending += torch.stack([torch.where(finite, quantity, 0.0), finite.float()]).to(self._pending)
+        there = torch.isfinite(quantity) & (quantity != 0)
+        self._pending += torch.stack([torch.where(there, quantity, 0.0), there.float()]).to(self._pending)
 
     def steer(self, pace: float, taken: int, batches: int) -> None:
         """Take the batches since the last call into the average, and move the multiplier.

@@ -119,6 +119,14 @@ def test_a_target_out_of_reach_is_said_once() -> None:
     assert "missed" in control.outcome()[0]
 
 
+def test_a_batch_of_one_image_a_class_tells_nothing() -> None:
+    """Its loss is 0 for want of a deviation, which is not an NC1 of 1."""
+    control, _ = made(0.4)
+    for value in (2.0, 0.0, 4.0, math.nan):
+        control.taps["encoder"].add({"nc1/encoder": torch.tensor(value)})
+    assert control.state_dict()["taps"]["encoder"]["pending"].tolist() == [6.0, 2.0]
+
+
 def test_it_goes_on_from_its_state_bit_for_bit() -> None:
     (whole, first), (second, objective) = made(0.4), made(0.4)
     trained(whole, first, steps=90)
