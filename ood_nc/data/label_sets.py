@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
         label_names: the labels and their order, as another table has them; sorted names of this one when not given.
 
     Raises:
-        UserError: no such file, no such columns, an image without a label, or a label that is not known.
+        UserError: no such file, no such columns, an image without a label or in two rows, or a label that is not known.
 
     Example:
         >>> import tempfile
@@ -140,6 +141,9 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
     empty = next((file for file, labels in zip(files, given, strict=True) if not labels), None)
     if empty is not None or not files:
         raise UserError(f"{path}: {empty or 'it'} has no label: leave such images out.")
+    twice = next((file for file, count in Counter(files).items() if count > 1), None)
+    if twice is not None:  # a row a label, say: each would be an image without the other labels
+        raise UserError(f"{path}: {twice} stands in several rows: give an image one, its labels joined by {SEPARATOR}.")
     names = tuple(label_names or sorted({label for labels in given for label in labels}))
     position = {label: number for number, label in enumerate(names)}
     unknown = sorted({label for labels in given for label in labels} - set(names))

@@ -77,6 +77,7 @@ def test_tables_of_both_kinds_are_read(tmp_path):
     [
         ("file,labels\nx,a\n", "needs the columns path and labels; it has file, labels"),
         ("path,labels\nx.png,\n", "x.png has no label"),
+        ("path,labels\nx.png,cat\nx.png,dog\n", r"x.png stands in several rows: .* joined by \|"),
         ("path,labels\nx.png,bird\n", "the label 'bird', which the training images do not have"),
     ],
 )
