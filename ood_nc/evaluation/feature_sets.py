@@ -6,8 +6,9 @@ The layout is the same for one file, for a folder and for arrays: every array ha
     ood/NAME/TAP                   of an OOD set; near/NAME, far/NAME, covariate/NAME say its group (ood is far)
     transfer/NAME/train/TAP        of the train and the test part of a transfer task (and transfer/NAME/test/TAP)
     SET/labels                     class indices (N,); needed for id_train, id_test and transfer sets, else optional
-    SET/logits                     (N, C), optional: what the head gave
-    head/weight, head/bias         (C, d) and (C,), optional: the head; it reads the deepest tap of its width
+    SET/logits                     (N, C), optional: what the head gave, for every ID and OOD set or none
+    head/weight, head/bias         (C, d) and (C,), optional: the head; it reads the tap of its width that gives the
+                                   logits, without logits the deepest
 
 Where a set has one tap only, its name may be left out. In an ``.npz`` or ``.safetensors`` file the names are its keys.
 In a folder they are the paths, each file's own keys added: ``ood/textures.npz`` with the key ``encoder`` and
@@ -17,6 +18,7 @@ In a folder they are the paths, each file's own keys added: ``ood/textures.npz``
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,7 @@ ONE_TAP = "features"
 """The name of a tap that has none."""
 
 _ROWS_AT_ONCE = 1 << 16
+_COMPARED = 1000
 _LENGTHS = {"id_train": 1, "id_val": 1, "id_test": 1, "ood": 2, "near": 2, "far": 2, "covariate": 2, "transfer": 3}
 _LAYOUT = "id_train/TAP, id_test/TAP, ood/NAME/TAP, transfer/NAME/train/TAP, SET/labels, SET/logits, head/weight"
 
@@ -113,19 +116,21 @@ def open_features(source: str | Path | Mapping[str, ArrayLike]) -> tuple[Feature
     sets: dict[str, dict[str, Any]] = {}
     for name, array in arrays.items():
         key, part = _parse(name)
-        sets.setdefault(key, {})[part] = array
+        if part in sets.setdefault(key, {}):
+            raise UserError(f"The features hold {key}/{part} twice, as {name} too: leave one.")
+        sets[key][part] = array
     head = sets.pop("head", {})
     for needed in ("id_train", "id_test"):
         if needed not in sets:
             raise UserError(f"The features hold no {needed}: name arrays {_LAYOUT}.")
     names = _order([name for name in sets["id_train"] if name not in ("labels", "logits", "ids")])
     taps = {tap: as_matrix(sets["id_train"][tap], f"id_train/{tap}").shape[1] for tap in names}
-    with_logits = all("logits" in parts for parts in sets.values())
+    with_logits = _with_logits(sets, head)
     weight = None if "weight" not in head else as_matrix(head["weight"], "head/weight").float()
     bias = None if "bias" not in head else as_tensor(head["bias"], "head/bias").float()
     if bias is not None and (weight is None or bias.shape != (len(weight),)):
         raise UserError(f"head/bias has the shape {tuple(bias.shape)}: head/weight (C, d) takes (C,).")
-    head_tap = _head_tap(taps, weight)
+    head_tap = _head_tap(taps, weight, bias, sets["id_train"] if with_logits else {})
     opened = {}
     for key, parts in sets.items():
         opened[key] = _open(key, parts, taps, head_tap, weight, bias, with_logits)
@@ -192,7 +197,7 @@ def _open(
     if wrong is not None:
         raise UserError(f"{key}: {first} has {n} rows, {wrong} has {len(features[wrong])}; there must be as many.")
     labels = torch.full((n,), -1) if "labels" not in parts else as_labels(parts["labels"], n, f"{key}/labels")
-    if with_logits:
+    if with_logits and "logits" in parts:
         logits = as_matrix(parts["logits"], f"{key}/logits").float().cpu()
         if len(logits) != n:
             raise UserError(f"{key}: logits have {len(logits)} rows for {n} samples.")
@@ -211,14 +216,34 @@ def _kept(features: torch.Tensor) -> torch.Tensor:
     return (features if features.dtype in (torch.float16, torch.bfloat16) else features.float()).cpu()
 
 
-def _head_tap(taps: Mapping[str, int], weight: torch.Tensor | None) -> str:
+def _with_logits(sets: Mapping[str, Mapping[str, Any]], head: Mapping[str, Any]) -> bool:
+    """Whether the head's outputs are known of every set that is scored; transfer sets are not."""
+    scored = {key: "logits" in parts for key, parts in sets.items() if not key.startswith("transfer/")}
+    if any(scored.values()) and not all(scored.values()) and "weight" not in head:
+        having, lacking = (next(key for key, has in scored.items() if has is wanted) for wanted in (True, False))
+        raise UserError(f"{having} has logits, {lacking} has none: give them for every set but transfer, or for none.")
+    return all(scored.values())
+
+
+def _head_tap(
+    taps: Mapping[str, int], weight: torch.Tensor | None, bias: torch.Tensor | None, train: Mapping[str, Any]
+) -> str:
+    """The tap of the head's width from which the head gives the logits of ``train``; without logits the deepest."""
     if weight is None:
         return list(taps)[-1]
     fitting = [tap for tap, width in taps.items() if width == weight.shape[1]]
     if not fitting:
         listed = ", ".join(f"{tap} {width}" for tap, width in taps.items())
         raise UserError(f"head/weight has {weight.shape[1]} columns, and no tap has that width ({listed}).")
-    return fitting[-1]
+    if "logits" not in train:
+        return fitting[-1]
+
+    def apart(tap: str) -> float:
+        rows, logits = (as_matrix(train[name], name)[:_COMPARED].double().cpu() for name in (tap, "logits"))
+        given = torch.nn.functional.linear(rows, weight.double().cpu(), None if bias is None else bias.double().cpu())
+        return float((given - logits).square().mean()) if given.shape == logits.shape else math.inf
+
+    return min(reversed(fitting), key=apart)
 
 
 def _order(taps: list[str]) -> list[str]:
@@ -249,7 +274,10 @@ def _read(path: Path) -> dict[str, ArrayLike]:
         for file in files:
             place = file.relative_to(path).with_suffix("").as_posix()
             for key, array in _read_file(file).items():
-                found["/".join(part for part in (place, key) if part)] = array
+                name = "/".join(part for part in (place, key) if part)
+                if name in found:
+                    raise UserError(f"The features hold {name} twice, once more in {file}: leave one.")
+                found[name] = array
         return found
     if path.suffix not in FEATURE_FILES or not path.is_file():
         raise UserError(f"No features at {path}: expected an .npz or .safetensors file, or a folder of such and .npy.")

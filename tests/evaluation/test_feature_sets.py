@@ -130,6 +130,12 @@ def small() -> dict[str, Any]:
         ({"near/x/encoder": np.zeros((3, 4))}, "two OOD sets named x"),
         ({"transfer/t/train/encoder": np.zeros((3, 4))}, "not its other part"),
         ({"transfer/t/encoder": np.zeros((3, 4))}, "named 'transfer/t/encoder'"),
+        ({"id_test/logits": np.zeros((10, 2))}, "id_test has logits, id_train has none"),
+        (
+            {f"{name}/logits": np.zeros((10, 2)) for name in ("id_train", "id_test")},
+            "id_train has logits, ood/x has none",
+        ),
+        ({"/id_train/encoder": np.zeros((10, 4))}, "hold id_train/encoder twice"),
     ],
 )
 def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> None:
@@ -137,6 +143,42 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> 
     with pytest.raises(UserError, match=message) as caught:
         open_features(given)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_two_files_give_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "folder", {name: torch.as_tensor(array) for name, array in small().items()})
+    (tmp_path / "ood" / "x").mkdir()
+    np.save(tmp_path / "ood" / "x" / "encoder.npy", np.ones((3, 4)))
+    with pytest.raises(UserError, match=r"hold ood/x/encoder twice, once more in .*x\.npz"):
+        open_features(tmp_path)
+
+
+def test_transfer_sets_need_no_logits() -> None:
+    with_logits = {f"{name}/logits": np.ones((n, 2)) for name, n in (("id_train", 10), ("id_test", 10), ("ood/x", 3))}
+    task = {f"transfer/t/{part}/{tap}": array for part in ("train", "test") for tap, array in task_arrays().items()}
+    _, sets = open_features({**small(), **with_logits, **task})
+    assert bool((feature_bank(sets["id"]).logits == 1).all()) and sets["transfer"]["t"]
+    results = evaluate(features={**small(), **with_logits, **task}, detectors=["msp"], probes=["knn"], bootstrap=0)
+    assert results.select(kind="transfer", dataset="t")
+
+
+def task_arrays() -> dict[str, np.ndarray]:
+    return {"encoder": np.random.default_rng(1).normal(size=(30, 4)), "labels": np.repeat([0, 1], 15)}
+
+
+@pytest.mark.parametrize("which", ["encoder", "projector"])
+def test_the_head_reads_the_tap_that_gives_its_logits(which: str) -> None:
+    generator = np.random.default_rng(0)
+    weight, bias = generator.normal(size=(2, 4)), generator.normal(size=2)
+    given = small() | {name.replace("encoder", "projector"): array[::-1] + 1 for name, array in small().items()}
+    given = {name: array for name, array in given.items() if not name.endswith("labels")}
+    sets = {name.rpartition("/")[0] for name in given}
+    logits = {f"{name}/logits": given[f"{name}/{which}"] @ weight.T + bias for name in sets}
+    labels = {name: array for name, array in small().items() if name.endswith("labels")}
+    model, _ = open_features({**given, **labels, **logits, "head/weight": weight, "head/bias": bias})
+    assert model.head_tap == which
+    without, _ = open_features({**given, **labels, "head/weight": weight, "head/bias": bias})
+    assert without.head_tap == "projector"
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.safetensors", "x.txt", "nothing"])
