@@ -127,7 +127,9 @@ def _group_config(path: str | None, overrides: dict[str, Any], *, resume: bool) 
 
 
 def _member(folder: Path, seed: int) -> Path:
-    return folder / f"{folder.name}-seed{seed}"
+    """The run of a seed: of a group that was renamed, under the name that it has."""
+    there = [run for run in folder.glob(f"*-seed{seed}") if (run / "config.yaml").exists()]
+    return there[0] if len(there) == 1 else folder / f"{folder.name}-seed{seed}"
 
 
 def _is_finished(folder: Path, seed: int) -> bool:

@@ -88,6 +88,11 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     start(tmp_path, resume=True)
     assert load(folder / "group.yaml").optim.lr == 0.01
     assert names(folder, "ended-") == ["1", "2"]
+    (tmp_path / "g").rename(tmp_path / "renamed")
+    start(tmp_path, resume=True, experiment="renamed")
+    assert not (tmp_path / "renamed" / "renamed-seed0").exists()
+    assert seeds._is_finished(tmp_path / "renamed", 0) and not seeds._is_finished(tmp_path / "renamed", 1)
+    (tmp_path / "renamed").rename(tmp_path / "g")
     write_text(folder / "g-seed0.old" / "config.yaml", "")
     assert seeds.members(folder) == [folder / "g-seed0", folder / "g-seed1"]
     config = load(folder / "g-seed0" / "config.yaml", {"train.epochs": 200})
