@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,25 @@ def _put(values: dict[str, Any], parts: list[str], value: Any) -> None:
         inner = values.get(part)
         if not isinstance(inner, dict):
             entry = _SHORTHAND.get(tuple(parts[:depth]))
-            inner = {} if inner is None or entry is None else {entry: inner}
+            if inner is not None and (entry is None or isinstance(inner, list)):
+                whole, place = ".".join(parts), ".".join(parts[: depth + 1])
+                raise UserError(f"{whole} cannot be set where {place} is {inner!r}: set {place} as a whole.")
+            inner = {} if inner is None else {entry: inner}
             values[part] = inner
         values = inner
     values[parts[-1]] = value
 
 
+_KIND = re.compile(r"function-|(dict|list|tuple)\[|(float|int|str|constrained-str)$")
+"""What pydantic puts into the place of a mistake that is no key: the kind of value that was tried."""
+
+
 def _one_line(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
-    parts = [str(part) for part in first["loc"] if not str(part).startswith("function-")]
+    first, *others = error.errors()
+    # Of a value that may be of two kinds, the mistake is the one that lies deeper in it.
+    inner = (other for other in others if other["loc"][: len(first["loc"]) - 1] == first["loc"][:-1])
+    first = max([first, *inner], key=lambda one: len(one["loc"]))
+    parts = [str(part) for part in first["loc"] if not _KIND.match(str(part))]
     key = ".".join(parts)
     if first["type"] == "extra_forbidden":
         known = list(known_keys()) + list(Config.model_fields)

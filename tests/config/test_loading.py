@@ -9,7 +9,6 @@ from ood_nc.config import (
     Config,
     GraphsConfig,
     IntermediateConfig,
-    LossConfig,
     MultilabelConfig,
     known_keys,
     load,
@@ -48,12 +47,27 @@ def test_the_resolved_configuration_is_a_valid_file(tmp_path: Path) -> None:
         ({"optim.lr": -1}, "optim.lr: .*greater than 0"),
         ({"model.projector.kind": "none", "loss.entropy_weight": {"projector": 1.0}}, "names the projector"),
         ({"data.ood.x.source": "a", "data.ood.x.group": "middle"}, "data.ood.x.group: .*'near'"),
+        ({"loss.entropy_weight": {"encoder": 0.1, "layer1": "x"}}, r"^loss\.entropy_weight\.layer1: .* got 'x'"),
+        ({"loss.entropy_weight": "much"}, r"^loss\.entropy_weight: .* got 'much'"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(overrides: dict, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load(None, overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("train: 5", "train.epochs"),
+        ("model: {pooling: max}", "model.pooling.encoder"),
+        ("loss: {terms: [{name: nc1, weight: 1}]}", "loss.terms.0.weight"),
+    ],
+)
+def test_a_flag_inside_of_a_value_does_not_take_its_place(tmp_path: Path, text: str, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key} cannot be set where {key.split('.')[0]}.* as a whole\.$"):
+        load(write(tmp_path / "c.yaml", text), {key: 1})
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
@@ -78,8 +92,8 @@ def test_a_plain_value_may_stand_for_a_mapping() -> None:
 def test_every_key_says_what_it_means() -> None:
     for key, field in known_keys().items():
         assert field.description, key
-    none = LossConfig(task="none", terms=[{"name": "pick_all_label", "weight": 1.0}])
-    full = Config(graphs=GraphsConfig(), intermediate=IntermediateConfig(), multilabel=MultilabelConfig(), loss=none)
+    every = {"graphs": GraphsConfig(), "intermediate": IntermediateConfig(), "multilabel": MultilabelConfig()}
+    full = Config().model_copy(update=every)  # no run has them all
     dumped = full.model_dump(mode="json")
     assert yaml.safe_load(full.to_yaml()) == dumped
     for key in known_keys():
