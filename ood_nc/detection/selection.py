@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix
 from ood_nc.detection.context import TapQueries, TapStatistics
+from ood_nc.detection.errors import check_finite
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.registry import create_feature_detector
 from ood_nc.errors import UserError
@@ -180,7 +181,7 @@ def synthetic_outliers(features: ArrayLike, labels: ArrayLike | None = None, see
         (n, d) of the features' dtype, on the CPU, the three kinds one after the other.
 
     Raises:
-        UserError: fewer than 2 samples, or shapes disagree.
+        UserError: fewer than 2 samples, shapes disagree, or features hold NaN or infinity.
 
     Example:
         >>> synthetic_outliers([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0], [6.0, 0.0]], [0, 0, 1, 1]).shape
@@ -190,6 +191,7 @@ def synthetic_outliers(features: ArrayLike, labels: ArrayLike | None = None, see
     n = len(rows)
     if n < 2:
         raise UserError(f"Synthetic outliers need at least 2 samples, got {n}.")
+    check_finite(rows, "features")
     classes = None if labels is None else as_labels(labels, n).cpu()
     if classes is not None and bool((classes == classes[0]).all()):
         classes = None

@@ -33,12 +33,14 @@ def measure_ensemble(
     try:
         if len(members) < 2:
             raise UserError("an ensemble needs two scores or more here")
+        if not all("id_val" in scores for scores in members):
+            raise UserError("a member has no scores on held-out ID")
         ensemble = ScoreEnsemble(combine).fit(_joined(members, "id_val"))  # type: ignore[arg-type]
         common = [key for key in members[0] if key != "id_val" and all(key in scores for scores in members)]
         scores = {key: ensemble.score(_joined(members, key)).numpy() for key in common}
     except UserError as error:
         return Measured(null_rows(plan.inputs.groups, reason_of(error), make), {})
-    missing = {key: "a member has no scores there" for scores_of in members for key in scores_of if key not in scores}
+    missing = {key: "a member has no scores there" for key in plan.ids if key not in scores}
     return Measured(detection_rows(scores, missing, plan, make), scores)
 
 

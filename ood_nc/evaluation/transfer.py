@@ -88,7 +88,7 @@ def id_accuracy(tap: TapData, plan: Plan) -> tuple[list[Row], dict[str, Correct]
     rows: list[Row] = []
     correct: dict[str, Correct] = {}
     if tap.probe is None:
-        why = "the ID sets have no labels, or one class"
+        why = "the ID sets have no labels, one class, or features that are not finite"
         rows.append(make(method="linear", metric="accuracy", value=None, reason=why))
     else:
         rows += accuracy_rows(tap.probe, make, method="linear")

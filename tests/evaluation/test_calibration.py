@@ -54,3 +54,15 @@ def test_temperature_is_chosen_on_held_out_id_and_judged_on_the_test() -> None:
 def test_without_held_out_id_there_is_no_temperature_and_without_labels_nothing() -> None:
     assert list(found(tap({"id_test": 50}))) == ["ece"]
     assert found(tap({"id_test": 50, "id_val": 50}, labelled=False)) == {}
+
+
+@pytest.mark.parametrize(("where", "undefined"), [("id_test", {"ece", "ece_at_temperature"}),
+                                                  ("id_val", {"temperature", "ece_at_temperature"})])  # fmt: skip
+def test_logits_that_are_nan_leave_calibration_undefined_and_the_rest_of_the_evaluation_alone(
+    where: str, undefined: set[str]
+) -> None:
+    data = tap({"id_test": 50, "id_val": 50})
+    data.own_logits[where][3, 1] = torch.nan
+    rows = found(data)
+    assert {name for name, row in rows.items() if row["value"] is None} == undefined
+    assert all("NaN" in rows[name]["reason"] for name in undefined)

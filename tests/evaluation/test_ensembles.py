@@ -7,8 +7,10 @@ import pytest
 
 from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
+from ood_nc.evaluation import evaluate
 from ood_nc.models import ControlledModel
 from ood_nc.scores import ScoreEnsemble, auroc
+from tests.helpers.samples import clusters
 from tests.helpers.tiny import (
     arguments,
     features_of,
@@ -44,3 +46,17 @@ def test_one_detector_gives_no_ensemble_over_detectors(model: ControlledModel) -
     assert rows and all(row["value"] is None and "two scores or more" in row["reason"] for row in rows)
     with pytest.raises(UserError, match="Unknown ensemble method 'median'"):
         run_few(model, detectors=["knn"], ensembles=["median"])
+
+
+@pytest.mark.parametrize(("where", "reason"), [("id_val", "a member has no scores on held-out ID"),
+                                               ("ood/far", "a member has no scores there")])  # fmt: skip
+def test_what_no_member_scores_is_undefined_and_the_rest_goes_on(where: str, reason: str) -> None:
+    arrays = {}
+    for seed, name in enumerate(("id_train", "id_val", "id_test")):
+        arrays[f"{name}/encoder"], arrays[f"{name}/labels"] = clusters(80, 8, 4, 0.3, seed)
+    arrays["ood/far/encoder"] = clusters(40, 8, 4, 0.3, 3)[0] + 2
+    arrays[f"{where}/encoder"][5] = np.nan
+    found = evaluate(features=arrays, detectors=["energy", "msp"], ensembles=["rank"], probes=[], bootstrap=0)
+    (row,) = found.select(method="rank(detectors)", metric="auroc", dataset="far")
+    assert (row["value"], row["reason"]) == (None, reason)
+    assert (found.select(method="msp", metric="auroc", dataset="far")[0]["value"] is None) == (where == "ood/far")
