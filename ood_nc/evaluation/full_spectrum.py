@@ -15,7 +15,7 @@ import numpy as np
 from ood_nc.data import ood_key
 from ood_nc.documents import OOD_GROUPS
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import detection_rows
+from ood_nc.evaluation.detection import detection_rows, null_rows
 from ood_nc.evaluation.findings import Found
 from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import FULL_SPECTRUM, Row
@@ -37,8 +37,12 @@ def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
     rows: list[Row] = []
     for tap, methods in found.scores.items():
         for name, scores in methods.items():
-            together = [scores[key] for key in ("id_test", *map(ood_key, shifted)) if key in scores]
             make = functools.partial(plan.of("detection", tap), method=name, selected_on=chosen.get((tap, name)))
+            lacking = [one for one in shifted if ood_key(one) in plan.ids and ood_key(one) not in scores]
+            if lacking:
+                rows += null_rows(groups, f"no scores on {', '.join(lacking)}, which the ID side holds", make)
+                continue
+            together = [scores[key] for key in ("id_test", *map(ood_key, shifted)) if key in scores]
             joined = {**scores, "id_test": np.concatenate(together)}
             rows += detection_rows(joined, {}, plan, make)
     sizes = ", ".join(f"{name} ({len(plan.ids.get(ood_key(name), ()))})" for name in shifted)

@@ -68,3 +68,12 @@ def test_what_it_needs(results: Results) -> None:
         evaluate(features=features(), protocols=("strict", "full_spectrum"), **FEW)
     with pytest.raises(UserError, match="beside strict"):
         evaluate(features=features("dark"), protocols=("full_spectrum",), **FEW)
+
+
+def test_a_detector_without_scores_on_a_shifted_set_is_undefined_and_not_that_of_the_others_alone() -> None:
+    broken = features("blurred", "dark")
+    broken["covariate/dark/encoder"][3] = np.nan
+    found = evaluate(features=broken, protocols=("strict", "full_spectrum"), **FEW)
+    rows = found.select(protocol="full_spectrum", metric="auroc")
+    assert rows and {row["value"] for row in rows} == {None}
+    assert {row["reason"] for row in rows} == {"no scores on dark, which the ID side holds"}
