@@ -37,8 +37,8 @@ def relate(
 
     The pairs of one network are not independent, so the intervals resample whole taps with all their data sets
     (of each run, when there are several). Depth drives both axes: ``pearson_within_depth`` correlates what is left
-    after the mean over runs of each (tap, data set) is taken off, ``pearson_across_runs`` the means of the runs; one
-    run alone has neither.
+    after the mean over runs of each (tap, data set) is taken off, ``pearson_across_runs`` the means of the runs over
+    those that all have; one run alone has neither.
 
     Args:
         rows: the long table of a run, or of several joined.
@@ -121,7 +121,7 @@ def _relations_of_kind(
             "collapse_on": COLLAPSE_SPLIT,
             **found[normalized][row][column],
             "pearson_within_depth": _within_depth(x[column], y[row], places) if within else None,
-            "pearson_across_runs": _across_runs(x[column], y[row], runs) if across else None,
+            "pearson_across_runs": _across_runs(x[column], y[row], places, runs) if across else None,
         }
         for row, (y_name, method) in enumerate(errors)
         for normalized, (x, y) in pairs.items()
@@ -143,9 +143,12 @@ def _within_depth(x: Array, y: Array, places: Indices) -> float | None:
     return pearson(*(_without_rounding(values - _means(values, places), values) for values in (x, y)))
 
 
-def _across_runs(x: Array, y: Array, runs: Indices) -> float | None:
-    """The correlation over runs of their means."""
+def _across_runs(x: Array, y: Array, places: Indices, runs: Indices) -> float | None:
+    """The correlation over runs of their means over the (tap, data set) pairs that all have: others would tell apart
+    what was measured."""
     defined = ~(np.isnan(x) | np.isnan(y))
+    count = len(np.unique(runs[defined]))
+    defined &= (np.bincount(places[defined], minlength=places.max() + 1) == count)[places]
     runs = runs[defined]
     _, first = np.unique(runs, return_index=True)
     if len(first) < FEWEST_RUNS:

@@ -152,3 +152,14 @@ def test_several_runs_are_related_within_depth_and_across_runs() -> None:
 def test_equal_runs_have_nothing_left_within_depth() -> None:
     rows = table("a") + table("b")
     assert one(relate(rows, replicates=0), y="1-auroc", normalized=False)["pearson_within_depth"] is None
+
+
+def test_means_of_runs_are_over_the_pairs_that_all_have() -> None:
+    """A run with one tap more, a much collapsed one, looked more collapsed for it."""
+    runs = [table(run, seed) for seed, run in enumerate("abc")]
+    alike = one(relate([*runs[0], *runs[1], *runs[2]], replicates=0), y="fpr95_id_positive", normalized=False)
+    more = [collapse_row("projector", 1e-3, run="c", depth=5)]
+    more += [detection_row("projector", name, 0.9, run="c", depth=5) for name in SETS]
+    found = one(relate([*runs[0], *runs[1], *runs[2], *more], replicates=0), y="fpr95_id_positive", normalized=False)
+    assert found["n"] == alike["n"] + 3
+    assert found["pearson_across_runs"] == alike["pearson_across_runs"]
