@@ -11,6 +11,9 @@ from ood_nc.report.documents import Run, settings
 from ood_nc.report.numbers import seconds
 from ood_nc.report.tables import GROUPS, Table
 
+LISTED = 12
+"""So many names of a list are told."""
+
 _SPLITS = {"id_train": "ID train", "id_test": "ID test"}
 
 
@@ -28,16 +31,17 @@ def run_time(run: Run) -> str:
 
 def facts(runs: Sequence[Run]) -> dict[str, list[Table]]:
     """What was run, a line a fact and in it a cell a run: what is ``shared`` by all runs, and what is ``differing``."""
-    columns = [_facts(run, brief=len(runs) > 1) for run in runs]
-    names = dict.fromkeys(name for column in columns for name in column if column[name])
-    lines = [{"name": name, "cells": [column.get(name, "") for column in columns]} for name in names]
-    return {
-        "shared": [line for line in lines if len(set(line["cells"])) == 1],
-        "differing": [line for line in lines if len(set(line["cells"])) > 1],
-    }
+    whole, short = ([_facts(run, most, brief=len(runs) > 1) for run in runs] for most in (None, LISTED))
+    found: dict[str, list[Table]] = {"shared": [], "differing": []}
+    for name in dict.fromkeys(name for column in whole for name in column if column[name]):
+        # Lists that differ only behind their first names differ too, and are told in full.
+        differs = len({column.get(name, "") for column in whole}) > 1
+        cells = [column.get(name, "") for column in (whole if differs else short)]
+        found["differing" if differs else "shared"].append({"name": name, "cells": cells})
+    return found
 
 
-def _facts(run: Run, *, brief: bool) -> dict[str, str]:
+def _facts(run: Run, most: int | None, *, brief: bool) -> dict[str, str]:
     identity, environment = run.identity, run.environment or {}
     taps = [
         f"{' = '.join([tap['name'], *tap.get('aliases', ())])} "
@@ -52,13 +56,13 @@ def _facts(run: Run, *, brief: bool) -> dict[str, str]:
         spent = {"total": spent["total"]}
     values = {
         "Model": identity.get("model"),
-        "Classes": _classes(identity),
-        "Taps (pooling, width)": _listed(taps),
+        "Classes": _classes(identity, most),
+        "Taps (pooling, width)": _listed(taps, most),
         "Head reads": run.head_tap,
         "Seed": identity.get("seed", environment.get("seed")),
         "Protocol": identity.get("protocol") or next((row["protocol"] for row in run.rows), None),
-        "Detectors": _listed(identity.get("detectors")),
-        "Probes": _listed(identity.get("probes")),
+        "Detectors": _listed(identity.get("detectors"), most),
+        "Probes": _listed(identity.get("probes"), most),
         "Evaluated": _moment(identity.get("created")),
         "Training began": _moment(environment.get("time")),
         "Training speed": f"{median(speeds):.0f} images/s (median)" if speeds else None,
@@ -81,16 +85,16 @@ def _moment(stamp: Any) -> str | None:
         return None if stamp is None else str(stamp)
 
 
-def _classes(identity: Mapping[str, Any]) -> str:
+def _classes(identity: Mapping[str, Any], most: int | None) -> str:
     classes, names = identity.get("classes"), identity.get("class_names")
     if isinstance(classes, int):
-        return f"{classes}: {_listed(names)}" if names else str(classes)
-    return _listed(classes)
+        return f"{classes}: {_listed(names, most)}" if names else str(classes)
+    return _listed(classes, most)
 
 
-def _listed(names: Any, most: int = 12) -> str:
+def _listed(names: Any, most: int | None = LISTED) -> str:
     names = [str(name) for name in names or ()]
-    more = f", … ({len(names)} in all)" if len(names) > most else ""
+    more = f", … ({len(names)} in all)" if most is not None and len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 

@@ -48,6 +48,20 @@ def test_facts_are_shared_or_stand_beside_their_run(tmp_path: Path) -> None:
     assert rows == [[run.name, *(cells[n] for cells in differing.values())] for n, run in enumerate(read_runs(runs))]
 
 
+def test_lists_that_differ_behind_their_first_names_are_not_shared(tmp_path: Path) -> None:
+    runs, same = [], [f"detector{number}" for number in range(14)]
+    for name, last in (("a", "vim"), ("b", "gen")):
+        path = build_run(tmp_path / name, name, epochs=1)
+        document = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        document["identity"] |= {"detectors": [*same, last], "probes": same}
+        write_document(path, document)
+        runs.append(path)
+    shared, differing = ({line["name"]: line["cells"] for line in facts(read_runs(runs))[part]}
+                         for part in ("shared", "differing"))  # fmt: skip
+    assert [cell.rpartition(", ")[2] for cell in differing["Detectors"]] == ["vim", "gen"]
+    assert shared["Probes"][0].endswith("(14 in all)")
+
+
 def test_facts_of_plain_values(tmp_path: Path) -> None:
     run = edited(tmp_path, lambda d: d["identity"].update(classes=["a", "b"], created="yesterday", class_names=None))
     lines = {line["name"]: line["cells"][0] for line in facts([run])["shared"]}
