@@ -70,6 +70,8 @@ def _execute(arguments: argparse.Namespace) -> int:
             f"-o {arguments.file}: the results go into a folder of that name: call the file otherwise, "
             f"e.g. {arguments.file}.safetensors."
         )
+    if min(arguments.seeds or [0]) < 0:
+        raise UserError(f"--seeds are numbers from 0, got {min(arguments.seeds)}.")
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)

@@ -25,7 +25,7 @@ def audited_epsilon(with_record: ArrayLike, without_record: ArrayLike, delta: fl
         confidence: of the bound.
 
     Raises:
-        UserError: fewer than four scores of either kind.
+        UserError: fewer than four scores of either kind, one that is NaN, or a delta or confidence that is no share.
 
     Example:
         >>> from ood_nc.privacy import audited_epsilon
@@ -35,6 +35,10 @@ def audited_epsilon(with_record: ArrayLike, without_record: ArrayLike, delta: fl
     inside, outside = (as_tensor(scores).double().flatten() for scores in (with_record, without_record))
     if min(len(inside), len(outside)) < 4:
         raise UserError("An audit needs at least four scores with and without the record.")
+    if bool(torch.cat([inside, outside]).isnan().any()) or not (0 <= delta < 1 and 0 < confidence < 1):
+        raise UserError(
+            f"An audit needs scores that are no NaN, and shares: got delta {delta}, confidence {confidence}."
+        )
     (a, test_in), (b, test_out) = ((part[: len(part) // 2], part[len(part) // 2 :]) for part in (inside, outside))
     levels = torch.quantile(torch.cat([a, b]), torch.linspace(0, 1, 101, dtype=torch.float64)).unique()
     best = max(levels.tolist(), key=lambda level: _bound(a, b, level, delta, confidence))

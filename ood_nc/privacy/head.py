@@ -197,6 +197,8 @@ def fit_private_head(
     spent: list[Mechanism] = []
     if public is not None:
         other = as_matrix(public, "public").to(x)
+        if other.shape[1] != x.shape[1] or not bool(torch.isfinite(other).all()):
+            raise UserError(f"public must hold finite features of {x.shape[1]} columns, got {other.shape[1]}.")
         preparation = public_preparation(other, normalize=normalize, center=center, components=components)
     elif center or components is not None:
         releases = center + (components is not None)

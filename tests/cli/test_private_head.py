@@ -67,6 +67,7 @@ def test_presets_are_options_by_name_and_flags_go_first(features: Path, tmp_path
     ("words", "message"),
     [
         (["--epsilon", "1"], "needs --epsilon and --delta"),
+        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "-1"], "--seeds are numbers from 0, got -1"),
         (["--epsilon", "1", "--delta", "0.1"], "below 1/N"),
         (["--epsilon", "1", "--delta", "1e-4", "--tap", "encodr"], "Did you mean 'encoder'"),
         (["RUN", "--epsilon", "1", "--delta", "1e-4"], "give one of the two"),

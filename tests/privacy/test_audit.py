@@ -56,3 +56,6 @@ def test_bound_against_randomized_response_and_chance() -> None:
     assert audited_epsilon(generator.normal(size=n), generator.normal(size=n), 0.0) < 0.1
     with pytest.raises(UserError, match="at least four"):
         audited_epsilon([1.0], [0.0], 1e-5)
+    for scores_out, settings in (([math.nan] * 9, {}), ([0.0] * 9, {"confidence": 95.0})):
+        with pytest.raises(UserError, match="no NaN, and shares"):
+            audited_epsilon([1.0] * 9, scores_out, 1e-5, **settings)

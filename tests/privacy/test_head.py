@@ -108,6 +108,8 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
         ({"steps": 0}, "steps must be at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"batch_size": 0}, "batch_size at least 1"),
+        ({"public": torch.ones(50, 3), "center": True}, "finite features of 20 columns, got 3"),
+        ({"public": torch.full((50, 20), math.nan), "components": 2}, "finite features"),
         ({"num_classes": 2}, "must be in 0..1"),
     ],
 )
