@@ -52,7 +52,7 @@ def nearest_by_label(train: Tensor, train_sets: Tensor, queries: Tensor, query_s
         train: training features (N, d).
         train_sets: their label sets (N, K).
         queries: (M, d).
-        query_sets: predicted label sets (M, K); a query without a label counts as having all.
+        query_sets: predicted label sets (M, K); a query without a label that training images have counts as having all.
         k: of the neighbour; all of a label's images where it has fewer.
 
     Returns:
@@ -65,14 +65,14 @@ def nearest_by_label(train: Tensor, train_sets: Tensor, queries: Tensor, query_s
         0.0
     """
     bank, rows = (torch.nn.functional.normalize(part.double(), dim=1) for part in (train, queries))
-    wanted = query_sets.bool()
-    wanted = torch.where(wanted.any(dim=1, keepdim=True), wanted, torch.ones_like(wanted))
+    known = (train_sets == 1).any(dim=0)
+    wanted = query_sets.bool() & known
+    wanted = torch.where(wanted.any(dim=1, keepdim=True), wanted, known)
     total, count = rows.new_zeros(len(rows)), wanted.sum(dim=1)
-    for label in range(train_sets.shape[1]):
+    for label in known.nonzero().flatten().tolist():
         asking = wanted[:, label]
         members = bank[train_sets[:, label] == 1]
-        if not bool(asking.any()) or not len(members):
-            count -= asking.long()
+        if not bool(asking.any()):
             continue
         kept = min(k, len(members))
         distances = torch.cdist(rows[asking], members).kthvalue(kept, dim=1).values

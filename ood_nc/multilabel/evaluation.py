@@ -124,7 +124,11 @@ def _collapse_rows(model: ControlledModel, banks: dict[str, _Bank], config: Conf
             bank = banks[name]
             where = {"kind": "collapse", "dataset": name, "group": "id", "tap": tap, "depth": depth}
             weight, bias = _head_at(model, tap)
-            report = measure_multilabel(bank.taps[tap], bank.sets, weight=weight, bias=bias)
+            try:
+                report = measure_multilabel(bank.taps[tap], bank.sets, weight=weight, bias=bias)
+            except UserError as error:  # no image of one label, say: the other measurements do without
+                rows.append(make(**where, metric="nc1_pinv", value=None, reason=reason_of(error), n=len(bank.sets)))
+                continue
             for metric, value in report.to_dict().items():
                 reason = report.single.reasons.get(metric, "too few label sets")
                 rows.append(make(**where, metric=metric, value=value, reason=reason, n=len(bank.sets)))

@@ -9,6 +9,8 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from ood_nc.errors import UserError
+
 
 @dataclass(frozen=True)
 class LabelSetScores:
@@ -45,6 +47,9 @@ def score_label_sets(logits: Tensor, label_sets: Tensor) -> LabelSetScores:
         logits: (N, K).
         label_sets: (N, K) of 0 and 1, each row with a 1.
 
+    Raises:
+        UserError: shapes that do not fit, logits that are not finite, or an image without a label.
+
     Source: Li et al. (ICML 2024), whose code calls the probability mass IoU; average precision: scikit-learn.
 
     Example:
@@ -56,6 +61,11 @@ def score_label_sets(logits: Tensor, label_sets: Tensor) -> LabelSetScores:
     """
     sets = label_sets.bool().cpu()
     values = logits.detach().double().cpu()
+    if sets.shape != values.shape or sets.ndim != 2 or not bool(values.isfinite().all()) or not bool(sets.any(1).all()):
+        raise UserError(
+            f"Label sets {tuple(sets.shape)}, a label or more in each, need finite logits of their shape, got "
+            f"{tuple(values.shape)}."
+        )
     top = _top(values, sets)
     common, joined = (top & sets).sum(dim=1), (top | sets).sum(dim=1)
     there = sets.any(dim=0) & ~sets.all(dim=0)

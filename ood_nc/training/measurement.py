@@ -209,6 +209,8 @@ def measure_collapse(
         stats = ClassStatistics(model.num_classes, matrix.shape[1]).update(matrix, classes)
         weight, bias = _head(model, tap)
         if classes.ndim == 2:
+            if not bool((classes.sum(dim=1) == 1).any()):  # whose means the others are measured by
+                continue
             found = measure_multilabel(matrix, classes, weight=weight, bias=bias).to_dict()
             values.update({f"collapse/{tap}/{name}": value for name, value in found.items() if value is not None})
             continue

@@ -87,6 +87,17 @@ def test_rows_are_the_measurements_of_the_model(run):
     assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # the head is fixed
 
 
+def test_a_run_whose_images_all_have_several_labels_is_trained_and_measured(tmp_path):
+    counts = {"multilabel.counts": {2: [6]}, "multilabel.test_counts": {2: [2]}, "train.epochs": 1}
+    config = load(None, {**SETTINGS, **counts, "output": str(tmp_path), "experiment": "pairs"})
+    model, _ = load_run(train(config), which="last")
+    results = evaluate_label_sets(model, load_label_sets(config.data, config.multilabel, seed=0), config)
+    rows = results.select(kind="collapse")
+    assert rows and all(row["value"] is None and "one label alone" in row["reason"] for row in rows)
+    assert results.select(kind="detection", method="joint_energy", metric="auroc", dataset="textures")[0]["value"] > 0
+    assert results.select(kind="accuracy", method="head", metric="accuracy")[0]["value"] is not None
+
+
 def _plain(model):
     from ood_nc.data import eval_transform
 

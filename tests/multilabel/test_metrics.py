@@ -46,6 +46,32 @@ def test_a_label_of_no_image_is_left_out_of_the_mean(images):
     assert alone.mean_average_precision is None and alone.subset_accuracy == 1
 
 
+@pytest.mark.parametrize(
+    ("logits", "sets"),
+    [
+        (torch.full((2, 3), torch.nan), torch.ones(2, 3)),
+        (torch.zeros(2, 3), torch.tensor([[1, 0, 0], [0, 0, 0]])),
+        (torch.zeros(2, 3), torch.ones(2, 2)),
+    ],
+)
+def test_what_tells_nothing_is_refused(logits, sets):
+    """NaN would be the largest of all, and right everywhere."""
+    with pytest.raises(UserError, match="need finite logits of their shape"):
+        score_label_sets(logits, sets)
+
+
+def test_a_label_without_training_images_is_as_no_label():
+    generator = torch.Generator().manual_seed(0)
+    train, queries = torch.randn(20, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    sets = torch.eye(3)[torch.arange(20) % 2]
+    unknown, none = (
+        nearest_by_label(train, sets, queries, told) for told in (torch.eye(3)[[2] * 3], torch.zeros(3, 3))
+    )
+    assert torch.equal(unknown, none) and bool((unknown < 0).all())
+    beside = nearest_by_label(train, sets, queries, torch.tensor([[1, 0, 1]] * 3))
+    assert torch.equal(beside, nearest_by_label(train, sets, queries, torch.tensor([[1, 0, 0]] * 3)))
+
+
 def test_thresholds_miss_no_more_than_they_promise():
     """Over many draws of held-out images the mean miss rate on new ones is at most alpha, and not far below."""
     generator = torch.Generator().manual_seed(0)
