@@ -94,13 +94,15 @@ def _train(
         for _ in range(wanted.passes):
             shuffled = train.subset(torch.randperm(len(train), generator=order).numpy())
             for images, labels in _batches(shuffled, plan):
+                advance(len(images))
+                if len(images) == 1 < min(len(train), plan.loading["batch_size"]):
+                    continue  # norms have no statistics of one image; in another pass another is left over
                 logits = network(images.to(plan.device))
                 loss = nn.functional.cross_entropy(logits, labels.to(plan.device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                advance(len(images))
 
 
 def _batches(dataset: ImageDataset, plan: Plan) -> ImageBatches:

@@ -102,3 +102,8 @@ def test_mistakes_are_one_line(tiny: Callable[..., ControlledModel], options: di
 def test_starts_from_the_encoder(tiny: Callable[..., ControlledModel]) -> None:
     with pytest.raises(UserError, match="name `encoder` among the taps"):
         evaluate(tiny(taps=("projector",)), **{**arguments(), "finetune": TUNED, "bootstrap": 0})
+
+
+def test_a_last_batch_of_one_image_which_has_no_statistics_stops_nothing(tiny: Callable[..., ControlledModel]) -> None:
+    (row,) = tuned(tiny(), batch_size=len(TASK[0]) - 1).select(method=METHOD, metric="accuracy", dataset="more digits")
+    assert row["value"] is not None, row["reason"]
