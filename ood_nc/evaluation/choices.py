@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from statistics import fmean
 from typing import Any
@@ -116,11 +117,12 @@ def _choice(task: str, name: str, evidence: Evidence, values: Mapping[Place, flo
 
 def _values(rows: list[Row], task: str, metric: str, methods: Collection[str]) -> dict[Place, float]:
     """The mean over sets of every tap and method."""
-    found: dict[Place, list[float]] = {}
+    found: dict[Place, dict[str, float]] = {}
     for row in rows:
         wanted = row["kind"] == task and row["metric"] == metric and row["method"] in methods and is_one_set(row)
         if wanted and (task == "transfer" or row["group"] in OOD_GROUPS):
-            found.setdefault((row["tap"], row["method"]), []).append(row["value"])
-    # One that misses a set would be compared on easier or harder ground.
-    most = max(map(len, found.values()), default=0)
-    return {place: fmean(values) for place, values in found.items() if len(values) == most}
+            found.setdefault((row["tap"], row["method"]), {})[row["dataset"]] = row["value"]
+    # One that misses a set would be compared on easier or harder ground: the most sets, and of those what most have.
+    grounds = Counter(frozenset(by_set) for by_set in found.values())
+    ground = max(grounds, key=lambda sets: (len(sets), grounds[sets]), default=None)
+    return {place: fmean(by_set.values()) for place, by_set in found.items() if by_set.keys() == ground}

@@ -64,6 +64,13 @@ def test_a_tap_that_misses_a_set_is_not_compared() -> None:
     assert by_rule(table({"layer1": (0.1,), "encoder": (0.4, 0.2)}), "detection")["headline"]["best_tap"] == "encoder"
 
 
+def test_taps_that_miss_different_sets_are_not_compared() -> None:
+    rows = table({"layer1": (0.1, 0.1), "encoder": (0.4, 0.2), "projector": (0.5, 0.3)})
+    rows[0]["dataset"] = "easy"
+    one = by_rule(rows, "detection")["headline"]
+    assert (one["best_tap"], one["value_mean"]) == ("encoder", pytest.approx(0.35)), "two taps have the same sets"
+
+
 def test_means_overlaps_and_ensembles_are_no_candidates() -> None:
     more = [detection_row("projector", "mean", 0.0, method="knn"), detection_row("stem", "set0", 0.0, method="odin")]
     more.append(detection_row("projector", "set0 (disjoint)", 0.0, method="knn"))
