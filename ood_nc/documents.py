@@ -71,8 +71,9 @@ def distinct_name(name: str, taken: Sequence[str]) -> str:
 
 
 def group_of(name: str) -> str:
-    """The name of a run without its seed: what is equal is one group."""
-    return _SEED.sub("", name) or name
+    """The name of a run without its seed: what is equal is one group. A name that is a seed alone stays as it is."""
+    group = _SEED.sub("", name)
+    return group if re.sub(r" \(\d+\)$", "", group) else name
 
 
 def seed_of(name: str) -> int | None:

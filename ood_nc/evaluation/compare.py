@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ood_nc.documents import MEAN, SCHEMA_VERSION, group_of, plain
+from ood_nc.documents import MEAN, SCHEMA_VERSION, distinct_name, group_of, plain
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
@@ -115,7 +115,7 @@ def _groups(results: Sequence[Results], names: Sequence[str]) -> dict[str, dict[
         seed = result.seed
         by_seed = groups.setdefault(group, {})
         if seed in by_seed:
-            groups[name] = {seed: result}
+            groups[distinct_name(name, list(groups))] = {seed: result}
         else:
             by_seed[seed] = result
     if len(groups) == 1:

@@ -71,3 +71,20 @@ def test_probes_that_learn_from_other_images_are_noted() -> None:
     assert compare([a, b], replicates=0)["notes"] == [told]
     a.identity["model"] = b.identity["model"] = "features"
     assert compare([a, b], replicates=0)["notes"] == []
+
+
+def test_no_run_is_lost_where_one_is_called_as_a_group_of_others() -> None:
+    runs = [run(name, draw=draw) for draw, name in enumerate(("a-seed0", "a-seed1", "a", "b-seed0", "b-seed1"))]
+    found = compare(runs, replicates=0)
+    assert [text.partition(":")[0] for text in found["verdicts"]] == [
+        "a (2) against a (1 seed)",
+        "b against a (2 seeds)",
+    ]
+
+
+def test_runs_called_by_their_seed_alone_are_compared_one_by_one() -> None:
+    """runs/a/seed0, runs/a/seed1, runs/b/seed0: the names tell no configurations apart."""
+    found = compare([run("seed0", 0), run("seed1", 1), run("seed0", 0), run("seed1", 1)], replicates=0)
+    assert [text.partition(" (1 seed)")[0] for text in found["verdicts"]] == [
+        f"{name} against seed0" for name in ("seed1", "seed0 (2)", "seed1 (2)")
+    ]
