@@ -247,10 +247,14 @@ class ControlledTap:
 
 
 def measure(metric: str, features: torch.Tensor, labels: torch.Tensor, counts: torch.Tensor) -> float | None:
-    """A metric of the full set, of which each class has ``counts`` samples, by a sample of it; None where undefined."""
+    """A metric of the full set, of which each class has ``counts`` samples, by a sample of it; None where undefined.
+
+    Classes that the sample has none of (rare ones, a few of very many) are left out.
+    """
     if metric == "entropy_nn":
         return entropy_nn(features) if len(features) > 1 else None
-    sample = RunningStatistics(counts, features.shape[1], horizon=math.inf)
+    met = torch.bincount(labels.cpu(), minlength=len(counts)) > 0
+    sample = RunningStatistics(torch.where(met, counts.cpu(), 0), features.shape[1], horizon=math.inf)
     sample.update(features.cpu(), labels.cpu())
     sample.fold(joint=False)
     try:

@@ -153,6 +153,15 @@ def test_measurements_are_of_the_full_set() -> None:
     assert sum(plain) / len(plain) < 0.9 * exact
 
 
+def test_a_rare_class_that_the_sample_lacks_does_not_keep_it_from_being_measured() -> None:
+    """Of a thousand classes four thousand images lack a dozen, and of a long tail its end."""
+    generator, labels = torch.Generator().manual_seed(2), torch.arange(120) % 3
+    rows = MEANS[labels] + torch.randn(120, DIM, generator=generator)
+    with_tail = measure("nc1_pinv", rows, labels, torch.tensor([500, 500, 500, 2]))
+    assert with_tail == measure("nc1_pinv", rows, labels, torch.tensor([500, 500, 500])) is not None
+    assert measure("nc1_pinv", rows[:3], labels[:3], torch.tensor([500] * 4)) is None  # no class has two
+
+
 CONTROLLED = {
     "control": [
         {"tap": "encoder", "metric": "nc1", "target": 5.0},
