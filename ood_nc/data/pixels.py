@@ -113,7 +113,9 @@ def read_image(source: str | Path | bytes | Pixels, channels: int = 3, pixels: P
     """
     if isinstance(source, (Image.Image, np.ndarray)):
         return to_channels(within_limit(lambda: source, pixels), channels, pixels)
-    return to_channels(within_limit(lambda: recognise(source), pixels), channels, pixels)
+    # By its bytes, as in data sets: of a path Pillow 13 maps a TIFF that is to be turned as if it were turned already.
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    return to_channels(within_limit(lambda: recognise(content), pixels), channels, pixels)
 
 
 def to_channels(image: Pixels, channels: int = 3, pixels: PixelConfig = DEFAULT) -> Pixels:

@@ -11,7 +11,7 @@ from torchvision.transforms import PILToTensor
 
 from ood_nc.config import PixelConfig
 from ood_nc.data import ImageDataset, open_dataset, scan
-from ood_nc.data.pixels import PixelError, image_formats, image_suffixes, recognise, to_rgb
+from ood_nc.data.pixels import PixelError, image_formats, image_suffixes, read_image, recognise, to_rgb
 from ood_nc.data.stores import ArrayStore
 from ood_nc.data.transforms import eval_transform
 
@@ -157,6 +157,20 @@ def test_sixteen_bit_photographs_stand_upright_too():
     exif[0x0112] = 6
     image = stored(Image.fromarray((RAMP[:4] * 1000).astype(np.uint16)), "png", exif=exif)
     assert np.array_equal(grey(image), np.rot90(np.rint(RAMP[:4] * 1000 / 65535 * 255), -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_a_tiff_by_its_path_stands_upright_as_by_its_bytes(mode, tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (8, 5), dtype=np.uint8)
+    image = (
+        Image.fromarray(values.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(values).convert("RGB")
+    )
+    remarks = Image.Exif()
+    remarks[0x0112] = 6
+    (image if mode == "I;16" else image.convert(mode)).save(tmp_path / "turned.tif", exif=remarks)
+    found = read_image(tmp_path / "turned.tif")
+    assert (grey(found) == np.rot90(values, -1)).all()
+    assert (np.asarray(read_image((tmp_path / "turned.tif").read_bytes())) == np.asarray(found)).all()
 
 
 def test_the_limit_of_size_is_ours_and_can_be_moved(folder, monkeypatch):
