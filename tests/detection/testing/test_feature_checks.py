@@ -53,6 +53,10 @@ def _whole_batch(self, queries):
     return scores - scores.mean() if len(scores) else scores
 
 
+def _by_a_narrow_product(self, queries):
+    return (queries.features.float() @ torch.ones(queries.dim, 1))[:, 0]
+
+
 def _in_place(self, queries):
     scores = Sound._score(self, queries)
     queries.features.sub_(1)
@@ -98,6 +102,7 @@ def _any_logits(self, queries):
 
 
 MUTANTS = {
+    "autocast": broken(score=FeatureDetector.score.__wrapped__, _score=_by_a_narrow_product),
     "scores": broken(_score=lambda self, queries: -Sound._score(self, queries)),
     "batch_invariance": broken(_score=_whole_batch),
     "inputs_unchanged": broken(_fit=_by_reference),
