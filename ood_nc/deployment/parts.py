@@ -62,8 +62,8 @@ class Parts:
             return 0
         if self._read(header).decode() != self.identity:
             raise UserError(
-                f"{self.folder} holds an interrupted call of another detector or on other sources: finish that one, or "
-                "remove the folder."
+                f"{self.folder} holds an interrupted call of another detector or on other sources (or on a file that "
+                "changed since): finish that one, or remove the folder."
             )
         rows, last = 0, None
         for table in self._tables():

@@ -16,7 +16,7 @@ from ood_nc.data import ImageStream, NoImagesError, StreamBatch
 from ood_nc.deployment.detector import Detector
 from ood_nc.deployment.parts import FORMATS, SCHEMA, Parts, count
 from ood_nc.errors import UserError
-from ood_nc.files import write_lock
+from ood_nc.files import expanded, write_lock
 from ood_nc.models import weights_hash
 from ood_nc.progress import progress
 
@@ -192,5 +192,8 @@ def _identity(detector: Detector, stream: ImageStream) -> str:
     digest.update(json.dumps([member.name for member in detector.members]).encode())
     digest.update(repr((detector.calibration.tpr, detector.calibration.classes is None)).encode())
     digest.update(json.dumps(stream.sources).encode())
+    for path in (expanded(source.partition("::")[0]) for source in stream.sources):
+        if path.is_file():  # an archive of the same name and members may hold other images by now
+            digest.update(repr((path.stat().st_size, path.stat().st_mtime_ns)).encode())
     digest.update(repr(stream.pixels).encode())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,28 @@ def stopped(detector: Detector, sources: list[Path], output: Path, after: int, m
         with pytest.raises(KeyboardInterrupt) as interrupt:
             score_images(detector, sources, output, batch_size=8)
     return str(interrupt.value)
+
+
+def test_an_archive_that_was_replaced_is_not_gone_on_with(fitted: Detector, folder: Path, tmp_path: Path) -> None:
+    def pack(first: str, seconds: int) -> None:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for index in range(9):
+                packed.write(folder / f"{first}{index:02d}.png", f"{index}.png")
+        os.utime(archive, (seconds, seconds))
+
+    def stop(table: object) -> None:
+        if (tmp_path / "s.csv.parts" / "call").exists() and next(calls) == 1:
+            raise KeyboardInterrupt
+
+    archive, calls = tmp_path / "images.zip", iter(range(9))
+    pack("near", 1000)
+    with pytest.raises(KeyboardInterrupt):
+        score_images(fitted, [archive], tmp_path / "s.csv", batch_size=4, on_table=stop)
+    pack("id", 2000)
+    with pytest.raises(UserError, match="or on a file that changed since"):
+        score_images(fitted, [archive], tmp_path / "s.csv", batch_size=4)
+    pack("near", 1000)
+    assert score_images(fitted, [archive], tmp_path / "s.csv", batch_size=4).resumed == 4
 
 
 def test_an_interrupted_call_says_how_to_go_on(
