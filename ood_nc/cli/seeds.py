@@ -74,7 +74,7 @@ def members(path: Path) -> list[Path]:
     found = {int(seed): run for run in runs if (seed := run.name.rpartition("-seed")[2]).isdecimal()}
     if not found:
         raise UserError(f"{path} holds no runs yet: go on with ood-nc run --resume.")
-    epochs = {seed: _epochs(found[seed] / "config.yaml") for seed in sorted(found)}
+    epochs = {seed: load(found[seed] / "config.yaml").train.epochs for seed in sorted(found)}
     if len(set(epochs.values())) > 1:
         listed = ", ".join(f"{number} of seed {seed}" for seed, number in epochs.items())
         raise UserError(f"{path} holds runs of different epochs ({listed}): make them one with ood-nc run --resume.")
@@ -133,13 +133,12 @@ def _member(folder: Path, seed: int) -> Path:
 
 
 def _is_finished(folder: Path, seed: int) -> bool:
-    return (_member(folder, seed) / "report.html").exists() and _epochs(folder / GROUP) == _epochs(
-        _member(folder, seed) / "config.yaml"
-    )
-
-
-def _epochs(path: Path) -> int | None:
-    return load(path).train.epochs if path.exists() else None
+    """Whether a run is as long, and measured, as the group is to be."""
+    member = _member(folder, seed)
+    if not (member / "report.html").exists() or not (member / "config.yaml").exists():
+        return False
+    group, own = load(folder / GROUP), load(member / "config.yaml")
+    return (group.train.epochs, group.evaluation) == (own.train.epochs, own.evaluation)
 
 
 def _command(folder: Path, seed: int) -> list[str]:

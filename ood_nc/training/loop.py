@@ -16,7 +16,7 @@ from accelerate.utils import broadcast, broadcast_object_list
 
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
-from ood_nc.files import write_lock
+from ood_nc.files import write_lock, write_text
 from ood_nc.progress import progress
 from ood_nc.stopping import deferred_termination, termination_interrupts
 from ood_nc.tracking import TRACKERS, Tracker, open_trackers
@@ -49,7 +49,8 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
 
     Args:
         config: the whole configuration.
-        resume: go on with the run that ``config.run_directory`` holds. A finished run is left as it is.
+        resume: go on with the run that ``config.run_directory`` holds. A finished run is left as it is, but for what
+            its config.yaml says of measurements to come.
         trackers: further receivers of the run's numbers, beside those that the configuration names.
 
     Returns:
@@ -72,6 +73,10 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
         if last is not None and is_over(last[1]["epoch"], last[1]["best_epoch"], config.train):
             if accelerator.is_main_process:
                 logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
+                if (
+                    not directory.config.exists() or load(directory.config) != config
+                ):  # it may be measured otherwise now
+                    write_text(directory.config, config.to_yaml())
             return directory.path
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
         standing = Standing() if last is None else restore(setup, *last)

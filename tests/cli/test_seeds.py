@@ -95,6 +95,9 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     (tmp_path / "renamed").rename(tmp_path / "g")
     write_text(folder / "g-seed0.old" / "config.yaml", "")
     assert seeds.members(folder) == [folder / "g-seed0", folder / "g-seed1"]
+    assert seeds._is_finished(folder, 0)
+    write_text(folder / "g-seed0" / "config.yaml", load(folder / "group.yaml", {"evaluation.bootstrap": 7}).to_yaml())
+    assert not seeds._is_finished(folder, 0), "the group is measured otherwise"
     config = load(folder / "g-seed0" / "config.yaml", {"train.epochs": 200})
     write_text(folder / "g-seed0" / "config.yaml", config.to_yaml())
     with pytest.raises(UserError, match=r"200 of seed 0, 100 of seed 1\): make them one"):

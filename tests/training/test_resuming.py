@@ -89,6 +89,8 @@ def test_a_finished_run_is_left_alone_and_can_be_prolonged(small, caplog):
         assert train(small(**{"optim.sched": "none"}), resume=True) == directory
     assert "is finished (2 epochs)" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+    train(small(**{"optim.sched": "none", "evaluation.detectors": ["knn"]}), resume=True)
+    assert load(directory / "config.yaml").evaluation.detectors == ["knn"], "what ood-nc run --resume measures"
     train(small(**{"optim.sched": "none", "train.epochs": 3}), resume=True)
     straight = train(small("straight", **{"optim.sched": "none", "train.epochs": 3}))
     assert equal(weights(directory), weights(straight)) and numbers(directory) == numbers(straight)
