@@ -388,3 +388,9 @@ def pages(browser: Any) -> int:
     """How many sheets the page takes when it is printed."""
     printed = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
     return len(re.findall(rb"/Type\s*/Page[^s]", printed))
+
+
+def test_a_point_outside_of_its_interval_is_drawn_with_what_of_it_there_is(page: Any) -> None:
+    point = {"x": "encoder", "value": 0.9, "low": 0.2, "high": 0.8, "n": 20}
+    error = page.execute_script("return lineTrace('a', {}, [arguments[0]], 'percent').error_y", point)
+    assert error["array"] == [0] and error["arrayminus"] == pytest.approx([70])

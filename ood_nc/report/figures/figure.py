@@ -43,6 +43,17 @@ class Series:
     color: int = 1
     symbol: int = 0
 
+    @property
+    def reach(self) -> tuple[list[float], list[float]] | None:
+        """How far the intervals go below and above their points, if there are any.
+
+        The value itself can lie outside of a percentile interval of few images, which then reaches to one side alone.
+        """
+        if self.low is None or self.high is None:
+            return None
+        ends = list(zip(self.low, self.y, self.high, strict=True))
+        return [max(y - low, 0.0) for low, y, _ in ends], [max(high - y, 0.0) for _, y, high in ends]  # type: ignore[operator]
+
 
 @dataclass(frozen=True)
 class Panel:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path, write_text
-from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
+from ood_nc.report.figures.figure import COLUMNS, Figure, Panel
 
 COLORS = ("#b84a00", "#0062a8", "#1a7a58", "#8b3d88", "#766000", "#b3245a", "#4c5661", "#0a7f92")
 """The report's, on white."""
@@ -153,7 +153,7 @@ def _draw_series(axes: Any, panel: Panel, number: int, names: list[str]) -> Any:
     if one.mark == "bars":
         width = 0.8 / len(panel.series)
         shift = (number - (len(panel.series) - 1) / 2) * width
-        bars = axes.bar([value + shift for value in x], one.y, width, color=color, yerr=_error(one), capsize=2)
+        bars = axes.bar([value + shift for value in x], one.y, width, color=color, yerr=one.reach, capsize=2)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
         return bars
     if one.mark == "points" and number == 0 and one.labels and len(set(one.labels)) == len(x):
@@ -168,13 +168,4 @@ def _draw_series(axes: Any, panel: Panel, number: int, names: list[str]) -> Any:
         "markersize": 2.5 if len(x) > 30 else 4,
     }
     look |= {"linestyle": "" if one.mark == "points" else DASHES[one.symbol % 4], "marker": SYMBOLS[one.symbol]}
-    return axes.errorbar(x, one.y, _error(one), **look)
-
-
-def _error(one: Series) -> list[list[float]] | None:
-    if one.low is None or one.high is None:
-        return None
-    return [
-        [y - low for y, low in zip(one.y, one.low, strict=True)],  # type: ignore[operator]
-        [high - y for y, high in zip(one.y, one.high, strict=True)],  # type: ignore[operator]
-    ]
+    return axes.errorbar(x, one.y, one.reach, **look)

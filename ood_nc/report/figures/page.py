@@ -97,8 +97,7 @@ def _trace(one: Series) -> dict[str, Any]:
         size = 4 if len(one.x) > 30 else 8
         mode = "markers" if one.mark == "points" else "lines+markers"
         trace |= {"type": "scatter", "mode": mode, "marker": {"symbol": symbol, "size": size}}
-    if one.low is not None and one.high is not None:
-        up = [compact(high - y) for y, high in zip(one.y, one.high, strict=True)]  # type: ignore[operator]
-        down = [compact(y - low) for y, low in zip(one.y, one.low, strict=True)]  # type: ignore[operator]
+    if one.reach is not None:
+        down, up = ([compact(value) for value in values] for values in one.reach)
         trace["error_y"] = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "width": 3}
     return trace

@@ -43,15 +43,16 @@ function lineTrace(name, style, points, unit) {
     marker: { color: style.color, symbol: style.symbol, size: 8 },
   };
   if (points.some(point => point.low !== null && point.low !== undefined)) {
-    const end = (point, bound) =>
+    // The value itself can lie outside of a percentile interval of few images.
+    const end = (point, bound, sign) =>
       point[bound] === null || point[bound] === undefined || point.value === null
         ? 0
-        : Math.abs(scaled(point[bound] - point.value, unit));
+        : Math.max(0, sign * scaled(point[bound] - point.value, unit));
     trace.error_y = {
       type: "data",
       symmetric: false,
-      array: points.map(p => end(p, "high")),
-      arrayminus: points.map(p => end(p, "low")),
+      array: points.map(p => end(p, "high", 1)),
+      arrayminus: points.map(p => end(p, "low", -1)),
       color: style.color,
       thickness: 1.2,
       width: 3,

@@ -80,3 +80,10 @@ def test_names_of_neighbouring_points_do_not_lie_on_each_other(tmp_path: Path, m
     boxes = {text.get_text(): text.get_window_extent() for text in canvas.axes[0].texts}
     assert set(boxes) == set(names)
     assert not boxes["resnet20"].overlaps(boxes["resnet32"])
+
+
+def test_a_point_outside_of_its_interval_is_drawn_with_what_of_it_there_is(tmp_path: Path) -> None:
+    one = Series("few images", ["a", "b", "c"], [0.9, 0.1, 0.5], low=[0.2, 0.3, 0.4], high=[0.8, 0.4, 0.7])
+    below, above = one.reach or ([], [])
+    assert below == pytest.approx([0.7, 0.0, 0.1]) and above == pytest.approx([0.0, 0.3, 0.2])
+    assert len(files.write_figures([Figure("few", "Few images", [panel("few", one)])], tmp_path)) == 3
