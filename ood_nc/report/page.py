@@ -110,7 +110,7 @@ def _render(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> str:
         "gallery": gallery(runs),
         "datasets": summary.datasets(runs),
         "audits": audits(runs),
-        "id_size": pivots.id_size(runs[0]),
+        "id_size": pivots.span(map(pivots.id_size, runs)),
         "undefined": summary.undefined(runs),
         "warnings": summary.warnings(runs, comparison),
         "glossary": [(name, shown) for name in payload["metrics"] if (shown := metric(name)).meaning],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ood_nc.documents import MEAN
@@ -69,6 +69,12 @@ def id_size(run: Run) -> int | None:
     return int(size) if size else None
 
 
+def span(sizes: Iterable[int | None]) -> str:
+    """What runs have as many of, from the fewest to the most where they differ; empty where none is known."""
+    known = [size for size in sizes if size is not None]
+    return "" if not known else " to ".join(str(size) for size in dict.fromkeys((min(known), max(known))))
+
+
 def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, timed: bool = False) -> list[Table]:
     """The data sets of a group, its mean first, each with its n and the share of OOD among ID and OOD."""
     columns = []
@@ -78,20 +84,24 @@ def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, time
         rows = [row for row in lookup.of(kind, dataset, group) if (row["metric"] in COSTS) == timed]
         if not rows:
             continue
-        size = max((row["n"] for row in rows if row["n"] is not None), default=None)
-        ids = id_size(runs[0]) if kind == "detection" and group != "id" and dataset != MEAN else None
+        by_run: dict[str, int] = {}
+        for row in rows:
+            if row["n"] is not None:
+                by_run[row["run"]] = max(by_run.get(row["run"], 0), row["n"])
+        size = span(by_run.values())
+        ids = span(map(id_size, runs)) if kind == "detection" and group != "id" and dataset != MEAN else ""
         column = {"number": number, "kind": kind, "timed": timed, "mean": dataset == MEAN, "name": dataset}
         column["group"] = "Cost" if timed else GROUPS.get(group, group)
-        column["detail"] = "" if size is None else f"n = {size}"
+        column["detail"] = f"n = {size}" if size else ""
         if timed and kind == "detection":
-            column |= {"name": "all sets", "detail": "" if size is None else f"{size} scores"}
+            column |= {"name": "all sets", "detail": f"{size} scores" if size else ""}
         elif dataset == MEAN:
             column |= {
                 "name": "mean of sets",
-                "detail": "" if size is None else f"over {size} set{'' if size == 1 else 's'}",
+                "detail": f"over {size} set{'' if size == '1' else 's'}" if size else "",
             }
-        elif size and ids:
-            column["detail"] += f", base rate {100 * size / (size + ids):.0f} %"
+        elif size.isdecimal() and ids.isdecimal():
+            column["detail"] += f", base rate {100 * int(size) / (int(size) + int(ids)):.0f} %"
         column["notes"] = [] if timed or dataset == MEAN else notes_on(runs, dataset)
         columns.append(column)
     return sorted(columns, key=lambda column: not column["mean"])
