@@ -51,8 +51,15 @@ def to_openood_csv(results: Results, *, tap: str | None = None, method: str | No
     tap, method = tap or chosen.detection_tap, method or next(iter(chosen.detectors), "any detector")
     rows = [row for row in results.select(kind="detection", tap=tap, method=method) if is_one_set(row)]
     if not any(row["group"] in OOD_GROUPS for row in rows):
-        known = sorted({f"{row['method']} on {row['tap']}" for row in results.select(kind="detection")})
-        raise UserError(f"No near or far OOD results by {method} on {tap}; there are {', '.join(known) or 'none'}.")
+        known = {
+            f"{row['method']} on {row['tap']}"
+            for row in results.select(kind="detection")
+            if row["group"] in OOD_GROUPS and is_one_set(row)
+        }
+        run = results.identity.get("run", "the run")
+        raise UserError(
+            f"No near or far OOD results of {run} by {method} on {tap}; there are {', '.join(sorted(known)) or 'none'}."
+        )
     head = results.select(kind="accuracy", method="head", metric="accuracy")
     accuracy = head[0]["value"] if head else None
     lines = [["dataset", *_COLUMNS, "ACC"]]
