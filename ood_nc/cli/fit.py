@@ -18,6 +18,7 @@ from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.processes import is_main_process
+from ood_nc.sealed import read_sealed
 
 if TYPE_CHECKING:
     from ood_nc.deployment import Detector
@@ -85,6 +86,15 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     assert data.id_val is not None  # every run holds some out
     for note in data.notes:
         logger.info("%s", note)
+    if arguments.run is not None and config.data.val is None:
+        header, _ = read_sealed(arguments.run / "checkpoints" / "best.safetensors", with_tensors=False)
+        learnt, now = header.get("facts", {}).get("data"), data.id_train.fingerprint()
+        if learnt not in (None, now):
+            logger.warning(
+                "the training images are not those that %s learnt from: held-out ones, drawn from them, may be among "
+                "these, and the threshold would promise too much. Give others as --data.val.",
+                arguments.run,
+            )
     names = data.id_train.class_names
     if model.class_names is None and not model.head_is_fresh and names and len(names) == model.num_classes:
         model.class_names = names  # a file of weights knows no names: those of the folders, in their order

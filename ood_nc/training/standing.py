@@ -62,7 +62,7 @@ def keep(setup: Setup, before: Standing, folder: Path, scores: Mapping[str, floa
     met = setup.control is None or setup.control.met
     best = before.best_value is None or (met, sign * value) > (before.best_met, sign * before.best_value)
     after = Standing(epoch, step, epoch, accuracy, value, met) if best else replace(before, epoch=epoch, step=step)
-    facts = {"epoch": epoch, "step": step, "val_accuracy": accuracy}
+    facts = {"epoch": epoch, "step": step, "val_accuracy": accuracy, "data": setup.train_plain.fingerprint()}
     interval = setup.config.train.checkpoint_interval
     names = [checkpoints.BEST] * best + [f"epoch-{epoch}.safetensors"] * (interval > 0 and epoch % interval == 0)
     if names:

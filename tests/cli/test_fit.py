@@ -26,12 +26,23 @@ def test_the_file_says_what_was_fitted(trained_run: Path, detector_file: Path) -
 def test_fit_says_what_to_expect(trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "k.safetensors"
     assert main(["fit", str(trained_run), "--set", "k=3", "-o", str(path)]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "learnt from" not in err
     assert "accepts a fresh ID image with probability 0.95 or more: score >= " in out
     assert "expected false alarms per 10,000 ID images: 488 [" in out
     assert f"ood-nc score {path} IMAGES..." in out
     member = Detector.load(path).members[0]
     assert (member.tap, member.detector.get_params()["k"]) == ("projector", 3)
+
+
+def test_held_out_images_that_the_run_may_have_learnt_are_told(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Another seed draws others out of the training images, as does an image that is new among them.
+    assert main(["fit", str(trained_run), "--seed", "1", "-o", str(tmp_path / "k.safetensors")]) == 0
+    assert f"the training images are not those that {trained_run} learnt from: held-out ones" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
