@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_UNTESTED = "data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE."
+
 
 def evaluate_run(directory: str | Path, overrides: dict[str, Any] | None = None, *, which: str = "best") -> Results:
     """Evaluate a finished run on the data of its configuration, and keep the results in its directory.
@@ -82,12 +84,19 @@ def _own_directory(config: Config) -> Iterator[Path]:
         write_text(directory.config, config.to_yaml())
 
 
-def check_evaluation(config: Config) -> None:
+def check_evaluation(config: Config, *, later: bool = False) -> None:
     """Refuse what no evaluation could measure, before hours go into a training.
 
+    Args:
+        config: of the run.
+        later: another command evaluates it, which may bring the test set.
+
     Raises:
-        UserError: a detector, probe, ensemble, protocol or suite that there is not, or a choice on no OOD set.
+        UserError: a detector, probe, ensemble, protocol or suite that there is not, a choice on no OOD set, or no test
+            set.
     """
+    if not later and config.graphs is None and config.data.test is None:
+        raise UserError(_UNTESTED)
     from ood_nc.data import load_suite
     from ood_nc.evaluation.names import check_names
 
@@ -135,7 +144,7 @@ def evaluate_on(
     for note in data.notes:
         logger.info("%s", note)
     if data.id_test is None:
-        raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
+        raise UserError(_UNTESTED)
     chosen_on_test = config.data.val == config.data.test
     results = evaluate(
         model,

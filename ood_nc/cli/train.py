@@ -32,7 +32,7 @@ def _train(arguments: argparse.Namespace) -> int:
         return 0
     if config.graphs is not None:
         raise UserError("A run on graphs is trained and measured in one: use ood-nc run.")
-    check_evaluation(config)
+    check_evaluation(config, later=True)
     from ood_nc.training import train
 
     directory = train(config, resume=arguments.resume)

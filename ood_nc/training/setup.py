@@ -180,6 +180,8 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     """
     train = config.train
     seed_everything(train.seed, "model")
+    if config.data.outliers is not None and not config.loss.terms:
+        raise UserError("data.outliers are for a loss that reads them: name outlier_exposure in loss.terms.")
     data = _sets(config, accelerator)
     shown = load_outliers(config.data, data) if isinstance(data, Inputs) else None
     assert data.id_val is not None  # every run holds some out

@@ -65,6 +65,16 @@ def test_what_is_wrong_is_said_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--seeds", "0", "1"]])
+def test_a_run_that_could_not_be_evaluated_is_not_trained(
+    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL_EVALUATION, "--output", str(tmp_path / "runs"), "--experiment", "x", "--data.test", "null"]
+    assert main(["run", *words, *more]) == 2
+    assert "data.test is not given" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_ctrl_c_then_resume_gives_the_weights_of_a_run_that_was_never_stopped(tmp_path: Path) -> None:
     words = [

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from ood_nc.config import Config, PixelConfig
 from ood_nc.data import eval_transform
+from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
 from ood_nc.training import train
@@ -54,6 +55,8 @@ def test_outliers_and_class_weights_come_from_the_configuration_and_are_recorded
     assert lines["train"]["outlier_exposure/encoder"] >= math.log(5) - 1e-6 and math.isfinite(lines["val"]["loss"])
     assert 0 < lines["train"]["deep_supervision/blocks.0"] < 3
     assert json.loads((run / "environment.json").read_text())["class_weights"] is None
+    with pytest.raises(UserError, match=r"name outlier_exposure in loss\.terms"):
+        train(small("unread", **{"data.outliers": "bundled/textures"}))
     run = train(small("weighted", **{"train.epochs": 1, "loss.class_weights": "balanced"}))
     assert json.loads((run / "environment.json").read_text())["class_weights"] == pytest.approx([1.0] * 5)
 
