@@ -39,7 +39,7 @@ from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import scores_table
 from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
 from ood_nc.evaluation.tap_measurements import add_detectors, add_probe, measure_taps, timed
-from ood_nc.evaluation.transfer import measure_probe
+from ood_nc.evaluation.transfer import measure_probe, order_notes
 from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
 from ood_nc.threads import one_blas_thread
@@ -238,7 +238,7 @@ def evaluate(
         with timed(clock, "paper"):
             held_out = inputs.id_val is not None and id_val is None
             measure_paper(plan, tapped, found, held_out=held_out, feature_map=feature_map)
-    inputs.notes += found.notes
+    inputs.notes += [*order_notes(found.rows, model.num_classes), *found.notes]
     identity = identify(
         model,
         inputs,

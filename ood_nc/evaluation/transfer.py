@@ -108,6 +108,16 @@ def id_accuracy(tap: TapData, plan: Plan) -> tuple[list[Row], dict[str, Correct]
     return rows, correct
 
 
+def order_notes(rows: Iterable[Row], num_classes: int) -> list[str]:
+    """What to say where the head is right less often than by chance, as it is where classes are in another order."""
+    return [
+        f"the head is right on {row['value']:.1%} of ID test, less than chance: are its outputs the ID classes in "
+        "another order? What reads them beside labels is wrong then"
+        for row in rows
+        if (row["method"], row["metric"]) == ("head", "accuracy") and (row["high"] or 1) < 1 / num_classes
+    ]
+
+
 def tunnel_rows(rows: Iterable[Row], plan: Plan) -> list[Row]:
     """The tunnel effect of each transfer set by the linear probe, over taps in depth order.
 

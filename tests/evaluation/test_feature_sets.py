@@ -145,6 +145,17 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_head_of_classes_in_another_order_is_told(turn: int) -> None:
+    labels, generator = np.repeat([0, 1, 2], 20), np.random.default_rng(0)
+    given = {name: np.eye(3)[labels] + 0.1 * generator.normal(size=(60, 3)) for name in ("id_train", "id_test")}
+    given |= {"ood/x": generator.normal(size=(9, 3)), "head/weight": np.roll(np.eye(3), turn, axis=0)}
+    given |= {"id_train/labels": labels, "id_test/labels": labels}
+    notes = evaluate(features=given, detectors=["msp"], probes=["knn"], bootstrap=0).identity["notes"]
+    told = [note for note in notes if note.startswith("the head is right on 0.0% of ID test, less than chance")]
+    assert len(told) == turn
+
+
 def test_a_name_that_two_files_give_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, "folder", {name: torch.as_tensor(array) for name, array in small().items()})
     (tmp_path / "ood" / "x").mkdir()
