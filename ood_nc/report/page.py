@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cache
@@ -139,6 +140,7 @@ def _run_context(run: Run, shown: Mapping[str, Any]) -> dict[str, Any]:
         "name": run.name,
         "group": run.group,
         "color": shown["color"] % 8,
+        "symbol": shown["symbol"],
         "accuracy": tables.cell(headlines.id_accuracy(run), "percent"),
         "time": summary.run_time(run),
         "config": run.config,
@@ -150,7 +152,7 @@ def _commands(runs: Sequence[Run]) -> dict[str, list[int]]:
     """The runs that each command made; no command where a model was evaluated as it was given."""
     found: dict[str, list[int]] = {}
     for number, run in enumerate(runs):
-        command = " ".join((run.environment or {}).get("command") or [])
+        command = shlex.join((run.environment or {}).get("command") or [])
         found.setdefault(command or ("ood-nc run --config config.yaml" if run.config else ""), []).append(number)
     return found
 

@@ -69,17 +69,19 @@ def merged_taps(runs: Sequence[Run]) -> list[str]:
 def build_payload(runs: Sequence[Run], index: Index, joint_relations: Sequence[Row] = ()) -> dict[str, Any]:
     """Everything the script needs, ready for JSON."""
     groups = list(dict.fromkeys(run.group for run in runs))
+    colors = [groups.index(run.group) if len(runs) > 1 else 1 for run in runs]
     relations: list[Sequence[Row]] = [*(run.relations for run in runs), joint_relations]
     detectors = list(dict.fromkeys(row["method"] for run in runs for row in run.rows if row["kind"] == "detection"))
     payload = {
         "runs": [
             {
                 "name": run.name,
-                "color": groups.index(run.group) if len(runs) > 1 else 1,
+                "color": color,
+                "symbol": symbol,
                 "head": index.taps[run.head_tap],
                 "train": _training(run),
             }
-            for run in runs
+            for run, color, symbol in zip(runs, colors, _symbols(colors), strict=True)
         ],
         "taps": list(index.taps),
         "datasets": [{"name": name, "group": group} for name, group in index.datasets],
@@ -91,6 +93,20 @@ def build_payload(runs: Sequence[Run], index: Index, joint_relations: Sequence[R
         "reasons": list(index.reasons),
     }
     return payload | {"metrics": _metrics(runs, relations)}
+
+
+def _symbols(colors: Sequence[int]) -> list[int]:
+    """A symbol of eight for each run, by its place; the next free one where that is taken in the run's colour of eight.
+
+    So 64 runs can be told apart.
+    """
+    taken: set[tuple[int, int]] = set()
+    symbols = []
+    for place, color in enumerate(colors):
+        free = ((place + step) % 8 for step in range(8) if (color % 8, (place + step) % 8) not in taken)
+        symbols.append(next(free, place % 8))
+        taken.add((color % 8, symbols[-1]))
+    return symbols
 
 
 def _series(runs: Sequence[Run], index: Index) -> dict[str, dict[str, Any]]:

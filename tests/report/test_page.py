@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -388,3 +389,13 @@ def test_report_replaces_an_older_one_and_leaves_nothing_else(tmp_path: Path) ->
     assert write_report(str(run)) == run / "report.html"
     assert {path.name for path in run.iterdir()} == before | {"report.html"}
     assert (run / "report.html").read_text(encoding="utf-8") != "old"
+
+
+def test_a_command_can_be_pasted(tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run")
+    words = ["ood-nc", "run", "--config", "my config.yaml", "--loss.entropy_weight", "{encoder: 0.1}"]
+    environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    (run / "environment.json").write_text(json.dumps(environment | {"command": words}), encoding="utf-8")
+    page = read_page(write_report(run))
+    (command,) = [pre.text for pre in page.all("pre") if pre.text.startswith("ood-nc run")]
+    assert shlex.split(command) == words

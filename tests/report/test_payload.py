@@ -85,3 +85,12 @@ def test_the_page_without_plotly_is_small(one: Written, two: Written) -> None:
     plotly = len(get_plotlyjs().encode())
     assert one.path.stat().st_size - plotly < 300_000
     assert two.path.stat().st_size - plotly < 600_000
+
+
+def test_no_two_runs_look_alike(tmp_path: Path) -> None:
+    names = [*(f"arm{letter}" for letter in "abcdefghij"), *(f"armk-seed{seed}" for seed in range(7))]
+    runs = read_runs([build_run(tmp_path / name, name, epochs=1) for name in names])
+    shown = build_payload(runs, Index(runs))["runs"]
+    looks = [(run["color"] % 8, run["symbol"]) for run in shown]
+    assert [symbol for _, symbol in looks[:8]] == list(range(8))
+    assert len(set(looks)) == len(looks)

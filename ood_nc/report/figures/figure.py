@@ -121,8 +121,9 @@ def style(runs: Sequence[Run], run: Run, variant: int) -> dict[str, Any]:
     """Colour by group of seeds and symbol by variant where there are several runs; both by variant for one."""
     if len(runs) == 1:
         return {"color": HUES[variant % 7], "symbol": variant % 8}
-    groups = list(dict.fromkeys(other.group for other in runs))
-    return {"color": groups.index(run.group) % 8, "symbol": variant % 8}
+    # Where the colours begin again, the symbols do so one further.
+    place = list(dict.fromkeys(other.group for other in runs)).index(run.group)
+    return {"color": place % 8, "symbol": (variant + place // 8) % 8}
 
 
 def named(runs: Sequence[Run], run: Run, label: str = "") -> str:

@@ -16,7 +16,7 @@ function styleOf(run, variant, variants = 1) {
   const color = SEVERAL ? DATA.runs[run].color : order[variant % 8];
   return {
     color: css(`--c${color % 8}`),
-    symbol: SYMBOLS[(SEVERAL ? run : variant) % 8],
+    symbol: SYMBOLS[SEVERAL ? DATA.runs[run].symbol : variant % 8],
     dash: DASHES[(SEVERAL && variants === 1 ? run : variant) % 6],
   };
 }
@@ -246,7 +246,8 @@ function tradeFigure(kind, choice, metric, method, error, turned) {
       xaxis: valueAxis(axisTitle(state.collapse), log),
       yaxis: valueAxis(`${labelOf(error)}, %`),
     },
-    note: relationNote(kind, error, DATA.methods[method]),
+    // The relations are of collapse on ID train: beside points of another split they would be another's numbers.
+    note: DATA.datasets[split]?.name === "id_train" ? relationNote(kind, error, DATA.methods[method]) : "",
   };
 }
 const flip = value => (value === null || value === undefined ? null : 1 - value);
