@@ -394,3 +394,26 @@ def test_a_point_outside_of_its_interval_is_drawn_with_what_of_it_there_is(page:
     point = {"x": "encoder", "value": 0.9, "low": 0.2, "high": 0.8, "n": 20}
     error = page.execute_script("return lineTrace('a', {}, [arguments[0]], 'percent').error_y", point)
     assert error["array"] == [0] and error["arrayminus"] == pytest.approx([70])
+
+
+@pytest.mark.slow
+def test_a_correlation_stands_beside_the_points_it_is_of(page: Any) -> None:
+    note = "return document.getElementById('note-trade-detection').textContent"
+    choose(page, "split", "ID train")
+    assert "Pearson" in page.execute_script(note)
+    choose(page, "split", "held-out ID")
+    assert page.execute_script(note) == "", "the relations are of collapse on ID train"
+
+
+@pytest.mark.slow
+def test_names_on_axes_are_no_markup(browser: Any, tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", taps=("stem", "<b>x</b>", "a<br>b", "projector"))
+    document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    document["identity"]["model"] = "<i>net</i>"
+    write_document(run, document)
+    open_page(browser, write_report(run))
+    told = each(
+        browser, "#chart-paper-profiles text, #chart-paper-outcomes text, #chart-collapse text", "e.textContent"
+    )
+    assert {"<b>x</b>", "a<br>b", "<i>net</i>"} <= set(told)
+    assert not {"x", "ab", "net"} & set(told)

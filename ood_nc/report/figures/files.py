@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from ood_nc.errors import UserError
 from ood_nc.files import atomic_path, write_text
 from ood_nc.report.figures.figure import COLUMNS, Figure, Panel
+from ood_nc.spreadsheets import csv_text
 
 COLORS = ("#b84a00", "#0062a8", "#1a7a58", "#8b3d88", "#766000", "#b3245a", "#4c5661", "#0a7f92")
 """The report's, on white."""
@@ -21,6 +20,8 @@ _STYLE: Any = {
     **{"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "ood_nc"},
     # Letters as text, in fonts of one width; no Type 3 fonts, which publishers refuse.
     **{"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana"], "pdf.fonttype": 42},
+    # A name may have two dollar signs: what is between them is no formula.
+    "text.parse_math": False,
 }
 
 
@@ -53,11 +54,7 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
 
 def as_csv(figure: Figure) -> str:
     """The plotted numbers, all digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(figure.rows())
-    return text.getvalue()
+    return csv_text([COLUMNS, *(row.values() for row in figure.rows())])
 
 
 def _draw(figure: Figure, stem: Path) -> list[Path]:
@@ -117,13 +114,12 @@ def _draw_panel(axes: Any, panel: Panel) -> list[Any]:
     # Names in the order of all series, not of the first alone.
     names = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
     handles = [_draw_series(axes, panel, number, names) for number in range(len(panel.series))]
-    if panel.log_x:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    if panel.log_y:
-        axes.set_yscale("log")
+    for axis, scale, log in ((axes.xaxis, axes.set_xscale, panel.log_x), (axes.yaxis, axes.set_yscale, panel.log_y)):
+        if log:
+            scale("log")
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(ticker.NullFormatter())
     if len(names) > 4 and max(map(len, names)) > 3:
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     elif names:

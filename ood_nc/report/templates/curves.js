@@ -159,6 +159,9 @@ DATA.runs.forEach((_, run) => {
   FIGURES[`scores-${run}`] = { uses: ["scoretap", "detector"], draw: () => scoresFigure(run) };
 });
 
+/** What stands on an axis: numbers, or names as they are. */
+const onAxis = value => (typeof value === "string" ? escaped(value) : value);
+
 /** A figure of the paper: its traces as they came, in the page's colours. */
 function paperFigure({ data, layout }) {
   const annotations = layout.annotations.map(one => ({ ...one, text: escaped(one.text).replaceAll("\n", "<br>"), font: { size: 11 } }));
@@ -166,12 +169,14 @@ function paperFigure({ data, layout }) {
     const color = css(`--c${trace.style.color}`);
     if (trace.type === "heatmap") {
       const scale = [[0, css("--paper")], [1, color]];
-      return { ...trace, style: { ...trace.style, color }, colorscale: scale };
+      const names = { x: trace.x.map(onAxis), y: trace.y.map(onAxis) };
+      return { ...trace, ...names, style: { ...trace.style, color }, colorscale: scale };
     }
     return {
       ...trace,
       name: escaped(trace.label),
       text: trace.text.map(escaped),
+      x: trace.x.map(onAxis),
       style: { ...trace.style, color },
       line: { ...trace.line, color, dash: trace.style.dash, width: 1.5 },
       marker: { ...trace.marker, color },
@@ -179,7 +184,14 @@ function paperFigure({ data, layout }) {
       error_y: trace.error_y && { ...trace.error_y, color, thickness: 1.2 },
     };
   });
-  return { traces, layout: { ...layout, annotations } };
+  const axes = {};
+  for (const [key, axis] of Object.entries(layout).filter(([key]) => /^[xy]axis/.test(key)))
+    axes[key] = {
+      ...axis,
+      title: { ...axis.title, text: escaped(axis.title.text) },
+      ...(axis.categoryarray && { categoryarray: axis.categoryarray.map(onAxis) }),
+    };
+  return { traces, layout: { ...layout, ...axes, annotations } };
 }
 for (const [name, figure] of Object.entries(DATA.figures))
   FIGURES[`paper-${name}`] = { uses: [], draw: () => paperFigure(figure) };

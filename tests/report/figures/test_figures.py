@@ -18,6 +18,7 @@ from ood_nc.errors import UserError
 from ood_nc.report import draw_figures
 from ood_nc.report.documents import Run, read_runs
 from ood_nc.report.figures import FIGURES, Figure, build, plotly_figure, write_figures
+from ood_nc.report.figures.figure import Panel, Series
 from ood_nc.report.figures.files import as_csv
 from tests.helpers.report_runs import build_run, write_document
 
@@ -188,3 +189,12 @@ def test_without_matplotlib_one_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"ood_nc\[figures\]"):
         draw_figures([runs[0].directory], tmp_path)
+
+
+def test_no_name_in_csv_is_a_formula() -> None:
+    one = Series("=cmd", ["@tap", 0.5], [-1.5, 2.0], labels=["+class", "cat"])  # type: ignore[list-item]
+    rows = list(csv.DictReader(io.StringIO(as_csv(Figure("one", "One", [Panel("-title", "x", "y", [one])])))))
+    assert [list(row.values()) for row in rows] == [
+        ["'-title", "'=cmd", "'+class", "'@tap", "-1.5", "", ""],
+        ["'-title", "'=cmd", "cat", "0.5", "2.0", "", ""],
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -87,3 +88,13 @@ def test_a_point_outside_of_its_interval_is_drawn_with_what_of_it_there_is(tmp_p
     below, above = one.reach or ([], [])
     assert below == pytest.approx([0.7, 0.0, 0.1]) and above == pytest.approx([0.0, 0.3, 0.2])
     assert len(files.write_figures([Figure("few", "Few images", [panel("few", one)])], tmp_path)) == 3
+
+
+def test_names_are_written_as_they_are(tmp_path: Path) -> None:
+    name, places, values = r"_US$ and CA$ \frac", ["a", "b", "c"], [0.001, 1.0, 900.0]
+    series = [Series(name, [name, *places[1:]], values), Series("other", places, values, color=2)]
+    files.write_figures([Figure("names", name, [Panel(name, name, name, series, note=name)])], tmp_path)
+    tree = ElementTree.parse(tmp_path / "figure1-names.svg")
+    texts = [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count(name) == 6, "the figure's title, the panel's, its note, an axis, a place on it and the legend"
+    assert {"0.001", "1", "100"} <= set(texts), "the ticks of a logarithmic axis"
