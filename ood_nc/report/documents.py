@@ -122,11 +122,11 @@ def _read_run(directory: Path, taken: Sequence[str]) -> tuple[Run, Mapping[str, 
     document = read_results(directory)
     if not document["identity"].get("taps"):
         raise UserError(f"The results in {directory} name no taps: evaluate the run again.")
-    name = str(document["identity"].get("run") or directory.name)
+    name = distinct_name(str(document["identity"].get("run") or directory.name), taken)
     rows, other_protocols = one_protocol(document["rows"])
     log, environment, audit = (directory / name for name in ("metrics.jsonl", "environment.json", "audit.json"))
     run = Run(
-        name=distinct_name(name, taken),
+        name=name,
         group=group_of(name),
         directory=directory,
         identity=document["identity"],

@@ -10,6 +10,7 @@ import pytest
 from ood_nc.errors import UserError
 from ood_nc.report import write_comparison, write_report
 from ood_nc.report.documents import read_runs, settings
+from ood_nc.report.headlines import columns
 from tests.helpers.report_runs import build_run, write_document
 
 
@@ -93,7 +94,9 @@ def test_runs_of_one_name_are_numbered_and_seeds_form_a_group(tmp_path: Path) ->
     ]
     read = read_runs(runs)
     assert [run.name for run in read] == ["a-seed0", "a-seed1", "b", "b (2)", "b (3)"]
-    assert [run.group for run in read] == ["a", "a", "b", "b", "b"]
+    # Runs that only share a name are no seeds of one configuration: the comparison document has them apart too.
+    assert [run.group for run in read] == ["a", "a", "b", "b (2)", "b (3)"]
+    assert columns(read) == [[0, 1], [2], [3], [4]]
 
 
 def test_one_protocol_is_shown(run: Path) -> None:

@@ -131,7 +131,7 @@ def test_seeds_share_a_column_of_the_headline_and_each_is_seen(tmp_path: Path) -
 
 
 def test_means_of_seeds_over_other_numbers_of_sets_are_no_mean(tmp_path: Path) -> None:
-    paths = [build_run(tmp_path / f"trial-seed{seed}", seed=seed, epochs=1) for seed in (0, 1)]
+    paths = [build_run(tmp_path / f"trial-seed{seed}", f"trial-seed{seed}", seed=seed, epochs=1) for seed in (0, 1)]
     document = json.loads((paths[1] / "results.json").read_text(encoding="utf-8"))
     for row in document["rows"]:
         if (row["kind"], row["dataset"], row["group"]) == ("detection", "mean", "ood"):
