@@ -136,7 +136,9 @@ class TapStatistics(Inputs):
     @cached_property
     def mean(self) -> Tensor:
         """Mean of all samples (d,) float64."""
-        return linalg.row_mean(self.features)
+        if self._labels is None:
+            return linalg.row_mean(self.features)
+        return self.class_counts.double() @ self.class_means / len(self)
 
     @cached_property
     def global_mean(self) -> Tensor:
