@@ -15,7 +15,7 @@ from ood_nc.collapse._pending import Pending, check_finite
 from ood_nc.errors import UserError
 
 # A smaller block wastes the matrix product, a larger one memory; at least d rows where d is large.
-_BLOCK_BYTES = 1 << 22
+_BLOCK_BYTES = 1 << 23
 _SOFT_ROWS = 1024
 
 
