@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 
 # Big enough for threads to share an operation, small enough to stay in the cache from one operation to the next.
 _PIECE_BYTES = 1 << 20
+_kept = threading.local()
 
 
 def pieces(block: torch.Tensor, dtype: torch.dtype = torch.float64) -> list[slice]:
@@ -15,6 +17,21 @@ def pieces(block: torch.Tensor, dtype: torch.dtype = torch.float64) -> list[slic
     rows, dim = len(block), math.prod(block.shape[1:])
     step = max(1, _PIECE_BYTES // max(dim * dtype.itemsize, 1))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _scratch(name: str, rows: int, dim: int, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Memory for (rows, dim) numbers, the same one at each call in a thread, on the device of ``like``.
+
+    To take it from the system for every block, and to give it back, costs more than the sums in it.
+    """
+    size, key = rows * dim * dtype.itemsize, (name, like.device)
+    if size > 4 * _PIECE_BYTES:  # it would be held for little
+        return torch.empty(rows, dim, dtype=dtype, device=like.device)
+    kept: dict[tuple[str, torch.device], torch.Tensor] = _kept.__dict__.setdefault("tensors", {})
+    if key not in kept or len(kept[key]) < size:
+        with torch.inference_mode(False):  # else it could not be written to outside of that mode
+            kept[key] = torch.empty(size, dtype=torch.uint8, device=like.device)
+    return kept[key][:size].view(dtype).view(rows, dim)
 
 
 def largest_magnitude(values: torch.Tensor) -> float:
@@ -29,8 +46,7 @@ def class_sums(block: torch.Tensor, index: torch.Tensor, weights: torch.Tensor |
     """Return the (weighted) float64 sums (classes, d) of the rows of ``block`` that share an ``index``."""
     sums = torch.zeros(classes, block.shape[1], dtype=torch.float64, device=block.device)
     parts = pieces(block, torch.float32)
-    # One scratch array for all pieces: memory that is taken and given back each time costs more than the sums.
-    wide = sums.new_empty(parts[0].stop, block.shape[1])
+    wide = _scratch("sums", parts[0].stop, block.shape[1], block, torch.float64)
     for rows in parts:
         part = wide[: rows.stop - rows.start].copy_(block[rows])
         sums.index_add_(0, index[rows], part if weights is None else part.mul_(weights[rows, None]))
@@ -70,7 +86,7 @@ def center_rows(
 def _subtract(source: torch.Tensor, centers: torch.Tensor, index: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     squares = torch.empty(len(out), dtype=torch.float64, device=out.device)
     parts = pieces(out, out.dtype)
-    scratch = torch.empty_like(out[parts[0]])
+    scratch = _scratch("centers", parts[0].stop, out.shape[1], out, out.dtype)
     for rows in parts:
         center = torch.index_select(centers, 0, index[rows], out=scratch[: rows.stop - rows.start])
         part = torch.sub(source[rows], center, out=out[rows])
@@ -91,7 +107,7 @@ def add_product(scatter: torch.Tensor, block: torch.Tensor, factor: float = 1.0)
     """
     dim = block.shape[1]
     width = min(dim, max(128, dim // 8))
-    work = None if block.dtype == torch.float64 else torch.empty(width * dim, dtype=block.dtype, device=block.device)
+    work = None if block.dtype == torch.float64 else _scratch("strip", width, dim, block, block.dtype).view(-1)
     for start in range(0, dim, width):
         left, right = block[:, start : start + width].T, block[:, start:]
         strip = scatter[start : start + width, start:]
