@@ -18,7 +18,6 @@ from ood_nc.config import Config
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.processes import is_main_process
-from ood_nc.sealed import read_sealed
 
 if TYPE_CHECKING:
     from ood_nc.deployment import Detector
@@ -80,6 +79,7 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     """The detector; None in a process that only shares the forward passes with the main one."""
     from ood_nc.data import eval_transform, load_data, open_dataset
     from ood_nc.deployment import fit_detector, share_passes
+    from ood_nc.sealed import read_sealed
     from ood_nc.training import own_device
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
