@@ -73,9 +73,8 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
         if last is not None and is_over(last[1]["epoch"], last[1]["best_epoch"], config.train):
             if accelerator.is_main_process:
                 logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
-                if (
-                    not directory.config.exists() or load(directory.config) != config
-                ):  # it may be measured otherwise now
+                # It may be measured otherwise now; a file that says the same stays the user's.
+                if not directory.config.exists() or load(directory.config) != config:
                     write_text(directory.config, config.to_yaml())
             return directory.path
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
