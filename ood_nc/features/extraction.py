@@ -16,6 +16,7 @@ from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import Reader, collate
+from ood_nc.features.small_maps import SmallMaps
 from ood_nc.passes import channels_last, evaluating
 from ood_nc.progress import progress
 from ood_nc.threads import beside_each_other, in_order
@@ -265,7 +266,8 @@ class _Fastest:
     def __call__(self, images: torch.Tensor) -> Any:
         if self._accepted:
             try:
-                return self._model.forward_taps(images.contiguous(memory_format=torch.channels_last))
+                with SmallMaps():
+                    return self._model.forward_taps(images.contiguous(memory_format=torch.channels_last))
             except RuntimeError:
                 # A module that takes views of its maps needs them as they are; any other error comes again.
                 with self._lock:

@@ -1,0 +1,80 @@
+"""Convolutions whose maps have become so small that one matrix product is faster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_POSITIONS = 4 * 4
+_WEIGHTS = 2**19
+_IMAGES = 8
+
+
+class SmallMaps(TorchFunctionMode):
+    """Convolutions onto maps of at most 4 x 4 as one product of all windows with the weights, inside a ``with`` block.
+
+    oneDNN goes through all weights of a convolution once for every line of a map. Where a line is two or three pixels
+    and the weights are more than a core's cache holds, as in the last stage of a ResNet at 64 px, it waits for them:
+    the product, which reads them once, takes a third of the time. Values differ by rounding. What the product is not
+    faster for stays as it is: larger maps, few images, few weights, groups, other types than float32.
+
+    Inference only, and of the thread that enters it, as `torch.inference_mode` is.
+
+    Example:
+        >>> import torch
+        >>> from ood_nc.features.small_maps import SmallMaps
+        >>> layer, maps = torch.nn.Conv2d(512, 512, 3, padding=1), torch.randn(16, 512, 2, 2)
+        >>> with torch.inference_mode(), SmallMaps():
+        ...     found = layer(maps)
+        >>> torch.allclose(found, layer(maps), atol=1e-5)
+        True
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """A convolution on small maps, and anything else as it is."""
+        kwargs = kwargs or {}
+        if func is torch.conv2d:
+            return _convolution(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    """`torch.nn.functional.conv2d`, faster where it can be."""
+    as_it_is = (bias, stride, padding, dilation, groups)
+    plain = isinstance(padding, int | tuple | list) and groups == 1 and _pair(dilation) == (1, 1)
+    if not plain or weight.numel() < _WEIGHTS or input.dim() != 4 or len(input) < _IMAGES:
+        return F.conv2d(input, weight, *as_it_is)
+    known = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (input, weight))
+    if not known or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return F.conv2d(input, weight, *as_it_is)
+    (down, right), (high, wide), (top, left) = _pair(stride), weight.shape[2:], _pair(padding)
+    lines, length = (input.shape[2] + 2 * top - high) // down + 1, (input.shape[3] + 2 * left - wide) // right + 1
+    if min(lines, length) < 1 or lines * length > _POSITIONS:
+        return F.conv2d(input, weight, *as_it_is)
+    padded = F.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+    windows = padded.unfold(1, high, down).unfold(2, wide, right).permute(0, 1, 2, 4, 5, 3)
+    flat = weight.permute(0, 2, 3, 1).flatten(1)
+    found = F.linear(windows.flatten(3), flat, bias)
+    return found.permute(0, 3, 1, 2)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
