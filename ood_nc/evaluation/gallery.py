@@ -82,9 +82,10 @@ class _Pictures:
         """Whether the image can be shown."""
         made = self.made.setdefault(key.removeprefix("ood/"), {})
         if name not in made:
-            places = self._places.setdefault(key, {one: place for place, one in enumerate(self._sets[key].ids)})
+            if key not in self._places:
+                self._places[key] = {one: place for place, one in enumerate(self._sets[key].ids)}
             try:
-                made[name] = thumbnail(self._sets[key].load(places[name]))
+                made[name] = thumbnail(self._sets[key].load(self._places[key][name]))
             except BrokenImageError:
                 return False
         return True

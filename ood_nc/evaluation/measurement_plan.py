@@ -49,6 +49,7 @@ class Plan:
     device: torch.device
     base: dict[str, Any]
     loading: dict[str, Any]
+    feature_map: str
 
     @property
     def ids(self) -> dict[str, tuple[str, ...]]:

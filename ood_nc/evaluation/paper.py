@@ -95,9 +95,7 @@ class PaperTaps(nn.Module):
         return logits, {**own, **{tap.info.name: found[tap.info.name] for tap in self.paper_taps}}
 
 
-def measure_paper(
-    plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool = False, feature_map: str = "pca"
-) -> None:
+def measure_paper(plan: Plan, tapped: PaperTaps, found: Found, *, held_out: bool = False) -> None:
     """Every row of the protocol: collapse on ID train, the energy of a fresh probe, and probes of the transfer sets.
 
     Histograms of that energy, and maps, of encoder and projector are marked as this protocol's.
@@ -110,7 +108,6 @@ def measure_paper(
         tapped: the model, for its taps.
         found: takes what is found.
         held_out: the ID validation images are a share of ID train, on all of which the authors fit.
-        feature_map: how features are placed in a plane.
     """
     if held_out:
         plan = replace(plan, banks={**plan.banks, "id_train": _joined(plan.banks["id_train"], plan.banks["id_val"])})
@@ -136,7 +133,7 @@ def measure_paper(
             if tap.name in SHOWN:
                 found.histograms += [row | series for row in histograms(tap.name, "energy", scores)]
         if tap.name in SHOWN:
-            placed = feature_maps(tap.info.name, plan.banks, feature_map, plan.seed)
+            placed = feature_maps(tap.info.name, plan.banks, plan.feature_map, plan.seed)
             found.maps += [row | series | {"tap": tap.name} for row in placed]
         rows += _transfer(plan, fit, functools.partial(make, kind="transfer", group="transfer", method="linear"))
 

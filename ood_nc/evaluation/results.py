@@ -31,6 +31,8 @@ from ood_nc.evaluation.scores_table import Samples, read_samples
 from ood_nc.files import PATIENCE, atomic_path, is_being_written
 from ood_nc.notebook import data_frame, html_table, short
 
+_UNKNOWN: Row = dict.fromkeys(COLUMNS)
+_PLAIN = frozenset({str, int, bool, type(None)})
 SCHEMA = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
 
 STRICT, PAPER, FULL_SPECTRUM = "strict", "paper", "full_spectrum"
@@ -214,11 +216,13 @@ def make_row(base: Mapping[str, Any], **values: Any) -> Row:
         KeyError: a name is not a column.
         ValueError: the value is undefined and no reason is given.
     """
-    row: Row = dict.fromkeys(COLUMNS)
-    for key, value in {**base, **values}.items():
-        if key not in row:
-            raise KeyError(f"{key} is not a column of the long table")
-        row[key] = plain(value)
+    row: Row = {**_UNKNOWN, **base, **values}
+    if len(row) > len(_UNKNOWN):
+        raise KeyError(f"{[*row][len(_UNKNOWN)]} is not a column of the long table")
+    for key, value in row.items():
+        # Most are plain as they are, and there are thousands of rows.
+        if type(value) not in _PLAIN:
+            row[key] = plain(value)
     if row["value"] is not None:
         row["reason"] = None
     elif values.get("value") is not None:

@@ -29,7 +29,6 @@ from ood_nc.evaluation.full_spectrum import full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
-from ood_nc.evaluation.maps import feature_maps
 from ood_nc.evaluation.measurement_plan import Plan, Resamples
 from ood_nc.evaluation.names import check_names
 from ood_nc.evaluation.paper import PaperTaps, measure_paper
@@ -42,7 +41,7 @@ from ood_nc.evaluation.tap_measurements import add_detectors, add_probe, measure
 from ood_nc.evaluation.transfer import measure_probe, order_notes
 from ood_nc.features import BankStore
 from ood_nc.models import weights_hash
-from ood_nc.threads import one_blas_thread
+from ood_nc.threads import beside_each_other
 
 
 def evaluate(
@@ -214,13 +213,12 @@ def evaluate(
         device=device,
         base={"run": run, "seed": seed, "protocol": STRICT},
         loading={"batch_size": batch_size, "workers": workers},
+        feature_map=feature_map,
     )
     found = Found()
     if STRICT in protocols:
         if bank:
             measure_taps(plan, found, clock)
-            shown = [name for name in plan.taps if name in (model.head_tap, "encoder")]
-            found.maps = [one for name in shown for one in feature_maps(name, banks, feature_map, seed)]
         else:
             for name, rows, measured in measure_streamed(plan, streamed):
                 found.rows += rows
@@ -237,7 +235,7 @@ def evaluate(
     if PAPER in protocols:
         with timed(clock, "paper"):
             held_out = inputs.id_val is not None and id_val is None
-            measure_paper(plan, tapped, found, held_out=held_out, feature_map=feature_map)
+            measure_paper(plan, tapped, found, held_out=held_out)
     inputs.notes += [*order_notes(found.rows, model.num_classes), *found.notes]
     identity = identify(
         model,
@@ -251,16 +249,14 @@ def evaluate(
         probes=probes,
         bootstrap=bootstrap,
     )
-    results = Results(
-        rows=found.rows,
-        identity=identity,
-        series=found.series | {"gallery": gallery(plan, found, identity)},
-        scores=scores_table(tested_sets(plan, found)),
-    )
-    with timed(clock, "relations"), one_blas_thread():
+    results = Results(rows=found.rows, identity=identity)
+    with beside_each_other(min(2, torch.get_num_threads())) as begin, timed(clock, "relations"):
+        shown = begin(gallery, plan, found, identity)
+        results.scores = scores_table(tested_sets(plan, found))
         results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
         if STRICT in protocols:  # the rules speak of the model's own taps
             results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
+        results.series = found.series | {"gallery": shown()}
     identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
 

@@ -15,6 +15,7 @@ from ood_nc.evaluation.collapse import collapse_rows, held_out_collapse
 from ood_nc.evaluation.detection import SMALL, Measured, measure_detectors
 from ood_nc.evaluation.ensembles import measure_ensemble
 from ood_nc.evaluation.findings import Found
+from ood_nc.evaluation.maps import feature_maps
 from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.scores_table import correct_column
 from ood_nc.evaluation.taps import open_tap
@@ -102,6 +103,8 @@ def _measure_tap(plan: Plan, name: str) -> tuple[Found, dict[str, float]]:
     with timed(clock, "transfer"):
         for probed in measure_probes(tap, plan):
             add_probe(found, name, probed)
+    if name in (plan.model.head_tap, "encoder"):
+        found.maps += feature_maps(name, plan.banks, plan.feature_map, plan.seed)
     rows, by_method = id_accuracy(tap, plan)
     found.rows += rows
     if name == plan.model.head_tap:

@@ -57,23 +57,40 @@ def _convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor:
-    """`torch.nn.functional.conv2d`, faster where it can be."""
-    as_it_is = (bias, stride, padding, dilation, groups)
-    plain = isinstance(padding, int | tuple | list) and groups == 1 and _pair(dilation) == (1, 1)
-    if not plain or weight.numel() < _WEIGHTS or input.dim() != 4 or len(input) < _IMAGES:
-        return F.conv2d(input, weight, *as_it_is)
+    """`torch.nn.functional.conv2d`, by a product where that is faster."""
+    if _is_for_a_product(input, weight, padding, dilation, groups):
+        sides, steps = _pair(padding), _pair(stride)
+        map_size = [
+            (length + 2 * side - window) // step + 1
+            for length, side, window, step in zip(input.shape[2:], sides, weight.shape[2:], steps, strict=True)
+        ]
+        if min(map_size) > 0 and map_size[0] * map_size[1] <= _POSITIONS:
+            return _product(input, weight, bias, steps, sides)
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_for_a_product(input: torch.Tensor, weight: torch.Tensor, padding: Any, dilation: Any, groups: int) -> bool:
+    """Whether it is one, but for the size of the maps."""
+    if groups != 1 or weight.numel() < _WEIGHTS or input.dim() != 4 or len(input) < _IMAGES:
+        return False
+    if isinstance(padding, str) or _pair(dilation) != (1, 1) or input.shape[1] != weight.shape[1]:
+        return False
     known = all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in (input, weight))
-    if not known or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
-        return F.conv2d(input, weight, *as_it_is)
-    (down, right), (high, wide), (top, left) = _pair(stride), weight.shape[2:], _pair(padding)
-    lines, length = (input.shape[2] + 2 * top - high) // down + 1, (input.shape[3] + 2 * left - wide) // right + 1
-    if min(lines, length) < 1 or lines * length > _POSITIONS:
-        return F.conv2d(input, weight, *as_it_is)
+    return known and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def _product(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    steps: tuple[int, int],
+    sides: tuple[int, int],
+) -> torch.Tensor:
+    """All windows (B, H, W, K, L, C), each a row, with the weights of every channel (K L C)."""
+    (top, left), (high, wide) = sides, weight.shape[2:]
     padded = F.pad(input.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
-    windows = padded.unfold(1, high, down).unfold(2, wide, right).permute(0, 1, 2, 4, 5, 3)
-    flat = weight.permute(0, 2, 3, 1).flatten(1)
-    found = F.linear(windows.flatten(3), flat, bias)
-    return found.permute(0, 3, 1, 2)
+    windows = padded.unfold(1, high, steps[0]).unfold(2, wide, steps[1]).permute(0, 1, 2, 4, 5, 3)
+    return F.linear(windows.flatten(3), weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def _pair(value: Any) -> tuple[int, int]:

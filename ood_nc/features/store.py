@@ -190,7 +190,7 @@ def _read(path: Path, key: str) -> FeatureBank:
     """
     index = json.loads(read_sealed_bytes(path / INDEX))
     names = [file_name(number) for number in range(len(index["taps"]))]
-    with ThreadPoolExecutor() as pool:  # digests take longer than the disk
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # digests take longer than the disk
         files = list(pool.map(read_sealed, [path / name for name in (*names, LOGITS)]))
     if {index["key"], *(header["key"] for header, _ in files)} != {key}:
         raise ValueError("it was made under another key")

@@ -90,9 +90,9 @@ class _Drawn(RankCounts):
         ranks = self._ranks(side)
         if ranks is None:
             return super().groups_below(side, count, through=through)
-        found: Array = np.clip(
-            self._sides[side].edges_below(count) - ranks.start - through, 0, ranks.stop - ranks.start
-        )
+        found: Array = self._sides[side].edges_below(count) - (ranks.start + through)
+        # What np.clip does, without what it takes to do it for any array.
+        np.minimum(np.maximum(found, 0, out=found), ranks.stop - ranks.start, out=found)
         return found
 
     @cached_property
@@ -166,16 +166,17 @@ def resampled_metrics(
         at = slice(start, start + step + 1)
         counts = _Drawn(sides, {"id": id_edges[at], "ood": ood_edges[at]}, spread)
         stretches.append([metric(counts) for metric in chosen])
-    found = {}
-    for name, metric, value, parts in zip(names, chosen, exact, zip(*stretches, strict=True), strict=True):
+    found = np.empty((len(names), 1 + len(id_resamples.before)))
+    for row, metric, value, parts in zip(found, chosen, exact, zip(*stretches, strict=True), strict=True):
         replicates = metric.reduce(parts)
         if spread:
             grouped = [RankCounts(n, m, id_edges[None], ood_edges[None], spread=inside) for inside in (False, True)]
             whole, inside = (metric.reduce([metric(counts)]) for counts in grouped)
             # What a metric reads inside of groups is right on average; at one place it would be off for all resamples.
             replicates = replicates + (value - whole if whole == inside else 0)
-        found[name] = np.append(value, np.clip(replicates, 0, 1))
-    return found
+        row[0], row[1:] = value, replicates
+    np.clip(found[:, 1:], 0, 1, out=found[:, 1:])
+    return dict(zip(names, found, strict=True))
 
 
 def percentile_interval(replicates: Array, confidence: float = 0.95) -> tuple[float | None, float | None]:

@@ -238,7 +238,7 @@ def _entries_below(rows: Array, count: int) -> Array:
 
 def _row_products(counts: Array, values: Array) -> Array:
     products: Array = np.einsum("rg,rg->r", counts, values)
-    return products
+    return products.astype(np.float64, copy=False)
 
 
 def _row_sums(values: Array) -> Array:

@@ -6,6 +6,7 @@ Blocks end where the value changes, so no group of tied scores is ever split.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -147,6 +148,7 @@ def _map(function: Callable[[S], T], items: Iterable[S], size: int) -> list[T]:
         return list(pool.map(function, items))
 
 
+@functools.lru_cache(maxsize=1024)
 def smallest_count(share: float, total: int) -> int:
     """The smallest count c with c / total >= share in float64, as a threshold sweep over shares would find it."""
     count = min(max(int(np.ceil(share * total)), 1), total)

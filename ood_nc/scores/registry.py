@@ -48,7 +48,7 @@ class ScoreMetric:
 
     def reduce(self, parts: Sequence[Array]) -> Array:
         """The values (R,) from the parts of all stretches."""
-        together: Array = _REDUCTIONS[self.reduction].reduce(parts)
+        together: Array = parts[0] if len(parts) == 1 else _REDUCTIONS[self.reduction].reduce(parts)
         return together
 
 

@@ -18,7 +18,7 @@ def _precision(found: Array, alarms: Array) -> Array:
     # In a resample fewer than one sample may lie beyond a threshold: an outermost one, if any.
     if min(flagged[:, 0].min(initial=1), flagged[:, -1].min(initial=1)) < 1:
         np.maximum(flagged, 1, out=flagged)
-    share: Array = np.divide(found, flagged, out=flagged) if flagged.dtype == float else found / flagged
+    share: Array = np.divide(found, flagged, out=flagged) if flagged.dtype.kind == "f" else found / flagged
     return share
 
 

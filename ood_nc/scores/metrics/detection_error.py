@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ood_nc.arrays import ArrayLike
 from ood_nc.scores.counts import Array, RankCounts
 from ood_nc.scores.ranking import measure
@@ -15,7 +17,7 @@ def least_error(counts: RankCounts) -> Array:
     at = counts.at_id
     errors = at.id_below * counts.m
     errors += at.ood_above * counts.n
-    least: Array = errors.min(axis=-1) / (2 * counts.n * counts.m)
+    least: Array = errors.min(axis=-1).astype(np.float64) / (2 * counts.n * counts.m)
     return least
 
 

@@ -12,9 +12,10 @@ from ood_nc.scores.registry import ScoreMetric, score_metric
 
 
 def _at(counts: Array, group: Array) -> Array:
-    """The count at one group of each resample, (R,)."""
-    found: Array = counts[np.arange(len(group)), np.clip(group, 0, counts.shape[-1] - 1)]
-    return found
+    """The count at one group of each resample, (R,) float64."""
+    inside = np.minimum(np.maximum(group, 0), counts.shape[-1] - 1)
+    found: Array = counts[np.arange(len(group)), inside]
+    return found.astype(np.float64)
 
 
 def _inside(rank: int, group: Array, below: Array, through: Array, other_below: Array, other_through: Array) -> Array:
