@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ood_nc.detection import DetectorInfo, FeatureDetector, TapStatistics, register_detector
-from ood_nc.detection.kit import linalg, percentile
+from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection.kit import percentile
 from ood_nc.detection.kit.parameters import Parameter, percent
 
 
@@ -38,5 +38,5 @@ class Dice(FeatureDetector):
         dropped = contributions <= percentile.percentile(contributions, self.percentile)
         self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
 
-    def _score_rows(self, features: Tensor) -> Tensor:
-        return (linalg.products(features, self.weight_) + self.head.bias).logsumexp(dim=1)
+    def _score(self, queries: TapQueries) -> Tensor:
+        return TapQueries(queries.features, head=(self.weight_, self.head.bias)).log_sum_exp
