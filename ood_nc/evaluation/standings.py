@@ -38,11 +38,11 @@ def standings(
         seed: of the resampling.
 
     Returns:
-        A row a group and measure: ``run, seeds, metric, method, value, low, high, best`` (of all groups) and
-        ``within_noise`` (no difference from the best is shown; None without an interval). And a row a group and
-        detector: ``run, method, detection_error, transfer_error, standing``, which is ``front`` (no other has both
-        errors lower), ``within noise of the front`` (others have, but in too few resamples) or ``dominated``; and
-        ``by``, the others.
+        A row a group and measure: ``run, seeds, metric, method, value, low, high, best`` (of several groups) and
+        ``within_noise`` (no difference from the best is shown; None without an interval or another group). And a row a
+        group and detector: ``run, method, detection_error, transfer_error, standing``, which is ``front`` (no other
+        has both errors lower), ``within noise of the front`` (others have, but in too few resamples) or ``dominated``;
+        and ``by``, the others.
     """
     samples = {(name, one): run.samples() for name, group in groups.items() for one, run in group.items()}
     places = {key: place for place, key in enumerate(samples)}
@@ -88,15 +88,15 @@ def _ranked(
     key: Key, found: Mapping[str, Array], groups: Mapping[str, Group], confidence: float
 ) -> list[dict[str, Any]]:
     sign = -1 if key[0] in BETTER_HIGH else 1
-    best = min(found, key=lambda name: sign * found[name][0])
+    best, alone = min(found, key=lambda name: sign * found[name][0]), len(found) == 1
     rows = []
     for name, values in found.items():
         # Few seeds reach further than a share can be.
         low, high = percentile_interval(values[1:].clip(0, 1), confidence)
         apart = percentile_interval(values[1:] - found[best][1:], confidence)
-        noise = None if apart[0] is None or apart[1] is None else apart[0] <= 0 <= apart[1]
+        noise = None if alone or apart[0] is None or apart[1] is None else apart[0] <= 0 <= apart[1]
         row = {"run": name, "seeds": len(groups[name]), "metric": key[0], "method": key[1], "value": float(values[0])}
-        rows.append({**row, "low": low, "high": high, "best": name == best, "within_noise": noise})
+        rows.append({**row, "low": low, "high": high, "best": name == best and not alone, "within_noise": noise})
     return rows
 
 

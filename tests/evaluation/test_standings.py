@@ -20,7 +20,8 @@ def test_values_are_the_headlines_means_with_the_intervals_of_resampled_images()
     for metric, of in (("auroc", auroc), ("fpr95_id_positive", fpr_at_tpr)):
         row = rows_of(found, metric)["one"]
         assert row["value"] == pytest.approx((of(ids, near) + of(ids, far)) / 2)
-        assert row["low"] < row["value"] < row["high"] and row["method"] == "energy" and row["best"]
+        assert row["low"] < row["value"] < row["high"] and row["method"] == "energy"
+        assert not row["best"] and row["within_noise"] is None, "the one there is stands beside no other"
     error = rows_of(found, "transfer_error")["one"]
     right = values(one, "transfer", "correct/encoder/linear")
     assert error["value"] == pytest.approx(1 - right.mean())
