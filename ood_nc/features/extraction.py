@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -243,8 +243,8 @@ def _joined(parts: list[Forwarded], stop: int) -> Forwarded:
 
 
 class _Fastest:
-    """The pass on a layout of images and weights that the processor's convolutions are faster on, for the length of a
-    ``with`` block; values differ by rounding.
+    """The pass on a layout of images and weights that the processor's convolutions are faster on, and with products in
+    place of those on small maps, for the length of a ``with`` block; values differ by rounding.
 
     Args:
         model: with ``forward_taps``.
@@ -253,6 +253,7 @@ class _Fastest:
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self._model, self._accepted = model, device.type == "cpu"
+        self._small_maps = self._accepted and SmallMaps.serve(model)
         self._laid_out, self._lock = ExitStack(), Lock()
 
     def __enter__(self) -> _Fastest:
@@ -266,7 +267,7 @@ class _Fastest:
     def __call__(self, images: torch.Tensor) -> Any:
         if self._accepted:
             try:
-                with SmallMaps():
+                with SmallMaps() if self._small_maps else nullcontext():
                     return self._model.forward_taps(images.contiguous(memory_format=torch.channels_last))
             except RuntimeError:
                 # A module that takes views of its maps needs them as they are; any other error comes again.

@@ -34,6 +34,11 @@ class SmallMaps(TorchFunctionMode):
         True
     """
 
+    @staticmethod
+    def serve(model: Any) -> bool:
+        """Whether a model has weights that a product may be faster with; a mode costs every call of torch some time."""
+        return any(weight.dim() == 4 and weight.numel() > _WEIGHTS for weight in model.parameters())
+
     def __torch_function__(
         self,
         func: Callable[..., Any],
@@ -71,7 +76,7 @@ def _convolution(
 
 def _is_for_a_product(input: torch.Tensor, weight: torch.Tensor, padding: Any, dilation: Any, groups: int) -> bool:
     """Whether it is one, but for the size of the maps."""
-    if groups != 1 or weight.numel() < _WEIGHTS or input.dim() != 4 or len(input) < _IMAGES:
+    if groups != 1 or weight.numel() <= _WEIGHTS or input.dim() != 4 or len(input) < _IMAGES:
         return False
     if isinstance(padding, str) or _pair(dilation) != (1, 1) or input.shape[1] != weight.shape[1]:
         return False

@@ -27,7 +27,7 @@ CASES = {
     "2 x 2": ((8, 256, 2, 2), 3, {"padding": 1}),
     "onto 2 x 2": ((8, 256, 4, 4), 3, {"padding": 1, "stride": 2}),
     "no padding": ((9, 256, 5, 4), 3, {}),
-    "1 x 1": ((8, 1024, 3, 2), 1, {}),
+    "1 x 1": ((8, 1280, 3, 2), 1, {}),
     "unequal": ((8, 256, 3, 5), (3, 2), {"padding": (1, 0), "stride": (1, 2)}),
     "onto a pixel": ((8, 256, 3, 3), 3, {}),
     "1 x 16": ((8, 256, 1, 16), 3, {"padding": 1}),
@@ -119,3 +119,8 @@ def test_extraction_uses_it_and_features_are_those_of_the_network(products):
     torch.testing.assert_close(bank.logits, logits, rtol=1e-4, atol=1e-5)
     for name, features in taps.items():
         torch.testing.assert_close(bank.taps[name], features, rtol=1e-4, atol=1e-5)
+
+
+def test_it_serves_networks_of_large_convolutions_alone():
+    assert SmallMaps.serve(nn.Sequential(nn.Conv2d(256, 256, 3)))
+    assert not SmallMaps.serve(nn.Sequential(nn.Conv2d(128, 128, 3), nn.Linear(1024, 1024)))
