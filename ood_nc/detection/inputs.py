@@ -14,6 +14,9 @@ from ood_nc.detection.head import Head, as_head
 from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
+_LOGITS = 1 << 20
+"""Logits at a time: of few classes a chunk of the usual rows costs more to begin than to compute."""
+
 GivenHead: TypeAlias = "tuple[ArrayLike, ArrayLike | None]"
 
 
@@ -118,18 +121,20 @@ class Inputs:
         """
 
         def reduced(logits: Tensor) -> Tensor:
-            largest = logits.amax(dim=1, keepdim=True)
-            total = (logits - largest).exp_().sum(dim=1, keepdim=True, dtype=torch.float64)
-            return torch.cat([largest, largest + total.log_(), logits.sum(dim=1, keepdim=True) * 0], dim=1)
+            largest, sums = logits.amax(dim=1, keepdim=True), logits.sum(dim=1, keepdim=True)
+            total = logits.sub_(largest).exp_().double().sum(dim=1, keepdim=True)
+            return torch.cat([largest, largest + total.log_(), sums * 0], dim=1)
 
         if self._given_logits is None and "logits" not in vars(self) and linalg.float32_suffices(self.features):
             weight, bias = (part.to(torch.float32) for part in self.head.to(self.device))
             found = linalg.by_chunks(
-                lambda rows: reduced(torch.addmm(bias, rows.to(torch.float32), weight.T)), self.features
+                lambda rows: reduced(torch.addmm(bias, rows.to(torch.float32), weight.T)),
+                self.features,
+                size=max(linalg.CHUNK, _LOGITS // self.num_logits),
             )
             if bool(found.isfinite().all()):  # Else float32 overflows, or the features are not finite.
                 return found
-        return linalg.by_chunks(reduced, self.logits)
+        return linalg.by_chunks(lambda logits: reduced(logits.clone()), self.logits)
 
     @cached_property
     def probabilities(self) -> Tensor:

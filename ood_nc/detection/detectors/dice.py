@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ood_nc.detection import DetectorInfo, FeatureDetector, TapQueries, TapStatistics, register_detector
+from ood_nc.detection.head import Head
 from ood_nc.detection.kit import percentile
 from ood_nc.detection.kit.parameters import Parameter, percent
 
@@ -39,4 +40,4 @@ class Dice(FeatureDetector):
         self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
 
     def _score(self, queries: TapQueries) -> Tensor:
-        return TapQueries(queries.features, head=(self.weight_, self.head.bias)).log_sum_exp
+        return TapQueries(queries.features, head=Head(self.weight_, self.head.bias)).log_sum_exp

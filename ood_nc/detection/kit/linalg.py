@@ -40,22 +40,23 @@ class Eigen(NamedTuple):
         return int((self.values > cutoff(self.values)).sum())
 
 
-def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def chunks(*tensors: Tensor, size: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Yield aligned row chunks of the tensors, so that float64 copies stay small."""
-    for start in range(0, len(tensors[0]), CHUNK):
-        yield tuple(tensor[start : start + CHUNK] for tensor in tensors)
+    size = size or CHUNK
+    for start in range(0, len(tensors[0]), size):
+        yield tuple(tensor[start : start + size] for tensor in tensors)
 
 
-def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def by_chunks(compute: Callable[..., Tensor], *tensors: Tensor, size: int | None = None) -> Tensor:
     """Apply ``compute`` to aligned row chunks of the tensors and join its results (chunk, ...) to (B, ...).
 
     Where a graph is traced, the rows stay in one piece: their number is not known there.
     """
-    if torch.compiler.is_compiling() or len(tensors[0]) <= CHUNK:
+    if torch.compiler.is_compiling() or len(tensors[0]) <= (size or CHUNK):
         return compute(*tensors)
     joined: Tensor | None = None
     filled = 0
-    for parts in chunks(*tensors):
+    for parts in chunks(*tensors, size=size):
         result = compute(*parts)
         if joined is None:
             joined = result.new_empty(len(tensors[0]), *result.shape[1:])
