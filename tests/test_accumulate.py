@@ -42,3 +42,53 @@ def test_float32_rows_are_centred_to_their_own_digits(scale: float, offset: floa
 def test_the_largest_magnitude_is_that_of_numpy(values: list[object]) -> None:
     expected = np.abs(np.asarray(values)).max(initial=0.0)
     np.testing.assert_equal(accumulate.largest_magnitude(torch.tensor(values)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("odd", [None, "largest", math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("shape", [(), (0, 3), (700, 3)])
+def test_a_number_that_is_not_finite_is_seen_and_a_large_one_is_finite(
+    dtype: torch.dtype, odd: float | str | None, shape: tuple[int, ...]
+) -> None:
+    values = torch.ones(shape, dtype=dtype)
+    if odd is not None and values.numel():
+        values.view(-1)[-2:] = torch.finfo(dtype).max if isinstance(odd, str) else odd
+    assert accumulate.is_finite(values) == bool(np.isfinite(values.numpy()).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 131])
+def test_class_sums_are_those_of_a_loop_over_the_rows(dtype: torch.dtype, weighted: bool, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    block = torch.from_numpy(rng.normal(size=(rows, 1500)) + 1e3).to(dtype)  # some pieces
+    index, weights = torch.from_numpy(rng.integers(0, 4, rows)), torch.from_numpy(rng.random(rows))
+    kept, expected = block.clone(), np.zeros((5, 1500))
+    for row, own, weight in zip(block.double().numpy(), index.tolist(), weights.tolist(), strict=True):
+        expected[own] += row * weight if weighted else row
+    sums = accumulate.class_sums(block, index, weights if weighted else None, 5)
+    np.testing.assert_allclose(sums, expected, rtol=1e-13)
+    assert torch.equal(block, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_centred_where_they_are_as_elsewhere(dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(0)
+    rows, index = torch.from_numpy(rng.normal(size=(131, 1500)) + 1e3).to(dtype), torch.from_numpy(np.arange(131) % 3)
+    centers = torch.from_numpy(rng.normal(size=(3, 1500)) + 1e3)
+    expected = rows.double().numpy() - centers.numpy()[index]
+    kept, apart, inside = rows.clone(), torch.empty_like(rows), rows.clone()
+    squares = [
+        accumulate.center_rows(source, index, accumulate.split(centers.clone(), dtype), out)
+        for source, out in ((rows, apart), (inside, inside))
+    ]
+    np.testing.assert_allclose(apart, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(squares[0], (expected**2).sum(axis=1), rtol=1e-6)
+    assert torch.equal(apart, inside) and torch.equal(*squares) and torch.equal(rows, kept)
+
+
+@pytest.mark.parametrize("dim", [1, 63, 64, 65, 200])
+def test_the_upper_triangle_is_mirrored(dim: int) -> None:
+    matrix = torch.arange(dim * dim, dtype=torch.float64).view(dim, dim)
+    expected = np.triu(matrix.numpy()) + np.triu(matrix.numpy(), 1).T
+    np.testing.assert_array_equal(accumulate.fill_lower(matrix), expected)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, TypeAlias
 
 import torch
 
-from ood_nc.accumulate import largest_magnitude
+from ood_nc.accumulate import is_finite, largest_magnitude
 from ood_nc.arrays import ArrayLike, as_matrix, as_tensor
 from ood_nc.errors import UserError
+from ood_nc.threads import one_blas_thread
 
 Center: TypeAlias = Literal["classes", "samples"]
 
 # Elements of a block of pairs: 8 MB in float64, small beside the means of any problem with many classes.
 _BLOCK_ELEMENTS = 1 << 20
+_SMALL = 1024
+"""Dimensions up to which threads of SciPy's own cost more than they give."""
 EPS = float(torch.finfo(torch.float64).eps)
 
 
@@ -43,16 +47,21 @@ def as_bias(bias: ArrayLike, classes: int) -> torch.Tensor:
 
 def finite(values: torch.Tensor, name: str) -> torch.Tensor:
     """Return ``values``, or raise `UndefinedMetricError` where one is NaN or infinite."""
-    if not math.isfinite(largest_magnitude(torch.atleast_1d(values))):
+    if not is_finite(values):
         raise UndefinedMetricError(f"{name} holds NaN or infinity.")
     return values
 
 
 def in_range(rows: torch.Tensor) -> torch.Tensor:
     """Return rows, for a metric that no scale changes, times a power of two where products would leave float64."""
-    exponent = math.frexp(float(torch.linalg.vector_norm(rows, torch.inf)))[1] if rows.numel() else 0
+    exponent = math.frexp(largest_magnitude(rows))[1]
     # Products of products need four times the exponent; a power of two changes no digit.
     return rows if abs(exponent) < 200 else torch.ldexp(rows, torch.tensor(max(-1000, min(1000, -exponent))))
+
+
+def lapack_threads(dim: int) -> AbstractContextManager[None]:
+    """Inside, SciPy's decompositions of (dim, dim) have the threads that are worth it."""
+    return one_blas_thread() if dim <= _SMALL else nullcontext()
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

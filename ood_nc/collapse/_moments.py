@@ -29,6 +29,7 @@ class Moments:
         self.scatter = torch.zeros(dim, dim, dtype=torch.float64, device=device) if full else None
         self.resolution = float(torch.finfo(torch.float64).eps)
         self._present: torch.Tensor | None = None
+        self._longest: float | None = None
 
     @property
     def present(self) -> torch.Tensor:
@@ -36,6 +37,21 @@ class Moments:
         if self._present is None:
             self._present = self.mass.nonzero().flatten()
         return self._present
+
+    @property
+    def present_means(self) -> torch.Tensor:
+        """Means (K, d) of the classes that have mass; only to be read."""
+        return self.means if len(self.present) == len(self.mass) else self.means.index_select(0, self.present)
+
+    @property
+    def longest_mean(self) -> float:
+        """The length of the longest class mean."""
+        if self._longest is None:
+            self._longest = float(torch.linalg.vector_norm(self.means, dim=1).max())
+        return self._longest
+
+    def _changed(self) -> None:
+        self._present = self._longest = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The tensors by the names of `ClassStatistics.state_dict`; not copies."""
@@ -69,13 +85,16 @@ class Moments:
         old_mass = self.mass[classes]
         total = (old_mass + mass).clamp_min(_TINY)
         share, shift = (mass / total)[:, None], (old_mass / total).sqrt()[:, None]
+        every = len(classes) == len(self.mass)
         for rows in accumulate.pieces(block_means):
-            means = self.means.index_select(0, classes[rows])
+            means = self.means[rows] if every else self.means.index_select(0, classes[rows])
             step = block_means[rows] - means
-            self.means[classes[rows]] = means.addcmul_(step, share[rows])
+            means.addcmul_(step, share[rows])
+            if not every:
+                self.means[classes[rows]] = means
             block_means[rows].sub_(step.mul_(shift[rows]))
         self.mass[classes] = old_mass + mass
-        self._present = None
+        self._changed()
 
     def _add_scatter(self, block: torch.Tensor, squares: torch.Tensor) -> None:
         if self.scatter is None or not len(block):
@@ -120,7 +139,8 @@ class Moments:
         means = weighted / self.mass.clamp_min(_TINY)[:, None]
         every_class = torch.arange(len(means), device=means.device)
         self._add_deviations(every_class, self.means - means, local_mass)
-        self.means, self._present, self.resolution = means, None, float(resolution)
+        self.means, self.resolution = means, float(resolution)
+        self._changed()
         for scatter in (self.class_scatter, self.scatter):
             if scatter is not None:
                 torch.distributed.all_reduce(scatter, group=group)
@@ -133,7 +153,7 @@ class Moments:
         self._add_deviations(classes, step, old_mass * fraction)
         self.means[classes] += step * fraction[:, None]
         self.mass[classes] += mass
-        self._present = None
+        self._changed()
 
     def _add_deviations(self, classes: torch.Tensor, deviations: torch.Tensor, mass: torch.Tensor) -> None:
         """Add ``mass[c] * deviations[c] deviations[c]'`` for some classes."""

@@ -12,6 +12,9 @@ from ood_nc.errors import UserError
 LARGEST = 1e145
 """The sum of the squares of a billion rows of ten thousand such numbers is still within float64."""
 
+WIDE = 1e38
+"""Deviations of larger numbers can overflow float32."""
+
 
 class Pending:
     """Rows copied from the caller's batches, in one dtype, with their labels and (optional) weights."""
@@ -21,6 +24,11 @@ class Pending:
         self._features: torch.Tensor | None = None
         self._labels = torch.empty(0, dtype=torch.long)
         self._weights: torch.Tensor | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a block, with rows or without."""
+        return self._features is not None
 
     @property
     def is_full(self) -> bool:
@@ -63,7 +71,15 @@ class Pending:
 
 
 def check_finite(matrix: torch.Tensor) -> float:
-    """Return the largest magnitude; raise a `UserError` for a value that is not finite, or whose square is not."""
+    """Return the largest magnitude, or more where that is below `WIDE`.
+
+    Raises:
+        UserError: a value is not finite, or its square is not.
+    """
+    # No number is longer than all of them, and their length takes half the time.
+    length = float(torch.linalg.vector_norm(matrix)) if matrix.dtype.itemsize >= 4 else math.inf
+    if length <= WIDE:
+        return length
     size = largest_magnitude(matrix)
     if not math.isfinite(size):
         row = int((~torch.isfinite(matrix)).any(dim=1).nonzero()[0])

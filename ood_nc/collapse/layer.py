@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 
 import torch
 
-from ood_nc.accumulate import largest_magnitude
+from ood_nc.accumulate import is_finite
 from ood_nc.arrays import ArrayLike, as_tensor
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
@@ -115,6 +114,6 @@ def _given(value: ArrayLike | None, name: str) -> ArrayLike:
     if value is None:
         raise UndefinedMetricError(f"needs {name}.")
     values = as_tensor(value, name)
-    if values.is_floating_point() and not math.isfinite(largest_magnitude(torch.atleast_1d(values))):
+    if values.is_floating_point() and not is_finite(values):
         raise UndefinedMetricError(f"{name.rpartition(' ')[2]} holds NaN or infinity.")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +10,10 @@ from scipy.linalg import eigvalsh_tridiagonal, lapack
 
 from ood_nc import accumulate
 from ood_nc.arrays import ArrayLike, as_tensor
-from ood_nc.collapse._common import EPS, UndefinedMetricError, as_head
+from ood_nc.collapse._common import EPS, UndefinedMetricError, as_head, lapack_threads
 from ood_nc.collapse.registry import collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
 from ood_nc.errors import UserError
-from ood_nc.threads import one_blas_thread
-
-_SMALL = 1024
-"""Dimensions up to which threads of SciPy's own cost more than they give."""
 
 
 class MomentSpectra(NamedTuple):
@@ -53,7 +48,7 @@ def moment_spectra(stats: ClassStatistics) -> MomentSpectra:
         moment.addr_(axis, image, alpha=-2).addr_(image, axis, alpha=-2)
     # Transposed: in the order of LAPACK, which then works in place.
     matrix = moment.cpu().numpy().T
-    with one_blas_thread() if len(matrix) <= _SMALL else nullcontext():
+    with lapack_threads(len(matrix)):
         _, diagonal, beside, _, failed = lapack.dsytrd(matrix, lwork=64 * len(matrix), overwrite_a=True)
     if failed:
         raise RuntimeError(f"dsytrd: argument {-failed}.")
@@ -92,7 +87,7 @@ def effective_rank(stats: ClassStatistics, *, centered: bool = True) -> float:
 
 def _effective_rank(spectra: MomentSpectra, stats: ClassStatistics, *, centered: bool) -> float:
     values = spectra.centered if centered else spectra.uncentered
-    largest = float(torch.linalg.vector_norm(stats.uncentered_means, torch.inf))
+    largest = accumulate.largest_magnitude(stats.uncentered_means)
     # The scatter knows nothing below its own rounding, and the class means nothing below theirs.
     noise = max(
         4 * stats.resolution * stats.largest_variance, (EPS * largest) ** 2, stats.dim * EPS * float(values[-1])

@@ -11,7 +11,7 @@ from ood_nc import accumulate
 from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._moments import Moments
-from ood_nc.collapse._pending import Pending, check_finite
+from ood_nc.collapse._pending import WIDE, Pending, check_finite
 from ood_nc.errors import UserError
 
 # A smaller block wastes the matrix product, a larger one memory; at least d rows where d is large.
@@ -133,8 +133,8 @@ class ClassStatistics:
         return values
 
     def _product_dtype(self, matrix: torch.Tensor) -> torch.dtype:
-        # A relaxed float32 matrix product (TF32, bfloat16) would cost four digits, and deviations can overflow float32.
-        unfit = torch.get_float32_matmul_precision() != "highest" or self._largest > 1e38
+        # A relaxed float32 matrix product (TF32, bfloat16) would cost four digits.
+        unfit = torch.get_float32_matmul_precision() != "highest" or self._largest > WIDE
         wide = matrix.dtype == torch.float64 or self.exact or unfit
         return torch.float64 if wide else torch.float32
 
@@ -145,8 +145,9 @@ class ClassStatistics:
 
     def _settled(self) -> Moments:
         """Count the samples that wait, and give back the memory that accumulating needs."""
-        self._flush()
-        self._pending = Pending()
+        if self._pending.is_open:
+            self._flush()
+            self._pending = Pending()
         return self._moments
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
@@ -205,7 +206,7 @@ class ClassStatistics:
     @property
     def global_mean(self) -> torch.Tensor:
         """Unweighted mean (d,) of the means of the classes that have samples."""
-        return self.uncentered_means.mean(dim=0)
+        return self._of_samples().present_means.mean(dim=0)
 
     @property
     def sample_mean(self) -> torch.Tensor:
@@ -220,6 +221,11 @@ class ClassStatistics:
         return moments.means.index_select(0, moments.present)
 
     @property
+    def longest_mean(self) -> float:
+        """Length of the longest class mean."""
+        return self._of_samples().longest_mean
+
+    @property
     def scatter_traces(self) -> torch.Tensor:
         """n_c v_c (C,): the trace of each class's share of the within-class scatter; 0 for classes without samples."""
         return self._of_samples().class_scatter.clone()
@@ -229,7 +235,7 @@ class ClassStatistics:
         if center not in ("classes", "samples"):
             raise UserError(f"center must be 'classes' or 'samples', got {center!r}.")
         origin = self.global_mean if center == "classes" else self.sample_mean
-        return self.uncentered_means - origin
+        return self._of_samples().present_means - origin
 
     @property
     def within(self) -> torch.Tensor:

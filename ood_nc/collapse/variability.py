@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
+from scipy.linalg import lapack
 
-from ood_nc.collapse._common import EPS, Center, UndefinedMetricError
+from ood_nc.collapse._common import EPS, Center, UndefinedMetricError, lapack_threads
 from ood_nc.collapse._pairs import pair_distances
 from ood_nc.collapse.registry import RIGID, collapse_metric
 from ood_nc.collapse.statistics import ClassStatistics
@@ -189,8 +190,7 @@ def means_resolution(stats: ClassStatistics) -> float:
 
     At least 1e-150, whose square is the last that float64 holds to all its digits.
     """
-    means = stats.uncentered_means
-    return max(16 * EPS * float(torch.linalg.vector_norm(means, dim=1).max()), 1e-150)
+    return max(16 * EPS * stats.longest_mean, 1e-150)
 
 
 def principal_axes(means: torch.Tensor, resolution: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -216,8 +216,8 @@ def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
     alive = scale > 0
     if not bool(alive.all()):
         total, means, scale = total[alive][:, alive], means[:, alive], scale[alive]
-    factor, info = torch.linalg.cholesky_ex(total.mT)
-    if not int(info) and _is_well_conditioned(factor, scale):
+    factor = _lower_factor(total)
+    if factor is not None and _is_well_conditioned(factor, scale):
         # A few class means at a time: the solution needs as much memory as its right side.
         width = max(16, means.shape[1] // 16)
         solved = (torch.linalg.solve_triangular(factor, part.T, upper=False) for part in means.split(width))
@@ -226,6 +226,17 @@ def _explained(total: torch.Tensor, means: torch.Tensor, noise: float) -> float:
     kept = values > max(len(total) * EPS * float(values[-1]), noise)
     projected = means @ vectors[:, kept]
     return float((projected.square() / values[kept]).sum())
+
+
+def _lower_factor(total: torch.Tensor) -> torch.Tensor | None:
+    """L (d, d) of L L' = ``total``, both with one valid triangle; None where it is not positive definite."""
+    if total.device.type == "cpu":
+        # Torch would clear the other triangle first, down its columns, which takes longer than the rest.
+        with lapack_threads(len(total)):
+            array, failed = lapack.dpotrf(total.numpy().T, lower=1, clean=0)
+        return None if failed else torch.from_numpy(array)
+    factor, info = torch.linalg.cholesky_ex(total.mT)
+    return None if int(info) else factor
 
 
 def _is_well_conditioned(factor: torch.Tensor, scale: torch.Tensor) -> bool:

@@ -430,6 +430,42 @@ def test_features_whose_sum_overflows_are_finite_all_the_same() -> None:
     check_finite(torch.full((4, 4), 3e38))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [0.0, 1e-7, 1.0, 6e4, 1e19, 1e30, 3e38, 1e140])
+def test_the_magnitude_that_is_reported_is_no_smaller_and_the_largest_itself_beyond_float32(
+    dtype: torch.dtype, scale: float
+) -> None:
+    if scale > torch.finfo(dtype).max:
+        return
+    values = (torch.linspace(-1, 0.5, 12, dtype=torch.float64).view(4, 3) * scale).to(dtype)
+    found, expected = check_finite(values), float(np.abs(values.double().numpy()).max())
+    assert found == expected if expected > 1e38 else expected * (1 - 1e-6) <= found <= 1e38
+
+
+def test_a_float32_batch_after_one_of_larger_numbers_keeps_its_deviations() -> None:
+    rows = np.array([[1e39, 2e39], [3e39, 1e39], [0.0, 0.0]])
+    stats = ClassStatistics(1, 2).update(rows[:2], [0, 0]).update(rows[2:].astype(np.float32), [0])
+    np.testing.assert_allclose(stats.within, np.cov(rows.T, bias=True), rtol=1e-12)
+
+
+def test_the_longest_mean_follows_the_samples() -> None:
+    stats = ClassStatistics(3, 2).update([[3.0, 4.0], [1.0, 0.0]], [0, 2])
+    assert stats.longest_mean == 5
+    stats.update([[0.0, 12.0], [0.0, 6.0]], [1, 1])
+    assert stats.longest_mean == 9
+    stats.merge(ClassStatistics(3, 2).update([[31.0, 0.0]], [2]))
+    assert stats.longest_mean == 16
+    assert stats.update([[0.0, 0.0]], np.array([[0.0, 0.0, 1.0]])).longest_mean == pytest.approx(32 / 3)
+
+
+def test_means_that_are_read_are_copies() -> None:
+    stats = ClassStatistics(2, 2).update([[3.0, 4.0], [1.0, 0.0]], [0, 1])
+    for name in ("means", "uncentered_means", "global_mean", "sample_mean"):
+        getattr(stats, name).fill_(7)
+    stats.centered_means().fill_(7)
+    np.testing.assert_array_equal(stats.means, [[3, 4], [1, 0]])
+
+
 @pytest.mark.parametrize(("classes", "dim"), [(0, 3), (3, 0), (-1, 1)])
 def test_statistics_need_a_class_and_a_column(classes: int, dim: int) -> None:
     assert_one_line(UserError, "at least 1", ClassStatistics, classes, dim)

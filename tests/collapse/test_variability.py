@@ -22,7 +22,7 @@ from ood_nc.collapse import (
     within_share,
 )
 from ood_nc.collapse._common import Center
-from ood_nc.collapse.variability import means_resolution, principal_axes
+from ood_nc.collapse.variability import _lower_factor, means_resolution, principal_axes
 
 Metric = Callable[[ClassStatistics], float]
 RATIOS: list[Metric] = [nc1_ratio, nc1_ratio_balanced, within_share, nc1_pinv, vci, cdnv]
@@ -187,6 +187,19 @@ def test_vci_does_not_change_under_a_linear_map(stretch: float) -> None:
     if stretch < 1e3:
         mixed = h @ (left * np.geomspace(1, stretch, 8)) @ right
         assert vci(statistics(mixed, y)) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 70])
+def test_the_factor_is_that_of_numpy_and_reads_the_upper_triangle_alone(dim: int) -> None:
+    rows = np.random.default_rng(dim).normal(size=(2 * dim, dim))
+    square = rows.T @ rows
+    total = torch.from_numpy(np.triu(square) + np.tril(np.full_like(square, np.nan), -1))
+    kept = total.clone()
+    factor = _lower_factor(total)
+    assert factor is not None
+    np.testing.assert_allclose(factor.tril(), np.linalg.cholesky(square), rtol=1e-9, atol=1e-12)
+    assert torch.equal(total.triu(), kept.triu())
+    assert _lower_factor(-total) is None
 
 
 @pytest.mark.parametrize("seed", range(8))
