@@ -14,8 +14,9 @@ from ood_nc.detection.head import Head, as_head
 from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
-_LOGITS = 1 << 20
-"""Logits at a time: of few classes a chunk of the usual rows costs more to begin than to compute."""
+_NUMBERS = 1 << 20
+"""Logits at a time, or features that are converted: few classes in the usual chunks cost more to begin than to
+compute."""
 
 GivenHead: TypeAlias = "tuple[ArrayLike, ArrayLike | None]"
 
@@ -127,10 +128,11 @@ class Inputs:
 
         if self._given_logits is None and "logits" not in vars(self) and linalg.float32_suffices(self.features):
             weight, bias = (part.to(torch.float32) for part in self.head.to(self.device))
+            width = self.num_logits if self.features.dtype == torch.float32 else max(self.features.shape[1], len(bias))
             found = linalg.by_chunks(
                 lambda rows: reduced(torch.addmm(bias, rows.to(torch.float32), weight.T)),
                 self.features,
-                size=max(linalg.CHUNK, _LOGITS // self.num_logits),
+                size=max(linalg.CHUNK, _NUMBERS // width),
             )
             if bool(found.isfinite().all()):  # Else float32 overflows, or the features are not finite.
                 return found

@@ -121,6 +121,10 @@ def largest_difference(first, second):
     return max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
 
 
+def distance(first, second):
+    return sum(float((first[name] - second[name]).float().square().sum()) for name in first) ** 0.5
+
+
 def training_state(directory):
     return torch.load(directory / "checkpoints" / STATE, weights_only=True)
 
@@ -193,8 +197,10 @@ def test_a_stopped_run_goes_on_to_the_bit_sharded_and_to_rounding_whole(small, l
 def test_half_precision_is_that_of_the_run(small, launch):
     settings = {**SGD, "train.amp": True, "train.amp_dtype": "bfloat16"}
     whole, sharded = (small(name, **settings, **{"train.shard": name == "shard"}) for name in ("ddp", "shard"))
-    launch(whole, sharded)
-    assert largest_difference(weights(whole.run_directory), weights(sharded.run_directory)) < 1e-4
+    launch(whole, sharded, single := small("single", **SGD))
+    half, shared, full = (weights(run.run_directory) for run in (whole, sharded, single))
+    # A last digit of a sum decides here and there how eight bits are rounded, which is far less than rounding to them.
+    assert distance(half, shared) < 0.5 * min(distance(half, full), distance(shared, full))
 
 
 def test_one_process_has_nothing_to_shard(small, caplog):
