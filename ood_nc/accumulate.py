@@ -9,7 +9,7 @@ from itertools import repeat
 import torch
 
 # Big enough for threads to share an operation, small enough to stay in the cache from one operation to the next.
-_PIECE_BYTES = 1 << 19
+_PIECE_BYTES = 1 << 20
 _KEPT_BYTES = 1 << 22
 _kept = threading.local()
 

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import benchmark_collapse
 import numpy as np
 import torch
-from benchmark_detectors import HEAD, PRODUCTS, Problem, timed, unavoidable
+from benchmark_detectors import HEAD, PRODUCTS, Problem, Product, timed, unavoidable
 
 from ood_nc.detection import TapQueries, TapStatistics, create_detector
 from ood_nc.scores import detection_metrics
 
 DETECTORS = ("mahalanobis", "relative_mahalanobis", "vim", "dice", "energy", "msp")
+OF_LOGITS: dict[str, list[Product]] = {"vim": [("N", "d", "C"), *HEAD], "energy": HEAD, "msp": HEAD}
+"""Products that give the logits: `benchmark_detectors` has them given, here they are the detector's to compute."""
+PRODUCTS.update({name: [*PRODUCTS.get(name, []), *more] for name, more in OF_LOGITS.items()})
 LONG = 5.0
 """Seconds after which a peer is not run again: some take a product a class."""
 
@@ -63,7 +66,6 @@ def detector_ratios(rows: int, repeats: int) -> Iterator[Ratio]:
     problem = Problem(sizes)
     peers = _pytorch_ood(problem)
     for name in DETECTORS:
-        PRODUCTS.setdefault(name, HEAD)
 
         def ours(name: str = name) -> None:
             train = TapStatistics(problem.features, problem.labels, head=problem.head)

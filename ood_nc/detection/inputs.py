@@ -14,7 +14,7 @@ from ood_nc.detection.head import Head, as_head
 from ood_nc.detection.kit import linalg
 from ood_nc.errors import UserError
 
-_NUMBERS = 1 << 20
+_NUMBERS = 1 << 19
 """Logits at a time, or features that are converted: few classes in the usual chunks cost more to begin than to
 compute."""
 
@@ -114,7 +114,7 @@ class Inputs:
 
     @cached_property
     def _of_logits(self) -> Tensor:
-        """Largest logit, log-sum-exp, and the number 0 where all are finite (N, 3) float64, in chunks.
+        """Largest logit, log-sum-exp, and a number that is finite where all are (N, 3) float64.
 
         No term cancels in the logits, so those of the head are multiplied, and what is below the largest exponentiated,
         in the precision of the features, as by the network's own head; their sum is float64, in which a largest
@@ -123,20 +123,32 @@ class Inputs:
 
         def reduced(logits: Tensor) -> Tensor:
             largest, sums = logits.amax(dim=1, keepdim=True), logits.sum(dim=1, keepdim=True)
-            total = logits.sub_(largest).exp_().double().sum(dim=1, keepdim=True)
+            total = (logits - largest).exp_().sum(dim=1, keepdim=True)
             return torch.cat([largest, largest + total.log_(), sums * 0], dim=1)
 
         if self._given_logits is None and "logits" not in vars(self) and linalg.float32_suffices(self.features):
-            weight, bias = (part.to(torch.float32) for part in self.head.to(self.device))
-            width = self.num_logits if self.features.dtype == torch.float32 else max(self.features.shape[1], len(bias))
-            found = linalg.by_chunks(
-                lambda rows: reduced(torch.addmm(bias, rows.to(torch.float32), weight.T)),
-                self.features,
-                size=max(linalg.CHUNK, _NUMBERS // width),
-            )
+            found = self._of_float32_logits()
             if bool(found.isfinite().all()):  # Else float32 overflows, or the features are not finite.
                 return found
-        return linalg.by_chunks(lambda logits: reduced(logits.clone()), self.logits)
+        return linalg.by_chunks(reduced, self.logits)
+
+    def _of_float32_logits(self) -> Tensor:
+        # Memory is taken once: to take it anew for every chunk costs more than half of what is done in it.
+        weight, bias = (part.to(torch.float32) for part in self.head.to(self.device))
+        rows, classes = self.features.shape[0], len(bias)
+        size = max(linalg.CHUNK, _NUMBERS // (classes if self.features.dtype == torch.float32 else max(weight.shape)))
+        room = weight.new_empty(min(size, rows), classes)
+        wide = torch.empty_like(room, dtype=torch.float64)
+        found = wide.new_empty(3, rows)
+        for part, reduced in linalg.chunks(self.features, found.T, size=size):
+            largest, total, sums = reduced.unbind(dim=1)
+            logits = torch.addmm(bias, part.to(torch.float32), weight.T, out=room[: len(part)])
+            largest.copy_(logits.amax(dim=1))
+            sums.copy_(logits.sum(dim=1))
+            below = logits.sub_(largest[:, None].float()).exp_()
+            torch.sum(wide[: len(below)].copy_(below), dim=1, out=total)
+        found[1].log_().add_(found[0])
+        return found.T
 
     @cached_property
     def probabilities(self) -> Tensor:

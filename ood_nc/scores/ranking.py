@@ -22,7 +22,7 @@ from ood_nc.scores.registry import METRICS, ScoreMetric
 
 S = TypeVar("S")
 T = TypeVar("T")
-_BLOCK = 1 << 15
+_BLOCK = 1 << 17
 _WORTH_THREADS = 1 << 20
 
 

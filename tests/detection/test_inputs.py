@@ -21,6 +21,14 @@ def test_largest_logit_and_log_sum_exp_of_a_head_are_those_of_its_logits(scale: 
     np.testing.assert_allclose(queries.log_sum_exp, logsumexp(logits, axis=1), rtol=1e-6, atol=1e-6 * scale)
 
 
+def test_logits_of_a_head_in_several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ood_nc.detection.inputs._NUMBERS", 1)
+    monkeypatch.setattr("ood_nc.detection.kit.linalg.CHUNK", 7)
+    assert len(ROWS) % 7
+    test_largest_logit_and_log_sum_exp_of_a_head_are_those_of_its_logits(1.0)
+    assert TapQueries(ROWS[:0], head=(WEIGHT, BIAS)).log_sum_exp.shape == (0,)
+
+
 def test_probabilities_close_to_1_keep_their_digits_though_the_features_are_float32() -> None:
     gaps = np.linspace(17, 29, 200)
     queries = TapQueries(gaps[:, None].astype(np.float32), head=(np.array([[1.0], [0.0]]), None))

@@ -41,7 +41,7 @@ def percentile(values: Tensor, percent: float) -> float:
 def _order_statistics(values: Tensor, ranks: tuple[int, int]) -> list[float]:
     """Entries of a matrix by their ranks, which are neighbours; rank 0 is the smallest entry."""
     if values.numel() <= _SAMPLE:
-        ordered = values.flatten().sort().values
+        ordered = np.sort(as_numpy(values), axis=None)
         return [float(ordered[rank]) for rank in ranks]
     found = _ranked_between(values, *_bracket(values, ranks[0]), ranks)
     # A sample that misleads is a matter of one in 1e8; then the bracket holds everything.
@@ -52,7 +52,7 @@ def _bracket(values: Tensor, rank: int) -> tuple[float, float]:
     """Two entries that very likely enclose the rank: a random sample's, six standard errors to either side."""
     rng = torch.Generator().manual_seed(0)
     rows, columns = (torch.randint(size, (_SAMPLE,), generator=rng).to(values.device) for size in values.shape)
-    sample = values[rows, columns].sort().values
+    sample = np.sort(as_numpy(values[rows, columns]))
     share = rank / values.numel()
     margin = 6 * math.sqrt(_SAMPLE * share * (1 - share)) + 8
     low, high = math.floor(share * _SAMPLE - margin), math.ceil(share * _SAMPLE + margin)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection.kit import percentile, softmax
+from ood_nc.detection.kit import linalg, percentile, softmax
 
 RNG = np.random.default_rng(0)
 LARGE = {
@@ -66,3 +66,32 @@ def test_a_single_class():
     log_p, log_rest = softmax.log_probabilities(torch.zeros(2, 1, dtype=torch.float64))
     assert (log_p == 0).all() and (log_rest == -torch.inf).all()
     assert torch.isfinite(softmax.log_odds(torch.zeros(2, 1, dtype=torch.float64))).all()
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_projection_norm_against_float64_in_several_chunks(offset, dtype, monkeypatch):
+    monkeypatch.setattr(linalg, "CHUNK", 16)
+    rows = torch.from_numpy(RNG.normal(size=(101, 12)) + min(offset, 1e4)).to(dtype)
+    origin = torch.from_numpy(RNG.normal(size=12) + offset)
+    basis = torch.linalg.qr(torch.from_numpy(RNG.normal(size=(12, 5)))).Q
+    expected = ((rows.double() - origin) @ basis).norm(dim=1)
+    np.testing.assert_allclose(linalg.projection_norm(rows, origin, basis), expected, rtol=1e-5)
+    assert linalg.projection_norm(rows[:0], origin, basis).shape == (0,)
+
+
+def test_projection_norm_of_rows_that_lie_almost_in_the_principal_subspace():
+    basis = torch.linalg.qr(torch.from_numpy(RNG.normal(size=(12, 12)))).Q
+    rows = (torch.from_numpy(RNG.normal(size=(50, 6))) @ basis[:, :6].T).float()
+    origin = torch.zeros(12, dtype=torch.float64)
+    np.testing.assert_allclose(
+        linalg.projection_norm(rows, origin, basis[:, 6:]), (rows.double() @ basis[:, 6:]).norm(dim=1), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("rank", [3, 6])
+def test_head_origin_is_the_shortest_least_squares_solution(rank):
+    weight = RNG.normal(size=(6, rank)) @ RNG.normal(size=(rank, 9))
+    bias = RNG.normal(size=6)
+    found = linalg.head_origin(torch.from_numpy(weight), torch.from_numpy(bias))
+    np.testing.assert_allclose(found, -np.linalg.pinv(weight, rcond=1e-12) @ bias, rtol=1e-9)
