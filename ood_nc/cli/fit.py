@@ -95,9 +95,6 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
                 "these, and the threshold would promise too much. Give others as --data.val.",
                 arguments.run,
             )
-    names = data.id_train.class_names
-    if model.class_names is None and not model.head_is_fresh and names and len(names) == model.num_classes:
-        model.class_names = names  # a file of weights knows no names: those of the folders, in their order
     validation = None
     if arguments.validation_ood is not None:
         opened = open_dataset(arguments.validation_ood, root=config.data.root)
@@ -112,7 +109,7 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
     if not is_main_process():
         share_passes(model, data.id_train, data.id_val, **passes)
         return None
-    return fit_detector(
+    detector = fit_detector(
         model,
         data.id_train,
         data.id_val,
@@ -126,6 +123,11 @@ def _fit(arguments: argparse.Namespace, model: ControlledModel, config: Config, 
         choose=arguments.choose or validation is not None,
         seed=config.train.seed,
     )
+    for note in detector.about["notes"]:
+        logger.warning("%s", note)
+    if model.class_names is None and detector.uses_head:
+        model.class_names = data.id_train.class_names  # weights know no names: those of the folders, in their order
+    return detector
 
 
 def _model(arguments: argparse.Namespace) -> tuple[ControlledModel, Config, Path | None]:

@@ -22,12 +22,14 @@ from ood_nc.evaluation.fitting import (
     Extractor,
     Tuning,
     number_classes,
+    order_note,
     statistics_of,
 )
-from ood_nc.evaluation.taps import open_tap
+from ood_nc.evaluation.taps import labelled, open_tap
 from ood_nc.features import FeatureBank, ImageBatches
 from ood_nc.models import ControlledModel
 from ood_nc.scores import ScoreEnsemble
+from ood_nc.transfer import wilson_interval
 
 
 def fit_detector(
@@ -102,7 +104,7 @@ def fit_detector(
     several = len(detectors) * len(names) > 1
     splits = several or choose or any(prototype.fits_on_held_out for prototype in prototypes)
     get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
-    train, held_out, head_fits = _numbered(model, train, held_out)
+    train, held_out, head_fits, note = _numbered(model, train, held_out)
     banks = _banks(get, train, held_out, validation_ood, splits, seed)
     tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
     members: list[Member] = []
@@ -130,6 +132,7 @@ def fit_detector(
         "fitted_on": {"source": train.name, "n": len(train), "fingerprint": train.fingerprint()},
         "held_out": {"source": held_out.name, "n": len(held_out), "fingerprint": held_out.fingerprint()},
         "chosen": chosen,
+        "notes": [one for one in (note, _order_note(banks, model.num_classes) if head_fits else "") if one],
     }
     # Scored by the finished detector itself, image by image: what calibrates it is what it will do.
     unit = Detector(model, members, None, Calibration(torch.zeros(1, dtype=torch.float64), None, tpr), about)
@@ -158,17 +161,28 @@ def share_passes(
     The arguments are those of `fit_detector`.
     """
     get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
-    train, held_out, _ = _numbered(model, train, held_out)
+    train, held_out, _, _ = _numbered(model, train, held_out)
     _banks(get, train, held_out, validation_ood, False, 0)
 
 
 def _numbered(
     model: ControlledModel, train: ImageDataset, held_out: ImageDataset
-) -> tuple[ImageDataset, ImageDataset, bool]:
-    """Both sets with the model's classes and transform, and whether the head's outputs are these classes."""
-    train, (held_out,), head_fits, _ = number_classes(model, train, [held_out])
+) -> tuple[ImageDataset, ImageDataset, bool, str]:
+    """Both sets with the model's classes and transform, whether the head's outputs are these, and what to say of it."""
+    train, (held_out,), head_fits, note = number_classes(model, train, [held_out])
     transform = eval_transform(model.preprocessing)
-    return train.with_transform(transform), held_out.with_transform(transform), head_fits
+    return train.with_transform(transform), held_out.with_transform(transform), head_fits, note
+
+
+def _order_note(banks: Mapping[str, FeatureBank], num_classes: int) -> str:
+    """What to say where the head is right on held-out ID less often than by chance."""
+    held_out = [banks[key] for key in ("id_val", "id_test") if key in banks]
+    labels = torch.cat([bank.labels for bank in held_out])
+    if not labelled(labels):
+        return ""
+    right = int((torch.cat([bank.logits for bank in held_out]).argmax(dim=1) == labels).sum())
+    high = wilson_interval(right, len(labels))[1]
+    return order_note(right / len(labels), high, num_classes, "the held-out ID images")
 
 
 def _scores(

@@ -111,6 +111,23 @@ def number_classes(model: Any, train: ImageDataset, others: Sequence[ImageDatase
     return NumberedClasses(train, others, True, note)
 
 
+def order_note(accuracy: float, high: float, num_classes: int, images: str) -> str:
+    """What to say where a head is right less often than by chance, as it is where classes are in another order.
+
+    Args:
+        accuracy: of the head.
+        high: the end of its interval; below chance, something is said.
+        num_classes: of the head.
+        images: what they are called, on which it was measured.
+    """
+    if high >= 1 / num_classes:
+        return ""
+    return (
+        f"the head is right on {accuracy:.1%} of {images}, less than chance: are its outputs the ID classes in another "
+        "order? What reads them beside labels is wrong then"
+    )
+
+
 @dataclass(frozen=True)
 class Tuning:
     """How hyper-parameters are chosen: those that best tell held-out ID from outliers.

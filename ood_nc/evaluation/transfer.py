@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ood_nc.data import transfer_keys
 from ood_nc.documents import MEAN, is_one_set
 from ood_nc.errors import UserError
+from ood_nc.evaluation.fitting import order_note
 from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.taps import TapData, labelled
@@ -110,12 +111,9 @@ def id_accuracy(tap: TapData, plan: Plan) -> tuple[list[Row], dict[str, Correct]
 
 def order_notes(rows: Iterable[Row], num_classes: int) -> list[str]:
     """What to say where the head is right less often than by chance, as it is where classes are in another order."""
-    return [
-        f"the head is right on {row['value']:.1%} of ID test, less than chance: are its outputs the ID classes in "
-        "another order? What reads them beside labels is wrong then"
-        for row in rows
-        if (row["method"], row["metric"]) == ("head", "accuracy") and (row["high"] or 1) < 1 / num_classes
-    ]
+    accuracies = [row for row in rows if (row["method"], row["metric"]) == ("head", "accuracy") and row["high"]]
+    told = (order_note(row["value"], row["high"], num_classes, "ID test") for row in accuracies)
+    return [note for note in told if note]
 
 
 def tunnel_rows(rows: Iterable[Row], plan: Plan) -> list[Row]:

@@ -11,10 +11,11 @@ from ood_nc.data import eval_transform
 from ood_nc.deployment import Detector, fit_detector
 from ood_nc.detection import create_detector
 from ood_nc.errors import UserError
+from ood_nc.evaluation import evaluate
 from ood_nc.features import extract
 from ood_nc.models import ControlledModel
 from ood_nc.scores import ScoreEnsemble
-from tests.deployment.conftest import digits, halves, near
+from tests.deployment.conftest import digits, halves, make_model, near
 
 
 def features(model, dataset, tap):
@@ -153,3 +154,19 @@ def test_mistakes_are_one_line(model: ControlledModel) -> None:
         fit_detector(model, train, held_out, parameters={"kk": 3})
     with pytest.raises(UserError, match="has no images"):
         fit_detector(model, train, held_out.subset([]))
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_head_of_classes_in_another_order_is_told_as_an_evaluation_tells_it(turn: int) -> None:
+    model, train, held_out = make_model(), digits("train"), digits("test")
+    model.class_names = None
+    means = torch.stack([features(model, train, model.head_tap)[train.targets == label].mean(0) for label in range(5)])
+    model.head = torch.nn.Linear(*reversed(means.shape))
+    with torch.no_grad():
+        model.head.weight.copy_(means.roll(turn, 0))
+        model.head.bias.copy_(-means.square().sum(1).roll(turn) / 2)
+    fitted = fit_detector(model, train, held_out, detectors=["energy"])
+    found = evaluate(model, id=held_out, id_train=train, ood={"near": near()}, detectors=["energy"], probes=["knn"])
+    told = [note.replace("the held-out ID images", "ID test") for note in fitted.about["notes"]]
+    assert set(told) <= set(found.identity["notes"])
+    assert ["less than chance" in note for note in told] == [False, True][: 1 + turn]
