@@ -58,6 +58,10 @@ class Store(ABC):
         content = self.read(index)
         return len(content), content
 
+    def stamp(self, index: int) -> str:
+        """What changes when the file of an image is replaced; empty where it has no file of its own."""
+        return ""
+
     def mark(self, index: int) -> tuple[int, bytes]:
         """Size and a 16-byte hash of the content's end, remembered for the next call.
 
@@ -101,6 +105,14 @@ class FileStore(Store):
         """Width and height, from the file's header."""
         with recognise(self.path(index)) as image:
             return image.size
+
+    def stamp(self, index: int) -> str:
+        """Size and time of the file; empty where it is gone."""
+        try:
+            status = os.stat(self.path(index))  # noqa: PTH116 (once an image)
+        except OSError:
+            return ""
+        return f"{status.st_size} {status.st_mtime_ns}"
 
     def tail(self, index: int) -> tuple[int, bytes]:
         """Size and last 4 KiB of the file."""

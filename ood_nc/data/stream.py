@@ -37,6 +37,7 @@ class StreamBatch:
         ids: of all its images, in order.
         images: the readable ones (B, C, H, W), or None when none is.
         errors: position and reason of each image that cannot be read.
+        stamps: of each image what changes when its file is replaced (`Store.stamp`).
 
     Example:
         >>> batch = StreamBatch(ids=("a.png", "b.png"), images=torch.zeros(1, 3, 8, 8), errors=((1, "not an image"),))
@@ -47,6 +48,7 @@ class StreamBatch:
     ids: list[str]
     images: torch.Tensor | None
     errors: list[tuple[int, str]]
+    stamps: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,10 +112,9 @@ class ImageStream(IterableDataset[StreamBatch]):
             if number % workers == mine:
                 yield self._read(batch)
 
-    def id_at(self, position: int) -> str | None:
-        """The id of an image by its position, without reading images; None where there are fewer."""
-        entry = next(itertools.islice(self._entries(), position, None), None)
-        return None if entry is None else printable(entry.id)
+    def stamped(self) -> Iterator[tuple[str, str]]:
+        """The id and the stamp of every image, in order, without reading images."""
+        return ((printable(entry.id), _stamp(entry)) for entry in self._entries())
 
     def loader(self, workers: int = 0) -> DataLoader[Any]:
         """The batches in order, read ahead by so many processes."""
@@ -127,6 +128,7 @@ class ImageStream(IterableDataset[StreamBatch]):
 
     def _read(self, batch: Sequence[_Entry]) -> StreamBatch:
         images, errors = [], []
+        stamps = [_stamp(entry) for entry in batch]  # before they are read: replaced meanwhile, they are seen to be
         for position, entry in enumerate(batch):
             if entry.store is None:
                 errors.append((position, entry.why))
@@ -138,7 +140,7 @@ class ImageStream(IterableDataset[StreamBatch]):
             except Exception as error:  # damaged bytes make the decoders raise nearly anything
                 errors.append((position, reason(error)))
         return StreamBatch(
-            list(printables(entry.id for entry in batch)), torch.stack(images) if images else None, errors
+            list(printables(entry.id for entry in batch)), torch.stack(images) if images else None, errors, stamps
         )
 
 
@@ -208,6 +210,10 @@ def _members(
 
 def _file(path: str) -> _Entry:
     return _Entry(path, FileStore("", (path,)))
+
+
+def _stamp(entry: _Entry) -> str:
+    return "" if entry.store is None else entry.store.stamp(entry.position)
 
 
 def _passed_over(name: str) -> _Entry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
     ]
 )
 FORMATS = (".parquet", ".csv")
+_STAMP = pa.field("stamp", pa.string())
+PART_SCHEMA = SCHEMA.append(_STAMP)
 _DISCOVERY = pa.field("discovery", pa.bool_())
 _ROWS = 8192
 _SECONDS = 60.0
@@ -65,19 +67,20 @@ class Parts:
                 f"{self.folder} holds an interrupted call of another detector or on other sources (or on a file that "
                 "changed since): finish that one, or remove the folder."
             )
-        rows, last = 0, None
+        rows, images = 0, stream.stamped()
         for table in self._tables():
-            rows, last = rows + len(table), table["id"][-1].as_py()
-        there = stream.id_at(rows - 1) if rows else None
-        if rows and (there is None or there != last):
-            raise UserError(
-                f"The images changed since {self.folder} was written (image {rows} was {last}): remove the folder."
-            )
+            for scored in zip(table["id"].to_pylist(), table["stamp"].to_pylist(), strict=True):
+                rows += 1
+                if next(images, None) != scored:
+                    raise UserError(
+                        f"The images changed since {self.folder} was written (image {rows} of it, {scored[0]}, is gone "
+                        "or replaced): remove the folder."
+                    )
         return rows
 
-    def add(self, table: pa.Table) -> None:
-        """Keep the rows of a batch; now and then those that came together become a part."""
-        self.pending.append(table)
+    def add(self, table: pa.Table, stamps: Sequence[str]) -> None:
+        """Keep the rows of a batch and the stamps of its images; now and then what came together becomes a part."""
+        self.pending.append(table.append_column(_STAMP, pa.array(stamps, pa.string())))
         if sum(map(len, self.pending)) >= _ROWS or time.monotonic() - self.since > _SECONDS:
             self.flush()
 
@@ -100,7 +103,7 @@ class Parts:
         if counts["images"]:
             schema = SCHEMA if cut is None else SCHEMA.append(_DISCOVERY)
             with atomic_path(self.target) as temporary, _writer(temporary, self.target.suffix, schema) as writer:
-                for table in self._tables():
+                for table in (whole.select(SCHEMA.names) for whole in self._tables()):
                     if cut is not None and found is not None:
                         called = [value is not None and value <= cut for value in table["p_value"].to_pylist()]
                         found += sum(called)

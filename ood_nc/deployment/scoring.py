@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ood_nc.data import ImageStream, NoImagesError, StreamBatch
 from ood_nc.deployment.detector import Detector
-from ood_nc.deployment.parts import FORMATS, SCHEMA, Parts, count
+from ood_nc.deployment.parts import FORMATS, PART_SCHEMA, SCHEMA, Parts, count
 from ood_nc.errors import UserError
 from ood_nc.files import expanded, write_lock
 from ood_nc.models import weights_hash
@@ -145,7 +145,7 @@ def _score(
                 if parts is None:
                     count(table, counts)
                 else:
-                    parts.add(table)
+                    parts.add(table, batch.stamps)
                 advance(len(batch))
         except BaseException as error:
             # What is finished is kept, whatever stopped the rest.
@@ -195,5 +195,5 @@ def _identity(detector: Detector, stream: ImageStream) -> str:
     for path in (expanded(source.partition("::")[0]) for source in stream.sources):
         if path.is_file():  # an archive of the same name and members may hold other images by now
             digest.update(repr((path.stat().st_size, path.stat().st_mtime_ns)).encode())
-    digest.update(repr(stream.pixels).encode())
+    digest.update(repr((stream.pixels, PART_SCHEMA.names)).encode())
     return digest.hexdigest()

@@ -60,8 +60,21 @@ def test_workers_change_nothing(folder: Path, workers: int) -> None:
 def test_skipped_images_are_those_that_came_before(folder: Path) -> None:
     ids, values = ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2))
     assert ids_and_values(ImageStream([str(folder)], as_tensor, batch_size=2, skip=3)) == (ids[3:], values[3:])
-    assert ImageStream([str(folder)], as_tensor).id_at(3) == ids[3]
-    assert ImageStream([str(folder)], as_tensor).id_at(5) is None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stamp_changes_with_the_file_of_its_image_alone(folder: Path, workers: int) -> None:
+    def stamped() -> list[tuple[str, str]]:
+        stream = ImageStream([str(folder), "bundled/digits-near"], lambda _: torch.zeros(3), batch_size=3)
+        found = [pair for batch in stream.loader(workers) for pair in zip(batch.ids, batch.stamps, strict=True)]
+        assert found == list(stream.stamped())
+        return found
+
+    before = stamped()
+    os.utime(folder / "a" / "1.png", ns=(0, 1))
+    changed = [now[0] for then, now in zip(before, stamped(), strict=True) if then != now]
+    assert changed == [f"{folder}/a/1.png"]
+    assert {stamp for name, stamp in before if not name.endswith(".png") or "::" in name} == {""}
 
 
 def test_archives_lists_files_and_data_sets_follow_each_other(folder: Path, tmp_path: Path) -> None:

@@ -160,6 +160,31 @@ def test_an_archive_that_was_replaced_is_not_gone_on_with(fitted: Detector, fold
     assert score_images(fitted, [archive], tmp_path / "s.csv", batch_size=4).resumed == 4
 
 
+@pytest.mark.parametrize("place", ["folder", "list"])
+def test_an_image_that_was_replaced_after_it_was_scored_is_not_gone_on_with(
+    place: str, fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, scored, later = folder, folder / "id03.png", folder / "near03.png"
+    if place == "list":
+        source = tmp_path / "list.txt"
+        source.write_text("".join(f"{path}\n" for path in sorted(folder.iterdir())))
+    for name in ("replaced", "grown"):
+        output, before = tmp_path / f"{name}.csv", scored.read_bytes()
+        stopped(fitted, [source], output, 1, monkeypatch)
+        if name == "replaced":
+            scored.write_bytes(later.read_bytes())
+        else:
+            status = scored.stat()
+            scored.write_bytes(before + b"x")
+            os.utime(scored, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(UserError, match=rf"images changed since .*\.parts was written \(image 4 of it, {scored},"):
+            score_images(fitted, [source], output, batch_size=8)
+    stopped(fitted, [source], tmp_path / "s.csv", 1, monkeypatch)
+    os.utime(later)  # not scored yet
+    assert score_images(fitted, [source], tmp_path / "s.csv", batch_size=8).resumed == 8
+    assert "stamp" not in (tmp_path / "s.csv").read_text().partition("\n")[0]
+
+
 def test_an_interrupted_call_says_how_to_go_on(
     fitted: Detector, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
