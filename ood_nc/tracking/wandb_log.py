@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import secrets
 import shlex
@@ -12,6 +14,8 @@ from typing import Any
 from ood_nc.files import write_text
 from ood_nc.tracking.registry import TRACKERS
 
+logger = logging.getLogger(__name__)
+
 # W&B shows a run as failed where this is not 0.
 _EXIT_CODES = {"failed": 1, "interrupted": 130}
 
@@ -19,9 +23,10 @@ _EXIT_CODES = {"failed": 1, "interrupted": 130}
 class WandbLog:
     """Logs to Weights & Biases, offline where there is no key (``WANDB_MODE`` decides when it is set).
 
-    Its files are in ``directory/wandb``, and so is the run's id: a run that is resumed goes on as the same one. Steps
-    are logged as an axis of their own, because wandb drops every line at or below the last step it saw, and a resumed
-    run goes back to its checkpoint. `open_trackers` sees to it that nothing wandb raises ends a run.
+    Its files are in ``directory/wandb``, and so is the run's id: a run that is resumed goes on as the same one, also
+    where its folder was moved; the copy of a folder that is still there becomes a run of its own. Steps are an axis of
+    their own, because wandb drops every line at or below the last step it saw, and a resumed run goes back to its
+    checkpoint. `open_trackers` sees to it that nothing wandb raises ends a run.
 
     Args:
         directory: the run directory.
@@ -42,7 +47,7 @@ class WandbLog:
             job_type=settings.get("wandb_job_type"),
             dir=str(directory),
             name=Path(directory).name,
-            id=_run_id(Path(directory) / "wandb" / "run-id.txt"),
+            id=_run_id(Path(directory) / "wandb"),
             resume="allow",
             mode=None if os.environ.get("WANDB_MODE") or _has_key(wandb) else "offline",
             settings=wandb.Settings(silent=True, console="off", disable_code=True),
@@ -78,14 +83,37 @@ def sync_command(directory: str | Path) -> str | None:
     from wandb.cli.cli import sync
 
     append = "--append " if any(option.name == "append" for option in sync.params) else ""
-    return f"wandb sync {append}--id {_run_id(folder / 'run-id.txt')} {shlex.quote(str(folder))}/offline-run-*"
+    return f"wandb sync {append}--id {_run_id(folder)} {shlex.quote(str(folder))}/offline-run-*"
 
 
-def _run_id(path: Path) -> str:
-    """The run's id, made on first use and kept in ``path``."""
+def _run_id(folder: Path) -> str:
+    """The run's id, made on first use and kept in ``folder``, beside the place it is used at.
+
+    A folder that was moved goes on with its id. One that was copied, so that its id is still at that place too, gets
+    another: two writers of one run would take each other's lines.
+    """
+    path, place, here = folder / "run-id.txt", folder / "run-place.json", folder.resolve()
     if not path.exists():
         write_text(path, secrets.token_hex(4))
+    known = path.read_text(encoding="utf-8").strip()
+    before = Path(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else here
+    if before != here and _is_of_another(before / path.name, path, known):
+        write_text(path, secrets.token_hex(4))
+        logger.warning(
+            "%s was copied from %s, which goes on as the W&B run %s: the copy is a run of its own, %s.",
+            folder.parent, before.parent, known, path.read_text(encoding="utf-8"),
+        )  # fmt: skip
+    if before != here or not place.exists():
+        write_text(place, json.dumps(str(here)))
     return path.read_text(encoding="utf-8").strip()
+
+
+def _is_of_another(there: Path, here: Path, known: str) -> bool:
+    """Whether the file ``there`` is another than ``here`` and holds the same id, ``known``."""
+    try:
+        return there.read_text(encoding="utf-8").strip() == known and not there.samefile(here)
+    except OSError:
+        return False
 
 
 def _has_key(wandb: Any) -> bool:

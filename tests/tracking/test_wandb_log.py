@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import struct
 import sys
 import time
@@ -185,3 +186,34 @@ def test_mode_and_entity(key, variable, mode, old_login, fake_wandb, tmp_path, m
     assert settings["config"] == {"a": {"b": 1}, **CONFIG}
     assert settings["id"] == (tmp_path / "wandb" / "run-id.txt").read_text()
     assert module.run.finished and module.run.summary == {"best_accuracy": 0.5}
+
+
+def test_a_moved_folder_goes_on_as_its_run_and_a_copied_one_as_another(fake_wandb, tmp_path, caplog):
+    module = fake_wandb()
+
+    def open_in(name):
+        WandbLog(tmp_path / name, CONFIG)
+        return module.settings[-1]["id"]
+
+    first = open_in("a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    assert {open_in("b"), open_in("link"), open_in("b")} == {first}
+    assert not caplog.records
+    shutil.copytree(tmp_path / "b", tmp_path / "copy")
+    with caplog.at_level(logging.WARNING):
+        copied = open_in("copy")
+    (told,) = [record.getMessage() for record in caplog.records]
+    here = f"{tmp_path}/copy was copied from {tmp_path}/b, which goes on as the W&B run {first}"
+    assert told == f"{here}: the copy is a run of its own, {copied}."
+    (tmp_path / "copy").rename(tmp_path / "moved")
+    assert [open_in("b"), open_in("moved"), open_in("b")] == [first, copied, first] and copied != first
+    assert len(caplog.records) == 1
+
+
+def test_an_id_that_knows_no_place_goes_on(fake_wandb, tmp_path):
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "run-id.txt").write_text("0a1b2c3d\n")
+    module = fake_wandb()
+    WandbLog(tmp_path, CONFIG)
+    assert module.settings[0]["id"] == "0a1b2c3d"
