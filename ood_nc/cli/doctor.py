@@ -18,6 +18,7 @@ import ood_nc
 from ood_nc.cli.command import Command
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
+from ood_nc.processes import cores
 
 _LEAST_FREE = 2**30
 """Bytes: banks and checkpoints of a small run with room to spare."""
@@ -101,7 +102,7 @@ def devices() -> Iterator[Finding]:
 
     from ood_nc.devices import choose_device
 
-    yield Finding("processors", f"{_cores()}, torch uses {torch.get_num_threads()}")
+    yield Finding("processors", f"{cores()}, torch uses {torch.get_num_threads()}")
     chosen = choose_device("auto")
     shown = chosen.type
     for index in range(torch.cuda.device_count()):
@@ -110,10 +111,6 @@ def devices() -> Iterator[Finding]:
     idle = chosen.type == "cpu" and shutil.which("nvidia-smi") is not None
     advice = f"there is an NVIDIA driver, and torch {torch.__version__} sees no GPU: see pytorch.org for its build"
     yield Finding("device", shown, advice=advice if idle else "")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def neighbours() -> Finding:
@@ -143,7 +140,7 @@ def thread_pools() -> Finding:
 
     pools = [one for one in threadpool_info() if one["user_api"] == "openmp"]
     shown = ", ".join(f"{_owner(one['filepath'])} ({one['prefix']}) {one['num_threads']}" for one in pools)
-    crowded = any(one["num_threads"] > _cores() for one in pools)
+    crowded = any(one["num_threads"] > cores() for one in pools)
     mixed = {"libiomp", "libomp"} <= {one["prefix"] for one in pools}
     return Finding(
         "thread pools",
@@ -151,7 +148,7 @@ def thread_pools() -> Finding:
         "libomp and libiomp in one process may hang: install torch and faiss both with pip, or both with conda"
         if mixed
         else "",
-        f"more threads a pool than processors: export OMP_NUM_THREADS={_cores()}" if crowded else "",
+        f"more threads a pool than processors: export OMP_NUM_THREADS={cores()}" if crowded else "",
     )
 
 

@@ -172,7 +172,7 @@ class TrainConfig(Section):
     )
     clip_grad: float | None = flag(None, "largest norm of the gradient", gt=0)
     seed: int = flag(0, "seed of everything random", "--seed", ge=0, lt=2**63)
-    workers: int = flag(2, "processes that load images", "-j", ge=0, le=1024)
+    workers: int = flag(2, "processes that load images, as many as the cores bear", "-j", ge=0, le=1024)
     device: Text = flag("auto", "auto, cpu, cuda, cuda:1, mps")
     amp: bool = flag(False, "automatic mixed precision")
     amp_dtype: Literal["float16", "bfloat16"] = flag("float16", "its type")

@@ -17,6 +17,7 @@ from ood_nc.data.names import printables
 from ood_nc.data.pixels import DEFAULT, Pixels
 from ood_nc.data.stores import Store
 from ood_nc.errors import UserError, nearest
+from ood_nc.processes import bounded_workers
 from ood_nc.progress import progress
 
 Found = TypeVar("Found")
@@ -209,7 +210,8 @@ def look_through(
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
             return index, reason(error)
 
-    with progress(told, total=len(dataset)) as advance, ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+    threads = max(1, bounded_workers(workers))
+    with progress(told, total=len(dataset)) as advance, ThreadPoolExecutor(max_workers=threads) as pool:
         for start in range(0, len(dataset), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(dataset)))
             parts = (chunk[place : place + _TASK] for place in range(0, len(chunk), _TASK))

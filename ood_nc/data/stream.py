@@ -25,6 +25,7 @@ from ood_nc.data.sources import open_dataset
 from ood_nc.data.stores import FileStore, Store
 from ood_nc.errors import UserError, nearest
 from ood_nc.files import expanded
+from ood_nc.processes import bounded_workers
 
 Transform = Callable[[Any], torch.Tensor]
 
@@ -118,7 +119,7 @@ class ImageStream(IterableDataset[StreamBatch]):
 
     def loader(self, workers: int = 0) -> DataLoader[Any]:
         """The batches in order, read ahead by so many processes."""
-        generator = torch.Generator()  # the global one is the caller's
+        generator, workers = torch.Generator(), bounded_workers(workers)  # the global one is the caller's
         prefetch = 2 if workers else None
         return DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=prefetch, generator=generator)
 

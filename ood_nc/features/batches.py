@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ood_nc.errors import UserError
+from ood_nc.processes import bounded_workers
 
 
 class Reader(Dataset[Any]):
@@ -69,7 +70,7 @@ class ImageBatches:
         loader: DataLoader[Any] = DataLoader(
             Reader(self.dataset),
             batch_size=self.batch_size,
-            num_workers=self.workers,
+            num_workers=bounded_workers(self.workers),
             collate_fn=collate,
             generator=torch.Generator(),  # the global one is the caller's
         )

@@ -18,6 +18,7 @@ from ood_nc.features.bank import FeatureBank
 from ood_nc.features.batches import Reader, collate
 from ood_nc.features.small_maps import SmallMaps
 from ood_nc.passes import channels_last, evaluating
+from ood_nc.processes import bounded_workers
 from ood_nc.progress import progress
 from ood_nc.threads import beside_each_other, in_order
 
@@ -108,7 +109,7 @@ def forwarded(
     loader: DataLoader[Any] = DataLoader(
         Reader(dataset),
         batch_sampler=sampler,
-        num_workers=min(workers, len(sampler)),
+        num_workers=min(bounded_workers(workers), len(sampler)),
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the global one is the caller's

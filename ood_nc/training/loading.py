@@ -11,6 +11,7 @@ from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ood_nc.errors import UserError
+from ood_nc.processes import bounded_workers
 from ood_nc.training.seeds import derive_seed, preserved_generators, seed_transforms
 
 
@@ -187,7 +188,7 @@ def _loader(
         SeededSamples(dataset, seed),
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=workers,
+        num_workers=bounded_workers(workers),
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(derive_seed(seed, "loader")),
@@ -206,5 +207,9 @@ def eval_loader(
     part = Subset(dataset, [index % size for index in range(rank, -(-size // world) * world, world)])
     # A generator of its own: how often a run is measured must not change what it draws.
     return DataLoader(
-        part, batch_size=batch_size, num_workers=workers, pin_memory=pin_memory, generator=torch.Generator()
+        part,
+        batch_size=batch_size,
+        num_workers=bounded_workers(workers),
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
     )
