@@ -100,7 +100,10 @@ def help_text() -> str:
     flags: dict[str, list[str]] = {}
     for flag, key in flag_keys().items():
         flags.setdefault(key, []).append(flag)
-    lines = ["configuration keys (in the file, or as flags):"]
+    lines = [
+        "configuration keys (in the file, or as flags):",
+        "  (a list: words, or commas between; a mapping: NAME=VALUE beside the file's own entries, {} instead of them)",
+    ]
     section = None
     for key, field in known_keys().items():
         head = key.rpartition(".")[0]
@@ -159,13 +162,17 @@ def _positive(name: str, table: dict[str, str]) -> str | None:
 
 
 def _mapping_values(flag: str, key: str, pairs: list[str]) -> dict[str, Any]:
+    """Entries given as NAME=VALUE beside those of the file, or after a mapping in YAML, which takes their place."""
     values: dict[str, Any] = {}
     for pair in pairs:
+        if pair.startswith("{") and isinstance(whole := _parse(pair, set()), dict):
+            values = {key: whole}
+            continue
         name, equals, value = pair.partition("=")
         if not equals and key in _EXAMPLES:  # a source may go by its own name
             name, value = name_of(pair), pair
         if not name or not value:
-            raise UserError(f"{flag} takes NAME=VALUE, got {pair!r}.")
+            raise UserError(f"{flag} takes NAME=VALUE, or {{}} for none, got {pair!r}.")
         if f"{key}.{name}" in values:
             raise UserError(f"{flag}: two sets are called {name!r}: name them, e.g. {flag} first={value}.")
         values[f"{key}.{name}"] = value if key in _EXAMPLES else _parse(value, set())

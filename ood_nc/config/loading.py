@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def load(path: str | Path | None = None, overrides: dict[str, Any] | None = None
     """
     values = {} if path is None else _read(Path(path))
     for key, value in (overrides or {}).items():
-        _put(values, key.split("."), value)
+        _put(values, key.split("."), copy.deepcopy(value))
     try:
         return Config.model_validate(values)
     except ValidationError as error:

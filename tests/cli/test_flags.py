@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 
 from ood_nc.cli import flags
@@ -52,6 +55,34 @@ def test_sets_by_name() -> None:
         "b": ("/y", "near"),
     }
     assert config.data.transfer["t"].train == "/z"
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["--ood", "c=/z"], ["a", "b", "c"]),
+        (["--ood", "{}"], []),
+        (["--data.ood={}"], []),
+        (["--ood", "c=/z", "--ood={}"], []),
+        (["--ood", "{}", "c=/z"], ["c"]),
+        (["--ood", "{}", "--ood", "c=/z"], ["c"]),
+        (["--ood", "{c: /z}"], ["c"]),
+    ],
+)
+def test_a_mapping_of_the_file_is_added_to_or_replaced(words: list[str], left: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {ood: {a: /x, b: /y}}\n")
+    given, rest = flags.split(words, set())
+    before = copy.deepcopy(given)
+    assert sorted(load(file, given).data.ood) == left
+    assert (given, rest) == (before, [])
+
+
+def test_the_arguments_of_a_file_are_emptied(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {kwargs: {a: 1}}\noptim: {opt_kwargs: {b: 1}}\n")
+    config = load(file, overrides("--model.kwargs {} --opt-kwargs={}"))
+    assert (config.model.kwargs, config.optim.opt_kwargs) == ({}, {})
 
 
 def test_what_a_command_reserves_is_left_alone() -> None:
