@@ -168,9 +168,12 @@ def resolve_taps(
             found = _match(module, side, layouts[side], backbone, of, model_name)
             chosen.update((name + side, pattern) for name in found)
     taps: dict[str, ModuleTap] = {}
-    _check_pooling_keys(pooling, chosen)
+    sides = {name: _side(name, seen) for name in chosen}
+    if not isinstance(pooling, str):
+        vectors = {name for name, (module, side, _) in sides.items() if layouts[side][module].kind == "vector"}
+        _check_pooling_keys(pooling, chosen, vectors)
     for name in sorted(chosen, key=seen.steps.__getitem__):
-        module, side, of = _side(name, seen)
+        module, side, of = sides[name]
         read = of.outputs[module]
         assert read is not None
         pool = resolve(_pooling_for(name, chosen[name], pooling), layouts[side][module], tuple(read.shape), name)
@@ -287,8 +290,12 @@ def _pooling_for(name: str, pattern: str, pooling: str | Mapping[str, str]) -> s
     return next((how for key, how in pooling.items() if _glob(key).fullmatch(name)), "auto")
 
 
-def _check_pooling_keys(pooling: str | Mapping[str, str], chosen: Mapping[str, str]) -> None:
-    for key in [] if isinstance(pooling, str) else pooling:
-        known = [*chosen, *chosen.values()]
-        if key not in known and key not in WORDS and not any(_glob(key).fullmatch(name) for name in chosen):
+def _check_pooling_keys(pooling: Mapping[str, str], chosen: Mapping[str, str], vectors: set[str]) -> None:
+    """Refuse a key that names no tap, or none but ``vectors``, which nothing pools."""
+    for key, how in pooling.items():
+        named = [name for name, pattern in chosen.items() if key in (name, pattern) or _glob(key).fullmatch(name)]
+        if not named and key not in BEHIND:
+            known = [*chosen, *chosen.values()]
             raise UserError(f"pooling names {key!r}, which is no tap of this model.{nearest(key, known)}")
+        if how != "auto" and vectors.issuperset(named):
+            raise UserError(f"pooling names {key!r}, which is a vector already: nothing pools it, leave it out.")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import timm
@@ -237,6 +238,20 @@ def test_pooling_by_name_glob_and_word() -> None:
 def test_pooling_of_an_unknown_tap_is_an_error() -> None:
     with pytest.raises(UserError, match=r"pooling names 'layer5'.*Did you mean 'layer"):
         _taps("layer*", pooling={"layer5": "max"})
+
+
+@pytest.mark.parametrize("key", ["encoder", "adapter", "projector", "global_pool", "global_*"])
+def test_pooling_of_what_is_a_vector_already_is_an_error(key: str) -> None:
+    with pytest.raises(UserError, match=rf"pooling names '{re.escape(key)}', which is a vector already"):
+        _taps("layer1", "global_pool", "encoder", pooling={key: "max"})
+    model = _taps("layer1", "global_pool", "encoder", pooling={key: "auto", "*": "max"})
+    assert [info.pooling for info in model.tap_info.values()] == ["max", "none", "native"]
+
+
+@pytest.mark.parametrize("word", ["stages", "blocks"])
+def test_pooling_by_a_word_that_chose_no_tap_is_an_error(word: str) -> None:
+    with pytest.raises(UserError, match=f"pooling names '{word}', which is no tap"):
+        _taps("layer1", pooling={word: "max"})
 
 
 @pytest.mark.parametrize("pooling", ["auto", "max", "flatten", "avg2x2"])
