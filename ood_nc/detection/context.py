@@ -80,12 +80,6 @@ class TapStatistics(Inputs):
             if theirs != ours:
                 raise UserError(f"held_out has {theirs} {name} per sample, the train data have {ours}.")
 
-    def check(self, names: frozenset[str]) -> None:
-        """Raise :class:`NonFiniteError` where the named inputs, held-out ones too, hold NaN or infinity."""
-        super().check(names)
-        if self._held_out is not None:
-            self._held_out.check(names)
-
     @property
     def calibration(self) -> TapStatistics:
         """The held-out data where they were given, else these data themselves."""

@@ -167,6 +167,8 @@ class FeatureDetector(BaseDetector):
         if where == "score":
             self._check_widths(given, wanted)
         given.check(wanted)
+        if isinstance(given, TapStatistics) and self.fits_on_held_out:
+            given.calibration.check(wanted)
         if "nonnegative" in self.requires:
             given.check_nonnegative(self.name)
 

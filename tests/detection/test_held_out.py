@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.detection import NonFiniteError, create_detector
+from ood_nc.detection import NonFiniteError, create_detector, detector_class, list_detectors
 from ood_nc.detection.context import TapStatistics
 from ood_nc.errors import UserError
+from tests.detection.agreement import PROBLEMS, scores_of
 
 FEATURES, LABELS, LOGITS = np.eye(4), [0, 1, 0, 1], np.arange(8.0).reshape(4, 2)
 HEAD = np.ones((2, 4)), None
@@ -45,3 +46,20 @@ def test_held_out_data_that_are_not_finite():
     train = TapStatistics(None, logits=LOGITS, held_out=TapStatistics(None, logits=broken))
     with pytest.raises(NonFiniteError, match="the first is row 2"):
         create_detector("klm").fit(train)
+
+
+@pytest.mark.parametrize("name", list_detectors(kind="feature"))
+def test_held_out_data_that_are_not_finite_cost_those_alone_that_read_them(name):
+    problem = next(one for one in PROBLEMS if one.name == "relu")
+    given = {"labels": problem.labels, "head": problem.head}
+    broken = np.where(np.arange(len(problem.features))[:, None] == 2, np.nan, problem.features)
+    sound, other = (
+        TapStatistics(problem.features, **given, held_out=TapStatistics(held_out, **given))
+        for held_out in (problem.features, broken)
+    )
+    expected = scores_of(create_detector(name).fit(sound), problem)
+    if detector_class(name).fits_on_held_out:
+        with pytest.raises(NonFiniteError, match="the first is row 2"):
+            create_detector(name).fit(other)
+    else:
+        np.testing.assert_array_equal(scores_of(create_detector(name).fit(other), problem), expected)
