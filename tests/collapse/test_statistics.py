@@ -2,90 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed
 
-from ood_nc.collapse import ClassStatistics, UndefinedMetricError, trace_within
+from ood_nc.collapse import ClassStatistics, trace_within
 from ood_nc.collapse._pending import check_finite
-from ood_nc.errors import UserError
-from ood_nc.training.launch import leave_group
-
-
-def slow_statistics(
-    features: Any, labels: Any, classes: int, weights: Any = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mass (C,), means (C, d), variances (C,) and Sigma_W, one sample and class at a time."""
-    h = np.asarray(features, dtype=np.float64)
-    y = np.asarray(labels)
-    soft = np.eye(classes)[y] if y.ndim == 1 else y.astype(np.float64)
-    if weights is not None:
-        soft = soft * np.asarray(weights, dtype=np.float64)[:, None]
-    mass = np.zeros(classes)
-    means = np.full((classes, h.shape[1]), np.nan)
-    variances = np.full(classes, np.nan)
-    scatter = np.zeros((h.shape[1], h.shape[1]))
-    for c in range(classes):
-        mass[c] = soft[:, c].sum()
-        if mass[c] == 0:
-            continue
-        means[c] = sum(t * row for t, row in zip(soft[:, c], h, strict=True)) / mass[c]
-        own = np.zeros_like(scatter)
-        for t, row in zip(soft[:, c], h, strict=True):
-            own += t * np.outer(row - means[c], row - means[c])
-        variances[c] = np.trace(own) / mass[c]
-        scatter += own
-    return mass, means, variances, scatter / mass.sum()
-
-
-def problem(seed: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """A random problem: any of C > d, d > N, empty classes, single samples, imbalance, an offset, duplicate rows."""
-    rng = np.random.default_rng(seed)
-    classes, dim, n = int(rng.integers(2, 12)), int(rng.integers(1, 20)), int(rng.integers(2, 120))
-    share = rng.dirichlet(np.full(classes, rng.choice([0.2, 1.0, 50.0])))
-    y = rng.choice(classes, n, p=share)
-    y[:2] = rng.permutation(classes)[:2]
-    centers = rng.normal(size=(classes, dim)) * rng.choice([0.1, 1.0, 10.0])
-    h = centers[y] + rng.normal(size=(n, dim)) * rng.choice([0.01, 0.3, 2.0]) + rng.choice([0.0, 100.0])
-    if n > 10 and rng.random() < 0.3:
-        h[n // 2 :], y[n // 2 :] = h[: n - n // 2], y[: n - n // 2]
-    return h, y, classes
-
-
-def assert_matches(stats: ClassStatistics, features: Any, labels: Any, weights: Any = None, rtol: float = 1e-8) -> None:
-    mass, means, variances, within = slow_statistics(features, labels, stats.num_classes, weights)
-    full = mass > 0
-    scale = np.abs(np.asarray(features, dtype=np.float64)).max()
-    np.testing.assert_allclose(stats.counts, mass, rtol=rtol)
-    np.testing.assert_array_equal(stats.present, full.nonzero()[0])
-    np.testing.assert_allclose(stats.means, means, rtol=rtol, atol=rtol * scale)
-    floor = rtol * max(float(np.trace(within)), 1e-12 * scale**2)
-    np.testing.assert_allclose(stats.class_variances, variances, rtol=rtol, atol=floor)
-    np.testing.assert_allclose(stats.within, within, rtol=rtol, atol=floor)
-    np.testing.assert_allclose(
-        stats.scatter_traces, np.nan_to_num(variances) * mass, rtol=rtol, atol=floor * mass.sum()
-    )
-    np.testing.assert_allclose(stats.uncentered_means, means[full], rtol=rtol, atol=rtol * scale)
-    global_mean, sample_mean = means[full].mean(axis=0), mass[full] @ means[full] / mass.sum()
-    np.testing.assert_allclose(stats.global_mean, global_mean, rtol=rtol, atol=rtol * scale)
-    np.testing.assert_allclose(stats.sample_mean, sample_mean, rtol=rtol, atol=rtol * scale)
-    centered = means[full] - global_mean
-    np.testing.assert_allclose(stats.centered_means(), centered, atol=rtol * scale)
-    np.testing.assert_allclose(stats.centered_means("samples"), means[full] - sample_mean, atol=rtol * scale)
-    np.testing.assert_allclose(stats.between, centered.T @ centered / full.sum(), atol=rtol * scale**2)
-
-
-def assert_same(left: ClassStatistics, right: ClassStatistics, rtol: float = 1e-10) -> None:
-    scale = float(right.scatter_traces.sum())
-    torch.testing.assert_close(left.counts, right.counts, rtol=rtol, atol=0)
-    torch.testing.assert_close(left.means, right.means, rtol=rtol, atol=rtol, equal_nan=True)
-    torch.testing.assert_close(left.scatter_traces, right.scatter_traces, rtol=rtol, atol=rtol * scale)
-    torch.testing.assert_close(left.within, right.within, rtol=rtol, atol=rtol * scale)
-    assert left.num_samples == right.num_samples
+from tests.collapse.slow_statistics import assert_matches, assert_same, problem, slow_statistics
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -185,36 +110,6 @@ def test_the_order_of_the_samples_does_not_matter(exact: bool) -> None:
     order = np.random.default_rng(0).permutation(len(h))
     first = ClassStatistics(classes, h.shape[1], exact=exact).update(h, y)
     assert_same(ClassStatistics(classes, h.shape[1], exact=exact).update(h[order], y[order]), first)
-
-
-@pytest.mark.parametrize("full", [False, True])
-def test_merged_statistics_equal_those_of_all_samples(full: bool) -> None:
-    rng = np.random.default_rng(1)
-    h, y = rng.normal(size=(500, 6)) + 3, np.sort(rng.integers(0, 5, 500))
-    whole = ClassStatistics(5, 6, full=full).update(h, y)
-    # Sorted labels: the parts share few classes.
-    parts = [
-        ClassStatistics(5, 6, full=full).update(h[rows], y[rows])
-        for rows in (slice(0, 1), slice(1, 260), slice(260, 500))
-    ]
-    before = parts[1].state_dict()
-    merged = ClassStatistics(5, 6, full=full)
-    for part in parts:
-        assert merged.merge(part) is merged
-    if full:
-        assert_same(merged, whole)
-    torch.testing.assert_close(merged.scatter_traces, whole.scatter_traces, rtol=1e-10, atol=1e-10)
-    after = parts[1].state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_merge_keeps_the_coarser_resolution() -> None:
-    h, y, classes = problem(2)
-    fine = ClassStatistics(classes, h.shape[1]).update(h, y)
-    coarse = ClassStatistics(classes, h.shape[1]).update(h.astype(np.float32), y)
-    assert fine.resolution == np.finfo(np.float64).eps
-    assert coarse.resolution == np.finfo(np.float32).eps
-    assert fine.merge(coarse).resolution == np.finfo(np.float32).eps
 
 
 @pytest.mark.parametrize(
@@ -358,73 +253,6 @@ def test_the_scatter_is_symmetric_and_a_copy(dim: int) -> None:
     torch.testing.assert_close(stats.within, torch.cov(h.T, correction=0), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("exact", [False, True])
-def test_the_state_round_trips_and_accumulates_on(tmp_path: Path, full: bool, exact: bool) -> None:
-    h, y, classes = problem(7)
-    h = h.astype(np.float32)
-    stats = ClassStatistics(classes, h.shape[1], full=full, exact=exact).update(h, y)
-    torch.save(stats.state_dict(), tmp_path / "state.pt")
-    again = ClassStatistics.from_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    first, second = stats.state_dict(), again.state_dict()
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert (again.num_samples, again.resolution, again.full) == (stats.num_samples, stats.resolution, full)
-    stats.update(h + 1, y)
-    again.update(h + 1, y)
-    torch.testing.assert_close(again.scatter_traces, stats.scatter_traces, rtol=1e-10, atol=1e-12)
-    assert again.resolution == stats.resolution
-
-
-@pytest.mark.parametrize("missing", ["counts", "means", "class_scatter", "num_samples", "resolution"])
-def test_a_state_without_a_tensor_is_refused(missing: str) -> None:
-    state = ClassStatistics(2, 3).state_dict()
-    del state[missing]
-    assert_one_line(UserError, f"{missing} missing", ClassStatistics.from_state_dict, state)
-
-
-@pytest.mark.parametrize("name", ["counts", "means", "class_scatter", "scatter"])
-def test_a_state_of_another_shape_is_refused(name: str) -> None:
-    state = ClassStatistics(2, 3).state_dict()
-    state[name] = torch.zeros(7)
-    assert_one_line(UserError, "shape", ClassStatistics.from_state_dict, state)
-
-
-def assert_one_line(kind: type[Exception], match: str, call: Any, *arguments: Any, **options: Any) -> None:
-    with pytest.raises(kind, match=match) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("match", "arguments"),
-    [
-        ("have 3 columns", (np.zeros((2, 3)), [0, 1])),
-        (r"shape \(N, d\)", (np.zeros((2, 2, 3)), [0, 1])),
-        (r"labels must be in 0\.\.1, got 2", (np.zeros((2, 2)), [0, 2])),
-        (r"labels must be in 0\.\.1, got -1", (np.zeros((2, 2)), [0, -1])),
-        ("3 entries for 2", (np.zeros((2, 2)), [0, 1, 1])),
-        ("whole numbers", (np.zeros((2, 2)), [0.5, 1])),
-        ("row 1 holds NaN", (np.array([[0, 0], [0, np.nan]]), [0, 1])),
-        ("row 0 holds NaN or infinity", (np.array([[0, np.inf], [0, 0]]), [0, 1])),
-        ("soft labels must have shape", (np.zeros((2, 2)), np.ones((2, 3)))),
-        ("soft labels must be finite", (np.zeros((2, 2)), -np.ones((2, 2)))),
-        ("soft labels must be finite", (np.zeros((2, 2)), np.full((2, 2), np.nan))),
-        ("weights must have shape", (np.zeros((2, 2)), [0, 1], [1.0])),
-        ("weights must be finite", (np.zeros((2, 2)), [0, 1], [1.0, -1.0])),
-        ("weights must be finite", (np.zeros((2, 2)), [0, 1], [1.0, np.inf])),
-        ("labels must have shape", (np.zeros((2, 2)), np.zeros((2, 2, 2)))),
-        ("numeric", (np.zeros((2, 2)), ["a", "b"])),
-    ],
-)
-def test_a_wrong_batch_is_refused_and_leaves_the_statistics(match: str, arguments: tuple[Any, ...]) -> None:
-    stats = ClassStatistics(2, 2).update([[1.0, 2.0], [3.0, 5.0]], [0, 0])
-    before = stats.state_dict()
-    assert_one_line(UserError, match, stats.update, *arguments)
-    after = stats.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-
-
 def test_features_whose_sum_overflows_are_finite_all_the_same() -> None:
     check_finite(torch.full((4, 4), 60000.0, dtype=torch.float16))
     check_finite(torch.full((4, 4), 3e38))
@@ -464,77 +292,3 @@ def test_means_that_are_read_are_copies() -> None:
         getattr(stats, name).fill_(7)
     stats.centered_means().fill_(7)
     np.testing.assert_array_equal(stats.means, [[3, 4], [1, 0]])
-
-
-@pytest.mark.parametrize(("classes", "dim"), [(0, 3), (3, 0), (-1, 1)])
-def test_statistics_need_a_class_and_a_column(classes: int, dim: int) -> None:
-    assert_one_line(UserError, "at least 1", ClassStatistics, classes, dim)
-
-
-@pytest.mark.parametrize("other", [(3, 2, True), (2, 3, True), (2, 2, False)])
-def test_merge_refuses_other_statistics(other: tuple[int, int, bool]) -> None:
-    stats = ClassStatistics(2, 2)
-    assert_one_line(UserError, "cannot merge", stats.merge, ClassStatistics(*other[:2], full=other[2]))
-
-
-def test_values_that_need_samples_are_undefined_without_them() -> None:
-    stats = ClassStatistics(2, 2)
-    for name in ("global_mean", "sample_mean", "uncentered_means", "scatter_traces", "within", "between"):
-        assert_one_line(UndefinedMetricError, "no samples", getattr, stats, name)
-    assert_one_line(UndefinedMetricError, "no samples", stats.centered_means)
-    filled = stats.update([[1.0, 2.0]], [0])
-    assert_one_line(UserError, "center must be", filled.centered_means, "median")
-
-
-def test_the_scatter_matrix_is_undefined_without_full() -> None:
-    stats = ClassStatistics(2, 2, full=False).update([[1.0, 2.0], [3.0, 4.0]], [0, 0])
-    assert trace_within(stats) == pytest.approx(2)
-    assert_one_line(UndefinedMetricError, "full=False", getattr, stats, "within")
-
-
-def test_all_reduce_does_nothing_without_processes() -> None:
-    stats = ClassStatistics(2, 1).update([[1.0], [2.0]], [0, 1])
-    assert stats.all_reduce() is stats
-    assert stats.counts.tolist() == [1, 1]
-
-
-def test_all_reduce_in_a_group_of_one_keeps_the_statistics(tmp_path: Path) -> None:
-    h, y, classes = problem(8)
-    whole = ClassStatistics(classes, h.shape[1]).update(h, y)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
-    try:
-        assert_same(ClassStatistics(classes, h.shape[1]).update(h, y).all_reduce(), whole)
-    finally:
-        leave_group()
-
-
-def test_all_reduce_over_three_processes_equals_merging(monkeypatch: pytest.MonkeyPatch) -> None:
-    h, y, classes = problem(8)
-    parts = [slice(0, 7), slice(7, 20), slice(20, None)]
-    shards = [ClassStatistics(classes, h.shape[1]).update(h[rows], y[rows]) for rows in parts]
-    # The collective runs in one process: a sum that is filled by each in turn, first to record and then to answer.
-    recorded: list[list[torch.Tensor]] = []
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-
-    def play(stats: ClassStatistics, answers: list[torch.Tensor]) -> list[torch.Tensor]:
-        sent: list[torch.Tensor] = []
-
-        def all_reduce(tensor: torch.Tensor, op: Any = None, group: Any = None) -> None:
-            sent.append(tensor.clone())
-            if len(sent) <= len(answers):
-                tensor.copy_(answers[len(sent) - 1])
-
-        monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-        stats.all_reduce()
-        return sent
-
-    answers: list[torch.Tensor] = []
-    # Later tensors depend on earlier answers: record them in two rounds.
-    for _ in range(2):
-        copies = [ClassStatistics.from_state_dict(shard.state_dict()) for shard in shards]
-        recorded = [play(stats, answers) for stats in copies]
-        answers = [torch.stack(list(tensors)).sum(dim=0) for tensors in zip(*recorded, strict=True)]
-        answers[3] = recorded[0][3]
-    play(shards[0], answers)
-    assert_matches(shards[0], h, y)
-    assert shards[0].num_samples == len(h)
