@@ -36,7 +36,7 @@ from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, Results
 from ood_nc.evaluation.rules import MADE_IMAGES
 from ood_nc.evaluation.run_identity import identify
 from ood_nc.evaluation.scores_table import scores_table
-from ood_nc.evaluation.streaming import measure_streamed, skipped, stream
+from ood_nc.evaluation.streaming import Streamed, measure_streamed, skipped, stream
 from ood_nc.evaluation.tap_measurements import add_detectors, add_probe, measure_taps, timed
 from ood_nc.evaluation.transfer import measure_probe, order_notes
 from ood_nc.features import BankStore
@@ -158,10 +158,7 @@ def evaluate(
     if features is not None:
         if model is not None or any(sets.values()):
             raise UserError("Features bring all sets with them: give features, or a model with id, not both.")
-        if PAPER in protocols:
-            raise UserError("The paper protocol reads tensors of its own, which features from elsewhere do not hold.")
-        if len(featured) < len(names):
-            raise UserError(f"Detector {(set(names) - set(featured)).pop()!r} needs the network, not features alone.")
+        _check_features(names, featured, protocols)
         model, sets = open_features(features)
     elif model is None or id is None:
         raise UserError("evaluate needs a model and id, its held-out ID images; or features.")
@@ -178,7 +175,7 @@ def evaluate(
             raise UserError("Fine-tuning (finetune) needs a model, its images and a bank of their features.")
         check_fine_tuning(model, tuned)
     clock = {"preparation": time.perf_counter() - start}
-    weights = weights_hash(model) if features is None else None
+    weights, streamed = weights_hash(model) if features is None else None, None
     options = {"batch_size": batch_size, "workers": workers, "device": device, "amp": amp}
     with timed(clock, "features"):
         tapped = PaperTaps(model) if PAPER in protocols else model
@@ -217,19 +214,7 @@ def evaluate(
     )
     found = Found()
     if STRICT in protocols:
-        if bank:
-            measure_taps(plan, found, clock)
-        else:
-            for name, rows, measured in measure_streamed(plan, streamed):
-                found.rows += rows
-                add_detectors(plan, found, name, measured)
-            found.notes.append(skipped(streamed, probes))
-        if tuned.part:
-            with timed(clock, "transfer"):
-                fine_tuned = functools.partial(fine_tune, plan, tuned)
-                add_probe(found, ENCODER, measure_probe(tuned.method, fine_tuned, ENCODER, plan))
-        with timed(clock, "detection"):
-            _measure_network(plan, found)
+        _measure_strictly(plan, found, clock, tuned, streamed)
     if FULL_SPECTRUM in protocols:
         found.rows += full_spectrum_rows(plan, found)
     if PAPER in protocols:
@@ -249,15 +234,49 @@ def evaluate(
         probes=probes,
         bootstrap=bootstrap,
     )
+    with timed(clock, "relations"):
+        results = _related(plan, found, identity, strict=STRICT in protocols)
+    identity["seconds"] = {**clock, "total": time.perf_counter() - start}
+    return results
+
+
+def _check_features(names: Sequence[str], featured: Sequence[str], protocols: Sequence[str]) -> None:
+    """Refuse what features alone do not serve for."""
+    if PAPER in protocols:
+        raise UserError("The paper protocol reads tensors of its own, which features from elsewhere do not hold.")
+    if len(featured) < len(names):
+        raise UserError(f"Detector {(set(names) - set(featured)).pop()!r} needs the network, not features alone.")
+
+
+def _measure_strictly(
+    plan: Plan, found: Found, clock: dict[str, float], tuned: FineTuningConfig, streamed: Streamed | None
+) -> None:
+    """Every tap by its bank, or by what the passes left; the fine-tuned part; what no single tap gives."""
+    if streamed is None:
+        measure_taps(plan, found, clock)
+    else:
+        for name, rows, measured in measure_streamed(plan, streamed):
+            found.rows += rows
+            add_detectors(plan, found, name, measured)
+        found.notes.append(skipped(streamed, plan.probes))
+    if tuned.part:
+        with timed(clock, "transfer"):
+            fine_tuned = functools.partial(fine_tune, plan, tuned)
+            add_probe(found, ENCODER, measure_probe(tuned.method, fine_tuned, ENCODER, plan))
+    with timed(clock, "detection"):
+        _measure_network(plan, found)
+
+
+def _related(plan: Plan, found: Found, identity: dict[str, Any], *, strict: bool) -> Results:
+    """The results: rows, scores, relations, choices, and what the report draws."""
     results = Results(rows=found.rows, identity=identity)
-    with beside_each_other(min(2, torch.get_num_threads())) as begin, timed(clock, "relations"):
+    with beside_each_other(min(2, torch.get_num_threads())) as begin:
         shown = begin(gallery, plan, found, identity)
         results.scores = scores_table(tested_sets(plan, found))
-        results.relations = relate(results.main_rows, replicates=bootstrap, seed=seed)
-        if STRICT in protocols:  # the rules speak of the model's own taps
+        results.relations = relate(results.main_rows, replicates=plan.resamples.replicates, seed=plan.seed)
+        if strict:  # the rules speak of the model's own taps
             results.choices = make_choices(results.main_rows, evidence_of(plan, found, results.main_rows, identity))
         results.series = found.series | {"gallery": shown()}
-    identity["seconds"] = {**clock, "total": time.perf_counter() - start}
     return results
 
 

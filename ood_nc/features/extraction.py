@@ -105,15 +105,7 @@ def forwarded(
     starts = range(start, len(dataset), batch_size)
     batches = [range(first, min(first + batch_size, len(dataset))) for first in starts]
     own = [_parts(batch, at_once) for batch in batches[rank::world]]
-    sampler = [part for parts in own for part in parts]
-    loader: DataLoader[Any] = DataLoader(
-        Reader(dataset),
-        batch_sampler=sampler,
-        num_workers=min(bounded_workers(workers), len(sampler)),
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # the global one is the caller's
-    )
+    loader = _loader(dataset, [part for parts in own for part in parts], workers, device)
     fastest = _Fastest(model, device)
 
     def one_pass(rows: torch.Tensor, images: torch.Tensor | None, unread: Unread) -> Forwarded:
@@ -137,6 +129,18 @@ def forwarded(
             for one in _from_all(batch):
                 yield one
                 advance(len(one.rows) + len(one.unread))
+
+
+def _loader(dataset: Any, parts: list[list[int]], workers: int, device: torch.device) -> DataLoader[Any]:
+    """The images of each part, in order."""
+    return DataLoader(
+        Reader(dataset),
+        batch_sampler=parts,
+        num_workers=min(bounded_workers(workers), len(parts)),
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # the global one is the caller's
+    )
 
 
 def extract(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from accelerate import Accelerator
@@ -65,17 +65,10 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
     directory, names, ignored = RunDirectory(config.run_directory), _tracker_names(config), ignored_variables()
     with termination_interrupts(), accelerator_for(config.train) as accelerator, ExitStack() as lock:
         _on_main(accelerator, lambda: _open(directory, lock, resume=resume))
-        last = read_last(directory.checkpoints) if resume else None
-        if last is not None:  # the state knows its configuration; config.yaml may have been edited
-            check_same(Config.model_validate(last[1]["config"]), config, directory.path)
-        elif resume and directory.config.exists():
-            check_same(load(directory.config), config, directory.path)
+        last = _last_of_this_run(directory, config) if resume else None
         if last is not None and is_over(last[1]["epoch"], last[1]["best_epoch"], config.train):
             if accelerator.is_main_process:
-                logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, last[1]["epoch"])
-                # It may be measured otherwise now; a file that says the same stays the user's.
-                if not directory.config.exists() or load(directory.config) != config:
-                    write_text(directory.config, config.to_yaml())
+                _leave_finished(directory, config, epochs=last[1]["epoch"])
             return directory.path
         setup = prepare(config, accelerator, from_checkpoint=last is not None)
         standing = Standing() if last is None else restore(setup, *last)
@@ -101,10 +94,8 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
             for line in () if setup.control is None or not accelerator.is_main_process else setup.control.outcome():
                 logger.warning("%s", line)
         except KeyboardInterrupt:
-            state, kept = "interrupted", f"{standing.epoch} of {config.train.epochs} epochs"
-            if standing.step > standing.epoch * setup.steps_per_epoch:
-                kept = f"{kept} and {standing.step - standing.epoch * setup.steps_per_epoch} steps"
-            kept = f"{kept} are finished and kept in {directory.path}"
+            state = "interrupted"
+            kept = f"{_how_far(setup, standing)} are finished and kept in {directory.path}"
             raise KeyboardInterrupt(f"{kept}: go on with --resume.") from None
         except Exception as error:
             reason = str(error) or type(error).__name__
@@ -117,6 +108,30 @@ def train(config: Config, *, resume: bool = False, trackers: Sequence[Tracker] =
                 with nullcontext() if state == "finished" else suppress(UserError):  # the disk may be full
                     directory.write_status(state, reason, asdict(standing))
     return directory.path
+
+
+def _last_of_this_run(directory: RunDirectory, config: Config) -> tuple[Path, dict[str, Any]] | None:
+    """What `read_last` finds, where it is of a run that was configured so."""
+    last = read_last(directory.checkpoints)
+    if last is not None:  # the state knows its configuration; config.yaml may have been edited
+        check_same(Config.model_validate(last[1]["config"]), config, directory.path)
+    elif directory.config.exists():
+        check_same(load(directory.config), config, directory.path)
+    return last
+
+
+def _leave_finished(directory: RunDirectory, config: Config, *, epochs: int) -> None:
+    logger.warning("%s is finished (%d epochs): nothing to do.", directory.path, epochs)
+    # It may be measured otherwise now; a file that says the same stays the user's.
+    if not directory.config.exists() or load(directory.config) != config:
+        write_text(directory.config, config.to_yaml())
+
+
+def _how_far(setup: Setup, standing: Standing) -> str:
+    """The epochs that are finished, and the steps of the next one."""
+    epochs = f"{standing.epoch} of {setup.config.train.epochs} epochs"
+    steps = standing.step - standing.epoch * setup.steps_per_epoch
+    return f"{epochs} and {steps} steps" if steps > 0 else epochs
 
 
 def _say_what_the_rate_does(setup: Setup, standing: Standing, epochs: int) -> None:
