@@ -17,14 +17,14 @@ MOST = 600_000
 PICTURES: dict[str, tuple[tuple[str, str], int, str]] = {
     # name: first and last element that are in it, width of the window, colour scheme
     "headline": (("header.page", "#headline"), 1120, "light"),
-    "layers": (("#figure-collapse", "#figure-detection"), 1120, "light"),
-    "trade-off": ((".pair", ".pair"), 1120, "light"),
+    "layers": ((".views h3", "#figure-detection"), 1120, "light"),
+    "trade-off": (("#trade-off ~ .controls", ".pair"), 1120, "light"),
     "detectors": (("#table-detectors thead", "#table-detectors tbody tr:nth-child(6)"), 1120, "light"),
     "phone": (("header.page", "#verdict"), 390, "dark"),
 }
 BOX = """
 const [first, last] = [arguments[0], arguments[1]].map(name => document.querySelector(name).getBoundingClientRect());
-const y = first.top + scrollY;
+const y = Math.max(0, first.top + scrollY - 8);
 return {x: 0, y, width: innerWidth, height: last.bottom + scrollY - y + 8, scale: 1};
 """
 
@@ -33,6 +33,8 @@ def take(report: Path) -> None:
     """Take all pictures of a report."""
     FOLDER.mkdir(exist_ok=True)
     with TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
+        # A capture hides scrollbars, and what stands below them moves up: away with them before places are measured.
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         for name, (ends, width, scheme) in PICTURES.items():
             prefer(browser, scheme=scheme, width=width, scale=1.25)
             browser.get(report.resolve().as_uri())
