@@ -55,7 +55,8 @@ def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.Captur
             Image.fromarray(pixels).save(images / label / f"{index}.png")
     path = tmp_path / "d.safetensors"
     words = ["fit", "--model", "test_resnet", "--id", str(images), "--detector", "knn", "--tap", "encoder"]
-    assert main([*words, "--device", "cpu", "-j", "0", "--set", "k=2", "--tpr", "0.8", "-o", str(path), "--quiet"]) == 0
+    assert main([*words, "--device", "cpu", "-j", "0", "--set", "k=2", "--tpr", "0.8", "-o", str(path)]) == 0
+    assert "the head has 1000 outputs for 2 ID classes" in " ".join(capsys.readouterr().err.split())
     header = describe(path)
     assert (header["about"]["fitted_on"]["n"], header["about"]["held_out"]["n"]) == (24, 6)
 
