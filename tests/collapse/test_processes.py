@@ -36,7 +36,7 @@ leave_group()
 """
 
 
-@pytest.mark.parametrize("world", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world", [1, *(pytest.param(world, marks=pytest.mark.slow) for world in (2, 4))])
 def test_processes_agree_with_one_process(tmp_path: Path, world: int) -> None:
     rng = np.random.default_rng(world)
     # Class 5 is empty and class 4 lives in one process alone.

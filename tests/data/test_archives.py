@@ -209,7 +209,7 @@ def test_copy_unpickled_elsewhere_decompresses_again(animals, tmp_path):
     [
         ("fork", "a.tar.xz"),
         ("fork", "a.zip"),
-        ("spawn", "a.tar.xz"),
+        pytest.param("spawn", "a.tar.xz", marks=pytest.mark.slow),
         pytest.param("spawn", "a.zip", marks=pytest.mark.slow),
     ],
 )

@@ -140,6 +140,7 @@ def test_the_detector_that_is_exported_stays_as_it_is(tiny: ControlledModel, mon
     tiny.eval()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line(tiny: ControlledModel, tmp_path: Path) -> None:
     """With as little room as a file of 4 KiB, in a process of its own: the limit holds for all of it."""
     code = (

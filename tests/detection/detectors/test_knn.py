@@ -135,7 +135,10 @@ def test_without_faiss(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("order", ["import faiss, torch, ood_nc", "import torch, ood_nc, faiss"])
+@pytest.mark.parametrize(
+    "order",
+    ["import faiss, torch, ood_nc", pytest.param("import torch, ood_nc, faiss", marks=pytest.mark.slow)],
+)
 def test_import_orders(order):
     # Field case 22: the two bring their own OpenMP runtimes.
     code = (

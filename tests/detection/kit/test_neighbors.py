@@ -12,7 +12,7 @@ def kth(bank, queries, k):
     return np.array([np.sort(np.linalg.norm(bank - q, axis=1))[k - 1] for q in queries])
 
 
-@pytest.mark.parametrize("dim", [2, 16, 128, 2048])
+@pytest.mark.parametrize("dim", [2, 16, 128, pytest.param(2048, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", ["normal", "positive", "heavy tails"])
 def test_the_error_bound_holds(dim, shape):
     rng = np.random.default_rng(dim)
