@@ -95,7 +95,7 @@ def evaluate(
         transfer: transfer tasks by name: (train, test), or one set, of which a fifth is the test part.
         features: features from elsewhere instead of a model and images: a file, a folder or arrays by name, laid out as
             `ood_nc.evaluation.feature_sets` says.
-        groups: near, far (when not given) or covariate of each OOD set.
+        groups: near, far (when not given) or covariate of each OOD set; of features, in place of what their names say.
         detectors: names and globs; the configuration's default when not given. Input detectors (those that need the
             network itself) must be named in full.
         ensembles: of rank, zscore, fisher, brown: each combines every detector over the taps (its rows stand at the tap
@@ -166,7 +166,7 @@ def evaluate(
         raise UserError(
             "Without a bank there are no features to read, to choose on or for the paper protocol: keep one."
         )
-    sets["groups"] = groups or sets.get("groups") or {}
+    sets["groups"] = {**sets.get("groups", {}), **(groups or {})}
     choose_on = None if choose in (NONE, SYNTHETIC) else choose
     model, inputs = open_inputs(model, **sets, holds_out=holds_out, choose_on=choose_on)
     tuned = finetune or FineTuningConfig()

@@ -145,6 +145,13 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_group_given_for_one_set_leaves_those_that_the_other_names_say() -> None:
+    given = small() | {"covariate/shifted/encoder": np.zeros((3, 4)), "near/y/encoder": np.ones((3, 4))}
+    found = evaluate(features=given, groups={"x": "near"}, detectors=["knn"], probes=[], bootstrap=0)
+    groups = {row["dataset"]: row["group"] for row in found.select(metric="auroc") if row["dataset"] != "mean"}
+    assert groups == {"x": "near", "shifted": "covariate", "y": "near"}
+
+
 @pytest.mark.parametrize("turn", [0, 1])
 def test_a_head_of_classes_in_another_order_is_told(turn: int) -> None:
     labels, generator = np.repeat([0, 1, 2], 20), np.random.default_rng(0)
