@@ -6,6 +6,7 @@ The layout is the same for one file, for a folder and for arrays: every array ha
     ood/NAME/TAP                   of an OOD set; near/NAME, far/NAME, covariate/NAME say its group (ood is far)
     transfer/NAME/train/TAP        of the train and the test part of a transfer task (and transfer/NAME/test/TAP)
     SET/labels                     class indices (N,); needed for id_train, id_test and transfer sets, else optional
+    SET/ids                        (N,), optional: names of the samples, by which runs are compared; no name twice
     SET/logits                     (N, C), optional: what the head gave, for every ID and OOD set or none
     head/weight, head/bias         (C, d) and (C,), optional: the head; it reads the tap of its width that gives the
                                    logits, without logits the deepest
@@ -19,6 +20,7 @@ In a folder they are the paths, each file's own keys added: ``ood/textures.npz``
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +210,9 @@ def _open(
     else:
         logits = torch.zeros(n, 0)
     ids = [str(name) for name in parts["ids"]] if "ids" in parts else [f"{index:06d}" for index in range(n)]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{key}/ids names {twice!r} more than once: give each sample an id of its own.")
     return ImageDataset(FeatureStore(features, logits), name=key, ids=ids, targets=labels.cpu().numpy())
 
 

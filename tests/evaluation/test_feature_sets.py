@@ -135,6 +135,7 @@ def small() -> dict[str, Any]:
             {f"{name}/logits": np.zeros((10, 2)) for name in ("id_train", "id_test")},
             "id_train has logits, ood/x has none",
         ),
+        ({"id_test/ids": np.array(["cat/1.png", "1.png", "1.png", *"abcdefg"])}, "id_test/ids names '1.png' more than"),
         ({"/id_train/encoder": np.zeros((10, 4))}, "hold id_train/encoder twice"),
     ],
 )
