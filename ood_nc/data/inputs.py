@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ood_nc.data.adapters import as_dataset
@@ -162,6 +163,9 @@ def prepare(
         >>> {name: len(dataset) for name, dataset in inputs.all().items()}
         {'id_train': 540, 'id_test': 300, 'id_val': 61, 'ood/near': 363, 'transfer/digits/train': 142, ...}
     """
+    for what, named in (("ood", ood), ("transfer", transfer)):
+        if not isinstance(named, Mapping):
+            raise UserError(f"{what} is a {type(named).__name__}: give a dictionary of sets by name.")
     for name, group in groups.items():
         if name not in ood:
             raise UserError(f"There is a group for {name!r}, but no such OOD set.{nearest(name, ood)}")
@@ -239,8 +243,14 @@ def _open_or_none(
 def _transfer(
     opened: Callable[[Source, str | None], ImageDataset], name: str, source: TransferSource | None
 ) -> tuple[ImageDataset, ImageDataset] | None:
+    if isinstance(source, list) and source and all(isinstance(part, str | Path) for part in source):
+        source = tuple(source)  # the pair, as JSON and YAML have it
     if not isinstance(source, tuple):
         whole = _open_or_none(opened, source, name)
         return None if whole is None else train_and_test(whole)
+    if len(source) != 2:
+        raise UserError(
+            f"Transfer set {name} is given in {len(source)} parts: give one set, or the pair (train, test)."
+        )
     train, test = (_open_or_none(opened, part, name) for part in source)
     return None if train is None or test is None else aligned_pair(train, test)

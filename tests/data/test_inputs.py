@@ -81,9 +81,18 @@ def test_the_set_that_choices_are_made_on_is_in_no_result() -> None:
         ({"ood": {"a": made(3)}, "choose_on": "b"}, "no such OOD set"),
         ({"ood": {"a": None}, "choose_on": "a"}, "holds no images"),
         ({"id": made(20, "a", "c"), "id_train": made(40, "a", "b")}, "c"),
+        ({"ood": "/data/textures"}, "ood is a str: give a dictionary of sets by name"),
+        ({"transfer": ["/data/pets"]}, "transfer is a list: give a dictionary of sets by name"),
+        ({"transfer": {"pets": ("bundled/digits-transfer",)}}, "Transfer set pets is given in 1 parts: give one set"),
     ],
 )
 def test_mistakes_are_one_line(changes, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         prepared(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pair_of_sources_may_be_a_list_as_json_has_it() -> None:
+    pair = ["bundled/digits-transfer::train", "bundled/digits-transfer::test"]
+    found = prepared(transfer={"digits": pair}).transfer["digits"]
+    assert [len(part) for part in found] == [len(as_dataset(part)) for part in pair]
