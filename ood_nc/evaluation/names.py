@@ -1,8 +1,9 @@
-"""What an evaluation is asked for by name, checked before anything is computed."""
+"""What an evaluation is asked for by name and number, checked before anything is computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from ood_nc.detection import list_detectors
 from ood_nc.errors import UserError, nearest
@@ -38,6 +39,10 @@ def check_names(
         MissingPackageError: a map needs a package that is not installed.
     """
     check_map(feature_map)
+    lists = {"detectors": detectors, "probes": probes, "ensembles": ensembles, "protocols": protocols}
+    for what, given in lists.items():
+        if isinstance(given, str):
+            raise UserError(f"{what} is the one name {given!r}: give a list of names, [{given!r}].")
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise UserError(f"Unknown protocol {protocol!r}: use {', '.join(PROTOCOLS)}.{nearest(protocol, PROTOCOLS)}")
@@ -57,3 +62,17 @@ def check_names(
             )
         names += [name for name in matching if name not in names]
     return names
+
+
+def check_numbers(**given: tuple[int, int]) -> None:
+    """Refuse numbers that could not be, before anything is computed.
+
+    Args:
+        **given: what was given, and the least that it can be.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name, (value, least) in given.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise UserError(f"{name} is {value!r}: give a whole number from {least} up.")

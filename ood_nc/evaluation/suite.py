@@ -30,7 +30,7 @@ from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
 from ood_nc.evaluation.measurement_plan import Plan, Resamples
-from ood_nc.evaluation.names import check_names
+from ood_nc.evaluation.names import check_names, check_numbers
 from ood_nc.evaluation.paper import PaperTaps, measure_paper
 from ood_nc.evaluation.results import FULL_SPECTRUM, PAPER, STRICT, Results
 from ood_nc.evaluation.rules import MADE_IMAGES
@@ -141,10 +141,11 @@ def evaluate(
     start = time.perf_counter()
     device = choose_device(device)
     defaults = EvaluationConfig()
-    probes = list(defaults.probes if probes is None else probes)
+    probes = defaults.probes if probes is None else probes
     names = check_names(
         defaults.detectors if detectors is None else detectors, probes, ensembles, protocols, feature_map
     )
+    check_numbers(bootstrap=(bootstrap, 0), seed=(seed, 0), batch_size=(batch_size, 1), workers=(workers, 0))
     kinds = {name: detector_class(name).kind for name in names}
     featured = [name for name in names if kinds[name] == "feature"]
     holds_out = bool(ensembles) or choose != NONE or any(detector_class(name).fits_on_held_out for name in featured)
@@ -204,7 +205,7 @@ def evaluate(
         input_detectors=[name for name in names if kinds[name] == "input"],
         ensembles=list(ensembles),
         tuning=None if choose == NONE else Tuning(choose, seed),
-        probes=probes,
+        probes=list(probes),
         resamples=Resamples(bootstrap, seed),
         seed=seed,
         device=device,
@@ -231,7 +232,7 @@ def evaluate(
         detectors=names,
         ensembles=list(ensembles),
         choose=choose,
-        probes=probes,
+        probes=list(probes),
         bootstrap=bootstrap,
     )
     with timed(clock, "relations"):
