@@ -294,8 +294,14 @@ def _results(arguments: argparse.Namespace) -> tuple[Results, Path] | None:
     if arguments.features is not None:
         if arguments.id or "model.name" in overrides:
             raise UserError("--features brings its sets with it and needs no model: leave --model and --id out.")
+        unread = [key for key in overrides if key.startswith(("data.", "model."))]
+        if unread:
+            raise UserError(f"--features brings its sets with it and needs no model: nothing would read {unread[0]}.")
         overrides.setdefault("experiment", f"evaluate-{arguments.features.stem}")
         config = read_config(arguments.config, overrides)
+        if arguments.print_config:
+            print(config.to_yaml(), end="")
+            return None
         return evaluate_features(arguments.features, config) if is_main_process() else None
     config = foreign_config(arguments, overrides)
     if arguments.print_config:

@@ -41,6 +41,8 @@ def test_features_need_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (groups["noise"], groups["close"]) == ("far", "near")
     assert main([*words, "--experiment", "named", "--detectors", "knn", "--bootstrap", "0", "--quiet"]) == 0
     assert (tmp_path / "runs" / "named" / "results.parquet").exists()
+    assert main([*words, "--experiment", "printed", "--print-config"]) == 0
+    assert "experiment: printed" in capsys.readouterr().out and not (tmp_path / "runs" / "printed").exists()
 
 
 @pytest.mark.parametrize("there", ["metrics.jsonl", "checkpoints", "a training that began at this moment"])
@@ -71,6 +73,8 @@ def test_the_directory_of_a_run_is_no_place_for_another_model(
         (["--model", "resnet18"], "leave --model and --id out"),
         (["--id", "somewhere"], "leave --model and --id out"),
         (["--detectors", "odin"], "needs the network"),
+        (["--ood", "textures=somewhere"], "nothing would read data.ood"),
+        (["--checkpoint", "weights.pth"], "nothing would read model.checkpoint"),
     ],
 )
 def test_what_does_not_go_with_features_is_one_line(
