@@ -81,9 +81,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _execute(arguments: argparse.Namespace) -> int:
+    from ood_nc.report.comparison_tables import FORMATS
+
     if len(arguments.runs) < 2:
         raise UserError("compare needs two run directories or more, got one: ood-nc compare RUN RUN")
     output = arguments.output or Path(os.path.commonpath([run.resolve() for run in arguments.runs])) / "comparison.html"
+    taken = output.suffix.lower() in (".json", *FORMATS.values())  # by the numbers and the tables beside the report
+    if taken or output.is_dir():
+        place = output / "comparison.html" if output.is_dir() else output.with_suffix(".html")
+        raise UserError(
+            f"-o names the report, which {output} cannot be: give -o {place}; other formats come beside it."
+        )
     runs = [member for run in arguments.runs for member in members(run)]
     path, verdict = compare_runs(runs, output, formats=arguments.format)
     say(verdict)

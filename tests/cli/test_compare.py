@@ -63,6 +63,18 @@ def test_one_run_or_none_evaluated_is_one_line(tmp_path: Path, capsys: pytest.Ca
     assert "No results.json" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "kind"), [("table.md", "markdown"), ("comparison.json", "csv"), ("", "csv")])
+def test_the_report_takes_no_other_files_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    """The table or the page took each other's place, and the command said that the report was there."""
+    runs = [save(tmp_path / "runs" / "a", 0.5), save(tmp_path / "runs" / "b", 3.0)]
+    assert main(["compare", *runs, "-o", str(tmp_path / name), "--format", kind]) == 2
+    error = capsys.readouterr().err
+    assert f"give -o {(tmp_path / name).with_suffix('.html') if name else tmp_path / 'comparison.html'}" in error
+    assert len(error.splitlines()) == 1 and [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_the_report_and_the_comparison(evaluated_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = evaluated_runs / "controlled" / "report.html"
     report.unlink()
