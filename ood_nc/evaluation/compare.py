@@ -20,6 +20,8 @@ from ood_nc.files import write_text
 from ood_nc.headline import HEADLINE_RULE, headline
 from ood_nc.scores import nested_means, percentile_interval
 
+_UNSCORED = "has no scores by sample, which the protocol paper keeps none of"
+
 
 def compare(
     results: Sequence[Results], *, replicates: int = 500, confidence: float = 0.95, seed: int = 0
@@ -73,7 +75,7 @@ def compare(
         rows += entries
         for note in dict.fromkeys(notes):
             noted_for.setdefault(note, []).append(other)
-        verdicts.append(_verdict(reference, other, entries, seeds))
+        verdicts.append(_verdict(reference, other, entries, seeds, notes))
     return {
         "schema": SCHEMA_VERSION,
         "runs": [plain(result.identity) for result in results],
@@ -154,6 +156,10 @@ def _other_conditions(one: Results, two: Results) -> Iterator[str]:
     a, b = (next((row["protocol"] for row in result.main_rows), None) for result in (one, two))
     if a != b:
         yield f"measured by the protocol {b}, not {a}: in no relation"
+    for result in (one, two):
+        if result.scores is not None and not any("/" in name for name in result.scores.column_names):
+            name = result.identity.get("run", "the run")
+            yield f"{name} {_UNSCORED}: evaluate it by strict too (--protocols strict paper)"
     known = [result.identity.get("datasets", {}) for result in (one, two)]
     prints = [{name: of.get("fingerprint") for name, of in sets.items() if name.endswith("/train")} for sets in known]
     learnt = [name for name, of in prints[0].items() if of and prints[1].get(name, of) != of]
@@ -189,7 +195,7 @@ def _joined(pair: tuple[str, str]) -> str:
     return pair[0] if pair[0] == pair[1] else f"{pair[0]} → {pair[1]}"
 
 
-def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -> str:
+def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int, notes: Sequence[str]) -> str:
     """One sentence: detection, transfer and ID accuracy, each with its interval and whether anything is shown."""
     parts = []
     for kind, metric, label, better in (
@@ -209,7 +215,9 @@ def _verdict(a: str, b: str, entries: Sequence[Mapping[str, Any]], seeds: int) -
         if found:
             parts.append(f"{label.format(n=n, s='' if n == 1 else 's')} {' and '.join(found)}")
     if not parts:
-        return f"{b} against {a}: nothing to compare, they share no samples{' in all seeds' if seeds > 1 else ''}."
+        unscored = dict.fromkeys(note for note in notes if _UNSCORED in note)
+        why = "; ".join(unscored) or f"they share no samples{' in all seeds' if seeds > 1 else ''}"
+        return f"{b} against {a}: nothing to compare, {why}."
     return f"{b} against {a} ({seeds} seed{'' if seeds == 1 else 's'}): {'; '.join(parts)}."
 
 

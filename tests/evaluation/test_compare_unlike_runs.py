@@ -55,6 +55,13 @@ def test_a_difference_between_two_probes_names_both() -> None:
     assert "(no interval) by linear → knn;" in compare([run("a"), other], replicates=0)["verdict"]
 
 
+def test_a_run_without_scores_by_sample_says_so() -> None:
+    other = run("b")
+    other.scores = other.scores.select(["group", "dataset", "id"])
+    told = compare([run("a"), other], replicates=0)["verdict"]
+    assert told.startswith("b against a: nothing to compare, b has no scores by sample") and "strict paper" in told
+
+
 def test_runs_of_another_protocol_are_in_no_relation() -> None:
     runs = []
     for name, protocol in (("a", "strict"), ("b", "strict"), ("c", "paper")):
