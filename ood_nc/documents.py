@@ -58,6 +58,25 @@ def is_one_set(row: Mapping[str, Any]) -> bool:
     return row["dataset"] is not None and row["dataset"] != MEAN and not row["dataset"].endswith(DISJOINT)
 
 
+def sets_of_means(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], frozenset[str]]:
+    """The data sets that each mean is over, by its `mean_key`.
+
+    Args:
+        rows: the long table of one run.
+    """
+    found: dict[tuple[Any, ...], set[str]] = {}
+    for row in rows:
+        if row["value"] is not None and row["kind"] in ("detection", "transfer") and is_one_set(row):
+            for group in (row["group"], "ood") if row["group"] in OOD_GROUPS else (row["group"],):
+                found.setdefault(mean_key({**row, "group": group}), set()).add(row["dataset"])
+    return {key: frozenset(sets) for key, sets in found.items()}
+
+
+def mean_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the mean in a row from other means over sets, whatever its metric."""
+    return tuple(row[name] for name in ("protocol", "kind", "tap", "method", "group"))
+
+
 def measured_taps(identity: Mapping[str, Any]) -> dict[str, str]:
     """The name under which each tap was measured: its own, or that of a tap that is the same tensor (its alias)."""
     names = {tap["name"]: tap["name"] for tap in identity["taps"]}

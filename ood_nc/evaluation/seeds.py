@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from ood_nc.documents import MEAN, SCHEMA_VERSION, plain
+from ood_nc.documents import MEAN, SCHEMA_VERSION, mean_key, plain, sets_of_means
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.results import Results, joined_rows
@@ -53,10 +53,11 @@ def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[
         raise UserError(f"An interval over seeds needs two runs or more, each of its own seed; got seeds {seeds}.")
     values: dict[tuple[Any, ...], dict[int, float]] = {}
     for seed, result in zip(seeds, results, strict=True):
+        averaged = sets_of_means(result.rows)
         for row in result.rows:
             if row["value"] is not None:
-                # Means over other numbers of sets are not one number.
-                sets = row["n"] if row["dataset"] == MEAN else None
+                # Means over other sets, or other numbers of them, are not one number.
+                sets = (row["n"], averaged.get(mean_key(row))) if row["dataset"] == MEAN else None
                 values.setdefault((*(row[name] for name in _CELL), sets), {})[seed] = float(row["value"])
     rows = [
         {**dict(zip(_CELL, cell, strict=False)), **_interval(by_seed, confidence)}

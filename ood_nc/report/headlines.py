@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ood_nc.documents import MEAN, is_one_set
+from ood_nc.documents import MEAN, is_one_set, mean_key, sets_of_means
 from ood_nc.headline import Headline, headline
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import metric
@@ -84,13 +84,18 @@ def columns(runs: Sequence[Run]) -> list[list[int]]:
 def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[Table]:
     """The few numbers a reader looks for first, a row each, a cell a column, and their difference if any."""
     chosen, places = [headline(run.identity) for run in runs], columns(runs)
+    averaged = [sets_of_means(run.rows) for run in runs] if len(places) < len(runs) else [{} for _ in runs]
+
+    def with_sets(rows: Sequence[Row | None]) -> list[Row | None]:
+        return [row and {**row, "sets": of.get(mean_key(row))} for row, of in zip(rows, averaged, strict=True)]
+
     lines = [_headline_line("ID accuracy", "accuracy", "accuracy", [id_accuracy(run) for run in runs], places)]
     for detector in dict.fromkeys(name for one in chosen for name in one.detectors):
         for name, label in (("fpr95_id_positive", "Mean FPR95 (ID positive)"), ("auroc", "Mean AUROC")):
             rows = [_detection_row(run, one, detector, name) for run, one in zip(runs, chosen, strict=True)]
-            lines.append(_headline_line(f"{label}, {detector}", "detection", name, rows, places, detector))
+            lines.append(_headline_line(f"{label}, {detector}", "detection", name, with_sets(rows), places, detector))
     rows = [_transfer_row(run, one) for run, one in zip(runs, chosen, strict=True)]
-    lines.append(_headline_line("Mean transfer error", "transfer", "transfer_error", rows, places))
+    lines.append(_headline_line("Mean transfer error", "transfer", "transfer_error", with_sets(rows), places))
     for line in lines:
         line["difference"] = _headline_difference(line, comparison)
     return [
@@ -134,9 +139,9 @@ def _over_seeds(rows: Sequence[Row | None], *, with_tap: bool) -> Table:
     values = [float(row["value"]) for row in rows if row]
     mean = cell({**first, "value": fmean(values), "low": None, "high": None}, "percent")
     each = f"each seed {', '.join(number(value, 'percent') for value in values)}"
-    if with_tap and len({row["n"] for row in rows if row}) > 1:
-        mean |= {"text": DASH, "value": "", "title": "no mean over seeds: their sets are not as many"}
-        each += ", over other numbers of sets"
+    if with_tap and len({(row["n"], row["sets"]) for row in rows if row}) > 1:
+        mean |= {"text": DASH, "value": "", "title": "no mean over seeds: their sets are not the same"}
+        each += ", over other sets"
     return {**mean, "detail": "; ".join([*detail, each])}
 
 

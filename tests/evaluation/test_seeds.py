@@ -73,6 +73,18 @@ def test_means_over_other_numbers_of_sets_are_no_mean_over_seeds() -> None:
     )
 
 
+def test_means_over_as_many_other_sets_are_no_mean_over_seeds() -> None:
+    """One seed was evaluated on svhn, the other on places; both have one far set."""
+    runs = [result(0, 0.5), result(1, 0.2)]
+    for run, name in zip(runs, ("svhn", "places"), strict=True):
+        run.rows += [{**row, "dataset": name, "group": "far"} for row in run.rows if row["kind"] == "detection"]
+    document = over_seeds(runs)
+    assert [row["kind"] for row in document["seeds"]] == ["transfer"]
+    assert document["verdicts"][0] == (
+        "mean FPR95 (ID positive) by knn: no mean, for not every seed has it over the same sets."
+    )
+
+
 def test_runs_of_one_name_are_told_apart_in_the_relations_and_seeds_are_those_of_the_names() -> None:
     runs = []
     for seed in (0, 1):

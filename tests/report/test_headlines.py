@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ood_nc.report import write_report
 from ood_nc.report.documents import Run, read_runs
 from ood_nc.report.headlines import columns, headlines, id_accuracy, sentences
@@ -130,14 +132,19 @@ def test_seeds_share_a_column_of_the_headline_and_each_is_seen(tmp_path: Path) -
     assert undefined["undefined"] and "it was not measured" in undefined["title"]
 
 
-def test_means_of_seeds_over_other_numbers_of_sets_are_no_mean(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["fewer", "others"])
+def test_means_of_seeds_over_other_sets_are_no_mean(tmp_path: Path, change: str) -> None:
     paths = [build_run(tmp_path / f"trial-seed{seed}", f"trial-seed{seed}", seed=seed, epochs=1) for seed in (0, 1)]
     document = json.loads((paths[1] / "results.json").read_text(encoding="utf-8"))
     for row in document["rows"]:
-        if (row["kind"], row["dataset"], row["group"]) == ("detection", "mean", "ood"):
+        if row["kind"] != "detection" or row["group"] not in ("ood", "far"):
+            continue
+        if change == "others" and row["dataset"] != "mean":
+            row["dataset"] = f"another {row['dataset']}"
+        elif change == "fewer" and row["group"] == "ood":
             row["n"] -= 1
     write_document(paths[1], document)
     cells = {line["name"]: line["cells"] for line in headlines(read_runs(paths), None)}
     (cell,), (transfer,) = cells["Mean AUROC, knn"], cells["Mean transfer error"]
-    assert (cell["text"], cell["value"]) == ("–", "") and cell["detail"].endswith(", over other numbers of sets")
-    assert transfer["value"] and "other numbers" not in transfer["detail"]
+    assert (cell["text"], cell["value"]) == ("–", "") and cell["detail"].endswith(", over other sets")
+    assert transfer["value"] and "other sets" not in transfer["detail"]
