@@ -92,18 +92,22 @@ def check_evaluation(config: Config, *, later: bool = False) -> None:
         later: another command evaluates it, which may bring the test set.
 
     Raises:
-        UserError: a detector, probe, ensemble, protocol or suite that there is not, a choice on no OOD set, or no test
-            set.
+        UserError: a detector, probe, ensemble, protocol or suite that there is not, a choice on no OOD set, a protocol
+            without the sets that it needs, or no test set.
     """
     if not later and config.graphs is None and config.data.test is None:
         raise UserError(_UNTESTED)
-    from ood_nc.data import load_suite
+    from ood_nc.data.run_data import with_suite
+    from ood_nc.evaluation.full_spectrum import check_shifted
     from ood_nc.evaluation.names import check_names
 
     wanted = config.evaluation
     check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols, wanted.feature_map)
+    ood, _ = with_suite(config.data)
+    if not later and config.graphs is None:
+        check_shifted(wanted.protocols, [one.group for name, one in ood.items() if name != wanted.choose])
     if config.data.suite is not None:
-        choices = ["none", "synthetic", *config.data.ood, *load_suite(config.data.suite)["ood"]]
+        choices = ["none", "synthetic", *ood]
         if wanted.choose not in choices:
             known = f"it can be {', '.join(choices)}"
             raise UserError(f"evaluation.choose is {wanted.choose!r}, which is no OOD set of the suite: {known}.")

@@ -8,6 +8,7 @@ A detector that takes any shift for OOD loses here what it wins under the strict
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -21,15 +22,23 @@ from ood_nc.evaluation.measurement_plan import Plan
 from ood_nc.evaluation.results import FULL_SPECTRUM, Row
 
 
-def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
-    """The rows of every feature detector at every tap, from the scores that the strict protocol left.
+def check_shifted(protocols: Iterable[str], groups: Iterable[str]) -> None:
+    """Refuse what the protocol could not measure, before anything is computed.
+
+    Args:
+        protocols: of the evaluation.
+        groups: of the OOD sets in its results.
 
     Raises:
-        UserError: no covariate-shifted set.
+        UserError: no set is covariate-shifted.
     """
-    shifted = [name for name, group in plan.inputs.groups.items() if group == "covariate"]
-    if not shifted:
+    if FULL_SPECTRUM in protocols and "covariate" not in groups:
         raise UserError(f"Protocol {FULL_SPECTRUM} needs a covariate-shifted OOD set (group covariate).")
+
+
+def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
+    """The rows of every feature detector at every tap, from the scores that the strict protocol left."""
+    shifted = [name for name, group in plan.inputs.groups.items() if group == "covariate"]
     groups = {name: group for name, group in plan.inputs.groups.items() if group in OOD_GROUPS}
     inputs, base = replace(plan.inputs, groups=groups), {**plan.base, "protocol": FULL_SPECTRUM}
     plan = replace(plan, inputs=inputs, base=base)

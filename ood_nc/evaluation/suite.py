@@ -25,7 +25,7 @@ from ood_nc.evaluation.feature_sets import feature_bank, open_features
 from ood_nc.evaluation.findings import Found, tested_sets
 from ood_nc.evaluation.fine_tuning import ENCODER, check_fine_tuning, fine_tune
 from ood_nc.evaluation.fitting import NONE, SYNTHETIC, BankExtractor, Tuning
-from ood_nc.evaluation.full_spectrum import full_spectrum_rows
+from ood_nc.evaluation.full_spectrum import check_shifted, full_spectrum_rows
 from ood_nc.evaluation.gallery import gallery
 from ood_nc.evaluation.input_detectors import measure_input_detectors
 from ood_nc.evaluation.inputs import open_inputs
@@ -170,6 +170,7 @@ def evaluate(
     sets["groups"] = {**sets.get("groups", {}), **(groups or {})}
     choose_on = None if choose in (NONE, SYNTHETIC) else choose
     model, inputs = open_inputs(model, **sets, holds_out=holds_out, choose_on=choose_on)
+    check_shifted(protocols, inputs.groups.values())
     tuned = finetune or FineTuningConfig()
     if tuned.part:
         if features is not None or not bank:

@@ -66,12 +66,19 @@ def test_what_is_wrong_is_said_before_anything_is_written(
 
 
 @pytest.mark.parametrize("more", [[], ["--seeds", "0", "1"]])
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        (["--data.test", "null"], "data.test is not given"),
+        (["--protocols", "strict", "full_spectrum"], "needs a covariate-shifted OOD set"),
+    ],
+)
 def test_a_run_that_could_not_be_evaluated_is_not_trained(
-    more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lacking: list[str], said: str, more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*SMALL_EVALUATION, "--output", str(tmp_path / "runs"), "--experiment", "x", "--data.test", "null"]
+    words = [*SMALL_EVALUATION, "--output", str(tmp_path / "runs"), "--experiment", "x", *lacking]
     assert main(["run", *words, *more]) == 2
-    assert "data.test is not given" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -63,7 +63,8 @@ def test_a_detector_that_takes_every_shift_for_ood_loses(results: Results) -> No
     assert full < strict - 0.02
 
 
-def test_what_it_needs(results: Results) -> None:
+def test_what_it_needs_is_told_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ood_nc.evaluation.suite.extract_banks", None)
     with pytest.raises(UserError, match="needs a covariate-shifted OOD set"):
         evaluate(features=features(), protocols=("strict", "full_spectrum"), **FEW)
     with pytest.raises(UserError, match="beside strict"):
