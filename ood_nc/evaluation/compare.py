@@ -16,7 +16,7 @@ from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
 from ood_nc.evaluation.results import Results, joined_rows, run_names
 from ood_nc.evaluation.standings import standings
-from ood_nc.files import write_text
+from ood_nc.files import expanded, write_text
 from ood_nc.headline import HEADLINE_RULE, headline
 from ood_nc.scores import nested_means, percentile_interval
 
@@ -106,7 +106,7 @@ def save_comparison(comparison: Mapping[str, Any], path: str | Path) -> None:
         >>> path.read_text().split()
         ['{', '"differences":', '[]', '}']
     """
-    write_text(path, json.dumps(plain(comparison), allow_nan=False, indent=1))
+    write_text(expanded(path), json.dumps(plain(comparison), allow_nan=False, indent=1))
 
 
 def _groups(results: Sequence[Results], names: Sequence[str]) -> dict[str, dict[int, Results]]:

@@ -28,7 +28,7 @@ from ood_nc.documents import (
 from ood_nc.errors import UserError
 from ood_nc.evaluation.overview import Plots, by_tap
 from ood_nc.evaluation.scores_table import Samples, read_samples
-from ood_nc.files import PATIENCE, atomic_path, is_being_written
+from ood_nc.files import PATIENCE, atomic_path, expanded, is_being_written
 from ood_nc.notebook import data_frame, html_table, short
 
 _UNKNOWN: Row = dict.fromkeys(COLUMNS)
@@ -152,7 +152,7 @@ class Results:
 
     def save(self, directory: str | Path) -> None:
         """Write results.json, scores.parquet and results.parquet into ``directory``: all, or (on a full disk) none."""
-        directory = Path(directory)
+        directory = expanded(directory)
         parts = {name: plain(getattr(self, name)) for name in PARTS}
         scores, digest = directory / "scores.parquet", None
         with ExitStack() as places:  # each table takes its place when everything is written
@@ -173,7 +173,7 @@ class Results:
         Raises:
             UserError: there are no results, they are damaged, or of another schema.
         """
-        directory, deadline = Path(directory), time.monotonic() + PATIENCE
+        directory, deadline = expanded(directory), time.monotonic() + PATIENCE
         while True:
             saving = is_being_written(directory / "results.json")
             parts = read_results(directory)

@@ -22,7 +22,7 @@ from ood_nc.features.bank import FeatureBank
 from ood_nc.features.cache_key import bank_key
 from ood_nc.features.extraction import Forwarded, UnreadableError, described, forwarded
 from ood_nc.features.writing import INDEX, JOURNAL, LOGITS, BankWriter, check_space, file_name, row_bytes
-from ood_nc.files import write_lock, writing
+from ood_nc.files import expanded, write_lock, writing
 from ood_nc.sealed import read_sealed, read_sealed_bytes
 
 _log = logging.getLogger("ood_nc")
@@ -56,7 +56,7 @@ class BankStore:
     """
 
     def __init__(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        self.directory, self.dtype = Path(directory), dtype
+        self.directory, self.dtype = expanded(directory), dtype
 
     def get(self, model: Any, dataset: Any, *, weights: str | None = None, **options: Any) -> FeatureBank:
         """The bank of a data set, from the folder if it is there, else extracted into it.

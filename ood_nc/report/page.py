@@ -15,7 +15,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ood_nc.documents import check_schema
-from ood_nc.files import write_text
+from ood_nc.files import expanded, write_text
 from ood_nc.headline import HEADLINE_RULE
 from ood_nc.report import choices, headlines, pivots, summary, tables
 from ood_nc.report.audit import audits
@@ -43,7 +43,7 @@ def write_report(directory: str | Path) -> Path:
     Raises:
         UserError: results.json is absent, damaged or of a newer schema; the report cannot be written.
     """
-    directory = Path(directory)
+    directory = expanded(directory)
     path = directory / "report.html"
     write_text(path, _render(read_runs([directory]), None))
     return path
@@ -64,8 +64,8 @@ def write_comparison(directories: Sequence[str | Path], output: str | Path, comp
         UserError: a run has no readable results, the comparison is of a newer schema, the report cannot be written.
     """
     check_schema(comparison, "The comparison")
-    output = Path(output)
-    write_text(output, _render(read_runs([Path(directory) for directory in directories]), comparison))
+    output = expanded(output)
+    write_text(output, _render(read_runs([expanded(directory) for directory in directories]), comparison))
     return output
 
 

@@ -14,8 +14,12 @@ import pytest
 
 from ood_nc.documents import COLUMNS, write_results
 from ood_nc.errors import UserError
+from ood_nc.evaluation import save_comparison
 from ood_nc.evaluation.results import Results, make_row, reason_of
+from ood_nc.features import BankStore
 from ood_nc.files import write_lock
+from ood_nc.report import write_report
+from tests.helpers.report_runs import build_run
 from tests.helpers.rows import collapse_row, detection_row
 
 CONTRACT = [
@@ -86,6 +90,20 @@ def test_the_document_is_strict_json_with_its_schema(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
     assert document["schema"] == 1
     assert set(document) == {"schema", "identity", "rows", "relations", "choices", "series", "scores", "digest"}
+
+
+def test_a_notebook_may_name_its_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results went into a folder called ~ where the notebook ran, and those at home were not found."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    results().save("~/run")
+    assert Results.load("~/run").rows == Results.load(tmp_path / "run").rows
+    save_comparison({"differences": []}, "~/comparison.json")
+    assert (tmp_path / "comparison.json").exists() and BankStore("~/bank").directory == tmp_path / "bank"
+    build_run(tmp_path / "trial", epochs=1)
+    assert write_report("~/trial") == tmp_path / "trial" / "report.html"
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_a_save_that_fails_leaves_the_old_document_whole(tmp_path: Path) -> None:
