@@ -100,9 +100,11 @@ def _of_protocol(run: Run, document: Mapping[str, Any], protocol: str) -> Run:
     """What another protocol measured, at taps of its own; relations, choices and the log are of the run's own taps."""
     rows = [row for row in document["rows"] if row["protocol"] == protocol]
     if not rows:
+        # What is evaluated anew takes the place of all that there is.
+        wanted = dict.fromkeys(["strict", *(row["protocol"] for row in document["rows"]), protocol])
         raise UserError(
             f"{run.directory} has nothing of the protocol {protocol}: ood-nc evaluate {run.directory} "
-            f"--protocols strict {protocol}"
+            f"--protocols {' '.join(wanted)}"
         )
     depths = {row["tap"]: row["depth"] for row in rows if row["depth"] is not None}
     taps = [{"name": tap, "depth": depth} for tap, depth in depths.items()]
