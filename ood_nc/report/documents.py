@@ -12,6 +12,7 @@ import yaml
 
 from ood_nc.documents import distinct_name, group_of, one_protocol, read_results
 from ood_nc.errors import UserError
+from ood_nc.files import expanded
 from ood_nc.tracking import read_log
 
 Row = dict[str, Any]
@@ -68,7 +69,7 @@ class Run:
         return str(self.identity.get("head_tap") or self.taps[-1])
 
 
-def read_runs(directories: Sequence[Path], *, protocol: str | None = None) -> list[Run]:
+def read_runs(directories: Sequence[str | Path], *, protocol: str | None = None) -> list[Run]:
     """Read several runs; equal names are numbered, as in the comparison document.
 
     Args:
@@ -80,7 +81,7 @@ def read_runs(directories: Sequence[Path], *, protocol: str | None = None) -> li
     """
     runs: list[Run] = []
     for directory in directories:
-        run, document = _read_run(directory, [run.name for run in runs])
+        run, document = _read_run(expanded(directory), [run.name for run in runs])
         runs.append(run if protocol in (None, _protocol(run.rows)) else _of_protocol(run, document, str(protocol)))
     return runs
 

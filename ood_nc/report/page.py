@@ -65,7 +65,7 @@ def write_comparison(directories: Sequence[str | Path], output: str | Path, comp
     """
     check_schema(comparison, "The comparison")
     output = expanded(output)
-    write_text(output, _render(read_runs([expanded(directory) for directory in directories]), comparison))
+    write_text(output, _render(read_runs(directories), comparison))
     return output
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ood_nc.files import expanded
 from ood_nc.report.documents import Run, read_runs
 from ood_nc.report.figures.figure import COLUMNS, Figure, Panel, Series
 from ood_nc.report.figures.files import write_figures
@@ -30,7 +31,7 @@ def build(runs: Sequence[Run]) -> list[Figure]:
 
 
 def draw_figures(
-    directories: Sequence[Path], folder: Path, *, protocol: str | None = None
+    directories: Sequence[str | Path], folder: str | Path, *, protocol: str | None = None
 ) -> tuple[list[Path], list[str]]:
     """Write the figures of evaluated runs.
 
@@ -47,5 +48,5 @@ def draw_figures(
             written.
     """
     figures = build(read_runs(directories, protocol=protocol))
-    files = write_figures(figures, folder)
+    files = write_figures(figures, expanded(folder))
     return files, [f"no figure of {one.title.lower()}: {one.missing}" for one in figures if one.missing]

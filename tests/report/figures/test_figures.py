@@ -191,6 +191,12 @@ def test_without_matplotlib_one_line_says_what_to_install(
         draw_figures([runs[0].directory], tmp_path)
 
 
+def test_paths_may_be_text(runs: list[Run], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the figures extra")
+    files, _ = draw_figures([str(runs[0].directory)], str(tmp_path / "figures"))
+    assert files and {path.parent for path in files} == {tmp_path / "figures"}
+
+
 def test_no_name_in_csv_is_a_formula() -> None:
     one = Series("=cmd", ["@tap", 0.5], [-1.5, 2.0], labels=["+class", "cat"])  # type: ignore[list-item]
     rows = list(csv.DictReader(io.StringIO(as_csv(Figure("one", "One", [Panel("-title", "x", "y", [one])])))))
