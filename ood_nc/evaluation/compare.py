@@ -14,7 +14,7 @@ from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
-from ood_nc.evaluation.results import Results, joined_rows, run_names
+from ood_nc.evaluation.results import Results, check_loaded, joined_rows, run_names
 from ood_nc.evaluation.standings import standings
 from ood_nc.files import expanded, write_text
 from ood_nc.headline import HEADLINE_RULE, headline
@@ -45,7 +45,7 @@ def compare(
         ``pareto`` are those of `ood_nc.evaluation.standings`.
 
     Raises:
-        UserError: fewer than two results, or one without scores by sample.
+        UserError: fewer than two results, one without scores by sample, or what are none.
 
     Example:
         >>> import numpy as np
@@ -63,6 +63,7 @@ def compare(
     """
     if len(results) < 2:
         raise UserError(f"A comparison needs two results or more, got {len(results)}.")
+    check_loaded(results)
     names = run_names(results)
     groups = _groups(results, names)
     reference, *others = groups

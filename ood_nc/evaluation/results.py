@@ -187,6 +187,19 @@ class Results:
             time.sleep(0.02)
 
 
+def check_loaded(results: Sequence[Any]) -> None:
+    """Refuse what are no results, such as the paths of some.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for given in results:
+        if not isinstance(given, Results):
+            raise UserError(
+                f"{str(given)!r} is a {type(given).__name__}, no Results: load it, Results.load(DIRECTORY)."
+            )
+
+
 def run_names(results: Sequence[Results]) -> list[str]:
     """The runs' names, numbered where two runs share one."""
     names: list[str] = []

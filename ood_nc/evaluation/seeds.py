@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from ood_nc.documents import MEAN, SCHEMA_VERSION, mean_key, plain, sets_of_means
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
-from ood_nc.evaluation.results import Results, joined_rows
+from ood_nc.evaluation.results import Results, check_loaded, joined_rows
 from ood_nc.headline import HEADLINE_RULE, headline
 
 _CELL = ("protocol", "kind", "tap", "dataset", "group", "method", "metric")
@@ -32,7 +32,7 @@ def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[
         (the mean), ``low``, ``high``, ``by_seed`` (seed to value).
 
     Raises:
-        UserError: fewer than two results, or two of one seed.
+        UserError: fewer than two results, two of one seed, or what are none.
 
     Example:
         >>> import numpy as np
@@ -48,6 +48,7 @@ def over_seeds(results: Sequence[Results], *, confidence: float = 0.95) -> dict[
         >>> row["value"], row["by_seed"]
         (1.0, {0: 1.0, 1: 1.0})
     """
+    check_loaded(results)
     seeds = [result.seed for result in results]
     if len(set(seeds)) < max(2, len(seeds)):
         raise UserError(f"An interval over seeds needs two runs or more, each of its own seed; got seeds {seeds}.")

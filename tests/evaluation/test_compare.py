@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ood_nc.errors import UserError
-from ood_nc.evaluation import Results, compare, save_comparison
+from ood_nc.evaluation import Results, compare, over_seeds, save_comparison
 from ood_nc.evaluation.scores_table import scores_table
 from ood_nc.scores import auroc, fpr_at_tpr
 from tests.helpers.rows import accuracy_row, collapse_row, detection_row
@@ -155,6 +155,12 @@ def test_the_order_of_samples_does_not_matter_and_only_common_samples_are_compar
     found = compare([a, fewer], replicates=0)
     assert headline_entry(found, dataset="svhn", metric="auroc")["n"] == 280
     assert any("svhn" in note and "280 in both" in note for note in found["notes"])
+
+
+@pytest.mark.parametrize("what", [compare, over_seeds])
+def test_paths_of_results_are_no_results(what: Any) -> None:
+    with pytest.raises(UserError, match=r"'runs/b' is a str, no Results: load it, Results.load\(DIRECTORY\)"):
+        what([run("a"), "runs/b"])
 
 
 def test_runs_without_common_samples_say_so() -> None:
