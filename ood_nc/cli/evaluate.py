@@ -298,9 +298,8 @@ def _results(arguments: argparse.Namespace) -> tuple[Results, Path] | None:
     if arguments.features is not None:
         if arguments.id or "model.name" in overrides:
             raise UserError("--features brings its sets with it and needs no model: leave --model and --id out.")
-        unread = [key for key in overrides if key.startswith(("data.", "model."))]
-        if unread:
-            raise UserError(f"--features brings its sets with it and needs no model: nothing would read {unread[0]}.")
+        if (unread := next((key for key in overrides if key.startswith(("data.", "model."))), None)) is not None:
+            raise UserError(f"--features brings its sets with it and needs no model: nothing would read {unread}.")
         overrides.setdefault("experiment", f"evaluate-{arguments.features.stem}")
         config = read_config(arguments.config, overrides)
         if arguments.print_config:
