@@ -105,7 +105,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=100)]
 
 # What the long table calls sets of its own.
-_RESERVED = ("mean", "id_train", "id_val", "id_test")
+RESERVED = ("mean", "id_train", "id_val", "id_test")
 
 
 def _is_name(value: str) -> str:
@@ -116,7 +116,7 @@ def _is_name(value: str) -> str:
 
 
 def _is_free(value: str) -> str:
-    if value in _RESERVED:
+    if value in RESERVED:
         raise ValueError(f"a set cannot be called {value!r}: the results call one of their own so")
     return _is_name(value)
 
