@@ -41,7 +41,8 @@ def weighted_layers(model: nn.Module, images: torch.Tensor) -> list[Layer]:
 
     Args:
         model: any network.
-        images: at least one, preprocessed; one pass in evaluation mode is made.
+        images: at least one, preprocessed; one pass in evaluation mode is made, of one image twice: a layer that is
+            given a single row whatever the batch, as tables of relative positions are, would look like one of a sample.
 
     Raises:
         UserError: there is none.
@@ -54,6 +55,7 @@ def weighted_layers(model: nn.Module, images: torch.Tensor) -> list[Layer]:
         [('1', 4), ('3', 3)]
     """
     seen: list[tuple[str, tuple[int, ...]]] = []
+    images = images if len(images) > 1 else images.repeat_interleave(2, dim=0)
     watched = watch_inputs(model, lambda name, values: seen.append((name, tuple(values.shape))))
     with exclusive, evaluating(model), torch.no_grad(), watched:
         model(images)

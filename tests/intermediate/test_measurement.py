@@ -174,3 +174,18 @@ def test_a_grouped_convolution_has_no_alignment(batches):
     grouped, head = measure_layers(network, batches, num_classes=3)
     assert "pabs" not in grouped.values
     assert 0 <= head.values["pabs"] <= 1
+
+
+def test_a_layer_on_a_table_that_all_images_share_is_none_of_theirs(batches):
+    """As in Swin V2, whose linear layers on relative positions are given one row whatever the batch."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Linear(2, 32), nn.Linear(32, 3)
+
+        def forward(self, images):
+            return self.head(images.flatten(1) + self.table(torch.ones(1, 2)))
+
+    for part in (batches, [(images[:1], labels[:1]) for images, labels in batches]):
+        assert [report.layer.name for report in measure_layers(Shared(), part, num_classes=3)] == ["head"]
