@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.run_data import open_configured
+from ood_nc.data.run_data import open_configured, with_suite
 from ood_nc.data.splits import stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
@@ -203,6 +203,8 @@ def _as_dataset(
 class LabelSetInputs:
     """The sets of a run on label sets; the test set is there where the configuration names one.
 
+    An OOD set whose group is not given is far.
+
     Example:
         >>> from ood_nc.data import open_dataset
         >>> pairs = compose(open_dataset("bundled/digits-near"), {2: (9,)}, place="shift", seed=0, name="pairs")
@@ -214,6 +216,10 @@ class LabelSetInputs:
     id_val: LabelSetDataset
     id_test: LabelSetDataset | None
     ood: dict[str, ImageDataset]
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.groups = {name: self.groups.get(name, "far") for name in self.ood}
 
 
 def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int) -> LabelSetInputs:
@@ -251,8 +257,9 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     else:
         rows = stratified_split(train.targets, config.val_fraction, seed)
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
-    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in config.ood.items()}
-    return LabelSetInputs(train, val, test, ood)
+    entries = with_suite(config)[0]
+    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in entries.items()}
+    return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
 
 
 class _Drawer:

@@ -9,8 +9,8 @@ import torch
 
 from ood_nc.cli import main
 from ood_nc.collapse import measure_multilabel
-from ood_nc.config import load
-from ood_nc.data import load_label_sets
+from ood_nc.config import DataConfig, load
+from ood_nc.data import load_label_sets, load_suite
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results
 from ood_nc.multilabel import evaluate_label_sets
@@ -96,6 +96,22 @@ def test_a_run_whose_images_all_have_several_labels_is_trained_and_measured(tmp_
     assert rows and all(row["value"] is None and "one label alone" in row["reason"] for row in rows)
     assert results.select(kind="detection", method="joint_energy", metric="auroc", dataset="textures")[0]["value"] > 0
     assert results.select(kind="accuracy", method="head", metric="accuracy")[0]["value"] is not None
+
+
+def test_ood_sets_are_of_their_groups_and_those_of_a_suite_are_measured(run):
+    given = {"textures": {"source": "bundled/textures", "group": "covariate"}, "again": "bundled/textures"}
+    changed = {"ood": given, "suite": "bundled", "eval_limit": 10}
+    config = run.model_copy(update={"data": DataConfig(**{**run.data.model_dump(), **changed})})
+    data = load_label_sets(config.data, config.multilabel, seed=0)
+    results = evaluate_label_sets(load_run(run.run_directory, which="last")[0], data, config)
+    of_knn = results.select(kind="detection", method="knn", tap="encoder", metric="auroc")
+    found = {(row["dataset"], row["group"]): row["value"] for row in of_knn}
+    suite = {name: entry["group"] for name, entry in load_suite("bundled")["ood"].items()}
+    groups = suite | {"textures": "covariate", "again": "far"}
+    assert {dataset: group for dataset, group in found if dataset != "mean"} == groups
+    ood = [found[name, group] for name, group in groups.items() if group != "covariate"]
+    assert found["mean", "ood"] == pytest.approx(sum(ood) / len(ood))
+    assert results.identity["datasets"]["textures"]["group"] == "covariate"
 
 
 def _plain(model):
