@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 
 from ood_nc.config import DataConfig, MultilabelConfig
-from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
 from ood_nc.data.run_data import open_configured, with_suite
 from ood_nc.data.splits import stratified_split
@@ -230,7 +230,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
 
     Raises:
-        UserError: a source cannot be opened, or cannot be composed.
+        UserError: a source cannot be opened, cannot be composed, or has a label that ``data.train`` has not.
 
     Example:
         >>> config = DataConfig(train="bundled/digits-id::train", test="bundled/digits-id::test")
@@ -247,6 +247,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         if path.suffix == ".mat":
             return house_numbers(path, counts)
         dataset = open_configured(config, source, limit=config.limit)
+        dataset = dataset if names is None else align_classes(dataset, names)
         return compose(dataset, counts, place=settings.place, seed=0, name=source)
 
     train = opened(config.train, settings.counts, None)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ood_nc.data import ImageDataset
+from ood_nc.config import DataConfig, MultilabelConfig
+from ood_nc.data import ImageDataset, load_label_sets
 from ood_nc.data.label_sets import compose, read_table
 from ood_nc.data.stores import ArrayStore
 from ood_nc.errors import UserError
@@ -96,3 +97,23 @@ def test_what_cannot_be_composed_is_one_line(digits):
         compose(digits, {4: (1,)}, place="shift", seed=0, name="x")
     with pytest.raises(UserError, match="label 1 has no image"):
         compose(digits.subset(np.flatnonzero(digits.targets != 1)), {1: (1,)}, place="shift", seed=0, name="x")
+
+
+def test_labels_of_a_composed_test_set_are_those_of_the_training_images_by_name(tmp_path):
+    """Each class is of one grey, so that an image shows its label."""
+    for split, classes in {"train": "abc", "test": "bca", "strange": "abd", "lacking": "ac"}.items():
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                Image.new("L", (4, 4), 60 * (1 + "abcd".index(name))).save(tmp_path / split / name / f"{number}.png")
+    settings = MultilabelConfig(counts={1: [3]}, test_counts={1: [2]})
+
+    def opened(test):
+        return load_label_sets(DataConfig(root=str(tmp_path), train="train", test=test), settings, seed=0).id_test
+
+    for index, row in enumerate(opened("test").label_sets.tolist()):
+        assert row[np.asarray(opened("test").load(index)).max() // 60 - 1] == 1
+    with pytest.raises(UserError, match="classes that are not known: d"):
+        opened("strange")
+    with pytest.raises(UserError, match="label 1 has no image"):
+        opened("lacking")
