@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
 from ood_nc.data.run_data import open_configured, with_suite
-from ood_nc.data.splits import stratified_split
+from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
 
@@ -228,6 +228,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
     composed of the images of ``data.train`` and of ``data.test``. Where a label has fewer images than its sets need,
     parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
+    ``data.limit`` is of the parts, and of the images of each label set of a table that is trained on.
 
     Raises:
         UserError: a source cannot be opened, cannot be composed, or has a label that ``data.train`` has not.
@@ -243,7 +244,8 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
         path = Path(config.root or "") / source
         if path.suffix in (".csv", ".parquet"):
-            return read_table(path, label_names=names)
+            table = read_table(path, label_names=names)
+            return _limited(table, limit_per_class, config.limit if names is None else None)
         if path.suffix == ".mat":
             return house_numbers(path, counts)
         dataset = open_configured(config, source, limit=config.limit)
@@ -258,9 +260,19 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     else:
         rows = stratified_split(train.targets, config.val_fraction, seed)
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
+    val = _limited(val, limit_total, config.eval_limit)
+    test = None if test is None else _limited(test, limit_total, config.eval_limit)
     entries = with_suite(config)[0]
     ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in entries.items()}
     return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
+
+
+def _limited(
+    dataset: LabelSetDataset, limit: Callable[[ImageDataset, int], ImageDataset], most: int | None
+) -> LabelSetDataset:
+    view = dataset if most is None else limit(dataset, most)
+    assert isinstance(view, LabelSetDataset)
+    return view
 
 
 class _Drawer:

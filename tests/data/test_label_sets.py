@@ -117,3 +117,15 @@ def test_labels_of_a_composed_test_set_are_those_of_the_training_images_by_name(
         opened("strange")
     with pytest.raises(UserError, match="label 1 has no image"):
         opened("lacking")
+
+
+def test_limits_hold_for_tables_and_for_what_is_composed(tmp_path):
+    rows = [f"{number}.png,{labels}" for number, labels in enumerate(["a"] * 9 + ["b"] * 9 + ["a|b"] * 3)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,labels", *rows]))
+    counts = MultilabelConfig(counts={1: [4]}, test_counts={1: [4]})
+    for train, test, of_train in (("t.csv", "t.csv", 11), ("bundled/digits-id::train", "bundled/digits-id::test", 20)):
+        limits = {"limit": 4, "eval_limit": 2, "val_fraction": 0.3}
+        root = str(tmp_path) if train == "t.csv" else None
+        found = load_label_sets(DataConfig(root=root, train=train, test=test, **limits), counts, seed=0)
+        held_out = -(-of_train * 3 // 10)
+        assert [len(part) for part in (found.id_train, found.id_val, found.id_test)] == [of_train - held_out, 2, 2]
