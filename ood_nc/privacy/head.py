@@ -192,7 +192,7 @@ def fit_private_head(
     _check(x, method, epsilon, delta, clip, share, normalize or public is not None or not (center or components))
     accountant = accountant or ("analytic" if rate == 1.0 else "prv")
     private = epsilon < math.inf
-    generator = torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed)
+    generator = _fresh_generator() if seed is None else torch.Generator().manual_seed(seed)
     preparation = Preparation(normalize)
     spent: list[Mechanism] = []
     if public is not None:
@@ -224,6 +224,18 @@ def fit_private_head(
         found, delta, ADJACENCY, accountant, method, settings["clip"], mechanisms, len(x), tuple(_notes(seed, private))
     )
     return PrivateHead(preparation, *trained, statement)
+
+
+def _fresh_generator() -> torch.Generator:
+    """A generator whose whole state is of the system's randomness.
+
+    PyTorch cuts a seed to 32 bits: so few can all be tried, each with the training that it leads to.
+    """
+    generator = torch.Generator()
+    state = generator.get_state()  # a header of 24 bytes, then the 624 words of the Mersenne Twister, 8 bytes each
+    words = torch.frombuffer(bytearray(secrets.token_bytes(4 * 624)), dtype=torch.int32)
+    state[24 : 24 + 8 * 624].view(torch.int64).copy_(words.long() & 0xFFFFFFFF)
+    return generator.set_state(state)
 
 
 def _notes(seed: int | None, private: bool) -> Sequence[str]:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from ood_nc.errors import MissingPackageError, UserError
-from ood_nc.privacy import PrivateHead, epsilon_of, fit_private_head
+from ood_nc.privacy import PrivateHead, epsilon_of, fit_private_head, noisy_gd
 
 DELTA = 1e-4
 
@@ -76,6 +76,23 @@ def test_seeds() -> None:
     assert not torch.equal(fit(seed=None).weight, fit(seed=None).weight)
     assert any("seed was given" in note for note in fit().statement.notes)
     assert not any("seed was given" in note for note in fit(seed=None).statement.notes)
+
+
+def test_fresh_noise_is_not_that_of_one_of_the_32_bit_seeds_that_can_all_be_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    states: list[torch.Tensor] = []
+
+    def watched(*arguments: Any, generator: torch.Generator, **settings: Any) -> Any:
+        states.append(generator.get_state())
+        return noisy_gd(*arguments, generator=generator, **settings)
+
+    monkeypatch.setattr("ood_nc.privacy.head.noisy_gd", watched)
+    fit(seed=None), fit(seed=None)
+    for state in states:
+        seed = int(state[24:32].view(torch.int64))  # the first word of the state is the seed that was taken
+        assert not torch.equal(torch.Generator().manual_seed(seed).get_state()[24:], state[24:])
+    assert not torch.equal(*states)
 
 
 @pytest.mark.parametrize("settings", [{}, {"epsilon": math.inf}, {"center": True, "components": 3}])
