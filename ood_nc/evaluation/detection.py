@@ -212,7 +212,11 @@ def rows_of_sets(
     rows: list[Row] = []
     by_group: dict[str, list[dict[str, Scores]]] = {}
     for name, group in groups.items():
-        found = _metrics(scores["id_test"], name, scores[name], resamples)
+        try:
+            found = _metrics(scores["id_test"], name, scores[name], resamples)
+        except UserError as error:
+            rows += null_rows({name: group}, reason_of(error), make)
+            continue
         by_group.setdefault(group, []).append(found)
         rows += _metric_rows(found, make, n=len(scores[name]), dataset=name, group=group)
     return rows + _mean_rows(by_group, make)

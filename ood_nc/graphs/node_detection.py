@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ood_nc.detection import create_feature_detector
-from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import null_rows, rows_of_sets
 from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
@@ -87,7 +86,7 @@ class NodeDetection:
             try:
                 detector = create_feature_detector(name).fit(features, labels, head=(head, None))
                 scores = [detector.score(part) for part in self.features]
-            except UserError as error:
+            except Exception as error:  # one detector must not cost the others
                 rows += null_rows(groups, reason_of(error), partial(make, method=name))
                 continue
             smooth = [propagate(s, one.graph.edge_index) for s, one in zip(scores, self.mixed, strict=True)]

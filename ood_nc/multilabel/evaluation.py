@@ -171,7 +171,7 @@ def _detection_rows(
     rows: list[Row] = []
     for method, tap, found in _scores(model, banks, list(columns), limits, config):
         at = partial(make, kind="detection", tap=tap, depth=depth.get(tap, len(depth)), method=method)
-        if isinstance(found, UserError):
+        if isinstance(found, Exception):
             rows += null_rows(groups, reason_of(found), at)
             continue
         rows += rows_of_sets(found, groups, resamples, at)
@@ -182,7 +182,7 @@ def _detection_rows(
 
 def _scores(
     model: ControlledModel, banks: dict[str, _Bank], names: list[str], limits: Tensor, config: Config
-) -> Iterator[tuple[str, str, dict[str, np.ndarray] | UserError]]:
+) -> Iterator[tuple[str, str, dict[str, np.ndarray] | Exception]]:
     """Every detector and tap with its scores by set, or why it gives none."""
     centered = any(term.name == "pick_all_label" for term in config.loss.terms)
     for method, score in {"joint_energy": joint_energy, "max_logit": max_logit}.items():
@@ -196,11 +196,11 @@ def _scores(
         weight, bias = _head_at(model, tap)
         head = None if weight is None else (weight, bias)
         for method in _detectors(config):
-            found: dict[str, np.ndarray] | UserError
+            found: dict[str, np.ndarray] | Exception
             try:
                 detector = create_feature_detector(method).fit(train.taps[tap][alone], labels[alone], head=head)
                 found = {key: detector.score(banks[key].taps[tap]).numpy() for key in names}
-            except UserError as error:
+            except Exception as error:  # one detector must not cost the others
                 found = error
             yield method, tap, found
 

@@ -11,9 +11,10 @@ from ood_nc.cli import main
 from ood_nc.collapse import measure_multilabel
 from ood_nc.config import DataConfig, load
 from ood_nc.data import load_label_sets, load_suite
+from ood_nc.detection import create_detector, create_feature_detector
 from ood_nc.errors import UserError
 from ood_nc.evaluation import Results
-from ood_nc.multilabel import evaluate_label_sets
+from ood_nc.multilabel import evaluate_label_sets, evaluation, max_logit
 from ood_nc.tracking import read_log
 from ood_nc.training import load_run, train
 
@@ -112,6 +113,29 @@ def test_ood_sets_are_of_their_groups_and_those_of_a_suite_are_measured(run):
     ood = [found[name, group] for name, group in groups.items() if group != "covariate"]
     assert found["mean", "ood"] == pytest.approx(sum(ood) / len(ood))
     assert results.identity["datasets"]["textures"]["group"] == "covariate"
+
+
+def test_a_detector_that_fails_or_gives_nan_costs_no_other(run, monkeypatch):
+    class Failing(create_detector("knn").__class__):
+        """Fails at every fit, and not in words for users."""
+
+        def fit(self, *arguments, **settings):
+            return [][0]
+
+    def made(name):
+        return Failing() if name == "knn" else create_feature_detector(name)
+
+    def no_number(logits, **settings):
+        return max_logit(logits, **settings).index_fill(0, torch.tensor([0]), float("nan"))
+
+    monkeypatch.setattr(evaluation, "create_feature_detector", made)
+    monkeypatch.setattr(evaluation, "max_logit", no_number)
+    data = load_label_sets(run.data, run.multilabel, seed=0)
+    results = evaluate_label_sets(load_run(run.run_directory, which="last")[0], data, run)
+    of_head = results.select(kind="detection", tap="projector", dataset="textures", metric="auroc")
+    found = {row["method"]: row for row in of_head}
+    assert {name for name, row in found.items() if row["value"] is None} == {"knn", "max_logit"}
+    assert "IndexError" in found["knn"]["reason"] and "NaN" in found["max_logit"]["reason"]
 
 
 def _plain(model):
