@@ -13,7 +13,7 @@ from ood_nc.collapse.frames import etf_floor
 from ood_nc.collapse.layer import Layer
 from ood_nc.collapse.registry import METRICS
 from ood_nc.collapse.statistics import ClassStatistics
-from ood_nc.errors import nearest
+from ood_nc.errors import UserError, nearest
 from ood_nc.notebook import data_frame, html_table, short
 
 
@@ -143,12 +143,16 @@ def measure(
     reasons = {name: "not asked for." for name in METRICS if name not in names}
     for name in names:
         try:
-            value = METRICS[name].compute(layer)
+            value = float(METRICS[name].compute(layer))
             if not math.isfinite(value):
                 raise UndefinedMetricError("the value is beyond the range of float64.")
             values[name] = value
         except UndefinedMetricError as reason:
             reasons[name] = str(reason)
+        except UserError:
+            raise
+        except Exception as error:  # another package's metric must cost neither the others nor the run
+            reasons[name] = f"{type(error).__name__}: {error}"
     return CollapseReport(
         num_samples=stats.num_samples,
         num_classes=len(stats.present),

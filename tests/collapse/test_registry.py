@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 import torch
 
 from ood_nc import collapse
-from ood_nc.collapse import METRICS, CollapseMetric, UndefinedMetricError, check_collapse_metric
+from ood_nc.collapse import (
+    METRICS,
+    ClassStatistics,
+    CollapseMetric,
+    UndefinedMetricError,
+    check_collapse_metric,
+    measure,
+)
+from ood_nc.collapse.layer import Layer
 from ood_nc.conformance import CheckError
 from ood_nc.errors import UserError
 
@@ -91,3 +101,12 @@ def greedy(layer):
 def test_broken(changes: dict, seen: str) -> None:
     with pytest.raises(CheckError, match=f"^Collapse metric 'spread' .*{seen}"):
         check_collapse_metric(dataclasses.replace(GOOD, **changes))
+
+
+@pytest.mark.parametrize("value", [lambda layer: 1 / 0, lambda layer: None, lambda layer: "much"])
+def test_one_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch, value: Callable[[Layer], Any]) -> None:
+    entries = {**METRICS._entries, "failing": dataclasses.replace(METRICS["cdnv"], name="failing", compute=value)}
+    monkeypatch.setattr(METRICS, "_entries", entries)
+    stats = ClassStatistics(2, 2).update([[0.0, 1.0], [0.0, 3.0], [4.0, 0.0], [4.0, 2.0]], [0, 0, 1, 1])
+    report = measure(stats)
+    assert report.failing is None and "Error: " in report.reasons["failing"] and report.cdnv is not None
