@@ -51,12 +51,17 @@ def add_layer_inputs(
         model, train, {"id_test": test}, num_classes=model.num_classes, rank=settings.rank, device=device
     )
     make = partial(make_row, {"run": run, "seed": seed, "protocol": STRICT, "kind": "layer", "group": "id"})
+    sizes = {"id_train": len(chosen), "id_test": len(id_test)}  # type: ignore[arg-type]
     for number, report in enumerate(reports):
-        here = partial(make, tap=report.layer.name, depth=report.layer.depth, n=len(chosen))
-        results.rows += [here(dataset=name, metric=metric, value=value) for metric, name, value in report.metrics()]
+        here = partial(make, tap=report.layer.name, depth=report.layer.depth)
+        results.rows += [
+            here(dataset=name, metric=metric, value=value, n=sizes[name]) for metric, name, value in report.metrics()
+        ]
         for metric, layers in (("", reports[number : number + 1]), ("_onward", reports[number:])):
             value = low_rank_accuracy(model, [one.layer for one in layers], test, rank=model.num_classes, device=device)
-            results.rows.append(here(dataset="id_test", metric=f"accuracy_rank_c{metric}", value=value))
+            results.rows.append(
+                here(dataset="id_test", metric=f"accuracy_rank_c{metric}", value=value, n=sizes["id_test"])
+            )
     depth = effective_depth(reports, tolerance=settings.tolerance)
     reason = "the nearest class mean of the last layer's input is not right on the training images"
     results.rows.append(

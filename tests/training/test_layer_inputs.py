@@ -58,3 +58,5 @@ def test_the_rows_at_the_end_are_the_measurement(small):
     memory = low_rank_accuracy(model, [one.layer for one in reports[1:]], batches[1], rank=model.num_classes)
     assert found["backbone.layer2.linear", "accuracy_rank_c_onward", "id_test"] == memory
     assert ("network", "effective_depth", "id_train") in found
+    sizes = {(row["dataset"], row["n"]) for row in results.select(kind="layer")}
+    assert sizes == {("id_train", len(sets[0])), ("id_test", len(sets[1]))}
