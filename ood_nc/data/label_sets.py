@@ -18,7 +18,7 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.run_data import open_configured, with_suite
+from ood_nc.data.run_data import checked, open_configured, with_suite
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
@@ -222,13 +222,14 @@ class LabelSetInputs:
         self.groups = {name: self.groups.get(name, "far") for name in self.ood}
 
 
-def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int) -> LabelSetInputs:
+def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int, workers: int = 0) -> LabelSetInputs:
     """Open or compose the sets of a run.
 
     Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
     composed of the images of ``data.train`` and of ``data.test``. Where a label has fewer images than its sets need,
     parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
-    ``data.limit`` is of the parts, and of the images of each label set of a table that is trained on.
+    ``data.limit`` is of the parts, and of the images of each label set of a table that is trained on, all of whose
+    images are decoded first, by ``workers`` threads, as those of every run.
 
     Raises:
         UserError: a source cannot be opened, cannot be composed, or has a label that ``data.train`` has not.
@@ -244,7 +245,8 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
         path = Path(config.root or "") / source
         if path.suffix in (".csv", ".parquet"):
-            table = read_table(path, label_names=names)
+            table: ImageDataset = read_table(path, label_names=names).with_pixels(config.pixels)
+            table = _readable(table, config, workers) if names is None else table
             return _limited(table, limit_per_class, config.limit if names is None else None)
         if path.suffix == ".mat":
             return house_numbers(path, counts)
@@ -267,8 +269,16 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
 
 
+def _readable(table: ImageDataset, config: DataConfig, workers: int) -> ImageDataset:
+    """The training images that can be read; to look through them, a label set is a class without a name."""
+    names, table.class_names = table.class_names, None
+    found = checked(table, workers, True, config.skip_broken, [])
+    found.class_names = names
+    return found
+
+
 def _limited(
-    dataset: LabelSetDataset, limit: Callable[[ImageDataset, int], ImageDataset], most: int | None
+    dataset: ImageDataset, limit: Callable[[ImageDataset, int], ImageDataset], most: int | None
 ) -> LabelSetDataset:
     view = dataset if most is None else limit(dataset, most)
     assert isinstance(view, LabelSetDataset)

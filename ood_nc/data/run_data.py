@@ -63,7 +63,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
 
     train = _labelled(open_configured(config, config.train, limit=config.limit), config.train, "data.train")
     train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
-    train = kept(_checked(train, workers, check_images, config.skip_broken, notes))
+    train = kept(checked(train, workers, check_images, config.skip_broken, notes))
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
     val = None if val is None else kept(val)
     ood, transfer = with_suite(config)
@@ -121,9 +121,12 @@ def _labelled(dataset: ImageDataset, source: str, key: str) -> ImageDataset:
     return dataset
 
 
-def _checked(
-    train: ImageDataset, workers: int, check_images: bool, skip_broken: bool, notes: list[str]
-) -> ImageDataset:
+def checked(train: ImageDataset, workers: int, check_images: bool, skip_broken: bool, notes: list[str]) -> ImageDataset:
+    """Training images without those that cannot be read, where they may be left out; ``notes`` takes what was seen.
+
+    Raises:
+        UserError: one cannot be read.
+    """
     report = scan(train, workers=workers, decode=check_images)
     notes += report.lines()
     if not report.broken:

@@ -121,6 +121,8 @@ def test_labels_of_a_composed_test_set_are_those_of_the_training_images_by_name(
 
 def test_limits_hold_for_tables_and_for_what_is_composed(tmp_path):
     rows = [f"{number}.png,{labels}" for number, labels in enumerate(["a"] * 9 + ["b"] * 9 + ["a|b"] * 3)]
+    for number in range(len(rows)):
+        Image.new("L", (4, 4), number).save(tmp_path / f"{number}.png")
     (tmp_path / "t.csv").write_text("\n".join(["path,labels", *rows]))
     counts = MultilabelConfig(counts={1: [4]}, test_counts={1: [4]})
     for train, test, of_train in (("t.csv", "t.csv", 11), ("bundled/digits-id::train", "bundled/digits-id::test", 20)):
@@ -129,3 +131,14 @@ def test_limits_hold_for_tables_and_for_what_is_composed(tmp_path):
         found = load_label_sets(DataConfig(root=root, train=train, test=test, **limits), counts, seed=0)
         held_out = -(-of_train * 3 // 10)
         assert [len(part) for part in (found.id_train, found.id_val, found.id_test)] == [of_train - held_out, 2, 2]
+
+
+def test_training_images_of_a_table_are_read_before_they_are_trained_on(tmp_path):
+    (tmp_path / "t.csv").write_text("\n".join(["path,labels", *(f"{number}.png,{number % 2}" for number in range(8))]))
+    for number in range(7):
+        Image.new("L", (4, 4), number).save(tmp_path / f"{number}.png")
+    given = {"root": str(tmp_path), "train": "t.csv", "test": None}
+    with pytest.raises(UserError, match=r"cannot read 1 image: 7\.png .*--data\.skip_broken"):
+        load_label_sets(DataConfig(**given), MultilabelConfig(), seed=0)
+    found = load_label_sets(DataConfig(**given, skip_broken=True), MultilabelConfig(), seed=0)
+    assert sorted([*found.id_train.ids, *found.id_val.ids]) == [f"{number}.png" for number in range(7)]
