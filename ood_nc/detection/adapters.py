@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ood_nc.arrays import ArrayLike, as_labels, as_tensor
+from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
 from ood_nc.detection.feature_base import FeatureDetector
 from ood_nc.detection.registry import create_feature_detector
 from ood_nc.errors import UserError
@@ -74,14 +74,14 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> SklearnDetector:
         """Fit on ID samples X (N, d) with class labels y (N,) where the detector wants them."""
-        rows = np.asarray(X)
+        rows = as_matrix(X, "X").detach().cpu()
         order = np.random.default_rng(self.random_state).permutation(len(rows))
         count = round(self.held_out * len(rows))
         if not 0 < count < len(rows):
             raise UserError(f"held_out = {self.held_out} of {len(rows)} samples leaves a side without any.")
-        calibration, train = order[:count], order[count:]
+        calibration, train = torch.from_numpy(order[:count]), torch.from_numpy(order[count:])
         made = create_feature_detector(self.detector) if isinstance(self.detector, str) else self.detector
-        labels = None if y is None else as_labels(y, len(rows))[torch.from_numpy(train)]
+        labels = None if y is None else as_labels(y, len(rows)).cpu()[train]
         self.detector_ = type(made)(**made.get_params())
         if "features" in made.requires or self.head is not None:
             self.detector_.fit(rows[train], labels, head=self.head)
@@ -90,6 +90,10 @@ class SklearnDetector(OutlierMixin, BaseEstimator):
         self.n_features_in_ = rows.shape[1]
         self.offset_ = choose_threshold(self.score_samples(rows[calibration]), self.tpr).value
         return self
+
+    def fit_predict(self, X: ArrayLike, y: ArrayLike | None = None) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """`fit`, with the labels, which scikit-learn's own leaves out, and `predict` of the same samples."""
+        return self.fit(X, y).predict(X)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Scores (B,), larger = more in-distribution."""

@@ -208,6 +208,18 @@ def test_files_that_are_not_there_and_unknown_names(tmp_path: Path) -> None:
         load_graph("ogbn-mag", tmp_path)
 
 
+def test_the_norm_of_the_gradient_is_limited_where_that_is_asked_for(tmp_path: Path) -> None:
+    moved = []
+    for limit in (1e-6, None):
+        plain = {"optim.momentum": 0.0, "optim.weight_decay": 0.0, "train.clip_grad": limit}
+        trainer = GraphTrainer(tiny(tmp_path, **plain))
+        before = [weight.detach().clone() for weight in trainer.network.parameters()]
+        trainer.train_step(0)
+        steps = [after.detach() - one for after, one in zip(trainer.network.parameters(), before, strict=True)]
+        moved.append(float(torch.cat([step.flatten() for step in steps]).norm()) / trainer.config.optim.lr)
+    assert moved[0] < 2e-6 and moved[1] > 1e-3
+
+
 @pytest.mark.parametrize(("key", "value"), [("optim.sched", "cosine"), ("train.device", "cuda")])
 def test_what_a_run_on_graphs_does_not_heed_is_refused(tmp_path: Path, key: str, value: str) -> None:
     with pytest.raises(UserError, match="Runs on graphs"):
