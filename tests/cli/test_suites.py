@@ -114,7 +114,14 @@ def test_mistakes_are_one_line(words, message, root: Path, monkeypatch, capsys: 
     assert message in error and len(error.splitlines()) == 1
 
 
-def test_a_run_on_graphs_has_no_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_on_graphs_and_on_tables_of_label_sets_are_not_taken_for_broken_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "config.yaml").write_text("graphs: {}")
     assert main(["suites", "check", str(tmp_path)]) == 2
     assert "is a run on graphs" in capsys.readouterr().err
+    table = tmp_path / "table.yaml"
+    terms = "loss: {task: none, entropy_weight: 0, terms: [{name: pick_all_label, weight: 1.0}]}"
+    table.write_text("multilabel: {}\ndata: {train: list.csv}\n" + terms)
+    assert main(["suites", "check", "--config", str(table)]) == 2
+    assert "is a run on a table of label sets" in capsys.readouterr().err
