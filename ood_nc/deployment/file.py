@@ -149,6 +149,7 @@ def _model(
         elif entry["included"]:
             whose = "its own backbone"
             own = {k.removeprefix(_BACKBONE): v for k, v in tensors.items() if k.startswith(_BACKBONE)}
+            _take_types(model, own)
             model.load_state_dict(own)
         else:
             raise UserError(f"{path} holds no backbone: give the run or the weights it was fitted on (--backbone).")
@@ -167,6 +168,14 @@ def _model(
             "scores would mean nothing. Give the weights it was fitted on."
         )
     return model
+
+
+def _take_types(model: ControlledModel, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a model the number types of a state: weights of half or double precision would be rounded otherwise."""
+    types = [value.dtype for value in state.values() if value.is_floating_point()]
+    model.to(max(types, key=types.count))  # what is in no state, too
+    for name, value in model.state_dict(keep_vars=True).items():
+        value.data = value.data.to(state[name].dtype)
 
 
 def _preparation(preprocessing: Mapping[str, Any]) -> dict[str, Any]:

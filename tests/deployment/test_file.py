@@ -249,12 +249,25 @@ def test_search_indexes_are_built_again(index: str, model: ControlledModel, tmp_
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_models_of_other_types_are_judged_through(dtype: torch.dtype, model: ControlledModel) -> None:
+def test_models_of_other_types_are_judged_through(dtype: torch.dtype, model: ControlledModel, tmp_path: Path) -> None:
     other = copy.deepcopy(model).to(dtype)
     held_out, _ = halves(digits("test"))
     detector = fit_detector(other, digits("train"), held_out, detectors=["mahalanobis", "msp"], taps=["encoder"])
     images = torch.stack([image_tensor(model, digits("test"), index) for index in range(4)])
     verdict = detector(images)
     assert verdict.scores.dtype == torch.float64 and bool(verdict.scores.isfinite().all())
+    detector.save(tmp_path / "d.safetensors")
+    assert torch.equal(Detector.load(tmp_path / "d.safetensors")(images).scores, verdict.scores)
     with pytest.raises(UserError, match="No image"):
         detector(images[:0])
+
+
+def test_the_default_type_of_a_program_is_not_that_of_a_file(fitted: Detector, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "d.safetensors")
+    image = digits("test").load(0)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = Detector.load(tmp_path / "d.safetensors")(image).scores
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, fitted(image).scores, rtol=1e-4, atol=0)
