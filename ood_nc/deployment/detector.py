@@ -158,6 +158,7 @@ class Detector:
                 member.detector.attach(network)
 
     @classmethod
+    @torch.inference_mode(False)  # tensors that are made inside of it have no gradient later, which some scores take
     def load(cls, path: str | Path, *, backbone: ControlledModel | str | Path | None = None) -> Detector:
         """Read a detector from its file; nothing in it is code, and it has judged a blank image before it is given.
 

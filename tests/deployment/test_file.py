@@ -271,3 +271,14 @@ def test_the_default_type_of_a_program_is_not_that_of_a_file(fitted: Detector, t
     finally:
         torch.set_default_dtype(torch.float32)
     torch.testing.assert_close(found, fitted(image).scores, rtol=1e-4, atol=0)
+
+
+def test_what_is_loaded_in_inference_mode_can_take_gradients(model: ControlledModel, tmp_path: Path) -> None:
+    held_out, train = halves(digits("test"))
+    detector = fit_detector(model, train, held_out.subset(range(20)), detectors=["odin"])
+    detector.save(tmp_path / "d.safetensors")
+    image = digits("test").load(0)
+    with torch.inference_mode():
+        found = Detector.load(tmp_path / "d.safetensors")
+        inside = found(image).scores
+    assert torch.equal(found(image).scores, inside) and torch.equal(inside, detector(image).scores)
