@@ -82,6 +82,8 @@ class ImageStream(IterableDataset[StreamBatch]):
         transform: from an image to a tensor (C, H, W); a model's own brings its pixel rules along, else RGB is given.
         batch_size: images a batch.
         skip: images to pass over at the start, without reading them.
+        without: files and folders that are no part of the sources, although they lie in a folder that is: what the
+            caller writes there.
 
     Raises:
         UserError: a source is not there, or cannot be opened.
@@ -92,13 +94,22 @@ class ImageStream(IterableDataset[StreamBatch]):
         [100, 100, 100, 63]
     """
 
-    def __init__(self, sources: Sequence[str], transform: Transform, *, batch_size: int = 64, skip: int = 0) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        transform: Transform,
+        *,
+        batch_size: int = 64,
+        skip: int = 0,
+        without: Sequence[Path] = (),
+    ) -> None:
         self.sources = [str(source) for source in sources]
         self.transform = transform
         self.pixels = getattr(transform, "pixels", DEFAULT)
         self.channels = getattr(transform, "channels", 3)
         self.batch_size = batch_size
         self.skip = skip
+        self.without = [path.resolve() for path in without]
         # Opened once, here: workers share the index, and a wrong path is known before any work is done.
         self._opened = _open_all(self.sources)
 
@@ -125,7 +136,15 @@ class ImageStream(IterableDataset[StreamBatch]):
 
     def _entries(self) -> Iterator[_Entry]:
         for source in self.sources:
-            yield from self._opened[source]()
+            for entry in self._opened[source]():
+                if not (entry.store is None and self._is_left_out(entry.id)):
+                    yield entry
+
+    def _is_left_out(self, name: str) -> bool:
+        if not any(path.name in name for path in self.without):  # to resolve every path takes its time
+            return False
+        whole = Path(name).resolve()
+        return any(whole.is_relative_to(path) for path in self.without)
 
     def _read(self, batch: Sequence[_Entry]) -> StreamBatch:
         images, errors = [], []

@@ -46,8 +46,7 @@ class Parts:
     """
 
     def __init__(self, target: Path, identity: str) -> None:
-        self.target = target
-        self.folder = target.with_name(f"{target.name}.parts")
+        self.target, self.folder = places(target)
         self.identity = identity
         self.pending: list[pa.Table] = []
         self.since = time.monotonic()
@@ -135,6 +134,11 @@ class Parts:
             return read_sealed_bytes(path)
         except DamagedFileError as error:
             raise UserError(f"{error} Remove the folder {self.folder}: the images are scored again.") from None
+
+
+def places(target: Path) -> tuple[Path, Path]:
+    """Where an output is written: the file and the folder of its parts."""
+    return target, target.with_name(f"{target.name}.parts")
 
 
 def count(table: pa.Table, counts: dict[str, int]) -> None:

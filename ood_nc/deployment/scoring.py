@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ood_nc.data import ImageStream, NoImagesError, StreamBatch
 from ood_nc.deployment.detector import Detector
-from ood_nc.deployment.parts import FORMATS, PART_SCHEMA, SCHEMA, Parts, count
+from ood_nc.deployment.parts import FORMATS, PART_SCHEMA, SCHEMA, Parts, count, places
 from ood_nc.errors import UserError
 from ood_nc.files import expanded, write_lock
 from ood_nc.models import weights_hash
@@ -109,7 +109,8 @@ def score_images(
         raise UserError("A false discovery rate holds for a whole batch: give an output file for it.")
     if fdr is not None and not 0 < fdr < 1:
         raise UserError(f"The false discovery rate must be in (0, 1), got {fdr}.")
-    stream = ImageStream([str(source) for source in sources], detector.transform, batch_size=batch_size)
+    written = [] if output is None else places(Path(output))
+    stream = ImageStream(list(map(str, sources)), detector.transform, batch_size=batch_size, without=written)
     if output is None:
         return _score(detector, stream, None, None, workers, on_table)
     target = Path(output)

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -90,6 +91,23 @@ def test_interrupted_work_goes_on_where_it_stopped(
     scores = ([row["score"] or 0 for row in rows] for rows in (found, expected))
     np.testing.assert_allclose(*scores, rtol=1e-6)
     assert not (tmp_path / "s.parquet.parts").exists()
+
+
+def test_an_output_among_the_images_is_none_of_them(fitted: Detector, folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ood_nc.deployment.parts._ROWS", 7)
+    output = folder / "many.csv"  # before near*.png, so that its parts would move all of these
+
+    def stop(table: pa.Table) -> None:
+        if "near07" in str(table["id"]):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_images(fitted, [folder], output, batch_size=7, on_table=stop)
+    score_images(fitted, [folder], output, batch_size=7)
+    summary = score_images(fitted, [folder], output, overwrite=True)
+    assert (summary.images, summary.broken) == (61, 1)
+    names = [Path(name).name for name in pyarrow.csv.read_csv(output)["id"].to_pylist()]
+    assert names == sorted(path.name for path in folder.glob("*.png"))
 
 
 def test_parts_of_other_work_are_not_continued(
