@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ood_nc.models import ControlledModel
 
 logger = logging.getLogger(__name__)
+_SHOWN = 10
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,14 +166,36 @@ def _show(detector: Detector, path: Path) -> None:
     say(f"detector: {path} ({', '.join(member.name for member in detector.members)})")
     for name, record in detector.about["chosen"].items():
         say(f"  {name}: {record['parameters']} chosen on {record['selected_on']} (AUROC {record['auroc']:.3f} there)")
-    say(
-        f"accepts a fresh ID image with probability {threshold.tpr:.4g} or more: score >= {threshold.value:.6g}, from "
-        f"{threshold.samples} held-out ID images; expected false alarms per 10,000 ID images: "
-        f"{threshold.false_alarms_per_10000:.0f} [{threshold.low:.0f}, {threshold.high:.0f}]"
-    )
-    if threshold.value == float("-inf"):
-        say("  too few held-out images for any rejection at this level: hold out more, or lower --tpr")
+    if detector.calibration.classes is None:
+        say(
+            f"accepts a fresh ID image with probability {threshold.tpr:.4g} or more: score >= {threshold.value:.6g}, "
+            f"from {threshold.samples} held-out ID images; expected false alarms per 10,000 ID images: "
+            f"{threshold.false_alarms_per_10000:.0f} [{threshold.low:.0f}, {threshold.high:.0f}]"
+        )
+        if threshold.value == float("-inf"):
+            say("  too few held-out images for any rejection at this level: hold out more, or lower --tpr")
+    else:
+        _show_classes(detector)
     say(f"to use it: ood-nc score {path} IMAGES...")
+
+
+def _show_classes(detector: Detector) -> None:
+    limits = [detector.limit(index) for index in range(detector.model.num_classes)]
+    finite = [limit for limit in limits if limit > float("-inf")]
+    between = f"score >= {min(finite):.6g} to {max(finite):.6g}, by class, " if finite else ""
+    say(
+        f"accepts a fresh ID image of each predicted class with probability {detector.threshold.tpr:.4g} or more: "
+        f"{between}from {detector.threshold.samples} held-out ID images"
+    )
+    names = detector.model.class_names or [str(index) for index in range(len(limits))]
+    without = [name for name, limit in zip(names, limits, strict=True) if limit == float("-inf")]
+    if without:
+        more = ", ..." if len(without) > _SHOWN else ""
+        say(
+            f"  {len(without)} of {len(limits)} classes have too few held-out images for any rejection at this level: "
+            f"every image predicted as one of them is accepted ({', '.join(without[:_SHOWN])}{more}). Hold out more, "
+            "lower --tpr, or leave out --per-class"
+        )
 
 
 COMMAND = Command(

@@ -191,8 +191,8 @@ class Detector:
 
     def __repr__(self) -> str:
         names, threshold = ", ".join(member.name for member in self.members), self.threshold
-        rule = f"accepts a score >= {threshold.value:.6g}, TPR {threshold.tpr:.4g}"
-        return f"Detector({names}; {rule}, {threshold.samples} held-out ID images)"
+        rule = f"a score >= {threshold.value:.6g}" if self.calibration.classes is None else "by predicted class"
+        return f"Detector({names}; accepts {rule}, TPR {threshold.tpr:.4g}, {threshold.samples} held-out ID images)"
 
     def _repr_html_(self) -> str:
         columns = self._columns()
@@ -297,12 +297,13 @@ class Detector:
         """One score (B,) from those of the members (B, m)."""
         return scores[:, 0] if self.ensemble is None else self.ensemble.score(scores)
 
-    def _accept(self, scores: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
-        if not self.class_thresholds:
-            return self.threshold.accept(scores)
+    def limit(self, prediction: int) -> float:
+        """The score from which on an image of this predicted class is accepted; -inf where each one is."""
+        if self.calibration.classes is None:
+            return self.threshold.value
         # A class without held-out images gives no evidence against any image, as its p-value of 1 says too.
-        unseen = float("-inf")
-        limits = [
-            self.class_thresholds[c].value if c in self.class_thresholds else unseen for c in predictions.tolist()
-        ]
-        return scores >= torch.tensor(limits, dtype=torch.float64)
+        found = self.class_thresholds.get(prediction)
+        return float("-inf") if found is None else found.value
+
+    def _accept(self, scores: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+        return scores >= torch.tensor([self.limit(c) for c in predictions.tolist()], dtype=torch.float64)

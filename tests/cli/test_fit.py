@@ -35,6 +35,18 @@ def test_fit_says_what_to_expect(trained_run: Path, tmp_path: Path, capsys: pyte
     assert (member.tap, member.detector.get_params()["k"]) == ("projector", 3)
 
 
+def test_classes_in_which_nothing_is_ever_rejected_are_told(
+    trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "k.safetensors"
+    assert main(["fit", str(trained_run), "--per-class", "-o", str(path)]) == 0  # of 40 images no class has 19
+    out = capsys.readouterr().out
+    detector = Detector.load(path)
+    without = [name for c, name in enumerate(detector.model.class_names) if detector.limit(c) == float("-inf")]
+    assert f"{len(without)} of {detector.model.num_classes} classes have too few held-out images" in out
+    assert f"is accepted ({', '.join(without)})" in out and "per 10,000" not in out
+
+
 def test_held_out_images_that_the_run_may_have_learnt_are_told(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
