@@ -57,9 +57,10 @@ def explain(
 
     Returns:
         ``image`` (name, thumbnail), ``accepted``, ``score``, ``p_value``, ``threshold``, ``tpr``, ``prediction``,
-        ``detectors``, ``histogram`` (edges and counts of the held-out ID scores), ``taps`` (of each the ``percentile``,
-        0 where the image is farther than every training image, and the ``nearest`` with class, distance and thumbnail;
-        ``read`` says whether the detector reads it), ``train`` and ``notes``.
+        ``detectors``, ``histogram`` (edges and counts of the held-out ID scores: those of the predicted class, where it
+        has a threshold of its own), ``taps`` (of each the ``percentile``, 0 where the image is farther than every
+        training image, and the ``nearest`` with class, distance and thumbnail; ``read`` says whether the detector reads
+        it), ``train`` and ``notes``.
 
     Raises:
         UserError: the image cannot be read, or there are too few training images.
@@ -77,9 +78,12 @@ def explain(
     read = {member.tap for member in detector.members}
     shown = _Shown(train, bank)
     classes = verdict.predicted_names
-    low = detector.class_thresholds.get(int(verdict.predictions[0]), detector.threshold)
-    fitted_on = detector.about.get("fitted_on") or {}
+    held_out, of_classes = detector.calibration.scores, detector.calibration.classes
     notes = []
+    if of_classes is not None:
+        held_out = held_out[of_classes == verdict.predictions[0]]
+        notes.append(f"judged by the {len(held_out)} held-out ID images that are predicted as {classes[0]} as well")
+    fitted_on = detector.about.get("fitted_on") or {}
     if fitted_on.get("n", len(train)) != len(train):
         notes.append(
             f"the detector was fitted on {fitted_on['n']} images of {fitted_on.get('source')}, near are shown among "
@@ -95,11 +99,11 @@ def explain(
         "accepted": bool(verdict.accepted[0]),
         "score": float(verdict.scores[0]),
         "p_value": float(verdict.p_values[0]),
-        "threshold": float(low.value),
+        "threshold": detector.limit(int(verdict.predictions[0])),
         "tpr": float(detector.calibration.tpr),
         "prediction": classes[0],
         "detectors": [member.name for member in detector.members],
-        "histogram": _histogram(detector.calibration.scores.numpy(), float(verdict.scores[0])),
+        "histogram": _histogram(held_out.numpy(), float(verdict.scores[0])),
         "taps": [
             {"name": name, "read": name in read, **_at_tap(bank.taps[name], values[name][0].cpu(), shown)}
             for name in detector.model.tap_names
@@ -166,5 +170,6 @@ def _unit(rows: torch.Tensor) -> NDArray[np.float64]:
 
 def _histogram(held_out: NDArray[np.float64], score: float) -> dict[str, Any]:
     """Counts of the held-out ID scores on a range that holds the image's score too."""
-    counts, edges = np.histogram(held_out, bins=_BINS, range=(min(held_out.min(), score), max(held_out.max(), score)))
+    shown = np.append(held_out, score)
+    counts, edges = np.histogram(held_out, bins=_BINS, range=(shown.min(), shown.max()))
     return {"edges": edges.tolist(), "counts": counts.tolist()}

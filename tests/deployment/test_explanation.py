@@ -14,7 +14,9 @@ from ood_nc.cli import main
 from ood_nc.data import open_dataset
 from ood_nc.deployment import Detector, explanation
 from ood_nc.deployment.explanation import explain
+from ood_nc.deployment.members import Calibration
 from ood_nc.errors import UserError
+from ood_nc.report.explanation import write_explanation
 
 from .conftest import digits, image_tensor
 
@@ -48,6 +50,21 @@ def test_the_decision_is_the_detectors_own(
         assert found["prediction"] == verdict.predicted_names[0] and found["detectors"] == ["mahalanobis on encoder"]
     assert sum(explained["fresh"]["histogram"]["counts"]) == len(fitted.calibration.scores)
     json.dumps(explained, allow_nan=False)
+
+
+def test_a_decision_by_class_is_explained_by_that_class(
+    fitted: Detector, files: dict[str, Path], tmp_path: Path
+) -> None:
+    verdict = fitted(files["texture"])
+    label, score = int(verdict.predictions[0]), float(verdict.scores[0])
+    scores = torch.linspace(score - 9, score + 1, 60, dtype=torch.float64)
+    shared, others = torch.tensor([label, label + 1]).repeat(30), torch.full((60,), label + 1)
+    for classes, limit, count in ((shared, float(scores[0]), 30), (others, float("-inf"), 0)):
+        by_class = Detector(fitted.model, fitted.members, None, Calibration(scores, classes, 0.95), fitted.about)
+        found = explain(by_class, files["texture"], digits("train"))
+        assert found["threshold"] == limit and found["accepted"] and by_class(files["texture"]).accepted[0]
+        assert sum(found["histogram"]["counts"]) == count and f"by the {count} held-out" in found["notes"][0]
+        write_explanation(found, tmp_path / "page.html")
 
 
 def test_nearest_and_percentile_are_those_of_a_slow_loop(fitted: Detector, explained: dict[str, dict]) -> None:
