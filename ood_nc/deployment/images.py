@@ -60,11 +60,15 @@ def as_batch(
 def _listed(images: Any) -> Iterable[Any]:
     if isinstance(images, (str, Path, bytes, Image.Image)):
         return [images]
+    if isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU":
+        return images.tolist()
     if isinstance(images, (np.ndarray, torch.Tensor)):
         if images.ndim not in (2, 3, 4):
             raise UserError(f"Images must be (H, W), (H, W, C) or (B, H, W, C), got the shape {tuple(images.shape)}.")
         return images if images.ndim == 4 else [images]
-    if isinstance(images, dict) or not isinstance(images, Iterable):
+    # Each line of an open file, each number of a bytearray would be taken for an image.
+    is_one = isinstance(images, (dict, bytearray, memoryview)) or hasattr(images, "read")
+    if is_one or not isinstance(images, Iterable):
         raise UserError(f"A detector judges {_KINDS}, got {type(images).__name__}.")
     return images
 
