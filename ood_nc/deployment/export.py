@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
 
 
 def export_onnx(detector: Detector, path: str | Path) -> None:
-    """Write a detector as ONNX; class names, threshold and what it was fitted on stand in the model's metadata.
+    """Write a detector as ONNX; class names, threshold (null where none rejects) and what it was fitted on stand in the
+    model's metadata, as JSON.
 
     Raises:
         MissingPackageError: onnx or onnxscript is not installed.
@@ -131,9 +133,10 @@ def export_onnx(detector: Detector, path: str | Path) -> None:
 
 
 def _metadata(detector: Detector) -> dict[str, str]:
+    threshold = detector.threshold.value
     facts: dict[str, Any] = {
         "class_names": detector.model.class_names,
-        "threshold": detector.threshold.value,
+        "threshold": threshold if math.isfinite(threshold) else None,  # JSON knows no infinity
         "tpr": detector.calibration.tpr,
         "preprocessing": detector.model.preprocessing,
         "about": detector.about,

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from ood_nc.deployment import Detector, export_onnx, export_program, fit_detector
+from ood_nc.deployment import Detector, export, export_onnx, export_program, fit_detector
 from ood_nc.deployment.members import Calibration, Member
 from ood_nc.detection import create_feature_detector, detector_class, list_detectors
 from ood_nc.errors import UserError
@@ -125,6 +125,13 @@ def test_onnx_of_a_fitted_file(model: ControlledModel, tmp_path: Path) -> None:
     facts = onnxruntime.InferenceSession(tmp_path / "d.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(facts["ood_nc.threshold"]) == detector.threshold.value
     assert json.loads(facts["ood_nc.class_names"]) == list("01234")
+
+
+def test_a_threshold_that_rejects_nothing_is_json(tiny: ControlledModel) -> None:
+    detector = as_detector(tiny, "energy")
+    few = Calibration(detector.calibration.scores[:5], None, 0.95)
+    facts = export._metadata(Detector(tiny, detector.members, None, few))
+    assert facts["ood_nc.threshold"] == "null"
 
 
 def test_the_detector_that_is_exported_stays_as_it_is(tiny: ControlledModel, monkeypatch: pytest.MonkeyPatch) -> None:
