@@ -92,6 +92,7 @@ def export_program(detector: Detector, path: str | Path | None = None) -> torch.
         [(3, 10), (3,), (3,), (3,)]
     """
     graph = copy.deepcopy(DetectorGraph(detector)).cpu().eval()  # a copy: the caller's stays where and as it is
+    graph.score.to(torch.device("cpu"))  # no module: it is where it last judged images
     example = torch.rand(2, *detector.model.preprocessing["input_size"])
     batch = torch.export.Dim("batch", min=1, max=2**31)  # without a bound PyTorch 2.6 refuses it
     with _quiet(), torch.no_grad():

@@ -15,7 +15,7 @@ from torch import nn
 
 from ood_nc.deployment import Detector, export, export_onnx, export_program, fit_detector
 from ood_nc.deployment.members import Calibration, Member
-from ood_nc.detection import create_feature_detector, detector_class, list_detectors
+from ood_nc.detection import FeatureDetector, create_feature_detector, detector_class, list_detectors
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
 from tests.deployment.conftest import digits, halves
@@ -132,6 +132,16 @@ def test_a_threshold_that_rejects_nothing_is_json(tiny: ControlledModel) -> None
     few = Calibration(detector.calibration.scores[:5], None, 0.95)
     facts = export._metadata(Detector(tiny, detector.members, None, few))
     assert facts["ood_nc.threshold"] == "null"
+
+
+def test_a_score_that_was_last_on_a_gpu_is_brought_to_the_processor(
+    tiny: ControlledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = as_detector(tiny, "energy")
+    moved: list[tuple[object, str]] = []
+    monkeypatch.setattr(FeatureDetector, "to", lambda self, device: moved.append((self, device.type)))
+    export_program(detector)
+    assert [where for _, where in moved] == ["cpu"] and moved[0][0] is not detector.members[0].detector
 
 
 def test_the_detector_that_is_exported_stays_as_it_is(tiny: ControlledModel, monkeypatch: pytest.MonkeyPatch) -> None:
