@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from ood_nc.data.archives import Archive, is_archive, open_archive
 from ood_nc.data.dataset import reason
@@ -56,10 +56,13 @@ class StreamBatch:
 
 
 class _Entry(NamedTuple):
-    """An image that is named but not yet read, or what stands in its place and why it cannot be."""
+    """An image that is named but not yet read, or what stands in its place and why it cannot be.
+
+    It goes to the process that reads it, so a store of many images is named by its source.
+    """
 
     id: str
-    store: Store | None
+    store: Store | str | None
     position: int = 0
     why: str = ""
 
@@ -68,7 +71,7 @@ Entries = Callable[[], Iterator[_Entry]]
 """Gives the images of one source anew at each call, in whichever process."""
 
 
-class ImageStream(IterableDataset[StreamBatch]):
+class ImageStream(Iterable[StreamBatch]):
     """The images of files, folders, archives, lists and every other source, in a fixed order.
 
     A folder is walked as it is read, folder by folder in the order of the names, by the reader that data sets have
@@ -111,28 +114,35 @@ class ImageStream(IterableDataset[StreamBatch]):
         self.skip = skip
         self.without = [path.resolve() for path in without]
         # Opened once, here: workers share the index, and a wrong path is known before any work is done.
-        self._opened = _open_all(self.sources)
+        self._stores: dict[str, Store] = {}
+        self._opened = _open_all(self.sources, self._stores)
 
     def __iter__(self) -> Iterator[StreamBatch]:
-        worker = get_worker_info()
-        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        entries = itertools.islice(self._entries(), self.skip, None)
-        for number in itertools.count():
-            batch = list(itertools.islice(entries, self.batch_size))
-            if not batch:
-                return
-            if number % workers == mine:
-                yield self._read(batch)
+        return iter(self.loader())
 
     def stamped(self) -> Iterator[tuple[str, str]]:
         """The id and the stamp of every image, in order, without reading images."""
-        return ((printable(entry.id), _stamp(entry)) for entry in self._entries())
+        return ((printable(entry.id), self._stamp(entry)) for entry in self._entries())
 
     def loader(self, workers: int = 0) -> DataLoader[Any]:
-        """The batches in order, read ahead by so many processes."""
-        generator, workers = torch.Generator(), bounded_workers(workers)  # the global one is the caller's
-        prefetch = 2 if workers else None
-        return DataLoader(self, batch_size=None, num_workers=workers, prefetch_factor=prefetch, generator=generator)
+        """The batches in order, read ahead by so many processes.
+
+        Folders are walked in this one alone: files may come and go meanwhile, and two walks would differ.
+        """
+        workers = bounded_workers(workers)
+        return DataLoader(
+            _Reader(self._read),
+            batch_size=None,
+            sampler=_Walk(self._batches),
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            generator=torch.Generator(),  # the global one is the caller's
+        )
+
+    def _batches(self) -> Iterator[list[_Entry]]:
+        entries = itertools.islice(self._entries(), self.skip, None)
+        while batch := list(itertools.islice(entries, self.batch_size)):
+            yield batch
 
     def _entries(self) -> Iterator[_Entry]:
         for source in self.sources:
@@ -146,15 +156,23 @@ class ImageStream(IterableDataset[StreamBatch]):
         whole = Path(name).resolve()
         return any(whole.is_relative_to(path) for path in self.without)
 
+    def _store(self, entry: _Entry) -> Store | None:
+        return self._stores[entry.store] if isinstance(entry.store, str) else entry.store
+
+    def _stamp(self, entry: _Entry) -> str:
+        store = self._store(entry)
+        return "" if store is None else store.stamp(entry.position)
+
     def _read(self, batch: Sequence[_Entry]) -> StreamBatch:
         images, errors = [], []
-        stamps = [_stamp(entry) for entry in batch]  # before they are read: replaced meanwhile, they are seen to be
+        # Before they are read: replaced meanwhile, they are seen to be.
+        stamps = [self._stamp(entry) for entry in batch]
         for position, entry in enumerate(batch):
-            if entry.store is None:
+            if (store := self._store(entry)) is None:
                 errors.append((position, entry.why))
                 continue
             try:
-                images.append(self.transform(entry.store.decode(entry.position, self.pixels, self.channels)))
+                images.append(self.transform(store.decode(entry.position, self.pixels, self.channels)))
             except MemoryError:
                 raise
             except Exception as error:  # damaged bytes make the decoders raise nearly anything
@@ -164,12 +182,32 @@ class ImageStream(IterableDataset[StreamBatch]):
         )
 
 
-def _open_all(sources: Sequence[str]) -> dict[str, Entries]:
+class _Reader(Dataset[StreamBatch]):
+    """Reads the batches that it is given in the place of an index."""
+
+    def __init__(self, read: Callable[[Sequence[_Entry]], StreamBatch]) -> None:
+        self._read = read
+
+    def __getitem__(self, batch: Any) -> StreamBatch:
+        return self._read(batch)
+
+
+class _Walk:
+    """The batches to read, walked anew at each pass."""
+
+    def __init__(self, batches: Callable[[], Iterator[list[_Entry]]]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[list[_Entry]]:
+        return self._batches()
+
+
+def _open_all(sources: Sequence[str], stores: dict[str, Store]) -> dict[str, Entries]:
     opened: dict[str, Entries] = {}
     errors: list[UserError] = []
     for source in sources:
         try:
-            opened[source] = _open(source)
+            opened[source] = _open(source, stores)
         except UserError as error:
             if Path(source).exists() or suffix_of(source) not in image_suffixes():
                 raise
@@ -180,22 +218,22 @@ def _open_all(sources: Sequence[str]) -> dict[str, Entries]:
     return opened
 
 
-def _open(source: str) -> Entries:
+def _open(source: str, stores: dict[str, Store]) -> Entries:
     path = expanded(source)
     if path.is_dir():
         return partial(_folder, str(path))
     if not path.is_file():
         if "::" in source or source.partition("/")[0] in SOURCES:
-            return _data_set(source)
+            return _data_set(source, stores)
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = nearest(path.name, beside) or " Give image files, folders, archives or lists."
         raise UserError(f"No image, folder or archive at {source}.{hint}")
     if is_archive(path):
-        return _archive(source, open_archive(path))
+        return _archive(source, open_archive(path), stores)
     if path.suffix.lower() in LIST_SUFFIXES:
         return partial(_list, str(path))
     if path.suffix.lower() in (".npz", ".npy"):
-        return _data_set(source)
+        return _data_set(source, stores)
     return partial(iter, [_file(str(path))])
 
 
@@ -218,22 +256,16 @@ def _list(path: str) -> Iterator[_Entry]:
         yield _unreadable(path, str(error))
 
 
-def _members(
-    source: str, store: Store, names: Sequence[str], rows: Iterable[int], passed_over: Sequence[str]
-) -> Iterator[_Entry]:
+def _members(source: str, names: Sequence[str], rows: Iterable[int], passed_over: Sequence[str]) -> Iterator[_Entry]:
     """Images of an archive, or of any other source that is opened as a whole, then what it holds besides."""
     for name, row in zip(names, rows, strict=True):
-        yield _Entry(f"{source}::{name}", store, int(row))
+        yield _Entry(f"{source}::{name}", source, int(row))
     for name in passed_over:
         yield _passed_over(f"{source}::{name}")
 
 
 def _file(path: str) -> _Entry:
     return _Entry(path, FileStore("", (path,)))
-
-
-def _stamp(entry: _Entry) -> str:
-    return "" if entry.store is None else entry.store.stamp(entry.position)
 
 
 def _passed_over(name: str) -> _Entry:
@@ -244,13 +276,15 @@ def _unreadable(name: str, why: str) -> _Entry:
     return _Entry(name, None, why=" ".join(why.split()))
 
 
-def _archive(source: str, archive: Archive) -> Entries:
+def _archive(source: str, archive: Archive, stores: dict[str, Store]) -> Entries:
     visible = [name for name in archive.members if not any(map(is_hidden, name.split("/")))]
     names = [name for name in visible if suffix_of(name) in image_suffixes()]
     others = [name for name in visible if suffix_of(name) not in image_suffixes()]
-    return partial(_members, source, archive.store(tuple(names)), names, range(len(names)), others)
+    stores[source] = archive.store(tuple(names))
+    return partial(_members, source, names, range(len(names)), others)
 
 
-def _data_set(source: str) -> Entries:
+def _data_set(source: str, stores: dict[str, Store]) -> Entries:
     dataset = open_dataset(source)
-    return partial(_members, source, dataset.store, dataset.ids, dataset.rows, dataset.passed_over)
+    stores[source] = dataset.store
+    return partial(_members, source, dataset.ids, dataset.rows, dataset.passed_over)

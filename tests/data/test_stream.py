@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import tarfile
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -55,6 +56,21 @@ def test_a_folder_is_walked_in_the_order_of_names(folder: Path) -> None:
 def test_workers_change_nothing(folder: Path, workers: int) -> None:
     expected = ids_and_values(ImageStream([str(folder)] * 5, as_tensor, batch_size=2))
     assert ids_and_values(ImageStream([str(folder)] * 5, as_tensor, batch_size=2), workers) == expected
+
+
+def test_a_file_that_comes_meanwhile_costs_no_other(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / name / f"{index}.png", index) for name in "az" for index in range(1, 9)]
+    slow = picture(tmp_path / "a" / "5.png", 77)
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        if image.getpixel((0, 0))[0] == 77:
+            time.sleep(0.5)  # a second worker comes to the next folder
+            picture(slow.parents[1] / "z" / "0.png", 0)
+        return as_tensor(image)
+
+    stream = ImageStream([str(tmp_path)], transform, batch_size=2)
+    ids = [name for batch in stream.loader(2) for name in batch.ids if not name.endswith("0.png")]
+    assert ids == list(map(str, paths))
 
 
 def test_skipped_images_are_those_that_came_before(folder: Path) -> None:
