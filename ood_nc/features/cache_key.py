@@ -13,11 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ood_nc.errors import UserError
 from ood_nc.models import weights_hash
 
 _FORMAT = 3
+_OF_TORCH = frozenset(vars(nn.Module()))
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
+_CHOICES = (bool, int, float, complex, str, torch.dtype, *_FUNCTIONS)
+_LIBRARIES = frozenset({"builtins", "ood_nc", "timm", "torch", "torchvision"})
 
 
 def bank_key(
@@ -47,14 +52,40 @@ def bank_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _settings(model: Any) -> dict[str, Any] | None:
-    """What makes another network of the same weights (activations, pooling); None of a module of one's own."""
+def _settings(model: Any) -> dict[str, Any] | list[str] | None:
+    """What makes another network of the same weights: activations, pooling, strides; of code of one's own all of it."""
     try:
         spec = model.spec()
-    except (AttributeError, UserError):
+    except UserError:
+        return [_layer(name, layer) for name, layer in model.named_modules() if name]
+    except AttributeError:
         return None
     known = {"taps", "pooling", "auxiliary", "preprocessing", "class_names"}
     return {name: value for name, value in spec.items() if name not in known}
+
+
+def _layer(name: str, layer: nn.Module) -> str:
+    held = {key: value for key, value in vars(layer).items() if key not in _OF_TORCH and _is_setting(value)}
+    return f"{name} {_name(type(layer))}{canonical_text(held)} {_code_of(type(layer))}"
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a layer's attribute can be a choice: not what a pass left (tensors), nor who holds it (a trainer)."""
+    if isinstance(value, (list, tuple, dict)):
+        return all(map(_is_setting, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, _CHOICES)
+
+
+def _code_of(cls: type) -> str:
+    """A hash of the functions that a class has, but for those of libraries that are known by name."""
+    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    functions = [value for base in own for value in vars(base).values() if isinstance(value, types.FunctionType)]
+    return hashlib.sha256("".join(_code(function.__code__) for function in functions).encode()).hexdigest()
+
+
+def _code(code: types.CodeType) -> str:
+    parts = [_code(part) if isinstance(part, types.CodeType) else canonical_text(part) for part in code.co_consts]
+    return f"{code.co_name} {code.co_code.hex()} {code.co_names} {parts}"
 
 
 def canonical_text(value: Any, outer: tuple[int, ...] = ()) -> str:
@@ -62,7 +93,7 @@ def canonical_text(value: Any, outer: tuple[int, ...] = ()) -> str:
 
     What cannot be described exactly (a lambda, an object of a compiled type) is a random text, equal to nothing.
     """
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+    if value is None or value is ... or isinstance(value, (bool, int, float, complex, str, bytes)):
         return repr(value)
     if id(value) in outer:
         return f"<{len(outer) - outer.index(id(value))} up>"

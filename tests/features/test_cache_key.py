@@ -4,14 +4,17 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms import InterpolationMode
 
-from ood_nc.data import eval_transform
-from ood_nc.features.cache_key import canonical_text
+from ood_nc.data import eval_transform, open_dataset
+from ood_nc.features.cache_key import bank_key, canonical_text
+from ood_nc.models import ControlledModel
 
 PREPROCESSING = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic"}
 
@@ -80,6 +83,45 @@ def test_what_cannot_be_described_equals_nothing() -> None:
 
     for value in (lambda image: image, local, object(), Node(lambda image: image)):
         assert canonical_text(value) != canonical_text(value)
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.scale = 1.0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images).mean((2, 3)) * self.scale
+
+
+def other_code(self: Own, images: torch.Tensor) -> torch.Tensor:
+    return self.layers(images).amax((2, 3)) * self.scale
+
+
+def key_of(model: nn.Module) -> str:
+    return bank_key(model, open_dataset("bundled/digits-id::test"), weights="the same")
+
+
+def test_a_network_of_ones_own_is_known_by_its_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(change: Callable[[Own], None] = lambda module: None) -> ControlledModel:
+        module = Own()
+        change(module)
+        return ControlledModel(module, 5, img_size=16)
+
+    def other_layer(place: int, layer: nn.Module) -> Callable[[Own], None]:
+        return lambda module: module.layers.__setitem__(place, layer)
+
+    keys = [
+        key_of(own()),
+        key_of(own(other_layer(1, nn.GELU()))),
+        key_of(own(other_layer(0, nn.Conv2d(3, 4, 3, stride=2)))),
+        key_of(own(lambda module: setattr(module, "scale", 2.0))),
+        key_of(own(lambda module: setattr(module, "act", torch.tanh))),
+    ]
+    assert key_of(own()) == key_of(own(lambda module: setattr(module, "last", torch.ones(1)))) == keys[0]
+    monkeypatch.setattr(Own, "forward", other_code)
+    assert len({key_of(own()), *keys}) == 6
 
 
 @pytest.mark.slow
