@@ -78,9 +78,13 @@ def _is_setting(value: Any) -> bool:
 
 def _code_of(cls: type) -> str:
     """A hash of the functions that a class has, but for those of libraries that are known by name."""
-    own = [base for base in cls.__mro__ if base.__module__.partition(".")[0] not in _LIBRARIES]
+    own = [base for base in cls.__mro__ if not _is_of_library(base)]
     functions = [value for base in own for value in vars(base).values() if isinstance(value, types.FunctionType)]
     return hashlib.sha256("".join(_code(function.__code__) for function in functions).encode()).hexdigest()
+
+
+def _is_of_library(value: Any) -> bool:
+    return str(value.__module__).partition(".")[0] in _LIBRARIES
 
 
 def _code(code: types.CodeType) -> str:
@@ -114,10 +118,15 @@ def canonical_text(value: Any, outer: tuple[int, ...] = ()) -> str:
     if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device)):
         return _unique() if "<" in repr(getattr(value, "__qualname__", "")) else _named(value)
     held = getattr(value, "__dict__", None)
-    return f"{_name(type(value))}{canonical_text(held, outer)}" if held is not None else _unique()
+    if held is None:
+        return _unique()
+    code = "" if _is_of_library(type(value)) else f" {_code_of(type(value))}"
+    return f"{_name(type(value))}{canonical_text(held, outer)}{code}"
 
 
 def _named(value: Any) -> str:
+    if isinstance(value, types.FunctionType) and not _is_of_library(value):
+        return f"{_name(value)} {_code(value.__code__)} {canonical_text([value.__defaults__, value.__kwdefaults__])}"
     return _name(value) if hasattr(value, "__qualname__") else repr(value)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,17 @@ def test_what_cannot_be_described_equals_nothing() -> None:
 
     for value in (lambda image: image, local, object(), Node(lambda image: image)):
         assert canonical_text(value) != canonical_text(value)
+
+
+def test_code_that_was_edited_is_other_code() -> None:
+    def written(body: str) -> list[object]:
+        """A function and an object, as the cell of a notebook makes them."""
+        held: dict[str, Any] = {"__name__": "notebook"}
+        exec(f"def prepare(image):\n    return {body}\nclass Prepare:\n    __call__ = prepare", held)
+        return [held["prepare"], held["Prepare"]()]
+
+    for one, same, other in zip(written("image * 2"), written("image * 2"), written("image * 3"), strict=True):
+        assert canonical_text(one) == canonical_text(same) != canonical_text(other)
 
 
 class Own(nn.Module):
