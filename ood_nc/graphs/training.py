@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
@@ -77,6 +77,8 @@ class GraphTrainer:
             raise UserError(f"The loss is {loss.item()} on graph {number}: lower --lr.")
         self.optimizer.zero_grad()
         loss.backward()
+        if self.config.train.clip_grad is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.train.clip_grad)
         self.optimizer.step()
         return loss.item()
 
@@ -117,7 +119,8 @@ def train_graphs(config: Config, *, resume: bool = False) -> GraphTrainer:
 
     Args:
         config: with the section ``graphs``; of the others it heeds output, experiment, optim (without a schedule),
-            train.epochs, seed, log_interval and collapse_interval, evaluation.detectors and bootstrap, and tracking.
+            train.epochs, seed, clip_grad, log_interval and collapse_interval, evaluation.detectors and bootstrap, and
+            tracking.
         resume: go on behind the last finished epoch of the run that is there; a CPU run ends with the same weights as
             one that was never interrupted.
 

@@ -74,6 +74,21 @@ def test_scikit_learn_pipeline_instance_and_logits():
     assert estimator.n_features_in_ == 16
 
 
+@pytest.mark.parametrize("kind", ["with gradients", "bfloat16"])
+def test_scikit_learn_takes_what_a_network_gives(kind):
+    rows = torch.from_numpy(PROBLEM.features).float()
+    given = rows.requires_grad_() if kind == "with gradients" else rows.bfloat16()
+    detector = SklearnDetector("mahalanobis").fit(given, PROBLEM.labels)
+    expected = SklearnDetector("mahalanobis").fit(given.detach().float().numpy(), PROBLEM.labels)
+    np.testing.assert_allclose(detector.score_samples(given[:9]), expected.score_samples(given[:9]), rtol=1e-4)
+
+
+def test_scikit_learn_hands_labels_on():
+    detector = SklearnDetector("mahalanobis")
+    found = detector.fit_predict(PROBLEM.features, PROBLEM.labels)
+    np.testing.assert_array_equal(found, detector.predict(PROBLEM.features))
+
+
 def test_input_detectors_are_refused_by_name():
     for adapter in (PytorchOodDetector, lambda name: SklearnDetector(name).fit(PROBLEM.features)):
         with pytest.raises(UserError, match="'odin' reads images through the network, not features"):
