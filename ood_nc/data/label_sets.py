@@ -16,7 +16,7 @@ import pyarrow.parquet
 import torch
 
 from ood_nc.config import DataConfig, MultilabelConfig
-from ood_nc.data.dataset import ImageDataset
+from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
 from ood_nc.data.run_data import open_configured
 from ood_nc.data.splits import stratified_split
@@ -97,7 +97,7 @@ def compose(
         raise UserError(f"{name}: label sets of {max(counts)} labels cannot be composed, only those of 1 to 3.")
     names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
     rng = np.random.default_rng([seed, 1])
-    draw = _Drawer(dataset, len(names), rng)
+    draw = _Drawer(dataset, names, rng)
     images, sets, ids = [], [], []
     for m, numbers in sorted(counts.items()):
         for number, chosen in enumerate(itertools.combinations(range(len(names)), m)):
@@ -241,6 +241,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         if path.suffix == ".mat":
             return house_numbers(path, counts)
         dataset = open_configured(config, source, limit=config.limit)
+        dataset = dataset if names is None else align_classes(dataset, names)
         return compose(dataset, counts, place=settings.place, seed=0, name=source)
 
     train = opened(config.train, settings.counts, None)
@@ -258,13 +259,13 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
 class _Drawer:
     """Draws images of a label in a random order, and begins again where they are used up."""
 
-    def __init__(self, dataset: ImageDataset, labels: int, rng: np.random.Generator) -> None:
+    def __init__(self, dataset: ImageDataset, names: Sequence[str], rng: np.random.Generator) -> None:
         self._dataset, self._rng = dataset, rng
-        self._members = [np.flatnonzero(dataset.targets == label) for label in range(labels)]
-        self._left: list[list[int]] = [[] for _ in range(labels)]
-        for label, members in enumerate(self._members):
+        self._members = [np.flatnonzero(dataset.targets == label) for label in range(len(names))]
+        self._left: list[list[int]] = [[] for _ in names]
+        for name, members in zip(names, self._members, strict=True):
             if not len(members):
-                raise UserError(f"{dataset.name}: label {label} has no image to compose with.")
+                raise UserError(f"{dataset.name}: label {name} has no image to compose with.")
 
     def __call__(self, label: int) -> np.ndarray:
         if not self._left[label]:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ood_nc.data import ImageDataset
+from ood_nc.config import DataConfig, MultilabelConfig
+from ood_nc.data import ImageDataset, load_label_sets
 from ood_nc.data.label_sets import compose, read_table
 from ood_nc.data.stores import ArrayStore
 from ood_nc.errors import UserError
@@ -94,5 +95,24 @@ def test_what_cannot_be_composed_is_one_line(digits):
         compose(digits, {1: (1,)}, place="grid", seed=0, name="x")
     with pytest.raises(UserError, match="only those of 1 to 3"):
         compose(digits, {4: (1,)}, place="shift", seed=0, name="x")
-    with pytest.raises(UserError, match="label 1 has no image"):
+    with pytest.raises(UserError, match="label b has no image"):
         compose(digits.subset(np.flatnonzero(digits.targets != 1)), {1: (1,)}, place="shift", seed=0, name="x")
+
+
+def test_labels_are_those_of_the_training_images_by_name(tmp_path):
+    """Test folders of other classes were numbered by themselves: their foxes were measured as cats."""
+    folders = {"train": ("cat", "dog"), "more": ("ant", "cat", "dog"), "fewer": ("dog",)}
+    for split, name in ((split, name) for split, names in folders.items() for name in names):
+        (tmp_path / split / name).mkdir(parents=True)
+        for index in range(3 if name != "ant" else 0):
+            Image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / split / name / f"{index}.png")
+
+    def opened(test):
+        data = DataConfig(root=str(tmp_path), train="train", test=test)
+        return load_label_sets(data, MultilabelConfig(counts={1: [3]}, test_counts={1: [2]}), seed=0)
+
+    test = opened("more").id_test
+    assert test.class_names == ("cat", "dog") and test.label_sets.tolist() == 2 * [[1, 0]] + 2 * [[0, 1]]
+    assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog", "dog"]
+    with pytest.raises(UserError, match="fewer: label cat has no image"):
+        opened("fewer")
