@@ -24,6 +24,7 @@ from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
 
 SEPARATOR = "|"
+_TEXT = pa.csv.ConvertOptions(column_types={"path": pa.string(), "labels": pa.string()})
 
 
 class LabelSetDataset(ImageDataset):
@@ -131,7 +132,9 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
         (('cat', 'dog'), [[1, 1], [0, 1]])
     """
     try:
-        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+        table = (
+            pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path, convert_options=_TEXT)
+        )
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:150]}.") from None
     if not {"path", "labels"} <= set(table.column_names):

@@ -116,3 +116,12 @@ def test_labels_are_those_of_the_training_images_by_name(tmp_path):
     assert [name.partition("/")[0] for name in test.ids] == ["cat", "cat", "dog", "dog"]
     with pytest.raises(UserError, match="fewer: label cat has no image"):
         opened("fewer")
+
+
+def test_labels_and_paths_of_a_table_are_text(tmp_path):
+    """Alone in their row in the test table, labels such as 01 were read as numbers: the label '1' was not known."""
+    (tmp_path / "train.csv").write_text("path,labels\n0010,01|02\n0020,02\n")
+    (tmp_path / "test.csv").write_text("path,labels\n0010,01\n0020,02\n")
+    train = read_table(tmp_path / "train.csv")
+    test = read_table(tmp_path / "test.csv", label_names=train.class_names)
+    assert test.ids == ("0010", "0020") and test.label_sets.tolist() == [[1, 0], [0, 1]]
