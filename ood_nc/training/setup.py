@@ -156,8 +156,9 @@ class Setup:
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate that the schedule starts from or warms up to."""
-        return float(self.optimizer.defaults["lr"] * self.optimizer.param_groups[0].get("lr_scale", 1.0))
+        """The learning rate that the schedule starts from or warms up to, of the layer that has the highest."""
+        groups = self.optimizer.param_groups
+        return float(self.optimizer.defaults["lr"] * max(group.get("lr_scale", 1.0) for group in groups))
 
     def set_learning_rate(self, epoch: int, step: int) -> float:
         """Put the optimiser at the schedule's rate for this epoch and step, and return it."""
