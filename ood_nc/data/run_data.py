@@ -10,7 +10,7 @@ from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.inputs import Inputs, Source, prepare
 from ood_nc.data.layout import EXPECTED, NoImagesError
 from ood_nc.data.overlap import Role, find_overlaps
-from ood_nc.data.scan import scan, shared_class_names
+from ood_nc.data.scan import broken_images, scan, shared_class_names
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.splits import limit_total
 from ood_nc.data.suites import load_suite
@@ -67,7 +67,8 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     _check_whole(train, report.broken, config.skip_broken)
     train = kept(train)
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
-    val = None if val is None else kept(val)
+    if val is not None and check_images:
+        val = kept(without_broken(val, config, notes, workers=workers))
     ood, transfer = with_suite(config)
     data = prepare(
         id=test,
@@ -124,6 +125,22 @@ def _labelled(dataset: ImageDataset, source: str, key: str) -> ImageDataset:
     if without:
         raise UserError(f"{key}: {without} of {len(dataset)} images of {source} have no label (-1): leave them out.")
     return dataset
+
+
+def without_broken(dataset: ImageDataset, config: DataConfig, notes: list[str], *, workers: int = 0) -> ImageDataset:
+    """The images of a set that can be decoded; those that cannot are noted.
+
+    Raises:
+        UserError: there are some, and the configuration does not say to leave them out.
+    """
+    broken = broken_images(dataset, workers=workers)
+    _check_whole(dataset, broken, config.skip_broken)
+    if broken:
+        first, why = broken[0]
+        notes.append(
+            f"{dataset.name}: {len(broken)} of {len(dataset)} images cannot be read and are left out ({first}: {why})"
+        )
+    return _without(dataset, broken)
 
 
 def _check_whole(dataset: ImageDataset, broken: list[tuple[str, str]], skip_broken: bool) -> None:

@@ -184,7 +184,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if config.data.outliers is not None and not config.loss.terms:
         raise UserError("data.outliers are for a loss that reads them: name outlier_exposure in loss.terms.")
     data = _sets(config, accelerator)
-    shown = load_outliers(config.data, data) if isinstance(data, Inputs) else None
+    shown = load_outliers(config.data, data, workers=train.workers) if isinstance(data, Inputs) else None
     assert data.id_val is not None  # every run holds some out
     model = _build(config, data.id_train.class_names or (), from_checkpoint=from_checkpoint)
     if train.channels_last:
