@@ -20,7 +20,7 @@ def evaluate_multilabel(config: Config) -> None:
 
     assert config.multilabel is not None
     model, _ = load_run(config.run_directory, which="last")
-    data = load_label_sets(config.data, config.multilabel, seed=config.train.seed)
+    data = load_label_sets(config.data, config.multilabel, seed=config.train.seed, workers=config.train.workers)
     results = evaluate_label_sets(model, data, config)
     with write_lock(config.run_directory / "results.json"):
         results.save(config.run_directory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.run_data import open_configured
+from ood_nc.data.run_data import open_configured, without_broken
 from ood_nc.data.splits import stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
+from ood_nc.processes import is_main_process
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
 _TEXT = pa.csv.ConvertOptions(column_types={"path": pa.string(), "labels": pa.string()})
@@ -219,15 +223,16 @@ class LabelSetInputs:
     ood: dict[str, ImageDataset]
 
 
-def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int) -> LabelSetInputs:
+def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int, workers: int = 0) -> LabelSetInputs:
     """Open or compose the sets of a run.
 
     Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
     composed of the images of ``data.train`` and of ``data.test``. Where a label has fewer images than its sets need,
-    parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
+    parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold. Images
+    that are not composed are decoded first, by so many threads as there are ``workers``.
 
     Raises:
-        UserError: a source cannot be opened, or cannot be composed.
+        UserError: a source cannot be opened, cannot be composed, or has a broken image.
 
     Example:
         >>> config = DataConfig(train="bundled/digits-id::train", test="bundled/digits-id::test")
@@ -237,12 +242,20 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         (100, 15)
     """
 
+    def readable(dataset: LabelSetDataset) -> LabelSetDataset:
+        notes: list[str] = []
+        found = without_broken(dataset.with_pixels(config.pixels), config, notes, workers=workers)
+        for note in notes if is_main_process() else ():
+            logger.warning("%s", note)
+        assert isinstance(found, LabelSetDataset)
+        return found
+
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
         path = Path(config.root or "") / source
         if path.suffix in (".csv", ".parquet"):
-            return read_table(path, label_names=names)
+            return readable(read_table(path, label_names=names))
         if path.suffix == ".mat":
-            return house_numbers(path, counts)
+            return readable(house_numbers(path, counts))
         dataset = open_configured(config, source, limit=config.limit)
         dataset = dataset if names is None else align_classes(dataset, names)
         return compose(dataset, counts, place=settings.place, seed=0, name=source)

@@ -248,7 +248,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
 
 def _sets(config: Config, accelerator: Accelerator) -> Inputs | LabelSetInputs:
     if config.multilabel is not None:
-        return load_label_sets(config.data, config.multilabel, seed=config.train.seed)
+        return load_label_sets(config.data, config.multilabel, seed=config.train.seed, workers=config.train.workers)
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers)
     if accelerator.is_main_process:
         for note in data.notes:

@@ -125,3 +125,17 @@ def test_labels_and_paths_of_a_table_are_text(tmp_path):
     train = read_table(tmp_path / "train.csv")
     test = read_table(tmp_path / "test.csv", label_names=train.class_names)
     assert test.ids == ("0010", "0020") and test.label_sets.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_table_of_broken_images_stops_before_the_first_epoch(tmp_path, caplog):
+    """Of a path that was not there a run heard when it drew it; skip_broken did nothing."""
+    for index in range(4):
+        Image.new("RGB", (4, 4), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    rows = "".join(f"{index}.png,{'cat|dog' if index % 2 else 'dog'}\n" for index in range(5))
+    (tmp_path / "t.csv").write_text(f"path,labels\n{rows}")
+    data = DataConfig(root=str(tmp_path), train="t.csv", test="t.csv", val_fraction=0.5)
+    with pytest.raises(UserError, match=r"t.csv: cannot read 1 image: 4.png \(no such file\): .*--data.skip_broken"):
+        load_label_sets(data, MultilabelConfig(), seed=0)
+    sets = load_label_sets(data.model_copy(update={"skip_broken": True}), MultilabelConfig(), seed=0)
+    assert (len(sets.id_train), len(sets.id_val), sets.id_test.label_sets.tolist()) == (2, 2, 2 * [[0, 1], [1, 1]])
+    assert "1 of 5 images cannot be read and are left out (4.png: no such file)" in caplog.text
