@@ -210,10 +210,14 @@ def _as_dataset(
 class LabelSetInputs:
     """The sets of a run on label sets; the test set is there where the configuration names one.
 
+    Attributes:
+        groups: near, far or covariate of each OOD set.
+
     Example:
         >>> from ood_nc.data import open_dataset
         >>> pairs = compose(open_dataset("bundled/digits-near"), {2: (9,)}, place="shift", seed=0, name="pairs")
-        >>> LabelSetInputs(id_train=pairs.subset(range(6)), id_val=pairs.subset(range(6, 9)), id_test=None, ood={}).ood
+        >>> parts = {"id_train": pairs.subset(range(6)), "id_val": pairs.subset(range(6, 9)), "id_test": None}
+        >>> LabelSetInputs(**parts, ood={}, groups={}).ood
         {}
     """
 
@@ -221,6 +225,7 @@ class LabelSetInputs:
     id_val: LabelSetDataset
     id_test: LabelSetDataset | None
     ood: dict[str, ImageDataset]
+    groups: dict[str, str]
 
 
 def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int, workers: int = 0) -> LabelSetInputs:
@@ -269,7 +274,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         rows = stratified_split(train.targets, config.val_fraction, seed)
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
     ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in config.ood.items()}
-    return LabelSetInputs(train, val, test, ood)
+    return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in config.ood.items()})
 
 
 class _Drawer:

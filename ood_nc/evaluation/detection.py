@@ -198,21 +198,25 @@ def detection_rows(scores: Mapping[str, Scores], failures: Mapping[str, str], pl
     return rows + _mean_rows(by_group, make)
 
 
-def rows_of_group(scores: Mapping[str, Scores], group: str, resamples: Resamples, make: MakeRow) -> list[Row]:
-    """The rows of one detector where all OOD sets are of one group and none overlaps: each set, and their mean.
+def rows_by_group(
+    scores: Mapping[str, Scores], groups: Mapping[str, str], resamples: Resamples, make: MakeRow
+) -> list[Row]:
+    """The rows of one detector where no OOD set overlaps with ID: each set, and the mean of each group.
 
     Args:
         scores: by set, ``id_test`` and the OOD sets.
-        group: of the OOD sets.
+        groups: of the OOD sets.
         resamples: for the intervals.
         make: makes a row of the detector.
     """
-    rows, parts = [], []
+    rows: list[Row] = []
+    by_group: dict[str, list[dict[str, Scores]]] = {}
     for name, values in scores.items():
         if name != "id_test":
-            parts.append(_metrics(scores["id_test"], name, values, resamples))
-            rows += _metric_rows(parts[-1], make, n=len(values), dataset=name, group=group)
-    return rows + _mean_rows({group: parts}, make)
+            found = _metrics(scores["id_test"], name, values, resamples)
+            by_group.setdefault(groups[name], []).append(found)
+            rows += _metric_rows(found, make, n=len(values), dataset=name, group=groups[name])
+    return rows + _mean_rows(by_group, make)
 
 
 def _mean_rows(by_group: dict[str, list[dict[str, Scores]]], make: MakeRow) -> list[Row]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ood_nc.detection import create_feature_detector
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import null_rows, rows_of_group
+from ood_nc.evaluation.detection import null_rows, rows_by_group
 from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import MakeRow, Row, reason_of
 from ood_nc.evaluation.scores_table import score_column
@@ -82,17 +82,18 @@ class NodeDetection:
         head = self.trainer.network.head()
         make = partial(self.make, kind="detection", tap=HEAD_TAP, depth=head_depth(self.trainer))
         rows: list[Row] = []
+        near = dict.fromkeys(self.ood, "near")
         for name in detectors:
             try:
                 detector = create_feature_detector(name).fit(features, labels, head=(head, None))
                 scores = [detector.score(part) for part in self.features]
             except UserError as error:
-                rows += null_rows(dict.fromkeys(self.ood, "near"), reason_of(error), partial(make, method=name))
+                rows += null_rows(near, reason_of(error), partial(make, method=name))
                 continue
             smooth = [propagate(s, one.graph.edge_index) for s, one in zip(scores, self.mixed, strict=True)]
             for method, found in ((name, scores), (f"{name}_propagated", smooth)):
                 self.scores[method] = self._by_set(found)
-                rows += rows_of_group(self.scores[method], "near", resamples, partial(make, method=method))
+                rows += rows_by_group(self.scores[method], near, resamples, partial(make, method=method))
         return rows
 
     def _by_set(self, scores: list[Tensor]) -> dict[str, np.ndarray[Any, Any]]:

@@ -20,7 +20,7 @@ from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform
 from ood_nc.detection import create_feature_detector, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
-from ood_nc.evaluation.detection import null_rows, rows_of_group
+from ood_nc.evaluation.detection import null_rows, rows_by_group
 from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
 from ood_nc.evaluation.scores_table import Columns, correct_column, score_column, scores_table
@@ -73,10 +73,10 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     of_sets = make(**where, metric="accuracy", value=float(right.mean()), n=len(right))
     rows = [of_sets, *_accuracy_rows(banks, limits, make), *_collapse_rows(model, banks, config, make)]
     if data.ood:
-        rows += _detection_rows(model, banks, columns, limits, config, make)
+        rows += _detection_rows(model, banks, columns, data.groups, limits, config, make)
     kept = [("id", "id_test", data.id_test.ids, columns["id_test"])]
-    kept += [("far", name, dataset.ids, columns[name]) for name, dataset in data.ood.items()]
-    return Results(rows=rows, identity=_identity(model, sets, data.ood, config), scores=scores_table(kept))
+    kept += [(data.groups[name], name, dataset.ids, columns[name]) for name, dataset in data.ood.items()]
+    return Results(rows=rows, identity=_identity(model, sets, data, config), scores=scores_table(kept))
 
 
 @torch.no_grad()
@@ -160,6 +160,7 @@ def _detection_rows(
     model: ControlledModel,
     banks: dict[str, _Bank],
     columns: dict[str, Columns],
+    groups: dict[str, str],
     limits: Tensor,
     config: Config,
     make: MakeRow,
@@ -171,10 +172,9 @@ def _detection_rows(
     for method, tap, found in _scores(model, banks, list(columns), limits, config):
         at = partial(make, kind="detection", tap=tap, depth=depth.get(tap, len(depth)), method=method)
         if isinstance(found, UserError):
-            refused = {name: "far" for name in columns if name != "id_test"}
-            rows += null_rows(refused, reason_of(found), at)
+            rows += null_rows(groups, reason_of(found), at)
             continue
-        rows += rows_of_group(found, "far", resamples, at)
+        rows += rows_by_group(found, groups, resamples, at)
         for name, values in found.items():
             columns[name][score_column(tap, method)] = values
     return rows
@@ -226,9 +226,9 @@ def _head_parameters(model: ControlledModel) -> int:
 
 
 def _identity(
-    model: ControlledModel, sets: dict[str, ImageDataset], ood: dict[str, ImageDataset], config: Config
+    model: ControlledModel, sets: dict[str, ImageDataset], data: LabelSetInputs, config: Config
 ) -> dict[str, object]:
-    groups = {**dict.fromkeys(sets, "id"), **dict.fromkeys(ood, "far")}
+    groups = {**dict.fromkeys(sets, "id"), **data.groups}
     return {
         "run": config.run_directory.name,
         "seed": config.train.seed,
@@ -248,7 +248,7 @@ def _identity(
         "versions": versions(),
         "datasets": {
             name: {"n": len(dataset), "group": groups[name], "fingerprint": dataset.fingerprint()}
-            for name, dataset in {**sets, **ood}.items()
+            for name, dataset in {**sets, **data.ood}.items()
         },
         "notes": [f"trained parameters of projector and head: {_head_parameters(model)}"],
     }

@@ -87,6 +87,27 @@ def test_rows_are_the_measurements_of_the_model(run):
     assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # the head is fixed
 
 
+def test_every_ood_set_is_of_its_group(run):
+    """All were far, whatever the configuration said of them."""
+    sets = {"near": {"source": "bundled/digits-near", "group": "near"}, "textures": "bundled/textures"}
+    own = {"data.ood": sets, "data.eval_limit": 20, "evaluation.detectors": ["knn"], "evaluation.bootstrap": 0}
+    config = load(None, {**SETTINGS, **own, "output": run.output, "experiment": "run"})
+    model, _ = load_run(run.run_directory, which="last")
+    results = evaluate_label_sets(model, load_label_sets(config.data, config.multilabel, seed=0), config)
+    found = results.select(kind="detection", method="joint_energy", metric="auroc")
+    values = {(row["dataset"], row["group"]): row["value"] for row in found}
+    assert set(values) == {
+        ("near", "near"),
+        ("textures", "far"),
+        *(("mean", group) for group in ("near", "far", "ood")),
+    }
+    assert values["mean", "near"] == values["near", "near"]
+    assert {name: one["group"] for name, one in results.identity["datasets"].items() if name in sets} == {
+        "near": "near",
+        "textures": "far",
+    }
+
+
 def test_a_run_whose_images_all_have_several_labels_is_trained_and_measured(tmp_path):
     counts = {"multilabel.counts": {2: [6]}, "multilabel.test_counts": {2: [2]}, "train.epochs": 1}
     config = load(None, {**SETTINGS, **counts, "output": str(tmp_path), "experiment": "pairs"})
