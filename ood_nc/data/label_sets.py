@@ -19,7 +19,7 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.run_data import open_configured, without_broken
+from ood_nc.data.run_data import open_configured, with_suite, without_broken
 from ood_nc.data.splits import stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
@@ -273,8 +273,9 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     else:
         rows = stratified_split(train.targets, config.val_fraction, seed)
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
-    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in config.ood.items()}
-    return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in config.ood.items()})
+    entries, _ = with_suite(config)
+    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in entries.items()}
+    return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
 
 
 class _Drawer:

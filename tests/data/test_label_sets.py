@@ -139,3 +139,15 @@ def test_a_table_of_broken_images_stops_before_the_first_epoch(tmp_path, caplog)
     sets = load_label_sets(data.model_copy(update={"skip_broken": True}), MultilabelConfig(), seed=0)
     assert (len(sets.id_train), len(sets.id_val), sets.id_test.label_sets.tolist()) == (2, 2, 2 * [[0, 1], [1, 1]])
     assert "1 of 5 images cannot be read and are left out (4.png: no such file)" in caplog.text
+
+
+def test_the_ood_sets_of_a_suite_are_there_too():
+    """A suite that a run on label sets named was passed over without a word."""
+    own = {
+        "test": None,
+        "limit": 10,
+        "eval_limit": 5,
+        "ood": {"textures": {"source": "bundled/textures", "group": "near"}},
+    }
+    sets = load_label_sets(DataConfig(suite="bundled", **own), MultilabelConfig(counts={1: [4]}), seed=0)
+    assert "digits-near" in sets.ood and sets.groups["digits-near"] == "near" and sets.groups["textures"] == "near"
