@@ -137,12 +137,12 @@ def _is_finished(folder: Path, seed: int) -> bool:
     member = _member(folder, seed)
     if not (member / "report.html").exists() or not (member / "config.yaml").exists():
         return False
-    group, own = (_asked_of(load(path)) for path in (folder / GROUP, member / "config.yaml"))
+    group, own = (asked_of(load(path)) for path in (folder / GROUP, member / "config.yaml"))
     return group == own
 
 
-def _asked_of(config: Config) -> tuple[Any, ...]:
-    """What a resumed group may ask for anew: how long its runs are, and what they are measured on and by."""
+def asked_of(config: Config) -> tuple[Any, ...]:
+    """What runs that are resumed may be asked for anew: how long they are, and what they are measured on and by."""
     data = config.data.model_dump(exclude={"root", "cache"})
     return config.train.epochs, config.train.patience, config.evaluation, data
 
