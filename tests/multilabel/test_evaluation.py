@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,6 +109,16 @@ def test_every_ood_set_is_of_its_group(run):
     }
 
 
+def test_images_that_are_tested_and_were_trained_on_are_told(run):
+    """As in every other evaluation: a table whose test rows are training rows had perfect numbers and no note."""
+    model, _ = load_run(run.run_directory, which="last")
+    data = load_label_sets(run.data, run.multilabel, seed=0)
+    leaking = replace(data, id_test=data.id_train.subset(range(60)), ood={"textures": data.id_val}, groups=data.groups)
+    notes = evaluate_label_sets(model, leaking, run).identity["notes"]
+    assert notes[1].startswith("60 of 60 images of ID test are also in ID train")
+    assert notes[2].startswith(f"{len(data.id_val)} of {len(data.id_val)} images of textures are also in ID val")
+
+
 def test_a_run_whose_images_all_have_several_labels_is_trained_and_measured(tmp_path):
     counts = {"multilabel.counts": {2: [6]}, "multilabel.test_counts": {2: [2]}, "train.epochs": 1}
     config = load(None, {**SETTINGS, **counts, "output": str(tmp_path), "experiment": "pairs"})
@@ -141,7 +152,7 @@ def test_from_the_command_line_to_a_report(run, tmp_path, capsys):
     arguments = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path), "--epochs", "1"]
     assert main(["run", *arguments]) == 0
     out = capsys.readouterr().out
-    assert "label sets of held-out images" in out and "mean FPR95, joint_energy" in out
+    assert "label sets of held-out images" in out and "mean FPR95, joint_energy" in out and "trained parameters" in out
     assert (tmp_path / "run" / "report.html").exists()
     assert Results.load(tmp_path / "run").select(kind="accuracy", method="thresholds", metric="missed_labels")
     (tmp_path / "run").rename(tmp_path / "moved")
