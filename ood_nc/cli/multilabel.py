@@ -36,6 +36,8 @@ def _show(results: Results) -> None:
     table(f"{run}: multi-label collapse", ["tap", "metric", "value"], body)
     for row in results.select(kind="detection", dataset="mean", group="ood", metric="fpr95_id_positive"):
         say(f"mean FPR95, {row['method']} at {row['tap']}: {_text(row)}")
+    for note in results.identity["notes"]:
+        say(note)
 
 
 def _text(row: dict[str, object]) -> str:

@@ -137,8 +137,14 @@ def _is_finished(folder: Path, seed: int) -> bool:
     member = _member(folder, seed)
     if not (member / "report.html").exists() or not (member / "config.yaml").exists():
         return False
-    group, own = load(folder / GROUP), load(member / "config.yaml")
-    return (group.train.epochs, group.evaluation) == (own.train.epochs, own.evaluation)
+    group, own = (asked_of(load(path)) for path in (folder / GROUP, member / "config.yaml"))
+    return group == own
+
+
+def asked_of(config: Config) -> tuple[Any, ...]:
+    """What runs that are resumed may be asked for anew: how long they are, and what they are measured on and by."""
+    data = config.data.model_dump(exclude={"root", "cache"})
+    return config.train.epochs, config.train.patience, config.evaluation, data
 
 
 def _command(folder: Path, seed: int) -> list[str]:

@@ -7,12 +7,16 @@ import hashlib
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ood_nc.cli.command import Command, find_config
+from ood_nc.cli import flags
+from ood_nc.cli.command import Command, find_config, read_config
 from ood_nc.cli.processes import work
+from ood_nc.cli.seeds import asked_of
 from ood_nc.cli.show import say
 from ood_nc.cli.sweep_file import Setting, Sweep, read_sweep
+from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 
@@ -43,7 +47,8 @@ def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
         The table, ``sweep.md``; ``sweep.csv`` and the figure lie beside it.
 
     Raises:
-        UserError: runs failed; what is finished is kept, and the same command goes on.
+        UserError: runs failed; what is finished is kept, and the same command goes on. Or a run was made of a
+            configuration that says otherwise now.
     """
     from ood_nc.report import write_sweep
 
@@ -54,10 +59,35 @@ def run_sweep(sweep: Sweep, folder: Path, *, jobs: int = 1) -> Path:
         pending = {
             name: _words(sweep, setting, folder / name)
             for name, setting in runs.items()
-            if not (folder / name / "report.html").is_file()
+            if not _is_finished(folder / name, sweep.words(setting))
         }
         work(pending, jobs, of=len(runs), kept=f"What is finished is kept in {folder}: go on with the same command.")
         return write_sweep(sweep.name, {folder / name: setting for name, setting in runs.items()}, folder)
+
+
+def _is_finished(directory: Path, words: Sequence[str]) -> bool:
+    """Whether a trial is there as its words ask for it: their configuration is a file, which may have changed."""
+    from ood_nc.training.run_directory import check_same
+
+    if not (directory / "config.yaml").is_file():
+        return (directory / "report.html").is_file()
+    own, asked = load(directory / "config.yaml"), _configured(words)
+    try:
+        check_same(own, asked, directory)
+    except UserError as error:
+        changed = str(error).partition(": resume")[0]
+        raise UserError(f"{changed}: change it back, or give the sweep another name or --output.") from None
+    return (directory / "report.html").is_file() and asked_of(own) == asked_of(asked)
+
+
+def _configured(words: Sequence[str]) -> Config:
+    """The configuration that ``run`` and its flags resolve to."""
+    from ood_nc.cli.train import RUN
+
+    parser = argparse.ArgumentParser(add_help=False)
+    RUN.add_arguments(parser)
+    overrides, rest = flags.split(list(words[1:]), set(parser._option_string_actions))
+    return read_config(parser.parse_known_args(rest)[0].config, overrides)
 
 
 def trial_name(sweep: Sweep, setting: Setting) -> str:

@@ -163,6 +163,8 @@ def _command(path: Path, values: Mapping[str, Any]) -> list[str]:
             break
     else:
         raise UserError(f"{path}: its command must be ood-nc run ... ${{args}}, got {' '.join(words)!r}.")
+    if "seeds" in values["parameters"] or any(word.partition("=")[0] == "--seeds" for word in words):
+        raise UserError(f"{path}: a trial is one run; in place of --seeds vary train.seed: {{values: [0, 1, 2]}}.")
     other = next((word for word in words if re.match(r"\$\{(?!args\})", word)), None)
     if other is not None or "${args}" not in words:
         raise UserError(f"{path}: the command takes its parameters as ${{args}}{f', not {other}' if other else ''}.")

@@ -66,4 +66,4 @@ class DataConfig(Section):
         None, "keep decoded training images: memory, or the folder of a file that runs and processes share"
     )
     pixels: PixelConfig = Field(default_factory=PixelConfig)
-    skip_broken: bool = flag(False, "leave out training images that cannot be read, instead of stopping")
+    skip_broken: bool = flag(False, "leave out images of the training that cannot be read, instead of stopping")

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ood_nc.config import PixelConfig
 from ood_nc.data.dataset import ImageDataset
-from ood_nc.data.pixels import Pixels, to_rgb
+from ood_nc.data.pixels import DEFAULT, Pixels, to_channels, to_rgb
 from ood_nc.data.stores import Store
 from ood_nc.errors import MissingPackageError, UserError, nearest
 
@@ -85,12 +86,21 @@ class _CorruptedStore(Store):
 
     def image(self, index: int) -> Pixels:
         """The corrupted image, RGB."""
+        return self._corrupted(index, to_rgb(self.inner.image(index)))
+
+    def decode(self, index: int, pixels: PixelConfig = DEFAULT, channels: int = 3) -> Pixels:
+        """The image that the rules make of what is stored, corrupted."""
+        plain = self.inner.decode(index, pixels)
+        assert isinstance(plain, Image.Image)
+        return to_channels(self._corrupted(index, plain), channels, pixels)
+
+    def _corrupted(self, index: int, plain: Image.Image) -> Image.Image:
         content = hashlib.blake2b(self.read(index), digest_size=8).digest()
         generator = np.random.default_rng(int.from_bytes(content, "little"))
         corruption, severity = self.corruption, self.severity
         if corruption == MIXED:
             corruption, severity = str(generator.choice(CORRUPTIONS)), int(generator.integers(1, 6))
-        image = _as_published(to_rgb(self.inner.image(index)))
+        image = _as_published(plain)
         return Image.fromarray(_applied(np.asarray(image), corruption, severity, int(generator.integers(2**32))))
 
 

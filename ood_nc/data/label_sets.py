@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,16 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
-from ood_nc.data.run_data import checked, open_configured, with_suite
+from ood_nc.data.run_data import open_configured, with_suite, without_broken
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
+from ood_nc.processes import is_main_process
+
+logger = logging.getLogger(__name__)
 
 SEPARATOR = "|"
+_TEXT = pa.csv.ConvertOptions(column_types={"path": pa.string(), "labels": pa.string()})
 
 
 class LabelSetDataset(ImageDataset):
@@ -97,7 +102,7 @@ def compose(
         raise UserError(f"{name}: label sets of {max(counts)} labels cannot be composed, only those of 1 to 3.")
     names = dataset.class_names or tuple(map(str, range(dataset.num_classes)))
     rng = np.random.default_rng([seed, 1])
-    draw = _Drawer(dataset, len(names), rng)
+    draw = _Drawer(dataset, names, rng)
     images, sets, ids = [], [], []
     for m, numbers in sorted(counts.items()):
         for number, chosen in enumerate(itertools.combinations(range(len(names)), m)):
@@ -131,7 +136,9 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
         (('cat', 'dog'), [[1, 1], [0, 1]])
     """
     try:
-        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+        table = (
+            pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path, convert_options=_TEXT)
+        )
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:150]}.") from None
     if not {"path", "labels"} <= set(table.column_names):
@@ -203,12 +210,14 @@ def _as_dataset(
 class LabelSetInputs:
     """The sets of a run on label sets; the test set is there where the configuration names one.
 
-    An OOD set whose group is not given is far.
+    Attributes:
+        groups: near, far or covariate of each OOD set.
 
     Example:
         >>> from ood_nc.data import open_dataset
         >>> pairs = compose(open_dataset("bundled/digits-near"), {2: (9,)}, place="shift", seed=0, name="pairs")
-        >>> LabelSetInputs(id_train=pairs.subset(range(6)), id_val=pairs.subset(range(6, 9)), id_test=None, ood={}).ood
+        >>> parts = {"id_train": pairs.subset(range(6)), "id_val": pairs.subset(range(6, 9)), "id_test": None}
+        >>> LabelSetInputs(**parts, ood={}, groups={}).ood
         {}
     """
 
@@ -216,10 +225,7 @@ class LabelSetInputs:
     id_val: LabelSetDataset
     id_test: LabelSetDataset | None
     ood: dict[str, ImageDataset]
-    groups: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.groups = {name: self.groups.get(name, "far") for name in self.ood}
+    groups: dict[str, str]
 
 
 def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int, workers: int = 0) -> LabelSetInputs:
@@ -227,12 +233,13 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
 
     Composed images are the same whatever the seed of the run, which chooses the validation split; train and test are
     composed of the images of ``data.train`` and of ``data.test``. Where a label has fewer images than its sets need,
-    parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold.
-    ``data.limit`` is of the parts, and of the images of each label set of a table that is trained on, all of whose
-    images are decoded first, by ``workers`` threads, as those of every run.
+    parts stand in several images, also of train and validation: then the guarantee of thresholds does not hold. Images
+    that are not composed are decoded first, by so many threads as there are ``workers``. ``data.limit`` is of the
+    parts, and of the images of each label set of a table that is trained on.
 
     Raises:
-        UserError: a source cannot be opened, cannot be composed, or has a label that ``data.train`` has not.
+        UserError: a source cannot be opened, cannot be composed, has a broken image, or a label that ``data.train`` has
+            not.
 
     Example:
         >>> config = DataConfig(train="bundled/digits-id::train", test="bundled/digits-id::test")
@@ -242,14 +249,21 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         (100, 15)
     """
 
+    def readable(dataset: LabelSetDataset) -> LabelSetDataset:
+        notes: list[str] = []
+        found = without_broken(dataset.with_pixels(config.pixels), config, notes, workers=workers)
+        for note in notes if is_main_process() else ():
+            logger.warning("%s", note)
+        assert isinstance(found, LabelSetDataset)
+        return found
+
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
         path = Path(config.root or "") / source
         if path.suffix in (".csv", ".parquet"):
-            table: ImageDataset = read_table(path, label_names=names).with_pixels(config.pixels)
-            table = _readable(table, config, workers) if names is None else table
+            table = readable(read_table(path, label_names=names))
             return _limited(table, limit_per_class, config.limit if names is None else None)
         if path.suffix == ".mat":
-            return house_numbers(path, counts)
+            return readable(house_numbers(path, counts))
         dataset = open_configured(config, source, limit=config.limit)
         dataset = dataset if names is None else align_classes(dataset, names)
         return compose(dataset, counts, place=settings.place, seed=0, name=source)
@@ -264,17 +278,9 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         train, val = train.subset(rows[0]), train.subset(rows[1], name=f"{train.name}::@val")
     val = _limited(val, limit_total, config.eval_limit)
     test = None if test is None else _limited(test, limit_total, config.eval_limit)
-    entries = with_suite(config)[0]
+    entries, _ = with_suite(config)
     ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in entries.items()}
     return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
-
-
-def _readable(table: ImageDataset, config: DataConfig, workers: int) -> ImageDataset:
-    """The training images that can be read; to look through them, a label set is a class without a name."""
-    names, table.class_names = table.class_names, None
-    found = checked(table, workers, True, config.skip_broken, [])
-    found.class_names = names
-    return found
 
 
 def _limited(
@@ -288,13 +294,13 @@ def _limited(
 class _Drawer:
     """Draws images of a label in a random order, and begins again where they are used up."""
 
-    def __init__(self, dataset: ImageDataset, labels: int, rng: np.random.Generator) -> None:
+    def __init__(self, dataset: ImageDataset, names: Sequence[str], rng: np.random.Generator) -> None:
         self._dataset, self._rng = dataset, rng
-        self._members = [np.flatnonzero(dataset.targets == label) for label in range(labels)]
-        self._left: list[list[int]] = [[] for _ in range(labels)]
-        for label, members in enumerate(self._members):
+        self._members = [np.flatnonzero(dataset.targets == label) for label in range(len(names))]
+        self._left: list[list[int]] = [[] for _ in names]
+        for name, members in zip(names, self._members, strict=True):
             if not len(members):
-                raise UserError(f"{dataset.name}: label {label} has no image to compose with.")
+                raise UserError(f"{dataset.name}: label {name} has no image to compose with.")
 
     def __call__(self, label: int) -> np.ndarray:
         if not self._left[label]:

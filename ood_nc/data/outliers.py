@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+
 from ood_nc.config import DataConfig
 from ood_nc.data.dataset import ImageDataset
 from ood_nc.data.inputs import Inputs
 from ood_nc.data.overlap import Role, find_overlaps
-from ood_nc.data.run_data import open_configured
+from ood_nc.data.run_data import open_configured, without_broken
 from ood_nc.errors import UserError
+from ood_nc.processes import is_main_process
+
+logger = logging.getLogger(__name__)
 
 
-def load_outliers(config: DataConfig, data: Inputs) -> ImageDataset | None:
+def load_outliers(config: DataConfig, data: Inputs, *, workers: int = 0) -> ImageDataset | None:
     """The set of outliers of a configuration; None where it names none.
 
     Args:
         config: of the data.
         data: the other sets of the run.
+        workers: threads that decode: every image is, before the training reads one.
 
     Raises:
-        UserError: the source cannot be opened, has no images, or shares some with ID or with an OOD set that is tested:
-            a detector would be tested on what the network was told to be an outlier.
+        UserError: the source cannot be opened, has no images or a broken one, or shares some with ID or with an OOD set
+            that is tested: a detector would be tested on what the network was told to be an outlier.
 
     Example:
         >>> from ood_nc.data import load_data
@@ -32,6 +38,10 @@ def load_outliers(config: DataConfig, data: Inputs) -> ImageDataset | None:
     found = open_configured(config, config.outliers)
     if len(found) == 0:
         raise UserError(f"data.outliers: {config.outliers} holds no images.")
+    notes: list[str] = []
+    found = without_broken(found, config, notes, workers=workers)
+    for note in notes if is_main_process() else ():
+        logger.warning("%s", note)
     sets = {"outliers": found} | {name: one for name, one in data.all().items() if not name.startswith("transfer/")}
     roles: dict[str, Role] = dict.fromkeys(sets, "test")
     roles["outliers"] = "fit"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from ood_nc.config import DataConfig, OodSet, TransferSet
 from ood_nc.data.cache import cached
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.inputs import Inputs, Source, prepare
 from ood_nc.data.layout import EXPECTED, NoImagesError
 from ood_nc.data.overlap import Role, find_overlaps
-from ood_nc.data.scan import scan, shared_class_names
+from ood_nc.data.scan import broken_images, scan, shared_class_names
 from ood_nc.data.sources import open_dataset
 from ood_nc.data.splits import limit_total
 from ood_nc.data.suites import load_suite
@@ -29,12 +27,13 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         config: the data section of the configuration; the sets of its suite are added.
         seed: of the validation split.
         workers: threads that check and decode the training images.
-        check_images: decode all training images first (the others are checked as they are read), note what the sets
-            share, and keep ID train and validation where ``config.cache`` says. An evaluation, which reads each image
+        check_images: decode all images of ID train and validation first (the others are checked as they are read), note
+            what the sets share, and keep those two where ``config.cache`` says. An evaluation, which reads each image
             once, does without.
 
     Raises:
-        UserError: a source cannot be opened, ID data has no labels, a class is unknown, or a training image is broken.
+        UserError: a source cannot be opened, ID data has no labels, a class is unknown, or an image that training reads
+            is broken.
 
     Example:
         >>> from ood_nc.config import DataConfig
@@ -63,9 +62,13 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
 
     train = _labelled(open_configured(config, config.train, limit=config.limit), config.train, "data.train")
     train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
-    train = kept(checked(train, workers, check_images, config.skip_broken, notes))
+    report = scan(train, workers=workers, decode=check_images)
+    notes += report.lines()
+    _check_whole(train, report.broken, config.skip_broken)
+    train = kept(train)
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
-    val = None if val is None else kept(val)
+    if val is not None and check_images:
+        val = kept(without_broken(val, config, notes, workers=workers))
     ood, transfer = with_suite(config)
     data = prepare(
         id=test,
@@ -77,6 +80,9 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         groups={name: entry.group for name, entry in ood.items()},
         opened=evaluated,
     )
+    # Behind the split, which an evaluation makes without knowing them.
+    data.id_train = _without(data.id_train, report.broken)
+    data.id_val = None if data.id_val is None else _without(data.id_val, report.broken if val is None else [])
     if val is None and config.eval_limit is not None and data.id_val is not None:
         data.id_val = limit_total(data.id_val, config.eval_limit)
     tasks = [part for pair in data.transfer.values() if pair is not None for part in pair]
@@ -121,23 +127,35 @@ def _labelled(dataset: ImageDataset, source: str, key: str) -> ImageDataset:
     return dataset
 
 
-def checked(train: ImageDataset, workers: int, check_images: bool, skip_broken: bool, notes: list[str]) -> ImageDataset:
-    """Training images without those that cannot be read, where they may be left out; ``notes`` takes what was seen.
+def without_broken(dataset: ImageDataset, config: DataConfig, notes: list[str], *, workers: int = 0) -> ImageDataset:
+    """The images of a set that can be decoded; those that cannot are noted.
 
     Raises:
-        UserError: one cannot be read.
+        UserError: there are some, and the configuration does not say to leave them out.
     """
-    report = scan(train, workers=workers, decode=check_images)
-    notes += report.lines()
-    if not report.broken:
-        return train
-    if not skip_broken:
-        first, why = report.broken[0]
-        count = "1 image" if len(report.broken) == 1 else f"{len(report.broken)} images, the first"
+    broken = broken_images(dataset, workers=workers)
+    _check_whole(dataset, broken, config.skip_broken)
+    if broken:
+        first, why = broken[0]
+        notes.append(
+            f"{dataset.name}: {len(broken)} of {len(dataset)} images cannot be read and are left out ({first}: {why})"
+        )
+    return _without(dataset, broken)
+
+
+def _check_whole(dataset: ImageDataset, broken: list[tuple[str, str]], skip_broken: bool) -> None:
+    if broken and not skip_broken:
+        first, why = broken[0]
+        count = "1 image" if len(broken) == 1 else f"{len(broken)} images, the first"
         how = "replace or remove it, or leave such images out with --data.skip_broken"
-        raise UserError(f"{train.name}: cannot read {count}: {first} ({why}): {how}.")
-    broken = {name for name, _ in report.broken}
-    return train.subset(np.array([index for index, name in enumerate(train.ids) if name not in broken]))
+        raise UserError(f"{dataset.name}: cannot read {count}: {first} ({why}): {how}.")
+
+
+def _without(dataset: ImageDataset, broken: list[tuple[str, str]]) -> ImageDataset:
+    left_out = {name for name, _ in broken}
+    if left_out.isdisjoint(dataset.ids):
+        return dataset
+    return dataset.subset([index for index, name in enumerate(dataset.ids) if name not in left_out])
 
 
 def _remarks(datasets: Iterable[ImageDataset | None]) -> list[str]:

@@ -88,6 +88,17 @@ def scan(dataset: ImageDataset, *, workers: int = 0, decode: bool = True) -> Sca
     )
 
 
+def broken_images(dataset: ImageDataset, *, workers: int = 0) -> list[tuple[str, str]]:
+    """Id and reason of each image that cannot be decoded; ``workers`` as of `scan`.
+
+    Example:
+        >>> from ood_nc.data import open_dataset
+        >>> broken_images(open_dataset("bundled/digits-near"))
+        []
+    """
+    return _decoded(dataset, workers)[0]
+
+
 def shared_class_names(first: ImageDataset, second: ImageDataset) -> list[str]:
     """The class names of ``second`` that ``first`` has too, whatever their case, hyphens or underscores.
 

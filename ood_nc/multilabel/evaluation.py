@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 from ood_nc.collapse import Multiplicity, measure_multilabel
 from ood_nc.config import Config, MultilabelConfig
-from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform
+from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform, find_overlaps
+from ood_nc.data.overlap import Role
 from ood_nc.detection import create_feature_detector, list_detectors
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
@@ -250,5 +251,14 @@ def _identity(
             name: {"n": len(dataset), "group": groups[name], "fingerprint": dataset.fingerprint()}
             for name, dataset in {**sets, **data.ood}.items()
         },
-        "notes": [f"trained parameters of projector and head: {_head_parameters(model)}"],
+        "notes": [f"trained parameters of projector and head: {_head_parameters(model)}", *_shared(data)],
     }
+
+
+def _shared(data: LabelSetInputs) -> list[str]:
+    """The images of each set that are also in an ID set that comes before it, a line for each two sets."""
+    own = {"ID train": data.id_train, "ID val": data.id_val, "ID test": data.id_test}
+    sets = {name: dataset for name, dataset in {**own, **data.ood}.items() if dataset is not None}
+    roles: dict[str, Role] = {"ID train": "fit", "ID val": "choose"}
+    found = find_overlaps(sets, {name: roles.get(name, "test") for name in sets})
+    return [str(overlap) for overlap in found if overlap.first not in data.ood]

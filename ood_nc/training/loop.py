@@ -138,7 +138,7 @@ def _say_what_the_rate_does(setup: Setup, standing: Standing, epochs: int) -> No
     """A longer run lays its schedule over the new length: it goes on as one of that length, with no restart."""
     longer = setup.config.train.epochs
     if longer != epochs and setup.scheduler is not None:
-        before = float(setup.optimizer.param_groups[0]["lr"])
+        before = max(float(group["lr"]) for group in setup.optimizer.param_groups)
         after = setup.set_learning_rate(standing.epoch, standing.step)
         logger.warning(
             "%d epochs become %d: the schedule is laid over all %d anew, so the learning rate goes on at %.3g (it was "

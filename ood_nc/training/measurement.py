@@ -163,15 +163,16 @@ def validate(
             images, targets = images.to(accelerator.device), targets.to(accelerator.device)
             with accelerator.autocast():
                 logits, taps = model.forward_taps(images) if whole else (model(images), {})
-            left = own - count  # an image that fills the last share up is another's
-            logits, targets, taps = logits[:left], targets[:left], {name: rows[:left] for name, rows in taps.items()}
+            left = min(own - count, len(targets))  # an image that fills the last share up is another's
+            kept = max(left, 1)  # where it stands alone too: all processes ask a term as often
+            logits, targets, taps = logits[:kept], targets[:kept], {name: rows[:kept] for name, rows in taps.items()}
+            loss, _ = task(logits, targets, taps, heads=model.heads, outliers=logits[:0])
             if left == 0:
                 break
-            loss, _ = task(logits, targets, taps, heads=model.heads, outliers=logits[:0])
-            loss_sum += float(loss) * len(targets)
+            loss_sum += float(loss) * left
             correct += int(is_right(logits, targets).sum())
-            count += len(targets)
-            advance(len(targets))
+            count += left
+            advance(left)
     totals = gather_object([(loss_sum, correct, count)])
     loss_sum, correct, count = (sum(column) for column in zip(*totals, strict=True))
     return {"loss": loss_sum / count, "accuracy": correct / count}

@@ -45,6 +45,10 @@ def create_optimizer(model: nn.Module, optim: OptimConfig, *, global_batch: int)
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"optim.opt {optim.opt!r} refuses its arguments (optim.opt_kwargs?): {error}.") from None
+    except AssertionError as error:  # timm's word for a package or a GPU that is not there
+        raise UserError(f"optim.opt {optim.opt!r} cannot be had here: {error}.") from None
+    if getattr(optimizer, "is_second_order", False):
+        raise UserError(f"optim.opt {optim.opt!r} needs second derivatives, which a step does not take: use another.")
     if optim.sched == "none":  # else the schedule heeds the factor of each layer
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)

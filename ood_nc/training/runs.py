@@ -10,7 +10,7 @@ import torch
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
-from ood_nc.training.checkpoints import NEXT, load_model
+from ood_nc.training.checkpoints import NEXT, STATE, fill, load_model, read_last
 from ood_nc.training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def load_run(
 
     Args:
         path: the run directory.
-        which: ``best`` (by validation accuracy), ``last``, or a kept ``epoch-N``.
+        which: ``best`` (by validation accuracy), ``last``, or a kept ``epoch-N``; each of the averaged weights, where
+            the run averages them.
         device: where the model goes.
 
     Returns:
@@ -48,7 +49,20 @@ def load_run(
         raise UserError(f"{path} has no checkpoint {which!r}; it has: {', '.join(there) or 'none, train it first'}.")
     status = directory.read_status()
     model, facts = load_model(weights)
+    if which == "last" and config.train.model_ema:
+        fill(model, _averaged(directory), weights)
     if status.get("state", "finished") != "finished":
         so_far = f"{which} checkpoint so far, epoch {facts['epoch']} of {config.train.epochs}"
         logger.warning("%s has not finished (%s): its %s, is taken.", path, status["state"], so_far)
     return model.to(device).eval(), config
+
+
+def _averaged(directory: RunDirectory) -> dict[str, torch.Tensor]:
+    """The averaged weights of the last epoch: its checkpoint holds those that training goes on from."""
+    last = read_last(directory.checkpoints) if (directory.checkpoints / STATE).exists() else None
+    if last is None:
+        raise UserError(
+            f"The averaged weights of the last epoch are in {directory.checkpoints / STATE}, which is gone: take best."
+        )
+    averaged: dict[str, torch.Tensor] = last[1]["ema"]
+    return averaged

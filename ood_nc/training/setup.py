@@ -156,8 +156,9 @@ class Setup:
 
     @property
     def peak_rate(self) -> float:
-        """The learning rate that the schedule starts from or warms up to."""
-        return float(self.optimizer.defaults["lr"] * self.optimizer.param_groups[0].get("lr_scale", 1.0))
+        """The learning rate that the schedule starts from or warms up to, of the layer that has the highest."""
+        groups = self.optimizer.param_groups
+        return float(self.optimizer.defaults["lr"] * max(group.get("lr_scale", 1.0) for group in groups))
 
     def set_learning_rate(self, epoch: int, step: int) -> float:
         """Put the optimiser at the schedule's rate for this epoch and step, and return it."""
@@ -183,7 +184,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if config.data.outliers is not None and not config.loss.terms:
         raise UserError("data.outliers are for a loss that reads them: name outlier_exposure in loss.terms.")
     data = _sets(config, accelerator)
-    shown = load_outliers(config.data, data) if isinstance(data, Inputs) else None
+    shown = load_outliers(config.data, data, workers=train.workers) if isinstance(data, Inputs) else None
     assert data.id_val is not None  # every run holds some out
     model = _build(config, data.id_train.class_names or (), from_checkpoint=from_checkpoint)
     if train.channels_last:

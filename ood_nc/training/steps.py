@@ -143,6 +143,9 @@ def _loss(
     heads: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     loss, parts = setup.objective(output.logits, targets, output.taps, groups, heads=heads, outliers=output.outliers)
+    if setup.accelerator.num_processes > 1:  # which wait for the gradient of every weight, those no term reads too
+        read = [*_tensors(output), *(part for head in heads.values() for part in head if part is not None)]
+        loss = loss + sum(tensor[:0].sum() for tensor in read)
     return loss, parts
 
 

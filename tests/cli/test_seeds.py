@@ -98,6 +98,10 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     assert seeds._is_finished(folder, 0)
     write_text(folder / "g-seed0" / "config.yaml", load(folder / "group.yaml", {"evaluation.bootstrap": 7}).to_yaml())
     assert not seeds._is_finished(folder, 0), "the group is measured otherwise"
+    others = {"data.ood.textures": "bundled/textures"}, {"data.test": None}, {"train.patience": 3}
+    for asked, finished in (*((one, False) for one in others), ({"data.root": "elsewhere"}, True)):
+        write_text(folder / "g-seed0" / "config.yaml", load(folder / "group.yaml", asked).to_yaml())
+        assert seeds._is_finished(folder, 0) == finished, asked
     config = load(folder / "g-seed0" / "config.yaml", {"train.epochs": 200})
     write_text(folder / "g-seed0" / "config.yaml", config.to_yaml())
     with pytest.raises(UserError, match=r"200 of seed 0, 100 of seed 1\): make them one"):

@@ -6,6 +6,11 @@ from pathlib import Path
 import pytest
 
 from ood_nc.cli import main
+from ood_nc.cli.sweep import run_sweep, trial_name
+from ood_nc.cli.sweep_file import Sweep
+from ood_nc.config import load
+from ood_nc.errors import UserError
+from ood_nc.files import write_text
 
 TINY = """
 name: tiny
@@ -41,3 +46,26 @@ def test_a_sweep_ends_with_its_table_and_goes_on_where_it_stopped(
     second.unlink()
     assert main(words) == 0
     assert first.stat().st_mtime_ns == written[first] and second.is_file()
+
+
+def test_a_configuration_that_has_changed_is_not_passed_over(tmp_path, monkeypatch) -> None:
+    """Its runs had their reports, so the table of the old ones was shown for the new configuration."""
+    file, folder = tmp_path / "mine.yaml", tmp_path / "tiny"
+    sweep = Sweep("tiny", ["optim.lr"], [{"optim.lr": 0.1}], ["run", f"--config={file}", "--log-wandb", "${args}"])
+    directory, asked = folder / trial_name(sweep, sweep.settings[0]), []
+    monkeypatch.setattr("ood_nc.cli.sweep.work", lambda pending, *_, **__: asked.append(list(pending)))
+    monkeypatch.setattr("ood_nc.report.write_sweep", lambda *_: folder)
+    file.write_text("train: {epochs: 3}")
+    write_text(directory / "config.yaml", load(file, {"optim.lr": 0.1, "experiment": directory.name}).to_yaml())
+    write_text(directory / "report.html", "")
+    for text in (
+        "train: {epochs: 3}",
+        "train: {epochs: 4}",
+        "{train: {epochs: 3}, data: {ood: {t: bundled/textures}}}",
+    ):
+        file.write_text(text)
+        run_sweep(sweep, folder)
+    assert asked == [[], [directory.name], [directory.name]]
+    file.write_text("{train: {epochs: 3}, optim: {opt: sgd}}")
+    with pytest.raises(UserError, match=r"optim.opt was 'adamw' in .* and is 'sgd' now: change it back, or give"):
+        run_sweep(sweep, folder)

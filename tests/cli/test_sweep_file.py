@@ -114,6 +114,8 @@ def test_trials_of_another_command_are_others(tmp_path: Path) -> None:
         ),
         ({"command": ["python", "train.py", "${args}"]}, "must be ood-nc run"),
         ({"command": ["ood-nc", "run", "${args_json}"]}, "not ${args_json}"),
+        ({"command": ["ood-nc", "run", "--seeds", "0", "1", "${args}"]}, "in place of --seeds vary train.seed"),
+        ({"parameters": {"seeds": {"value": 0}}}, "in place of --seeds vary train.seed"),
     ],
 )
 def test_what_is_not_done_here_is_one_line(tmp_path: Path, changes: dict[str, Any], told: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ood_nc.config import DataConfig
+from ood_nc.config import DataConfig, PixelConfig
 from ood_nc.data import corruptions, load_data, open_dataset
 from ood_nc.data.corruptions import CORRUPTIONS, corrupted
 from ood_nc.errors import MissingPackageError, UserError
@@ -131,3 +131,13 @@ def test_images_that_are_too_small_are_named(tmp_path) -> None:
     save(tmp_path / "dots", [Image.new("RGB", (1, 1))])
     with pytest.raises(UserError, match=r"cannot read 000\.png .*at least 2x2"):
         open_dataset("corrupted/contrast-1/dots", root=tmp_path).load(0)
+
+
+def test_stored_values_become_pixels_by_the_rules_of_the_run(tmp_path) -> None:
+    """Images of 12 bits: corrupted, they were read as if of 16, nearly black beside those that the network learnt."""
+    pytest.importorskip("corrupt_tta", reason="needs the corruptions extra")
+    values = np.random.default_rng(0).integers(0, 4096, (1, 48, 64)).astype(np.uint16)
+    np.save(tmp_path / "stored.npy", values)
+    np.save(tmp_path / "eight.npy", np.rint(values * (255 / 4095)).astype(np.uint8))
+    stored, eight = (open_dataset(f"corrupted/contrast-2/{tmp_path}/{name}.npy") for name in ("stored", "eight"))
+    assert np.array_equal(pixels(stored.with_pixels(PixelConfig(value_range=(0, 4095)))), pixels(eight))

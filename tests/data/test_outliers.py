@@ -8,6 +8,8 @@ from ood_nc.config import DataConfig
 from ood_nc.data import load_data, load_outliers
 from ood_nc.errors import UserError
 
+from .conftest import encoded, put
+
 
 def configured(outliers: str | None) -> DataConfig:
     return DataConfig(outliers=outliers, limit=10, ood={"near": {"source": "bundled/digits-near"}})
@@ -25,3 +27,14 @@ def test_what_is_tested_too_is_one_line(source: str, name: str) -> None:
     config = configured(source)
     with pytest.raises(UserError, match=rf"data\.outliers shares \d+ images with {name} \(first: .*take them out"):
         load_outliers(config, load_data(config))
+
+
+def test_a_broken_outlier_stops_before_the_first_epoch(tmp_path, caplog) -> None:
+    """It was met in whichever epoch drew it, and again whenever the run was resumed."""
+    put(tmp_path, {**{f"{index}.png": encoded(index) for index in range(5)}, "5.png": encoded(5)[:60]})
+    config = configured(str(tmp_path))
+    data = load_data(config, check_images=False)
+    with pytest.raises(UserError, match=r"cannot read 1 image: 5.png .*--data.skip_broken"):
+        load_outliers(config, data)
+    found = load_outliers(config.model_copy(update={"skip_broken": True}), data)
+    assert found is not None and len(found) == 5 and "1 of 6 images cannot be read and are left out" in caplog.text

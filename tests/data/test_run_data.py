@@ -100,6 +100,25 @@ def test_broken_training_image_stops_before_the_first_epoch(root):
     assert len(load_data(config(root), check_images=False).id_train) == 30
 
 
+def test_what_training_held_out_is_what_an_evaluation_holds_out(root):
+    """The split was drawn anew without the broken image: an evaluation chose on images that were trained on."""
+    (root / "id/train/cat/3.png").write_bytes(b"damaged")
+    trained, evaluated = (load_data(config(root, skip_broken=True), check_images=check) for check in (True, False))
+    assert set(trained.id_train.ids) == set(evaluated.id_train.ids) - {"train/cat/3.png"}
+    assert set(trained.id_val.ids) == set(evaluated.id_val.ids) - {"train/cat/3.png"}
+
+
+def test_broken_validation_image_stops_before_the_first_epoch(root):
+    (root / "id/test/dog/3.png").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"id::test: cannot read 1 image: test/dog/3.png .*--data.skip_broken"):
+        load_data(config(root, val="id::test", test=None))
+    data = load_data(config(root, val="id::test", test=None, skip_broken=True))
+    assert (len(data.id_train), len(data.id_val)) == (40, 19)
+    assert "id::test: 1 of 20 images cannot be read and are left out (test/dog/3.png: not an image" in " ".join(
+        data.notes
+    )
+
+
 def test_broken_evaluation_image_is_left_to_the_evaluation(root):
     (root / "ood/3.png").write_bytes(b"damaged")
     assert len(load_data(config(root)).ood["mixed"]) == 10

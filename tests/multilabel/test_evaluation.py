@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,37 @@ def test_rows_are_the_measurements_of_the_model(run):
     assert results.identity["notes"] == ["trained parameters of projector and head: 645"]  # the head is fixed
 
 
+def test_every_ood_set_is_of_its_group(run):
+    """All were far, whatever the configuration said of them."""
+    sets = {"near": {"source": "bundled/digits-near", "group": "near"}, "textures": "bundled/textures"}
+    own = {"data.ood": sets, "data.eval_limit": 20, "evaluation.detectors": ["knn"], "evaluation.bootstrap": 0}
+    config = load(None, {**SETTINGS, **own, "output": run.output, "experiment": "run"})
+    model, _ = load_run(run.run_directory, which="last")
+    results = evaluate_label_sets(model, load_label_sets(config.data, config.multilabel, seed=0), config)
+    found = results.select(kind="detection", method="joint_energy", metric="auroc")
+    values = {(row["dataset"], row["group"]): row["value"] for row in found}
+    assert set(values) == {
+        ("near", "near"),
+        ("textures", "far"),
+        *(("mean", group) for group in ("near", "far", "ood")),
+    }
+    assert values["mean", "near"] == values["near", "near"]
+    assert {name: one["group"] for name, one in results.identity["datasets"].items() if name in sets} == {
+        "near": "near",
+        "textures": "far",
+    }
+
+
+def test_images_that_are_tested_and_were_trained_on_are_told(run):
+    """As in every other evaluation: a table whose test rows are training rows had perfect numbers and no note."""
+    model, _ = load_run(run.run_directory, which="last")
+    data = load_label_sets(run.data, run.multilabel, seed=0)
+    leaking = replace(data, id_test=data.id_train.subset(range(60)), ood={"textures": data.id_val}, groups=data.groups)
+    notes = evaluate_label_sets(model, leaking, run).identity["notes"]
+    assert notes[1].startswith("60 of 60 images of ID test are also in ID train")
+    assert notes[2].startswith(f"{len(data.id_val)} of {len(data.id_val)} images of textures are also in ID val")
+
+
 def test_a_run_whose_images_all_have_several_labels_is_trained_and_measured(tmp_path):
     counts = {"multilabel.counts": {2: [6]}, "multilabel.test_counts": {2: [2]}, "train.epochs": 1}
     config = load(None, {**SETTINGS, **counts, "output": str(tmp_path), "experiment": "pairs"})
@@ -160,7 +192,7 @@ def test_from_the_command_line_to_a_report(run, tmp_path, capsys):
     arguments = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path), "--epochs", "1"]
     assert main(["run", *arguments]) == 0
     out = capsys.readouterr().out
-    assert "label sets of held-out images" in out and "mean FPR95, joint_energy" in out
+    assert "label sets of held-out images" in out and "mean FPR95, joint_energy" in out and "trained parameters" in out
     assert (tmp_path / "run" / "report.html").exists()
     assert Results.load(tmp_path / "run").select(kind="accuracy", method="thresholds", metric="missed_labels")
     (tmp_path / "run").rename(tmp_path / "moved")

@@ -7,7 +7,7 @@ import math
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim import list_optimizers, param_groups_layer_decay
 from torch import nn
 
 from ood_nc.config import AugmentConfig, OptimConfig
@@ -78,6 +78,15 @@ def test_mistakes_are_one_line():
         create_optimizer(model(), OptimConfig(opt="adamv"), global_batch=1)
     with pytest.raises(UserError, match="betaz"):
         create_optimizer(model(), OptimConfig(opt_kwargs={"betaz": 1}), global_batch=1)
+    with pytest.raises(UserError, match="'adahessian' needs second derivatives"):
+        create_optimizer(model(), OptimConfig(opt="adahessian"), global_batch=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it may be had where there is a GPU")
+def test_an_optimiser_that_needs_a_gpu_is_one_line():
+    for name in map(str, list_optimizers(["fused*", "bnb*"])):
+        with pytest.raises(UserError, match=f"'{name}' cannot be had here: CUDA required"):
+            create_optimizer(model(), OptimConfig(opt=name), global_batch=1)
 
 
 def rates(optim, epochs, steps=1, start=0):

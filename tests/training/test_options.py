@@ -13,8 +13,8 @@ from timm.utils import ModelEmaV3
 from ood_nc.errors import UserError
 from ood_nc.losses import Objective
 from ood_nc.tracking import read_log
+from ood_nc.training import load_run, train
 from ood_nc.training import loop as loop_module
-from ood_nc.training import train
 from tests.helpers.trained import close, equal, numbers, raise_interrupt, status, weights
 
 
@@ -45,6 +45,10 @@ def test_the_average_of_the_weights_is_what_is_measured_and_kept(small, interrup
         expected = {name: share * expected[name] + (1 - share) * raw[name].double() for name in raw}
     assert close(weights(directory, "epoch-2"), expected, 1e-6)
     assert equal(weights(directory), history[-1][1]) and not equal(weights(directory), weights(directory, "epoch-2"))
+    assert close(load_run(directory, which="last")[0].state_dict(), expected, 1e-6), "what a run on label sets measures"
+    (directory / "checkpoints" / "last.state.pt").rename(directory / "state.pt")
+    with pytest.raises(UserError, match=r"averaged weights of the last epoch are in .*, which is gone: take best"):
+        load_run(directory, which="last")
     interrupt_at(len(history) // 2 + 2, raise_interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(small("stopped", **settings))

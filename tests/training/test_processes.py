@@ -138,6 +138,31 @@ def test_two_processes_train_one_model(small, tmp_path, scope):
         assert difference > 1e-3  # neighbours among half of the batch are others
 
 
+def two_ranks(tmp_path, config):
+    """The lines that each of two processes left; both end well."""
+    codes, outputs = launch(2, write_config(tmp_path, config))
+    assert codes == [0, 0], outputs
+    return [Path(f"{tmp_path / config.experiment}.yaml.rank{rank}").read_text() for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_weights_that_no_term_reads_are_waited_for_by_nobody(small, tmp_path, joint):
+    """A contrastive term of the encoder alone leaves head and projector without a gradient, on which the run died."""
+    terms = [{"name": "supervised_contrastive", "tap": "encoder", "weight": 1.0}]
+    settings = {"loss.task": "none", "loss.terms": terms, "loss.entropy_weight": 0.0, "model.auxiliary": ["encoder"]}
+    settings |= {"model.projector.kind": "plastic", "train.grad_accum_joint": joint, "train.grad_accum_steps": 2}
+    first, second = two_ranks(tmp_path, small("unread", **settings))
+    assert first == second and len(first.splitlines()) == 2
+
+
+def test_processes_validate_terms_together_though_one_has_an_image_less(small, tmp_path):
+    """17 images in batches of 8: the second process asked no neighbours for its last batch, and the first died."""
+    terms = [{"name": "logit_norm", "tap": "encoder", "weight": 1.0}]
+    settings = {"loss.task": "none", "loss.terms": terms, "data.val_fraction": 0.17, "train.epochs": 1}
+    first, second = two_ranks(tmp_path, small("terms", **settings))
+    assert first == second and len(first.splitlines()) == 1
+
+
 def test_two_processes_accumulate_what_one_sees_at_once(small, tmp_path):
     settings = {"optim.opt": "sgd", "optim.lr": 0.05, "loss.entropy_weight": 0.5, "data.limit": 21, "train.epochs": 1}
     halved = {"train.batch_size": 8, "train.grad_accum_steps": 2, "train.grad_accum_joint": True}
