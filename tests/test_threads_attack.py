@@ -21,6 +21,7 @@ def attack() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_no_caller_gets_anothers_values(attack: ModuleType) -> None:
     for name, (call, inputs) in attack.subjects().items():
         assert attack.differing(call, inputs, threads=4, calls=24) == (0, []), name

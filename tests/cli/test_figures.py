@@ -9,6 +9,7 @@ from ood_nc.cli import main
 from tests.helpers.report_runs import build_run, write_document
 
 
+@pytest.mark.slow
 def test_figures_of_a_run_lie_in_it_and_what_is_missing_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

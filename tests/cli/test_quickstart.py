@@ -45,6 +45,7 @@ def test_what_is_said(encoders: tuple[float, ...], projectors: tuple[float, ...]
     assert collapse_sentence([nc1(encoder=1.0)] * 3, controlled).startswith(said)
 
 
+@pytest.mark.slow
 def test_it_compares_the_seeds_of_both_and_says_first_what_happened_to_collapse(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

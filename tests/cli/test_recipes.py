@@ -33,7 +33,14 @@ def recipe(name: str, **overrides: object) -> Config:
     return load(shipped_configs()[name], overrides)
 
 
-@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def large(name: str) -> bool:
+    return name.startswith(("imagenet100-resnet34", "imagenet100-vgg17"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if large(name) else ()) for name in sorted(shipped_configs())],
+)
 def test_a_recipe_loads_and_builds_its_model(name: str) -> None:
     config = recipe(name)
     model = build_model(config.model, 100)

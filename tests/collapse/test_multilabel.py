@@ -62,7 +62,7 @@ def test_every_number_is_that_of_a_slow_loop():
         assert part.nc1 == pytest.approx(nc1, rel=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["sum", "mean"])
+@pytest.mark.parametrize("variant", [pytest.param("sum", marks=pytest.mark.slow), "mean"])
 def test_free_features_collapse_to_tag_wise_averages(variant):
     """Li et al.: at the global optimum single labels form a simplex ETF, and every set's mean is a scaled sum."""
     torch.manual_seed(0)

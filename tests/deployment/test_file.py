@@ -248,7 +248,7 @@ def test_search_indexes_are_built_again(index: str, model: ControlledModel, tmp_
     assert torch.equal(Detector.load(tmp_path / "d.safetensors")(images).scores, detector(images).scores)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=pytest.mark.slow), torch.bfloat16])
 def test_models_of_other_types_are_judged_through(dtype: torch.dtype, model: ControlledModel, tmp_path: Path) -> None:
     other = copy.deepcopy(model).to(dtype)
     held_out, _ = halves(digits("test"))

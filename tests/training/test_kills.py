@@ -99,7 +99,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize(
     ("processes", "kills"),
-    [(1, 3), pytest.param(1, 20, marks=pytest.mark.slow), pytest.param(2, 5, marks=pytest.mark.slow)],
+    [pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 3), (1, 20), (2, 5))],
 )
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(small, tmp_path, processes, kills):
     configs = [small(name, **SETTINGS) for name in ("straight", "killed")]

@@ -105,7 +105,10 @@ def test_a_term_that_draws_classes_together_does():
     assert shares[1] < 0.7 * shares[0]
 
 
-@pytest.mark.parametrize(("kind", "target"), [("plastic", 0.45), ("plastic", 1.8), ("simplex_etf", 0.6)])
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [*(pytest.param("plastic", target, marks=pytest.mark.slow) for target in (0.45, 1.8)), ("simplex_etf", 0.6)],
+)
 def test_an_adapter_is_steered_to_its_target(kind, target, caplog):
     (train, val), log = digits(), Log()
     model = ControlledModel("cifar_resnet20", 10, projector=None, taps=("encoder",))

@@ -169,6 +169,7 @@ def test_a_logarithmic_axis_of_many_decades_has_room_for_its_ticks(runs: list[Ru
         assert next(tick for tick in axis["tickvals"] if tick > 2) == wanted
 
 
+@pytest.mark.slow
 def test_files_are_vector_graphics_and_the_same_twice(runs: list[Run], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the figures extra")
     chosen = [one for one in build(runs[:1]) if one.name in ("entropy", "outcomes")]
