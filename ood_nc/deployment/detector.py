@@ -158,7 +158,6 @@ class Detector:
                 member.detector.attach(network)
 
     @classmethod
-    @torch.inference_mode(False)  # tensors that are made inside of it have no gradient later, which some scores take
     def load(cls, path: str | Path, *, backbone: ControlledModel | str | Path | None = None) -> Detector:
         """Read a detector from its file; nothing in it is code, and it has judged a blank image before it is given.
 
@@ -171,14 +170,15 @@ class Detector:
             UserError: no such file, damaged, of a later format, without a backbone, or one whose weights are not those
                 the detector was fitted on.
         """
-        model, members, ensemble, calibration, about = file.read(Path(path), backbone)
-        try:
-            detector = cls(model, members, ensemble, calibration, about)
-            detector(torch.zeros(1, *model.preprocessing["input_size"]))
-        except MissingPackageError:
-            raise
-        except Exception as error:  # parts that do not fit each other fail anywhere
-            raise file.unusable(Path(path), error) from error
+        with torch.inference_mode(False):  # tensors that are made inside have no gradient later, which some scores take
+            model, members, ensemble, calibration, about = file.read(Path(path), backbone)
+            try:
+                detector = cls(model, members, ensemble, calibration, about)
+                detector(torch.zeros(1, *model.preprocessing["input_size"]))
+            except MissingPackageError:
+                raise
+            except Exception as error:  # parts that do not fit each other fail anywhere
+                raise file.unusable(Path(path), error) from error
         return detector
 
     def to_pandas(self) -> Any:
