@@ -148,6 +148,7 @@ def test_a_model_trained_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "head.weight" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_evaluate_ends_in_the_command_that_fits_what_it_recommends(
     trained_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,6 +141,7 @@ def test_accuracy_is_kept_within_half_a_point():
     assert "NOT kept within 0.5 points" in accuracy_verdict(0.95, 0.94)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_measured_and_used_like_any_other_tap(made, tmp_path, capsys):
     folder, _ = made
     words = ["retrofit", str(folder / "plain"), "--output", str(folder), "--experiment", "adapted", "--epochs", "3"]

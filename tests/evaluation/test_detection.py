@@ -114,6 +114,7 @@ def test_a_set_that_cannot_be_scored_costs_only_its_own_rows(
     assert value(found, **where, tap="layer2", dataset="textures") > 0
 
 
+@pytest.mark.slow
 def test_sets_that_are_scored_as_one_have_the_scores_of_each(
     model: ControlledModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

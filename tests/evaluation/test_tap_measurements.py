@@ -35,6 +35,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_taps_beside_each_other_give_what_they_give_one_by_one(
     threads: dict[str, int], model: ControlledModel, tmp_path: Path
 ) -> None:

@@ -180,6 +180,7 @@ def test_passes_beside_each_other_give_what_one_after_the_other_gives(
             torch.testing.assert_close(features, other.taps[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_passes_of_what_may_not_run_in_threads_stay_with_the_caller(
     two_threads: None, passes: list[tuple[bool, int]]
 ) -> None:

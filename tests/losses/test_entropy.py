@@ -217,6 +217,7 @@ def test_any_layout_and_the_input_stays() -> None:
     assert np.array_equal(rows, kept)
 
 
+@pytest.mark.slow
 def test_compiles_in_one_graph() -> None:
     rows = torch.randn(32, 8, generator=torch.Generator().manual_seed(0))
     compiled = torch.compile(nearest_neighbor_entropy, fullgraph=True, backend="aot_eager")

@@ -61,6 +61,7 @@ def offline_records(directory):
     return found
 
 
+@pytest.mark.slow
 def test_offline_run_holds_the_numbers_of_the_local_log_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)

@@ -175,6 +175,7 @@ CONTROLLED = {
 }
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_bit_for_bit(small, monkeypatch):
     whole = train(small("whole", **CONTROLLED))
     add, seen = StepAverages.add, []

@@ -138,6 +138,7 @@ def test_an_adapter_is_steered_to_its_target(kind, target, caplog):
     assert f"control: nc1 of adapter at {target:g} is" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_projector_is_steered_too():
     train, val = digits()
     model = ControlledModel("cifar_resnet20", 10, projector=None, taps=("encoder",))

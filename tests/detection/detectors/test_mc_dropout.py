@@ -76,6 +76,7 @@ def test_as_pytorch_ood(statistic, mode):
     np.testing.assert_allclose(ours, -theirs, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_masks_are_dropout():
     problem = PROBLEMS[1]
     scores = fitted("mc_dropout", problem, p=0.3, passes=20000).score(problem.queries).numpy()
