@@ -49,7 +49,7 @@ def centered_scatter(rows: Tensor, centers: Tensor, labels: Tensor | None = None
 def _scatter(rows: Tensor, centers: Tensor, index: Tensor, dtype: torch.dtype) -> Tensor:
     total = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
     parts = accumulate.split(centers.double().clone(), dtype)
-    size = CHUNK * 8 // dtype.itemsize
+    size = CHUNK * 8 // dtype.itemsize  # as many bytes in either precision
     room = torch.empty(min(size, len(rows)), rows.shape[1], dtype=dtype, device=rows.device)
     for part, own in chunks(rows, index, size=size):
         block = room[: len(part)]
