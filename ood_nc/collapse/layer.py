@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 
 from ood_nc.accumulate import is_finite
 from ood_nc.arrays import ArrayLike, as_tensor
+from ood_nc.caching import cached_property
 from ood_nc.collapse._common import Center, UndefinedMetricError
 from ood_nc.collapse._pairs import DirectionSummary
 from ood_nc.collapse.decision import head_predictions, nearest_means

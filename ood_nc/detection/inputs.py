@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_matrix, on_float64_device
+from ood_nc.caching import cached_property
 from ood_nc.detection.errors import check_finite
 from ood_nc.detection.head import Head, as_head
 from ood_nc.detection.kit import linalg

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from ood_nc.caching import cached_property
 from ood_nc.config import Config, GraphsConfig
 from ood_nc.errors import UserError, nearest
 from ood_nc.graphs.block_model import SETTINGS, BlockModel

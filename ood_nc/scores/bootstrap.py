@@ -7,12 +7,12 @@ new sort (`ood_nc.scores.resamples`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ood_nc.arrays import ArrayLike
+from ood_nc.caching import cached_property
 from ood_nc.errors import UserError
 from ood_nc.scores.counts import Array, RankCounts, Side
 from ood_nc.scores.ranking import as_scores, group_edges, measure_sorted, sort_scores

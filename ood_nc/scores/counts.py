@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ood_nc.caching import cached_property
 from ood_nc.errors import UserError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ood_nc.arrays import ArrayLike
+from ood_nc.caching import cached_property
 from ood_nc.scores.counts import Array
 from ood_nc.scores.ranking import as_scores
 

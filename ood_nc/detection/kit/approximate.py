@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_nc.caching import cached_property
 from ood_nc.detection.kit import faiss_backend, linalg
 from ood_nc.detection.kit.neighbors import MARGIN, TRUSTED, ExactNeighbors
 from ood_nc.errors import UserError

@@ -20,7 +20,6 @@ indexes too: they only propose other candidates, and without a proof that there 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ood_nc.caching import cached_property
 from ood_nc.detection.kit import faiss_backend, linalg
 
 _BATCH = 4096
