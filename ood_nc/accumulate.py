@@ -36,10 +36,18 @@ def _scratch(name: str, rows: int, dim: int, like: torch.Tensor, dtype: torch.dt
     return kept[key][:size].view(dtype).view(rows, dim)
 
 
+def length(values: torch.Tensor) -> float:
+    """The Euclidean length of all numbers of a float tensor; infinite where its square is beyond the dtype."""
+    if values.is_contiguous() and values.numel() < 1 << 31:
+        flat = values.view(-1)
+        return math.sqrt(torch.dot(flat, flat))  # half the time of a norm
+    return float(torch.linalg.vector_norm(values))
+
+
 def is_finite(values: torch.Tensor) -> bool:
     """Whether no number (of a tensor of any shape) is NaN or infinite."""
     # The length of all of them shows it in half the time, unless it is beyond the dtype.
-    if values.dtype.itemsize >= 4 and math.isfinite(float(torch.linalg.vector_norm(values))):
+    if values.dtype.itemsize >= 4 and math.isfinite(length(values)):
         return True
     return math.isfinite(largest_magnitude(torch.atleast_1d(values)))
 

@@ -44,6 +44,15 @@ def test_the_largest_magnitude_is_that_of_numpy(values: list[object]) -> None:
     np.testing.assert_equal(accumulate.largest_magnitude(torch.tensor(values)), expected)
 
 
+@pytest.mark.parametrize("values", [[], [3.0, -4.0], [1e30], [float("nan"), 1.0], [float("inf"), -float("inf")]])
+def test_the_length_is_that_of_numpy(values: list[float]) -> None:
+    with np.errstate(over="ignore"):
+        expected = np.linalg.norm(np.array(values, dtype=np.float32))
+    np.testing.assert_equal(accumulate.length(torch.tensor(values)), float(expected))
+    across = torch.arange(12.0).view(3, 4).T
+    assert accumulate.length(across) == pytest.approx(np.linalg.norm(across.numpy()))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("odd", [None, "largest", math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("shape", [(), (0, 3), (700, 3)])

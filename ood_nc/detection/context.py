@@ -13,13 +13,13 @@ detector that asks for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ood_nc.arrays import ArrayLike, as_labels
+from ood_nc.caching import cached_property
 from ood_nc.detection.head import Head
 from ood_nc.detection.inputs import GivenHead, Inputs
 from ood_nc.detection.kit import linalg, scatter
@@ -133,6 +133,12 @@ class TapStatistics(Inputs):
         if self._labels is None:
             return linalg.row_mean(self.features)
         return self.class_counts.double() @ self.class_means / len(self)
+
+    @cached_property
+    def near_mean(self) -> Tensor:
+        """`mean` (d,) where there is one, else to float32's digits: for detectors that only rank by it."""
+        there = {"mean", "class_means"} & vars(self).keys()
+        return self.mean if there else linalg.near_mean(self.features)
 
     @cached_property
     def global_mean(self) -> Tensor:

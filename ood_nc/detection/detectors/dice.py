@@ -35,7 +35,7 @@ class Dice(FeatureDetector):
     percentile = Parameter(90.0, percent, search=(10.0, 30.0, 50.0, 70.0, 90.0))
 
     def _fit(self, train: TapStatistics) -> None:
-        contributions = self.head.weight * train.mean
+        contributions = self.head.weight * train.near_mean
         dropped = contributions <= percentile.percentile(contributions, self.percentile)
         self.weight_ = self.head.weight.masked_fill(dropped, 0.0)
 

@@ -95,3 +95,11 @@ def test_head_origin_is_the_shortest_least_squares_solution(rank):
     bias = RNG.normal(size=6)
     found = linalg.head_origin(torch.from_numpy(weight), torch.from_numpy(bias))
     np.testing.assert_allclose(found, -np.linalg.pinv(weight, rcond=1e-12) @ bias, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float16, 1), (torch.float32, 1), (torch.float32, 1e36)])
+def test_near_mean_has_float32s_digits(dtype, scale):
+    rows = (scale * (torch.randn(5000, 7, generator=torch.Generator().manual_seed(0)) + 3)).to(dtype)
+    expected = rows.double().numpy().mean(axis=0)
+    np.testing.assert_allclose(linalg.near_mean(rows).numpy(), expected, rtol=1e-7)
+    np.testing.assert_array_equal(linalg.near_mean(rows.double()), linalg.row_mean(rows.double()))
