@@ -3,6 +3,7 @@ metrics. Each ratio is the median of runs that alternate with what they are divi
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -34,61 +35,61 @@ class Ratio(NamedTuple):
 
 
 def ratios(rows: int, repeats: int = 7) -> Iterator[Ratio]:
-    """Every ratio.
+    """Every ratio, each from a process of its own: what others took and gave back serves some better than others.
 
     Args:
         rows: N, of the fits; 1.8 N are scored, 2.5 N measured for collapse, 100 N scores a side for metrics.
         repeats: alternating runs.
     """
-    yield from detector_ratios(rows, repeats)
-    for dtype in ("float32", "float64"):
-        size = f"{5 * rows // 2},512,100"
-        wall = benchmark_collapse.ratios(size, dtype, repeats, None)[1]
-        yield Ratio(f"collapse, {dtype}", "H'H", statistics.median(wall["statistics + metrics"]))
-    for name in ("float32", "float64"):
-        yield Ratio(f"metrics, {name}", "one sort", _over_a_sort(100 * rows, name, repeats))
+    types = ("float32", "float64")
+    parts = ((detector_ratio, DETECTORS), (collapse_ratio, types), (metrics_ratio, types))
+    for measure, names in parts:
+        for name in names:
+            with multiprocessing.get_context("spawn").Pool(1) as process:
+                yield process.apply(measure, (name, rows, repeats))
 
 
-def _over_a_sort(count: int, dtype: str, repeats: int) -> float:
-    """All metrics of so many scores a side, after one run that does not count."""
+def collapse_ratio(dtype: str, rows: int, repeats: int) -> Ratio:
+    """Statistics and every metric of 2.5 N rows of 512 features, 100 classes."""
+    wall = benchmark_collapse.ratios(f"{5 * rows // 2},512,100", dtype, repeats, None)[1]
+    return Ratio(f"collapse, {dtype}", "H'H", statistics.median(wall["statistics + metrics"]))
+
+
+def metrics_ratio(dtype: str, rows: int, repeats: int) -> Ratio:
+    """All metrics of 100 N scores a side, after one run that does not count."""
     generator = np.random.default_rng(0)
-    inside, outside = (generator.normal(shift, 1, count).astype(dtype) for shift in (1, 0))
+    inside, outside = (generator.normal(shift, 1, 100 * rows).astype(dtype) for shift in (1, 0))
     together, found = np.concatenate([inside, outside]), []
     for _ in range(repeats + 1):
         sort = timed(lambda: np.sort(together))
         found.append(timed(lambda: detection_metrics(inside, outside)) / sort)
-    return statistics.median(found[1:])
+    return Ratio(f"metrics, {dtype}", "one sort", statistics.median(found[1:]))
 
 
-def detector_ratios(rows: int, repeats: int) -> Iterator[Ratio]:
+def detector_ratio(name: str, rows: int, repeats: int) -> Ratio:
     """Fit and score of N and 1.8 N rows of 512 float32 features, 100 classes, from features and head alone."""
     sizes = {"N": rows, "B": 9 * rows // 5, "d": 512, "C": 100, "r": 256}
     problem = Problem(sizes)
-    peers = _pytorch_ood(problem)
-    for name in DETECTORS:
+    peer = _pytorch_ood(problem).get(name)
 
-        def ours(name: str = name) -> None:
-            train = TapStatistics(problem.features, problem.labels, head=problem.head)
-            create_detector(name).fit(train).score(TapQueries(problem.queries))
+    def ours() -> None:
+        train = TapStatistics(problem.features, problem.labels, head=problem.head)
+        create_detector(name).fit(train).score(TapQueries(problem.queries))
 
-        found: list[float] = []
-        theirs: list[float] = []
-        ours()
-        for _ in range(repeats):
-            least = unavoidable(name, sizes, torch.float32, problem)
-            found.append(timed(ours) / least)
-            if name in peers and sum(theirs) * least < LONG:
-                try:
-                    theirs.append(timed(peers[name]) / least)
-                except Exception as error:  # theirs must not cost ours
-                    print(f"pytorch-ood, {name}: {type(error).__name__}: {error}", file=sys.stderr)
-                    del peers[name]
-        yield Ratio(
-            f"{name}, fit + score",
-            "float32 products",
-            statistics.median(found),
-            statistics.median(theirs) if theirs else None,
-        )
+    found: list[float] = []
+    theirs: list[float] = []
+    ours()
+    for _ in range(repeats):
+        least = unavoidable(name, sizes, torch.float32, problem)
+        found.append(timed(ours) / least)
+        if peer and sum(theirs) * least < LONG:
+            try:
+                theirs.append(timed(peer) / least)
+            except Exception as error:  # theirs must not cost ours
+                print(f"pytorch-ood, {name}: {type(error).__name__}: {error}", file=sys.stderr)
+                peer = None
+    middle = statistics.median(theirs) if theirs else None
+    return Ratio(f"{name}, fit + score", "float32 products", statistics.median(found), middle)
 
 
 def _pytorch_ood(problem: Problem) -> dict[str, Callable[[], object]]:

@@ -141,12 +141,13 @@ class Inputs:
         wide = torch.empty_like(room, dtype=torch.float64)
         found = wide.new_empty(3, rows)
         for part, reduced in linalg.chunks(self.features, found.T, size=size):
-            largest, total, sums = reduced.unbind(dim=1)
+            largest, total, proof = reduced.unbind(dim=1)
             logits = torch.addmm(bias, part.to(torch.float32), weight.T, out=room[: len(part)])
             largest.copy_(logits.amax(dim=1))
-            sums.copy_(logits.sum(dim=1))
             below = logits.sub_(largest[:, None].float()).exp_()
             torch.sum(wide[: len(below)].copy_(below), dim=1, out=total)
+            # A feature that is not finite makes every logit of its sample so, and with them the largest.
+            torch.mul(largest, 0, out=proof)
         found[1].log_().add_(found[0])
         return found.T
 
