@@ -9,9 +9,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ood_nc.errors import UserError
 from ood_nc.files import write_text
@@ -50,6 +50,7 @@ OOD_GROUPS = ("near", "far")
 """The groups that are to be told from ID; a covariate-shifted set shows ID classes and is reported apart."""
 
 
+_Key = TypeVar("_Key", bound=Hashable)
 _SEED = re.compile(r"[-_. ]*seed[-_]?(\d+)")
 
 
@@ -75,6 +76,30 @@ def sets_of_means(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[Any, ...], fr
 def mean_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells the mean in a row from other means over sets, whatever its metric."""
     return tuple(row[name] for name in ("protocol", "kind", "tap", "method", "group"))
+
+
+def lacking(sets: Mapping[_Key, Collection[str]]) -> dict[_Key, list[str]]:
+    """What each of several means is not over that another one is; those that are over all are not in it."""
+    every = list(dict.fromkeys(name for found in sets.values() for name in sorted(found)))
+    missing = {key: [name for name in every if name not in found] for key, found in sets.items()}
+    return {key: names for key, names in missing.items() if names}
+
+
+def partial_means(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Which means are without a set that others of their kind are over, a line for each method and such sets.
+
+    Args:
+        rows: the long table of one run, of one protocol.
+    """
+    by_group: dict[str, dict[tuple[str, str], frozenset[str]]] = {}
+    for (_, _, tap, method, group), sets in sets_of_means(rows).items():
+        if group not in OOD_GROUPS:  # whose sets are in the mean over all OOD sets too
+            by_group.setdefault(group, {})[method, tap] = sets
+    taps: dict[tuple[str, str], list[str]] = {}
+    for places in by_group.values():
+        for (method, tap), names in lacking(places).items():
+            taps.setdefault((method, ", ".join(names)), []).append(tap)
+    return [f"the means of {method} at {', '.join(at)} are without {names}" for (method, names), at in taps.items()]
 
 
 def measured_taps(identity: Mapping[str, Any]) -> dict[str, str]:

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from ood_nc.documents import check_schema, is_one_set, measured_taps, plain, read_results, seal, write_results
+from ood_nc.documents import (
+    check_schema,
+    is_one_set,
+    measured_taps,
+    partial_means,
+    plain,
+    read_results,
+    seal,
+    write_results,
+)
 from ood_nc.errors import UserError
-from tests.helpers.rows import accuracy_row, detection_row
+from tests.helpers.rows import accuracy_row, detection_row, transfer_row
 
 PARTS: dict[str, Any] = {"identity": {"taps": [{"name": "encoder", "depth": 0}]}, "rows": [], "relations": []}
 PARTS |= {"choices": [], "series": {}, "scores": None}
@@ -76,3 +85,25 @@ def test_is_one_set() -> None:
     assert is_one_set(detection_row("encoder", "svhn", 0.1)) and is_one_set(accuracy_row("encoder", 0.1))
     for name in ("mean", "svhn (disjoint)", None):
         assert not is_one_set(detection_row("encoder", name, 0.1))  # type: ignore[arg-type]
+
+
+def test_means_without_a_set_that_others_are_over_are_named() -> None:
+    rows = [
+        detection_row(tap, name, 0.1, method=method)
+        for tap in ("a", "b")
+        for method in ("knn", "vim")
+        for name in ("far", "svhn")
+    ]
+    assert partial_means(rows) == []
+    rows[1] = detection_row("a", "svhn", None, method="knn", reason="it failed")
+    rows += [detection_row("a", "fog", 0.1, group="covariate", method="vim"), transfer_row("a", "birds", 0.5)]
+    assert partial_means(rows) == ["the means of knn at a are without svhn"]
+    rows.append(detection_row("b", "near", 0.1, group="near", method="vim"))
+    rows.append(transfer_row("b", "pets", 0.5))
+    assert partial_means(rows) == [
+        "the means of knn at a are without svhn, near",
+        "the means of vim at a are without near",
+        "the means of knn at b are without near",
+        "the means of linear at a are without pets",
+        "the means of linear at b are without birds",
+    ]

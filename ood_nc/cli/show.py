@@ -37,7 +37,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def show_results(results: Results) -> None:
     """Print collapse, detection and transfer of every tap, as means over the sets, by the methods of the headline."""
-    from ood_nc.evaluation.overview import ERROR, NC1, by_tap
+    from ood_nc.evaluation.overview import ERROR, NC1, by_tap, partial
     from ood_nc.headline import headline
 
     chosen = headline(results.identity)
@@ -55,6 +55,8 @@ def show_results(results: Results) -> None:
     ]
     title = f"{results.identity.get('run', 'run')}: every layer (* the headline, fixed beforehand)"
     table(title, ["tap", *found], body)
+    for line in partial(results.main_rows, results.identity):
+        say(line)
     show_recommendation(results)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ood_nc.documents import MEAN
+from ood_nc.documents import MEAN, partial_means
 from ood_nc.errors import MissingPackageError
 from ood_nc.headline import headline
 
@@ -37,6 +37,13 @@ def by_tap(rows: Sequence[Row], identity: Mapping[str, Any]) -> tuple[list[str],
         }
         found[label] = {tap: 1 - value if label == ERROR else value for tap, value in values.items()}
     return sorted(taps, key=lambda tap: int(taps[tap])), found
+
+
+def partial(rows: Sequence[Row], identity: Mapping[str, Any]) -> list[str]:
+    """Which of the means that `by_tap` gives are without a set that those of other taps are over, a line each."""
+    chosen = headline(identity)
+    shown = {("detection", name) for name in chosen.detectors} | {("transfer", chosen.probe)}
+    return partial_means(row for row in rows if (row["kind"], row["method"]) in shown)
 
 
 class Plots:

@@ -26,7 +26,7 @@ from ood_nc.documents import (
     write_results,
 )
 from ood_nc.errors import UserError
-from ood_nc.evaluation.overview import Plots, by_tap
+from ood_nc.evaluation.overview import Plots, by_tap, partial
 from ood_nc.evaluation.scores_table import Samples, read_samples
 from ood_nc.files import PATIENCE, atomic_path, expanded, is_being_written
 from ood_nc.notebook import data_frame, html_table, short
@@ -135,7 +135,8 @@ class Results:
     def _repr_html_(self) -> str:
         taps, found = by_tap(self.main_rows, self.identity)
         rows = [[tap, *(short(values.get(tap)) for values in found.values())] for tap in taps]
-        return html_table(["tap", *found], rows, caption=repr(self))
+        caption = "; ".join([repr(self), *partial(self.main_rows, self.identity)])
+        return html_table(["tap", *found], rows, caption=caption)
 
     def select(self, **equals: Any) -> list[Row]:
         """The rows whose columns equal the given values; a tap that was measured as another goes by both names.

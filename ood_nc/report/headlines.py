@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from ood_nc.documents import MEAN, is_one_set, mean_key, sets_of_means
+from ood_nc.documents import MEAN, is_one_set, lacking, mean_key, sets_of_means
 from ood_nc.headline import Headline, headline
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import metric
@@ -84,7 +84,7 @@ def columns(runs: Sequence[Run]) -> list[list[int]]:
 def headlines(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[Table]:
     """The few numbers a reader looks for first, a row each, a cell a column, and their difference if any."""
     chosen, places = [headline(run.identity) for run in runs], columns(runs)
-    averaged = [sets_of_means(run.rows) for run in runs] if len(places) < len(runs) else [{} for _ in runs]
+    averaged = [sets_of_means(run.rows) for run in runs]
 
     def with_sets(rows: Sequence[Row | None]) -> list[Row | None]:
         return [row and {**row, "sets": of.get(mean_key(row))} for row, of in zip(rows, averaged, strict=True)]
@@ -126,6 +126,10 @@ def _headline_line(
     method: str = "",
 ) -> Table:
     cells = [_over_seeds([rows[run] for run in column], with_tap=kind != "accuracy") for column in places]
+    firsts = {place: row for place, column in enumerate(places) if (row := rows[column[0]]) and row.get("sets")}
+    for place, names in lacking({place: row["sets"] for place, row in firsts.items()}).items():
+        if not cells[place]["undefined"]:
+            cells[place]["detail"] += f"; without {', '.join(names)}"
     return {"name": name, "cells": cells, "kind": kind, "metric": metric_name, "method": method}
 
 

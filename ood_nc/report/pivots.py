@@ -88,7 +88,7 @@ def _columns(runs: Sequence[Run], lookup: Lookup, kind: str, group: str, *, time
         for row in rows:
             if row["n"] is not None:
                 by_run[row["run"]] = max(by_run.get(row["run"], 0), row["n"])
-        size = span(by_run.values())
+        size = span(row["n"] for row in rows) if dataset == MEAN else span(by_run.values())
         ids = span(map(id_size, runs)) if kind == "detection" and group != "id" and dataset != MEAN else ""
         column = {"number": number, "kind": kind, "timed": timed, "mean": dataset == MEAN, "name": dataset}
         column["group"] = "Cost" if timed else GROUPS.get(group, group)

@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
+from ood_nc.documents import partial_means
 from ood_nc.report.documents import Run, settings
 from ood_nc.report.numbers import seconds
 from ood_nc.report.tables import GROUPS, Table
@@ -179,6 +180,7 @@ def warnings(runs: Sequence[Run], comparison: Mapping[str, Any] | None) -> list[
     told: dict[str, list[str]] = {}
     for run in runs:
         own = [str(note) for name in ("warnings", "notes") for note in run.identity.get(name) or ()]
+        own += partial_means(run.rows)
         own += [f"rows of the protocol {name} are in the results and not shown here" for name in run.other_protocols]
         for note in dict.fromkeys(own):
             told.setdefault(note, []).append(run.name)

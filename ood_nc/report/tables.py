@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ood_nc.documents import MEAN
 from ood_nc.report.documents import Row, Run
 from ood_nc.report.glossary import default_method, metric
 from ood_nc.report.numbers import DASH, interval, number
@@ -53,19 +54,21 @@ def cell(row: Row | None, unit: str, address: str = "") -> Table:
     if row is None:
         return _plain_cell(DASH, title="not measured", address=address, undefined=True)
     undefined = row["value"] is None
-    n = f"n = {row['n']}" if row.get("n") is not None else ""
+    of = row.get("n")
+    n = "" if of is None else f"mean of {of} set{'' if of == 1 else 's'}" if row.get("dataset") == MEAN else f"n = {of}"
     return _plain_cell(
         number(row["value"], unit),
         interval="" if undefined else interval(row.get("low"), row.get("high"), unit),
         value="" if undefined else repr(row["value"]),
         title=f"undefined: {row.get('reason') or 'no reason given'}" if undefined else n,
+        n="" if of is None else of,
         address=address,
         undefined=undefined,
     )
 
 
 def _plain_cell(text: str, **parts: Any) -> Table:
-    empty = {"interval": "", "value": "", "title": "", "address": "", "undefined": False, "detail": ""}
+    empty = {"interval": "", "value": "", "title": "", "n": "", "address": "", "undefined": False, "detail": ""}
     return {"text": text, **empty, **parts}
 
 

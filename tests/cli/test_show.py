@@ -30,6 +30,20 @@ def test_the_table_shows_the_headline_and_no_detector_picked_on_the_test_sets(
     assert "0.250 *" in rows["encoder"], "transfer error, not accuracy"
 
 
+def test_a_mean_over_fewer_sets_than_the_others_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """One tap's mean was over the sets that were left, beside means over all, without a word."""
+    found = results()
+    for tap in ("encoder", "projector"):
+        found.rows += [detection_row(tap, name, 0.2, method="knn") for name in ("far", "svhn")]
+        found.rows.append(detection_row(tap, "other", 0.2, method="vim" if tap == "encoder" else "dice"))
+    show_results(found)
+    assert "are without" not in capsys.readouterr().out and "are without" not in found._repr_html_()
+    found.rows[-2] = detection_row("projector", "svhn", None, method="knn", reason="it failed")
+    show_results(found)
+    assert capsys.readouterr().out.splitlines()[-1] == "the means of knn at projector are without svhn"
+    assert "the means of knn at projector are without svhn" in found._repr_html_()
+
+
 def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OOD_NC_QUIET", "1")
     say("a line")

@@ -282,6 +282,23 @@ def test_the_best_of_a_column_is_not_marked_where_it_is_chance(browser: Any, tmp
     assert not each(browser, "#table-detectors tr td:nth-child(3).best", "1")
 
 
+@pytest.mark.slow
+def test_a_mean_over_fewer_sets_is_not_marked_the_best(browser: Any, tmp_path: Path) -> None:
+    run = build_run(tmp_path / "run", epochs=1)
+    document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for row in document["rows"]:
+        if (row["dataset"], row["group"], row["method"]) == ("mean", "ood", "knn") and row["metric"] == "auroc":
+            row |= {"value": 1.0, "n": 1}
+    write_document(run, document)
+    open_page(browser, write_report(run))
+    best = each(browser, "#table-detectors td.mean.best", "[e.cellIndex, e.parentElement.cells[0].textContent]")
+    assert [name for position, name in best if position == 1] and [1, "knn"] not in best
+    choose(browser, "tap", "encoder")
+    assert [1, "knn"] not in each(
+        browser, "#table-detectors td.mean.best", "[e.cellIndex, e.parentElement.cells[0].textContent]"
+    )
+
+
 def test_a_report_of_one_run_prints_on_few_pages_and_names_each_point_once(browser: Any, tmp_path: Path) -> None:
     run = build_run(tmp_path / "run", taps=("stage2", "stage3", "encoder", "projector"), detectors=DETECTORS[:4])
     open_page(browser, write_report(run))

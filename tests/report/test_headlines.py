@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,13 @@ def test_means_of_seeds_over_other_sets_are_no_mean(tmp_path: Path, change: str)
     (cell,), (transfer,) = cells["Mean AUROC, knn"], cells["Mean transfer error"]
     assert (cell["text"], cell["value"]) == ("–", "") and cell["detail"].endswith(", over other sets")
     assert transfer["value"] and "other sets" not in transfer["detail"]
+
+
+def test_a_mean_over_fewer_sets_than_the_one_beside_it_is_told(tmp_path: Path) -> None:
+    runs = read_runs(build_comparison(tmp_path)[0])
+    lost = {"kind": "detection", "dataset": "textures", "method": "knn", "tap": runs[1].head_tap}
+    rows = [{**row, "value": None} if lost.items() <= row.items() else row for row in runs[1].rows]
+    runs[1] = replace(runs[1], rows=rows)
+    lines = {line["name"]: [cell["detail"] for cell in line["cells"]] for line in headlines(runs, None)}
+    assert [detail.partition("; ")[2] for detail in lines["Mean AUROC, knn"]] == ["", "without textures"]
+    assert not any("without" in detail for detail in lines["Mean AUROC, energy"])

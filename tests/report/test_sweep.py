@@ -53,3 +53,30 @@ def test_what_is_undefined_for_a_seed_has_no_mean_over_the_others(tmp_path: Path
     assert row["seeds"] == "2" and row["mean FPR95 (ID positive) by knn, %"] is None
     assert row["mean FPR95 (ID positive) by energy, %"] is not None
     assert not any("knn" in panel.title for panel in sweep_figure("seeds", runs, settings).panels)
+
+
+def test_seeds_over_other_sets_have_no_mean_and_settings_over_fewer_say_so(tmp_path: Path) -> None:
+    settings = {
+        build_run(tmp_path / f"r{alpha}{seed}", seed=seed, epochs=1): {"loss.entropy_weight": alpha, "seed": seed}
+        for alpha in (0.0, 0.5)
+        for seed in (0, 1)
+    }
+    name, paths = "mean FPR95 (ID positive) by knn, %", list(settings)
+
+    def lose(path: Path) -> None:
+        document = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        for row in document["rows"]:
+            if (row["kind"], row["method"], row["dataset"]) == ("detection", "knn", "textures"):
+                row.update(value=None, low=None, high=None, reason="it failed")
+        write_document(path, document)
+
+    lose(paths[2])
+    table = sweep_table(read_runs(paths), list(settings.values()))
+    assert table[0][name] is not None and table[1][name] is None
+    lose(paths[3])
+    table = sweep_table(runs := read_runs(paths), list(settings.values()))
+    assert None not in (table[0][name], table[1][name])
+    panel = next(one for one in sweep_figure("x", runs, list(settings.values())).panels if one.title == name)
+    assert panel.note == "0.5 is without textures"
+    lines = write_sweep("alpha", settings, tmp_path).read_text(encoding="utf-8").splitlines()
+    assert lines[-2:] == ["", f"{name}: 0.5 is without textures."]

@@ -6,25 +6,34 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
-from ood_nc.documents import MEAN
+from ood_nc.documents import MEAN, lacking, mean_key, sets_of_means
 from ood_nc.headline import headline
-from ood_nc.report.documents import Run, settings
+from ood_nc.report.documents import Row, Run, settings
 from ood_nc.report.figures.figure import Figure, Panel, Series
+
+Place = tuple[str, str]
+"""Arm and architecture."""
 
 
 def outcomes(runs: Sequence[Run]) -> Figure:
-    """The headline's means: bars over seeds, from the lowest to the highest seed where there are several."""
+    """The headline's means: bars over seeds, from the lowest to the highest seed where there are several.
+
+    Seeds whose means are not over the same sets have no bar; the note says so, and which bars are over fewer sets.
+    """
     panels = []
     detectors = dict.fromkeys(name for run in runs for name in headline(run.identity).detectors)
     wanted: list[tuple[str, str | None]] = [(f"mean FPR95 (ID positive) by {name}, %", name) for name in detectors]
+    averaged = [sets_of_means(run.rows) for run in runs]
     for label, detector in [*wanted, ("mean transfer error, %", None)]:
-        values: dict[tuple[str, str], list[float]] = {}
-        for run in runs:
-            value = _value(run, detector)
-            if value is not None:
-                values.setdefault((arm(runs, run), architecture(run)), []).append(100 * value)
-        if values:
-            panels.append(Panel(label, "architecture", label, _bars(values)))
+        means: dict[Place, list[Row | None]] = {}
+        for run, sets in zip(runs, averaged, strict=True):
+            row = _row(run, detector)
+            means.setdefault((arm(runs, run), architecture(run)), []).append(
+                row and {**row, "sets": sets.get(mean_key(row), frozenset())}
+            )
+        means = {place: rows for place, rows in means.items() if any(rows)}
+        if means:
+            panels.append(_panel(label, means))
     missing = None if panels else "no run has a mean over OOD sets or over transfer sets"
     return Figure("outcomes", "Detection and transfer by architecture and arm", panels, missing=missing)
 
@@ -59,7 +68,8 @@ def method_of(run: Run, task: str) -> str | None:
     return "energy" if "energy" in detectors else next(iter(detectors), None)
 
 
-def _value(run: Run, detector: str | None) -> float | None:
+def _row(run: Run, detector: str | None) -> Row | None:
+    """The headline's mean, with its error in %; None where it is undefined."""
     chosen = headline(run.identity)
     wanted: dict[str, Any] = (
         {"kind": "transfer", "tap": chosen.transfer_tap, "method": chosen.probe, "metric": "accuracy"}
@@ -67,11 +77,31 @@ def _value(run: Run, detector: str | None) -> float | None:
         else {"kind": "detection", "tap": chosen.detection_tap, "method": detector, "metric": "fpr95_id_positive"}
     )
     wanted |= {"dataset": MEAN, "group": "transfer" if detector is None else "ood"}
-    value = next((row["value"] for row in run.rows if wanted.items() <= row.items()), None)
-    return 1 - value if detector is None and value is not None else value
+    row = next((row for row in run.rows if wanted.items() <= row.items()), None)
+    if row is None or row["value"] is None:
+        return None
+    return {**row, "error": 100 * (1 - row["value"] if detector is None else row["value"])}
 
 
-def _bars(values: dict[tuple[str, str], list[float]]) -> list[Series]:
+def _panel(label: str, means: dict[Place, list[Row | None]]) -> Panel:
+    """The bars of one measure."""
+    alike: dict[Place, list[Row]] = {}
+    for place, rows in means.items():
+        known = [row for row in rows if row]
+        if len(known) == len(rows) and len({(row["n"], row["sets"]) for row in known}) == 1:
+            alike[place] = known
+    notes = [
+        f"{', '.join(place)}: no mean, for not every seed has it over the same sets"
+        for place in means
+        if place not in alike
+    ]
+    fewer = lacking({place: rows[0]["sets"] for place, rows in alike.items()})
+    notes += [f"{', '.join(place)}: without {', '.join(names)}" for place, names in fewer.items()]
+    errors = {place: [row["error"] for row in rows] for place, rows in alike.items()}
+    return Panel(label, "architecture", label, _bars(errors), note="; ".join(notes))
+
+
+def _bars(values: dict[Place, list[float]]) -> list[Series]:
     series = []
     for color, name in enumerate(dict.fromkeys(name for name, _ in values)):
         found = {place: seeds for (own, place), seeds in values.items() if own == name}

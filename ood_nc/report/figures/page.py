@@ -60,7 +60,7 @@ def _ticks(values: Sequence[Any]) -> dict[str, Any]:
 
 def _title(panel: Panel, x: float, y: float, *, both: bool) -> dict[str, Any]:
     """Title and note; where both have no room beside their neighbours, the note: the axes say the rest."""
-    lines = [panel.title, *wrap(panel.note, 60)] if both else [panel.note or panel.title]
+    lines = [panel.title, *wrap(panel.note, 60)] if both else wrap(panel.note, 45) or [panel.title]
     place = {"x": x, "y": y, "xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom"}
     return {"text": "\n".join(lines), "showarrow": False, **place}
 

@@ -11,13 +11,16 @@ function fillCell(cell, entry, unit) {
   }
   cell.dataset.v = entry && entry.value !== null ? entry.value : "";
   cell.classList.toggle("undefined", !entry || entry.value === null);
+  if (cell.classList.contains("mean")) cell.dataset.sets = (entry && entry.n) || "";
   cell.title = !entry
     ? "not measured"
     : entry.value === null
       ? `undefined: ${entry.reason || "no reason given"}`
       : entry.n === null || entry.n === undefined
         ? ""
-        : `n = ${entry.n}`;
+        : cell.classList.contains("mean")
+          ? `mean of ${entry.n} set${entry.n === 1 ? "" : "s"}`
+          : `n = ${entry.n}`;
 }
 
 /** Fills every cell of a table whose address holds a choice (a tap, a split, the metrics). */
@@ -56,13 +59,17 @@ function markBest(table) {
   const rows = [...table.tBodies[0].rows];
   [...headsOf(table)].forEach((head, position) => {
     const { better } = metricOf(head.dataset.metric);
+    // A mean over fewer sets than another may be over the easier ones.
     const cells = rows.map(row => row.cells[position + 1]);
-    const values = cells.filter(cell => cell.dataset.v !== "").map(cell => +cell.dataset.v);
+    const sets = cell => (cell.dataset.v === "" ? 0 : +(cell.dataset.sets || 0));
+    const most = Math.max(...cells.map(sets));
+    const known = cells.filter(cell => cell.dataset.v !== "" && sets(cell) === most);
+    const values = known.map(cell => +cell.dataset.v);
     const best = better === "lower" ? Math.min(...values) : better === "higher" ? Math.max(...values) : NaN;
     const chance = CHANCE[head.dataset.metric];
     const none = chance !== undefined && (better === "lower" ? best >= chance : best <= chance);
     for (const cell of cells) {
-      const isBest = !none && values.length > 1 && cell.dataset.v !== "" && +cell.dataset.v === best;
+      const isBest = !none && values.length > 1 && known.includes(cell) && +cell.dataset.v === best;
       cell.classList.toggle("best", isBest);
       cell.querySelectorAll(".vh").forEach(span => span.remove());
       if (isBest) cell.insertAdjacentHTML("beforeend", '<span class="vh"> (best of the column)</span>');

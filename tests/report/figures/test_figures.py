@@ -89,6 +89,31 @@ def test_outcomes_are_means_over_seeds_by_arm(runs: list[Run]) -> None:
     assert panel.series[0].low == [pytest.approx(min(values[:2]))] and panel.series[0].labels == ["2 seeds"]
 
 
+def test_bars_are_of_seeds_over_the_same_sets_and_say_what_they_are_over(runs: list[Run]) -> None:
+    """A bar was the mean of whatever sets each seed had, beside bars over all of them."""
+
+    def without(run: Run) -> Run:
+        lost = {"kind": "detection", "dataset": "textures", "method": "energy", "tap": run.head_tap}
+        return replace(run, rows=[{**row, "value": None} if lost.items() <= row.items() else row for row in run.rows])
+
+    def panel(*some: Run) -> Panel:
+        return next(one for one in figure(list(some), "outcomes").panels if "energy" in one.title)
+
+    assert not panel(*runs).note
+    split = panel(runs[0], without(runs[1]), runs[2])
+    assert [one.labels for one in split.series] == [["1 seed"]]
+    assert split.note.endswith("no mean, for not every seed has it over the same sets")
+    fewer = panel(*runs[:2], without(runs[2]))
+    assert [one.labels for one in fewer.series] == [["2 seeds"], ["1 seed"]] and fewer.note.endswith(
+        ": without textures"
+    )
+    undefined = [{**row, "value": None} if row["dataset"] == "mean" else row for row in runs[1].rows]
+    assert panel(runs[0], replace(runs[1], rows=undefined), runs[2]).note == split.note
+    assert (
+        "<br>" not in plotly_figure(figure([runs[0], without(runs[1])], "outcomes"))["layout"]["annotations"][0]["text"]
+    )
+
+
 def test_histograms_are_shares_with_fpr95_of_their_set(runs: list[Run]) -> None:
     panels = figure(runs[:1], "histograms").panels
     assert len(panels) == 2
