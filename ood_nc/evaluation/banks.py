@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from ood_nc.data import ImageDataset, Inputs
+from ood_nc.data import ImageDataset, Inputs, transfer_keys
 from ood_nc.evaluation.fitting import VALIDATION_OOD, Extractor
+from ood_nc.evaluation.taps import labelled
 from ood_nc.features import FeatureBank, UnreadableError
+
+_LISTED = 5
 
 
 def extract_banks(
@@ -48,6 +51,26 @@ def extract_banks(
             continue
         inputs.note_broken(key, banks[key].broken)
     return {key: banks[key] for key in datasets if key in banks}
+
+
+def untaught_notes(inputs: Inputs, banks: Mapping[str, FeatureBank]) -> list[str]:
+    """A line for each test set with images of a class that its training set has no readable image of."""
+    pairs = {"ID test": ("id_train", "id_test")} | {name: transfer_keys(name) for name in inputs.transfer}
+    notes, datasets = [], inputs.all()
+    for name, (train, test) in pairs.items():
+        if train not in banks or test not in banks or not all(labelled(banks[key].labels) for key in (train, test)):
+            continue
+        labels = banks[test].labels
+        alone = labels[~torch.isin(labels, banks[train].labels)]
+        if len(alone):
+            names = datasets[train].class_names
+            classes = [str(one) if names is None else names[one] for one in alone.unique().tolist()]
+            more = f" and {len(classes) - _LISTED} more" if len(classes) > _LISTED else ""
+            notes.append(
+                f"{name}: {len(alone)} of {len(labels)} test images are of classes without a training image "
+                f"({', '.join(classes[:_LISTED])}{more}); a probe is wrong on them whatever it says"
+            )
+    return notes
 
 
 def _part(whole: FeatureBank, dataset: ImageDataset) -> FeatureBank:

@@ -17,7 +17,7 @@ from ood_nc.data import Source, TransferSource, jumbled
 from ood_nc.detection import detector_class
 from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
-from ood_nc.evaluation.banks import extract_banks, same_taps
+from ood_nc.evaluation.banks import extract_banks, same_taps, untaught_notes
 from ood_nc.evaluation.choices import evidence_of, make_choices
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.ensembles import measure_ensemble
@@ -197,6 +197,7 @@ def evaluate(
     if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
         return Results(rows=[])
     inputs.notes += [f"{name} is the same tensor as {tap}: measured once" for tap in aliases for name in aliases[tap]]
+    inputs.notes += untaught_notes(inputs, banks)
     plan = Plan(
         model=model,
         inputs=inputs,

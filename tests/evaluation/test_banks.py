@@ -122,3 +122,22 @@ def test_taps_that_differ_in_one_number_of_one_set_are_two() -> None:
     banks = {key: FeatureBank({"x": a, "y": other}, a, a[:, 0].long(), ()) for key, other in (("t", a), ("o", b))}
     assert same_taps(["x", "y"], {"t": banks["t"]}, preferred=("y",)) == {"y": ["x"]}
     assert same_taps(["x", "y"], banks, preferred=("y",)) == {"x": [], "y": []}
+
+
+def test_test_images_of_a_class_without_a_training_image_are_counted() -> None:
+    """They lowered every accuracy in silence."""
+    rng = np.random.default_rng(0)
+
+    def split(name: str, labels: list[int]) -> dict[str, np.ndarray]:
+        features = rng.normal(size=(len(labels), 4)).astype("float32") + np.eye(4, dtype="float32")[labels] * 9
+        return {f"{name}/encoder": features, f"{name}/labels": np.array(labels)}
+
+    arrays = split("id_train", [0, 1] * 20) | split("id_test", [0, 1, 2, 3] * 5 + [3])
+    arrays |= split("transfer/pets/train", [0, 1] * 9) | split("transfer/pets/test", [0, 1] * 5)
+    arrays |= split("transfer/cars/train", [0, 1] * 9) | split("transfer/cars/test", [0, 1, 3] * 5)
+    found = evaluate(features=arrays, detectors=[], probes=["nearest_mean"], bootstrap=0)
+    told = [note for note in found.identity["notes"] if "without a training image" in note]
+    assert [note.partition(" test images")[0] for note in told] == ["ID test: 11 of 21", "cars: 5 of 15"]
+    assert "(2, 3)" in told[0] and "(3)" in told[1]
+    (row,) = found.select(kind="transfer", dataset="cars", metric="accuracy")
+    assert row["value"] == pytest.approx(10 / 15), "they count as wrong"
