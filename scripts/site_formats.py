@@ -21,7 +21,7 @@ from ood_nc.report.glossary import METHODS, METRICS
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
 ARROW = {
     "row": COLUMNS,
-    "samples": {"score/TAP/DETECTOR": "double", "correct/TAP/PROBE": "bool"},
+    "samples": {"score/TAP/DETECTOR": "double", "correct/TAP/PROBE": "bool or double"},
     "verdicts": {field.name: str(field.type) for field in SCHEMA} | {"discovery": str(pa.bool_())},
 }
 SECTIONS = {

@@ -155,9 +155,10 @@ def _accuracy(pair: CommonSamples, role: str, taps: Pair, methods: Pair) -> dict
         a, b = (pair.column(run, chosen, correct_column(taps[run], methods[run])) for run in (0, 1))
         if a is not None and b is not None:
             gain = b.astype(np.float64) - a.astype(np.float64)
-            drawn = pair.counts[chosen].T
-            up, down = (drawn[differ].sum(axis=0, dtype=np.int64) for differ in (gain > 0, gain < 0))
-            found[chosen] = Difference(np.concatenate([[gain.mean()], (up - down) / len(gain)]), len(gain))
+            drawn, total = pair.counts[chosen].T, np.zeros(len(pair.counts[chosen]))
+            for step in np.unique(gain[gain != 0]):  # of few-shot probes a share of the draws
+                total += step * drawn[gain == step].sum(axis=0, dtype=np.int64)
+            found[chosen] = Difference(np.concatenate([[gain.mean()], total / len(gain)]), len(gain))
     return found
 
 

@@ -57,7 +57,8 @@ class Results:
         choices: the tap and method each rule chooses without OOD or transfer data, and its regret (`make_choices`).
         series: histograms of scores, maps of features, and of probes the accuracy on each class.
         scores: one row a sample: ``group``, ``dataset``, ``id``, then ``score/<tap>/<detector>`` and
-            ``correct/<tap>/<probe>``, null where a column does not concern the sample.
+            ``correct/<tap>/<probe>`` (of few-shot probes the share of draws), null where a column does not concern the
+            sample.
 
     Example:
         >>> import numpy as np

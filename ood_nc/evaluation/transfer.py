@@ -20,12 +20,13 @@ from ood_nc.evaluation.taps import TapData, labelled
 from ood_nc.scores import percentile_interval
 from ood_nc.transfer import PROBES, ProbeResult, id_ood_alignment, layer_correlation, retained_accuracy, wilson_interval
 
-Correct = NDArray[np.bool_]
+Correct = NDArray[Any]
+"""Whether each test image was right (bool); of few-shot probes the share of draws in which it was (float64)."""
 
 
 class Probed(NamedTuple):
-    """What a probe gave at a tap: rows; by (transfer set, probe) which test images were right (not of few-shot probes,
-    which have one answer a draw); and the accuracy on each class."""
+    """What a probe gave at a tap: rows; by (transfer set, probe) which test images were right; the accuracy on each
+    class."""
 
     rows: list[Row]
     correct: dict[tuple[str, str], Correct]
@@ -55,8 +56,8 @@ def measure_probe(method: str, run: Callable[[str], ProbeResult], tap: str, plan
         found.rows.extend(accuracy_rows(result, make, dataset=name))
         of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
         found.by_class.append({"tap": tap, "dataset": name, "method": method, "accuracy": of_class})
-        if result.correct.ndim == 1:
-            found.correct[name, method] = result.correct.cpu().numpy()
+        right = result.correct if result.correct.ndim == 1 else result.correct.double().mean(dim=0)
+        found.correct[name, method] = right.cpu().numpy()
     if results:
         found.rows.append(mean_row(results, plan, make))
     return found

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ood_nc.evaluation import Results, compare, evaluate
 from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
 from ood_nc.evaluation.scores_table import Samples, read_samples, scores_table
@@ -68,3 +69,35 @@ def test_runs_of_other_detectors_are_compared_by_the_first_of_each() -> None:
     only = {**IDENTITY, "detectors": ["knn"]}
     found = differences(CommonSamples([samples(0), samples(1)], 0, 0), only, other)
     assert {cell.method for cell in found if cell.kind == "detection"} == {("knn", "msp")}
+
+
+def test_few_shot_probes_are_compared_by_the_share_of_draws_that_are_right() -> None:
+    """They kept no answers by image: where one was the only probe, nothing on transfer was compared."""
+    rng = np.random.default_rng(0)
+
+    def run(shift: float) -> Results:
+        labels = np.arange(60) % 3
+        arrays = {"id_train/encoder": rng.normal(size=(60, 4)), "id_train/labels": labels}
+        arrays |= {"id_test/encoder": rng.normal(size=(60, 4)), "id_test/labels": labels}
+        for part in ("train", "test"):
+            features = rng.normal(size=(60, 4)) + shift * np.eye(4)[labels]
+            arrays |= {f"transfer/pets/{part}/encoder": features, f"transfer/pets/{part}/labels": labels}
+        return evaluate(features=arrays, detectors=[], probes=["few_shot_1"], bootstrap=0)
+
+    a, b = run(1.0), run(2.0)
+    (row_a,), (row_b,) = (one.select(kind="transfer", dataset="pets", metric="accuracy") for one in (a, b))
+    pair = CommonSamples([a.samples(), b.samples()], 20, 0)
+    (cell,) = found = differences(pair, a.identity, b.identity)
+    assert (cell.headline, cell.metric, cell.dataset) == (True, "transfer_error", "pets")
+    assert found[cell].values[0] == pytest.approx(row_a["value"] - row_b["value"])
+    right = [one.samples().get(("transfer", "pets"), "correct/encoder/few_shot_1") for one in (a, b)]
+    assert right[0] is not None and right[1] is not None and set(np.round(10 * right[0], 6) % 1) == {0.0}
+    for drawn, value in zip(pair.counts["transfer", "pets"], found[cell].values[1:], strict=True):
+        rows = np.repeat(np.arange(60), drawn)
+        assert value == pytest.approx(right[0][rows].mean() - right[1][rows].mean())
+    errors = {
+        one["run"]: one["value"]
+        for one in compare([a, b], replicates=20)["standings"]
+        if one["metric"] == "transfer_error"
+    }
+    assert list(errors.values()) == pytest.approx([1 - row_a["value"], 1 - row_b["value"]])
