@@ -26,6 +26,8 @@ from ood_nc.evaluation.taps import TapData
 from ood_nc.scores import METRICS, percentile_intervals, resampled_metrics
 
 Scores = NDArray[np.float64]
+Metrics = dict[str, Scores | str]
+"""By metric the value, then those of the resamples; or why it has none."""
 
 SMALL = 1 << 25
 """Values of features up to which the overhead of a call counts: 65,536 rows of 512."""
@@ -177,7 +179,7 @@ def null_rows(groups: Mapping[str, str], reason: str, make: MakeRow) -> list[Row
 def detection_rows(scores: Mapping[str, Scores], failures: Mapping[str, str], plan: Plan, make: MakeRow) -> list[Row]:
     """The rows of one detector: each OOD set, those with overlap once more without it, and the mean of each group."""
     rows: list[Row] = []
-    by_group: dict[str, list[dict[str, Scores]]] = {}
+    by_group: dict[str, list[Metrics]] = {}
     for ood, group in plan.inputs.groups.items():
         where = {"dataset": ood, "group": group}
         values = scores.get(ood_key(ood))
@@ -210,7 +212,7 @@ def rows_of_sets(
         make: makes a row of the detector.
     """
     rows: list[Row] = []
-    by_group: dict[str, list[dict[str, Scores]]] = {}
+    by_group: dict[str, list[Metrics]] = {}
     for name, group in groups.items():
         try:
             found = _metrics(scores["id_test"], name, scores[name], resamples)
@@ -222,27 +224,44 @@ def rows_of_sets(
     return rows + _mean_rows(by_group, make)
 
 
-def _mean_rows(by_group: dict[str, list[dict[str, Scores]]], make: MakeRow) -> list[Row]:
+def _mean_rows(by_group: dict[str, list[Metrics]], make: MakeRow) -> list[Row]:
     by_group["ood"] = [found for group in OOD_GROUPS for found in by_group.get(group, [])]
     rows = []
     for group, parts in by_group.items():
         if parts:
-            mean = {metric: np.mean([found[metric] for found in parts], axis=0) for metric in parts[0]}
+            mean: Metrics = {}
+            for metric in parts[0]:
+                failed = [one for found in parts if isinstance(one := found[metric], str)]
+                mean[metric] = failed[0] if failed else np.mean([found[metric] for found in parts], axis=0)  # type: ignore[arg-type]
             rows += _metric_rows(mean, make, n=len(parts), dataset=MEAN, group=group)
     return rows
 
 
-def _metrics(id_scores: Scores, key: str, ood_scores: Scores, resamples: Resamples) -> dict[str, Scores]:
-    """By metric the value, then those of the resamples."""
-    drawn = resamples.of("id_test", len(id_scores)), resamples.of(key, len(ood_scores))
-    return resampled_metrics(id_scores, ood_scores, *drawn)
+def _metrics(id_scores: Scores, key: str, ood_scores: Scores, resamples: Resamples) -> Metrics:
+    """By metric the value, then those of the resamples; of one that fails alone (another package's), why it does."""
+    sides = id_scores, ood_scores, resamples.of("id_test", len(id_scores)), resamples.of(key, len(ood_scores))
+    found: Metrics = {}
+    try:
+        found.update(resampled_metrics(*sides))
+    except Exception:
+        for name in METRICS:
+            try:
+                found.update(resampled_metrics(*sides, [name]))
+            except Exception as error:
+                found[name] = reason_of(error)
+        if all(isinstance(one, str) for one in found.values()):  # of the scores, not of a metric
+            raise
+    return found
 
 
-def _metric_rows(found: Mapping[str, Scores], make: MakeRow, **where: Any) -> list[Row]:
-    ends = percentile_intervals(found)
+def _metric_rows(found: Metrics, make: MakeRow, **where: Any) -> list[Row]:
+    values = {metric: one for metric, one in found.items() if not isinstance(one, str)}
+    ends = percentile_intervals(values)
     return [
-        make(**where, metric=metric, value=float(values[0]), low=ends[metric][0], high=ends[metric][1])
-        for metric, values in found.items()
+        make(**where, metric=metric, value=float(values[metric][0]), low=ends[metric][0], high=ends[metric][1])
+        if metric in values
+        else make(**where, metric=metric, value=None, reason=one)
+        for metric, one in found.items()
     ]
 
 

@@ -48,16 +48,17 @@ def measure_probe(method: str, run: Callable[[str], ProbeResult], tap: str, plan
     for name in plan.inputs.transfer:
         try:
             result = run(name)
+            rows = accuracy_rows(result, make, dataset=name)
+            of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
+            right = result.correct if result.correct.ndim == 1 else result.correct.double().mean(dim=0)
+            found.correct[name, method] = right.cpu().numpy()
         except Exception as error:
-            # One set must not cost the others; the reason stands in its row.
+            # One set must not cost the others, nor what another package returns; the reason stands in its row.
             found.rows.append(make(dataset=name, metric="accuracy", value=None, reason=reason_of(error)))
             continue
         results.append(result)
-        found.rows.extend(accuracy_rows(result, make, dataset=name))
-        of_class = {str(number): round(share, 6) for number, share in result.per_class.items()}
+        found.rows.extend(rows)
         found.by_class.append({"tap": tap, "dataset": name, "method": method, "accuracy": of_class})
-        right = result.correct if result.correct.ndim == 1 else result.correct.double().mean(dim=0)
-        found.correct[name, method] = right.cpu().numpy()
     if results:
         found.rows.append(mean_row(results, plan, make))
     return found

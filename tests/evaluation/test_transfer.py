@@ -66,3 +66,17 @@ def test_closed_form_and_few_shot_probes_by_name() -> None:
         assert mean["low"] < mean["value"] < mean["high"]
         (by_class,) = (one for one in found.series["by_class"] if one["method"] == name)
         assert by_class["accuracy"] == pytest.approx({str(c): share for c, share in wanted.per_class.items()}, abs=1e-6)
+
+
+def test_a_probe_that_returns_anything_costs_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another package's probe returned was read outside of what catches its errors."""
+    monkeypatch.setitem(PROBES._entries, "odd", lambda *_, seed: 0.5)
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    parts = ("id_train", "id_test", "transfer/task/train", "transfer/task/test")
+    arrays = {f"{name}/encoder": rng.normal(size=(60, 4)) for name in parts} | {
+        f"{name}/labels": labels for name in parts
+    }
+    found = evaluate(features=arrays, probes=["odd", "nearest_mean"], detectors=[], bootstrap=0)
+    (row,) = found.select(kind="transfer", method="odd")
+    assert row["value"] is None and "float" in row["reason"]
+    assert value(found, kind="transfer", method="nearest_mean", dataset="task", metric="accuracy") > 0

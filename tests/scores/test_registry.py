@@ -27,12 +27,60 @@ certain = ScoreMetric(
 """
 
 
+FAILING = """
+import numpy as np
+from ood_nc.scores import ScoreMetric
+
+
+def _fail(counts):
+    raise RuntimeError("no such count")
+
+
+def _fail_on_eight(counts):
+    if counts.m == 8:
+        raise ZeroDivisionError("eight")
+    return np.zeros(len(counts.id))
+
+
+failing = ScoreMetric("raises", _fail, "sum")
+brittle = ScoreMetric("raises on eight", _fail_on_eight, "sum")
+ragged = ScoreMetric("of another shape", lambda counts: np.zeros((3, 4)), "sum")
+"""
+
+
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
     points = {"ood_nc.score_metrics": "certain = own_metric:certain"}
     monkeypatch.syspath_prepend(install(tmp_path / "site", "own_metric", OWN_METRIC, points))
     yield
     sys.modules.pop("own_metric", None)
+
+
+def measured(**scores):
+    sets = {("" if name == "id_test" else "ood/") + name: values for name, values in scores.items()}
+    inputs = SimpleNamespace(groups={name: "far" for name in scores if name != "id_test"}, overlap={})
+    make = functools.partial(make_row, {"run": "run", "kind": "detection", "method": "msp", "tap": "encoder"})
+    ids = {key: ["a"] * len(values) for key, values in sets.items()}
+    return detection_rows(sets, {}, SimpleNamespace(inputs=inputs, ids=ids, resamples=Resamples(50, 0)), make)
+
+
+def test_a_plug_in_that_raises_costs_its_own_number_alone(tmp_path, monkeypatch):
+    """It ended the whole evaluation."""
+    ids, oods, tied = np.arange(5.0, 15.0), np.arange(0.5, 10.0), np.zeros(8)
+    alone = measured(id_test=ids, noise=oods, tied=tied)
+    points = "\n".join(f"{name} = own_failing:{name}" for name in ("failing", "brittle", "ragged", "absent"))
+    monkeypatch.syspath_prepend(install(tmp_path / "site", "own_failing", FAILING, {"ood_nc.score_metrics": points}))
+    try:
+        rows = measured(id_test=ids, noise=oods, tied=tied)
+    finally:
+        sys.modules.pop("own_failing", None)
+    own = [row for row in rows if row["metric"] not in ("failing", "brittle", "ragged", "absent")]
+    assert own == alone, "the others are what they are without it"
+    reasons = {row["metric"]: row["reason"] for row in rows if row["dataset"] == "noise"}
+    assert reasons["failing"] == "RuntimeError: no such count" and "absent" in reasons["absent"]
+    assert reasons["brittle"] is None and reasons["ragged"]
+    undefined = {row["metric"] for row in rows if row["dataset"] == "mean" and row["value"] is None}
+    assert undefined == {"failing", "brittle", "ragged", "absent"}, "a mean over the other sets is none"
 
 
 def test_a_plug_in_of_one_file_is_measured_with_its_interval(plugin, capsys):
@@ -42,11 +90,7 @@ def test_a_plug_in_of_one_file_is_measured_with_its_interval(plugin, capsys):
     assert list(bootstrap_intervals(ids, oods, ["certain"])) == ["certain"]
     assert main(["list", "metrics", "certain"]) == 0
     assert "detection/certain" in capsys.readouterr().out
-    inputs = SimpleNamespace(groups={"noise": "far"}, overlap={})
-    make = functools.partial(make_row, {"run": "run", "kind": "detection", "method": "msp", "tap": "encoder"})
-    scores = {"id_test": ids, "ood/noise": oods}
-    plan = SimpleNamespace(inputs=inputs, ids={"ood/noise": ["a"] * 10}, resamples=Resamples(50, 0))
-    rows = detection_rows(scores, {}, plan, make)
+    rows = measured(id_test=ids, noise=oods)
     (row,) = [row for row in rows if row["metric"] == "certain" and row["dataset"] == "noise"]
     assert (row["value"], row["n"]) == (0.5, 10)
     assert row["low"] < 0.5 < row["high"]
