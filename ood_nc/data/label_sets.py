@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import torch
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes
 from ood_nc.data.house_numbers import read_house_numbers
+from ood_nc.data.layout import NoImagesError
 from ood_nc.data.run_data import open_configured, with_suite, without_broken
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
@@ -211,7 +213,8 @@ class LabelSetInputs:
     """The sets of a run on label sets; the test set is there where the configuration names one.
 
     Attributes:
-        groups: near, far or covariate of each OOD set.
+        ood: OOD sets that hold images; those that cannot be read are found where they are measured.
+        groups: near, far or covariate of each OOD set, those without images included.
 
     Example:
         >>> from ood_nc.data import open_dataset
@@ -279,7 +282,10 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     val = _limited(val, limit_total, config.eval_limit)
     test = None if test is None else _limited(test, limit_total, config.eval_limit)
     entries, _ = with_suite(config)
-    ood = {name: open_configured(config, entry.source, most=config.eval_limit) for name, entry in entries.items()}
+    ood = {}
+    for name, entry in entries.items():
+        with suppress(NoImagesError):  # undefined, as in every evaluation
+            ood[name] = open_configured(config, entry.source, most=config.eval_limit)
     return LabelSetInputs(train, val, test, ood, {name: entry.group for name, entry in entries.items()})
 
 

@@ -29,6 +29,8 @@ Scores = NDArray[np.float64]
 Metrics = dict[str, Scores | str]
 """By metric the value, then those of the resamples; or why it has none."""
 
+_UNREAD = "the set holds no readable image"
+
 SMALL = 1 << 25
 """Values of features up to which the overhead of a call counts: 65,536 rows of 512."""
 
@@ -185,7 +187,7 @@ def detection_rows(scores: Mapping[str, Scores], failures: Mapping[str, str], pl
         values = scores.get(ood_key(ood))
         try:
             if values is None:
-                raise UserError(failures.get(ood_key(ood), "the set holds no readable image"))
+                raise UserError(failures.get(ood_key(ood), _UNREAD))
             found = _metrics(scores["id_test"], ood_key(ood), values, plan.resamples)
         except UserError as error:
             rows += null_rows({ood: group}, reason_of(error), make)
@@ -206,7 +208,7 @@ def rows_of_sets(
     """The rows of one detector where no OOD set overlaps: each set, and the mean of each group.
 
     Args:
-        scores: by set, ``id_test`` and the OOD sets.
+        scores: by set, ``id_test`` and the OOD sets that hold images.
         groups: of the OOD sets.
         resamples: for the intervals.
         make: makes a row of the detector.
@@ -215,6 +217,8 @@ def rows_of_sets(
     by_group: dict[str, list[Metrics]] = {}
     for name, group in groups.items():
         try:
+            if name not in scores:
+                raise UserError(_UNREAD)
             found = _metrics(scores["id_test"], name, scores[name], resamples)
         except UserError as error:
             rows += null_rows({name: group}, reason_of(error), make)

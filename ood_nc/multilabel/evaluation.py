@@ -8,40 +8,43 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ood_nc.collapse import Multiplicity, measure_multilabel
 from ood_nc.config import Config, MultilabelConfig
-from ood_nc.data import ImageDataset, LabelSetInputs, eval_transform, find_overlaps
+from ood_nc.data import ImageDataset, LabelSetDataset, LabelSetInputs, eval_transform, find_overlaps
 from ood_nc.data.overlap import Role
 from ood_nc.detection import create_feature_detector, list_detectors
-from ood_nc.devices import choose_device
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import null_rows, rows_of_sets
 from ood_nc.evaluation.measurement_plan import Resamples
 from ood_nc.evaluation.results import STRICT, MakeRow, Results, Row, make_row, reason_of
 from ood_nc.evaluation.scores_table import Columns, correct_column, score_column, scores_table
+from ood_nc.features import UnreadableError, extract
 from ood_nc.models import ControlledModel
 from ood_nc.multilabel.detection import joint_energy, max_logit, nearest_by_label
 from ood_nc.multilabel.metrics import exact_matches, score_label_sets
 from ood_nc.multilabel.thresholds import label_thresholds
-from ood_nc.passes import evaluating
 from ood_nc.training.run_directory import versions
 
+_LISTED = 100
 OWN = ("joint_energy", "max_logit", "nearest_by_label")
 
 
 @dataclass
 class _Bank:
-    """What one pass gave of a set: logits, features by tap, and label sets where it has them."""
+    """What one pass gave of the images of a set that can be read: logits, features by tap, label sets where it has
+    them, ids; and id and reason of the others."""
 
     logits: Tensor
     taps: dict[str, Tensor]
     sets: Tensor
+    ids: tuple[str, ...]
+    broken: list[tuple[str, str]]
 
 
 def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Config) -> Results:
@@ -63,35 +66,47 @@ def evaluate_label_sets(model: ControlledModel, data: LabelSetInputs, config: Co
     if data.id_test is None:
         raise UserError("data.test is not given: evaluation needs held-out ID images, e.g. --data.test SOURCE.")
     sets: dict[str, ImageDataset] = {"id_train": data.id_train, "id_val": data.id_val, "id_test": data.id_test}
-    banks = {name: _bank(model, dataset, config) for name, dataset in {**sets, **data.ood}.items()}
+    banks, notes = {name: _bank(model, dataset, config) for name, dataset in sets.items()}, list[str]()
+    for name, dataset in data.ood.items():
+        try:
+            banks[name] = _bank(model, dataset, config)
+        except UnreadableError as error:
+            notes.append(f"{error} It is undefined and in no mean.")
+    notes += [f"{name} holds no images: it is undefined and in no mean" for name in data.groups if name not in data.ood]
     run, seed = config.run_directory.name, config.train.seed
     make: MakeRow = partial(make_row, {"run": run, "seed": seed, "protocol": STRICT})
     limits = label_thresholds(banks["id_val"].logits, banks["id_val"].sets, config.multilabel.miss_rate)
-    columns: dict[str, Columns] = {name: {} for name in ("id_test", *data.ood)}
+    columns: dict[str, Columns] = {name: {} for name in banks if name in ("id_test", *data.ood)}
     right = exact_matches(banks["id_test"].logits, banks["id_test"].sets).numpy()
     columns["id_test"][correct_column(model.head_tap, "head")] = right
     where = {"kind": "accuracy", "dataset": "id_test", "group": "id", "method": "head", "tap": model.head_tap}
     of_sets = make(**where, metric="accuracy", value=float(right.mean()), n=len(right))
     rows = [of_sets, *_accuracy_rows(banks, limits, make), *_collapse_rows(model, banks, config, make)]
-    if data.ood:
+    if data.groups:
         rows += _detection_rows(model, banks, columns, limits, config, data.groups, make)
-    kept = [("id", "id_test", data.id_test.ids, columns["id_test"])]
-    kept += [(data.groups[name], name, dataset.ids, columns[name]) for name, dataset in data.ood.items()]
-    return Results(rows=rows, identity=_identity(model, sets, data, config), scores=scores_table(kept))
+    kept = [(data.groups.get(name, "id"), name, banks[name].ids, found) for name, found in columns.items()]
+    identity = _identity(model, sets, data, config)
+    for name, bank in banks.items():
+        if bank.broken:
+            first, why = bank.broken[0]
+            known = identity["datasets"][name]
+            known["broken"] = {"count": len(bank.broken), "first": [list(pair) for pair in bank.broken[:_LISTED]]}
+            left_out = f"{len(bank.broken)} of {known['n']} images cannot be read and are left out ({first}: {why})"
+            notes.append(f"{name}: {left_out}")
+    identity["notes"] += notes
+    return Results(rows=rows, identity=identity, scores=scores_table(kept))
 
 
-@torch.no_grad()
 def _bank(model: ControlledModel, dataset: ImageDataset, config: Config) -> _Bank:
-    device = choose_device(config.train.device)
-    model.to(device)
-    plain = dataset.with_transform(eval_transform(model.preprocessing))
-    parts: list[tuple[Tensor, dict[str, Tensor], Tensor]] = []
-    with evaluating(model):
-        for images, targets in DataLoader(plain, batch_size=config.evaluation.batch_size):
-            logits, taps = model.forward_taps(images.to(device))
-            parts.append((logits.float().cpu(), {name: value.float().cpu() for name, value in taps.items()}, targets))
-    taps = {name: torch.cat([part[1][name] for part in parts]) for name in model.tap_names}
-    return _Bank(torch.cat([part[0] for part in parts]), taps, torch.cat([part[2] for part in parts]))
+    plain, settings = dataset.with_transform(eval_transform(model.preprocessing)), config.evaluation
+    found = extract(
+        model, plain, batch_size=settings.batch_size, workers=config.train.workers, device=config.train.device
+    )
+    left_out = {name for name, _ in found.broken}
+    rows = [row for row, name in enumerate(dataset.ids) if name not in left_out]
+    sets = dataset.label_sets[rows] if isinstance(dataset, LabelSetDataset) else np.zeros((len(rows), 0))
+    taps = {name: features.float() for name, features in found.taps.items()}
+    return _Bank(found.logits, taps, torch.from_numpy(sets.astype(np.float32)), found.ids, found.broken)
 
 
 def _accuracy_rows(banks: dict[str, _Bank], limits: Tensor, make: MakeRow) -> list[Row]:
@@ -228,7 +243,7 @@ def _head_parameters(model: ControlledModel) -> int:
 
 def _identity(
     model: ControlledModel, sets: dict[str, ImageDataset], data: LabelSetInputs, config: Config
-) -> dict[str, object]:
+) -> dict[str, Any]:
     groups = {**dict.fromkeys(sets, "id"), **data.groups}
     return {
         "run": config.run_directory.name,
@@ -250,7 +265,8 @@ def _identity(
         "datasets": {
             name: {"n": len(dataset), "group": groups[name], "fingerprint": dataset.fingerprint()}
             for name, dataset in {**sets, **data.ood}.items()
-        },
+        }
+        | {name: {"n": 0, "group": group} for name, group in data.groups.items() if name not in data.ood},
         "notes": [f"trained parameters of projector and head: {_head_parameters(model)}", *_shared(data)],
     }
 

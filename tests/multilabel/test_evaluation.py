@@ -18,6 +18,7 @@ from ood_nc.evaluation import Results
 from ood_nc.multilabel import evaluate_label_sets, evaluation, max_logit
 from ood_nc.tracking import read_log
 from ood_nc.training import load_run, train
+from tests.helpers.tiny import write_images
 
 SETTINGS = {
     "model.name": "convnet6",
@@ -108,6 +109,29 @@ def test_every_ood_set_is_of_its_group(run):
         "near": "near",
         "textures": "far",
     }
+
+
+def test_images_and_sets_that_cannot_be_read_are_left_out_as_in_other_runs(run, tmp_path):
+    """One broken image of an OOD set ended the evaluation, behind all of the training."""
+    write_images(tmp_path / "noise", 8)
+    write_images(tmp_path / "damaged", 8, broken=2)
+    write_images(tmp_path / "broken", 0, broken=2)
+    (tmp_path / "empty").mkdir()
+    sets = {name: str(tmp_path / name) for name in ("noise", "damaged", "broken", "empty")}
+    config = run.model_copy(update={"data": DataConfig(**{**run.data.model_dump(), "ood": sets})})
+    data = load_label_sets(config.data, config.multilabel, seed=0)
+    found = evaluate_label_sets(load_run(run.run_directory, which="last")[0], data, config)
+    rows = {row["dataset"]: row for row in found.select(method="knn", tap="encoder", metric="auroc", kind="detection")}
+    assert rows["damaged"]["value"] == rows["noise"]["value"] and rows["damaged"]["n"] == 8
+    assert all(
+        rows[name]["value"] is None and "no readable image" in rows[name]["reason"] for name in ("broken", "empty")
+    )
+    assert rows["mean"]["n"] == 2
+    notes = "; ".join(found.identity["notes"])
+    assert "damaged: 2 of 10 images cannot be read and are left out (broken0.png: " in notes
+    assert "None of the 2 images of " in notes and "empty holds no images: it is undefined and in no mean" in notes
+    assert found.identity["datasets"]["damaged"]["broken"]["count"] == 2
+    assert found.scores["dataset"].to_pylist().count("damaged") == 8
 
 
 def test_images_that_are_tested_and_were_trained_on_are_told(run):
