@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ood_nc.cli.command import Command, add_config_arguments, load_settled
-from ood_nc.cli.evaluate import foreign_config, foreign_model
+from ood_nc.cli.foreign import foreign_config, foreign_model
 from ood_nc.cli.show import say
 from ood_nc.config import Config
 from ood_nc.errors import UserError

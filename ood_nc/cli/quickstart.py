@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ood_nc.cli.command import Command, read_config
 from ood_nc.cli.compare import compare_runs
-from ood_nc.cli.evaluate import evaluate_run
+from ood_nc.cli.evaluating import evaluate_run
 from ood_nc.cli.show import say, show_results
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import Command, add_config_arguments, read_config
 from ood_nc.cli.compare import compare_runs
-from ood_nc.cli.evaluate import check_evaluation, evaluate_on, foreign_model
+from ood_nc.cli.evaluating import check_evaluation, evaluate_on
+from ood_nc.cli.foreign import foreign_model
 from ood_nc.cli.show import say, show_results, table
 from ood_nc.config import Config, load
 from ood_nc.errors import UserError

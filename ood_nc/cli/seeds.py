@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import find_config
-from ood_nc.cli.evaluate import check_evaluation
+from ood_nc.cli.evaluating import check_evaluation
 from ood_nc.cli.processes import work
 from ood_nc.cli.show import say
 from ood_nc.config import Config, load

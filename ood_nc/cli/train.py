@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ood_nc.cli.command import Command, add_config_arguments, read_run_config
-from ood_nc.cli.evaluate import check_evaluation, evaluate_run
+from ood_nc.cli.evaluating import check_evaluation, evaluate_run
 from ood_nc.cli.graphs import run_graphs
 from ood_nc.cli.multilabel import evaluate_multilabel
 from ood_nc.cli.seeds import report_group, run_seeds
