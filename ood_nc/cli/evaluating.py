@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ood_nc.cli.command import load_settled
 from ood_nc.cli.foreign import foreign_model
-from ood_nc.config import Config
+from ood_nc.config import Config, unread_keys
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
 from ood_nc.processes import is_main_process
@@ -36,16 +36,23 @@ def check_evaluation(config: Config, *, later: bool = False) -> None:
 
     Raises:
         UserError: a detector, probe, ensemble, protocol or suite that there is not, a choice on no OOD set, a protocol
-            without the sets that it needs, or no test set.
+            without the sets that it needs, no test set, or what a run on graphs or label sets does not measure.
     """
     if not later and config.graphs is None and config.data.test is None:
         raise UserError(_UNTESTED)
+    if config.multilabel is not None and (unread := unread_keys(config)):
+        raise UserError(f"A run on label sets does not read {', '.join(unread)}: leave that out.")
     from ood_nc.data.run_data import with_suite
+    from ood_nc.detection import list_detectors
     from ood_nc.evaluation.full_spectrum import check_shifted
     from ood_nc.evaluation.names import check_names
 
     wanted = config.evaluation
-    check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols, wanted.feature_map)
+    names = check_names(wanted.detectors, wanted.probes, wanted.ensembles, wanted.protocols, wanted.feature_map)
+    if config.graphs is not None or config.multilabel is not None:
+        own = next((name for name in names if name not in list_detectors(kind="feature")), None)
+        if own is not None:
+            raise UserError(f"Detector {own!r} needs images of one class each: leave it out of evaluation.detectors.")
     ood, _ = with_suite(config.data)
     if not later and config.graphs is None:
         check_shifted(wanted.protocols, [one.group for name, one in ood.items() if name != wanted.choose])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ood_nc.config.companions import unread_keys
 from ood_nc.config.control import ControlConfig
 from ood_nc.config.data import DataConfig, OodSet, PixelConfig, TransferSet
 from ood_nc.config.fine_tuning import FineTuningConfig
@@ -43,4 +44,5 @@ __all__ = [
     "known_keys",
     "load",
     "parse_yaml",
+    "unread_keys",
 ]

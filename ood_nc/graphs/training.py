@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ood_nc.config import Config, load
+from ood_nc.config import Config, load, unread_keys
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock, write_text
 from ood_nc.graphs.measurement import collapse_by_layer
@@ -37,7 +37,7 @@ class GraphTrainer:
         config: with the section ``graphs``.
 
     Raises:
-        UserError: the configuration asks for a schedule, or for another device than the CPU.
+        UserError: the configuration asks for a schedule, for another device than the CPU, or for what is not read.
     """
 
     def __init__(self, config: Config) -> None:
@@ -46,6 +46,8 @@ class GraphTrainer:
             raise UserError("Runs on graphs have a constant learning rate: add --sched none.")
         if config.train.device not in ("auto", "cpu"):
             raise UserError(f"Runs on graphs are made on the CPU: leave out --device {config.train.device}.")
+        if unread := unread_keys(config):
+            raise UserError(f"A run on graphs does not read {', '.join(unread)}: leave that out.")
         self.config, self.graphs = config, config.graphs
         self.source: BlockSource | FileSource = open_source(config)
         seed_everything(config.train.seed, "network")

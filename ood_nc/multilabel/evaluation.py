@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ood_nc.collapse import Multiplicity, measure_multilabel
-from ood_nc.config import Config, MultilabelConfig
+from ood_nc.config import Config, MultilabelConfig, unread_keys
 from ood_nc.data import ImageDataset, LabelSetDataset, LabelSetInputs, eval_transform, find_overlaps
 from ood_nc.data.overlap import Role
+from ood_nc.data.run_data import with_suite
 from ood_nc.detection import create_feature_detector, list_detectors
 from ood_nc.errors import UserError
 from ood_nc.evaluation.detection import null_rows, rows_of_sets
@@ -267,8 +268,20 @@ def _identity(
             for name, dataset in {**sets, **data.ood}.items()
         }
         | {name: {"n": 0, "group": group} for name, group in data.groups.items() if name not in data.ood},
-        "notes": [f"trained parameters of projector and head: {_head_parameters(model)}", *_shared(data)],
+        "notes": [
+            f"trained parameters of projector and head: {_head_parameters(model)}",
+            *_passed_over(config),
+            *_shared(data),
+        ],
     }
+
+
+def _passed_over(config: Config) -> list[str]:
+    """What the configuration asks for that is not measured on label sets, in one line."""
+    asked = unread_keys(config)
+    if with_suite(config.data)[1].keys() - config.data.transfer:
+        asked.append(f"the transfer tasks of {config.data.suite}")
+    return [f"not read in a run on label sets: {', '.join(asked)}"] if asked else []
 
 
 def _shared(data: LabelSetInputs) -> list[str]:

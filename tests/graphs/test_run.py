@@ -226,6 +226,15 @@ def test_what_a_run_on_graphs_does_not_heed_is_refused(tmp_path: Path, key: str,
         train_graphs(tiny(tmp_path, **{key: value}))
 
 
+def test_what_a_run_on_graphs_would_pass_over_in_silence_is_refused(tmp_path: Path) -> None:
+    """Mixed precision, a batch size, OOD sets of images did nothing."""
+    asked = {"train.amp": True, "train.batch_size": 4, "data.ood": {"noise": "bundled/textures"}, "train.workers": 0}
+    with pytest.raises(UserError) as caught:
+        train_graphs(tiny(tmp_path, **asked))
+    assert str(caught.value) == "A run on graphs does not read data.ood, train.batch_size, train.amp: leave that out."
+    assert not (tmp_path / "tiny" / "config.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -239,3 +239,24 @@ def test_settings_that_do_not_fit_are_one_line():
         load(None, {**SETTINGS, "intermediate.images": 50})
     with pytest.raises(UserError, match="control needs images of one class each"):
         load(None, {**SETTINGS, "control": [{"target": 0.3}]})
+
+
+def test_what_is_not_measured_on_label_sets_is_refused_or_told(run, tmp_path, capsys):
+    """Transfer tasks and probes were passed over in silence."""
+    asked = {"data.transfer": {"digits": "bundled/digits-transfer"}, "evaluation.probes": ["linear"]}
+    config = load(None, {**SETTINGS, **asked})
+    for changed, said in (
+        (config, "A run on label sets does not read data.transfer, evaluation.probes: leave that out."),
+        (load(None, {**SETTINGS, "evaluation.detectors": ["odin"]}), "'odin' needs images of one class each"),
+    ):
+        (tmp_path / "config.yaml").write_text(changed.to_yaml())
+        for command in ("run", "train"):
+            assert main([command, "--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "runs")]) == 2
+            assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+    # A run that is there already, or whose suite has more, is measured as far as that goes.
+    config.data.suite, config.data.ood, config.evaluation.bootstrap = "bundled", {}, 0
+    data = load_label_sets(config.data, config.multilabel, seed=0)
+    found = evaluate_label_sets(load_run(run.run_directory, which="last")[0], data, config)
+    told = "not read in a run on label sets: data.transfer, evaluation.probes, the transfer tasks of bundled"
+    assert told in found.identity["notes"]
