@@ -366,6 +366,30 @@ def test_a_comparison_of_six_runs_prints_on_few_pages(browser: Any, six: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [375, 700, 1280, 1600])
+def test_standings_are_seen_whole_on_a_desktop_and_no_page_is_wider_than_its_window(
+    browser: Any, six: Path, tmp_path: Path, width: int
+) -> None:
+    """The last columns, which say what is on the front, lay beyond the edge; so did three names side by side."""
+    names = [f"imagenet100-resnet18-of-{name}" for name in ("the-baseline", "the-controlled-one", "another")]
+    runs = [build_run(tmp_path / name, name, epochs=1) for name in names]
+    _, comparison = build_comparison(tmp_path / "two")
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        open_page(browser, write_comparison(runs, tmp_path / "three.html", comparison))
+        whole = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert browser.execute_script(whole)
+        open_page(browser, six)
+        assert browser.execute_script(whole)
+        ends = each(browser, "#table-standings th:last-child", "e.getBoundingClientRect().right")
+        left = each(browser, "#table-standings", "e.parentElement.getBoundingClientRect().left")
+        assert left[0] >= 0 and (width < 1280 or max(ends) <= width)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.slow
 def test_nothing_printed_is_wider_than_the_paper(browser: Any, example: Any, one: Written) -> None:
     """Not even the settings that differ, where there are many."""
     paper = {"width": 688, "height": 1017, "deviceScaleFactor": 1, "mobile": False}
