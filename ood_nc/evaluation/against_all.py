@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ood_nc.documents import MEAN, OOD_GROUPS
+from ood_nc.documents import OOD_GROUPS
 from ood_nc.errors import UserError
 from ood_nc.evaluation.common_samples import CommonSamples
 from ood_nc.evaluation.results import Results
@@ -25,10 +25,11 @@ class Duel:
     Attributes:
         metric: ``auroc`` or ``fpr95_id_positive``.
         method: the reference's detector.
-        reference: its mean over near and far OOD sets.
-        difference: the challenger's mean minus that.
+        reference: its mean over the near and far OOD sets that both have, on the images that both have.
+        difference: the challenger's mean over these minus that.
         low: of the 95 % interval.
         high: of it.
+        without: near and far sets of both runs on which one of the two detectors has no score.
     """
 
     metric: str
@@ -37,6 +38,7 @@ class Duel:
     difference: float
     low: float | None
     high: float | None
+    without: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> str:
@@ -47,7 +49,8 @@ class Duel:
 
     def __str__(self) -> str:
         interval = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
-        return f"{self.difference:+.3f}{interval} ({self.outcome})"
+        lacking = f", without {', '.join(self.without)}" if self.without else ""
+        return f"{self.difference:+.3f}{interval} ({self.outcome}{lacking})"
 
 
 def against_all(
@@ -67,27 +70,32 @@ def against_all(
         seed: of the resampling.
 
     Returns:
-        By metric, the reference's best first.
+        By metric, the reference's best first, behind it those that lack a set.
 
     Raises:
         UserError: a run has no scores by sample, or the challenger did not score with ``method``.
     """
     pair = CommonSamples([reference.samples(), challenger.samples()], replicates, seed)
     own = pair.detection(1, score_column(taps[1], method))
+    judged = [one for one in pair.ids if one[0] == "ood" and pair.groups[one] in OOD_GROUPS]
     found: list[Duel] = []
     for name in reference.identity["detectors"]:
         theirs = pair.detection(0, score_column(taps[0], name))
-        sets = [one for one in theirs if one in own and pair.groups[one] in OOD_GROUPS]
+        sets = [one for one in judged if one in own and one in theirs]
+        without = tuple(one[1] for one in judged if one not in sets)
         for metric in METRICS if sets else ():
             values = np.mean([own[one][metric] - theirs[one][metric] for one in sets], axis=0)
-            row = reference.select(kind="detection", tap=taps[0], dataset=MEAN, group="ood", method=name, metric=metric)
-            value = row[0]["value"] if row else None
-            if value is not None:
-                found.append(Duel(metric, name, value, float(values[0]), *percentile_interval(values[1:])))
+            value = float(np.mean([theirs[one][metric][0] for one in sets]))
+            found.append(Duel(metric, name, value, float(values[0]), *percentile_interval(values[1:]), without))
     if not found:
         raise UserError(f"{method} at {taps[1]} has no OOD set in common with a detector at {taps[0]}: name some.")
     return sorted(
-        found, key=lambda one: (one.metric, -one.reference if _LARGER_IS_BETTER[one.metric] else one.reference)
+        found,
+        key=lambda one: (
+            one.metric,
+            len(one.without),
+            -one.reference if _LARGER_IS_BETTER[one.metric] else one.reference,
+        ),
     )
 
 

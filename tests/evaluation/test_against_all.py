@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -44,7 +45,8 @@ def scores(results: Results, name: str, column: str) -> np.ndarray:
 def test_differences_are_of_the_means_over_near_and_far_sets() -> None:
     reference, challenger = run("encoder", 0.0, 0), run("projector", 0.5, 1)
     duels = against_all(reference, challenger, "energy", taps=("encoder", "projector"), replicates=200)
-    assert {duel.metric for duel in duels} == {"auroc"}  # the reference has no mean of the other
+    assert {duel.metric for duel in duels} == {"auroc", "fpr95_id_positive"}
+    duels = [duel for duel in duels if duel.metric == "auroc"]
     assert [duel.method for duel in duels] == ["knn", "energy", "msp"]  # its best first
     inside = scores(challenger, "id_test", "score/projector/energy")
     mine = np.mean([auroc(inside, scores(challenger, n, "score/projector/energy")) for n in ("cats", "noise")])
@@ -58,7 +60,7 @@ def test_the_interval_is_that_of_the_difference_on_the_same_images() -> None:
     """A detector against itself differs by nothing; two unpaired intervals would be wide."""
     one = run("encoder", 0.0, 0)
     same = against_all(one, one, "msp", taps=("encoder", "encoder"), replicates=50)
-    (duel,) = [duel for duel in same if duel.method == "msp"]
+    (duel,) = [duel for duel in same if (duel.metric, duel.method) == ("auroc", "msp")]
     assert (duel.difference, duel.low, duel.high, duel.outcome) == (0, 0, 0, "no difference shown")
 
 
@@ -83,3 +85,21 @@ def test_without_sets_or_scores_in_common_it_is_one_line() -> None:
     other.scores = None
     with pytest.raises(UserError, match="no scores"):
         against_all(one, other, "knn", taps=("encoder", "projector"))
+
+
+def test_a_set_that_one_of_the_two_has_no_scores_on_is_named_and_in_neither_mean() -> None:
+    """The reference's mean was over all of its sets, the difference over those of both, without a word."""
+    reference, challenger = run("encoder", 0.0, 0), run("projector", 0.5, 1)
+    whole = {duel.method: duel for duel in against_all(reference, challenger, "msp", taps=("encoder", "projector"))}
+    table = reference.scores.to_pydict()
+    lost = [
+        None if name == "noise" else value
+        for name, value in zip(table["dataset"], table["score/encoder/knn"], strict=True)
+    ]
+    reference.scores = pa.table(table | {"score/encoder/knn": lost})
+    duels = against_all(reference, challenger, "msp", taps=("encoder", "projector"))
+    last = [duel for duel in duels if duel.metric == "auroc"][-1]
+    assert (last.method, last.without) == ("knn", ("noise",)) and "without noise)" in str(last)
+    inside = scores(reference, "id_test", "score/encoder/knn")
+    assert last.reference == pytest.approx(auroc(inside, scores(reference, "cats", "score/encoder/knn")))
+    assert all(duel == whole[duel.method] for duel in duels if duel.metric == "fpr95_id_positive" and not duel.without)
