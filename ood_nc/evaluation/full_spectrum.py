@@ -43,6 +43,10 @@ def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
     inputs, base = replace(plan.inputs, groups=groups), {**plan.base, "protocol": FULL_SPECTRUM}
     plan = replace(plan, inputs=inputs, base=base)
     chosen = {(row["tap"], row["method"]): row["selected_on"] for row in found.rows if row["kind"] == "detection"}
+    failures: dict[tuple[str, str], dict[str, str]] = {}
+    for row in found.rows:
+        if row["kind"] == "detection" and row["value"] is None and row["dataset"] in groups:
+            failures.setdefault((row["tap"], row["method"]), {})[ood_key(row["dataset"])] = row["reason"]
     rows: list[Row] = []
     for tap, methods in found.scores.items():
         for name, scores in methods.items():
@@ -53,7 +57,7 @@ def full_spectrum_rows(plan: Plan, found: Found) -> list[Row]:
                 continue
             together = [scores[key] for key in ("id_test", *map(ood_key, shifted)) if key in scores]
             joined = {**scores, "id_test": np.concatenate(together)}
-            rows += detection_rows(joined, {}, plan, make)
+            rows += detection_rows(joined, failures.get((tap, name), {}), plan, make)
     sizes = ", ".join(f"{name} ({len(plan.ids.get(ood_key(name), ()))})" for name in shifted)
     found.notes.append(f"{FULL_SPECTRUM}: ID test ({len(plan.ids['id_test'])}) and {sizes} are the ID side of its rows")
     return rows

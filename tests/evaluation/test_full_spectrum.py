@@ -78,3 +78,13 @@ def test_a_detector_without_scores_on_a_shifted_set_is_undefined_and_not_that_of
     rows = found.select(protocol="full_spectrum", metric="auroc")
     assert rows and {row["value"] for row in rows} == {None}
     assert {row["reason"] for row in rows} == {"no scores on dark, which the ID side holds"}
+
+
+def test_an_ood_set_that_cannot_be_scored_has_the_reason_of_the_strict_protocol() -> None:
+    """It was said to hold no readable image."""
+    broken = features("blurred")
+    broken["near/close/encoder"][3] = np.nan
+    found = evaluate(features=broken, protocols=("strict", "full_spectrum"), **FEW)
+    where = {"dataset": "close", "metric": "auroc", "method": "mahalanobis", "tap": "encoder"}
+    strict, full = (found.select(protocol=name, **where)[0]["reason"] for name in ("strict", "full_spectrum"))
+    assert full == strict and "NaN" in full
