@@ -69,8 +69,9 @@ class TapSets:
         self._queries, self._together = queries, None
         if sum(len(one) for one in queries.values()) * tap.features["id_test"].shape[1] <= SMALL:
             features = torch.cat([one.features for one in queries.values()])
-            logits = torch.cat([one.logits for one in queries.values()]) if tap.own_logits else None
-            self._together = TapQueries(features, logits=logits, head=tap.head)
+            with suppress(UserError):  # outliers made of features have no logits where there is no head
+                logits = torch.cat([one.logits for one in queries.values()]) if tap.own_logits else None
+                self._together = TapQueries(features, logits=logits, head=tap.head)
 
     def scores(self, detector: FeatureDetector) -> tuple[dict[str, Scores], dict[str, str]]:
         """By set key the scores, and why others have none; where ``id_test`` has none, that is raised."""

@@ -255,3 +255,15 @@ def test_half_precision_stays_and_a_mapped_file_is_not_copied(tmp_path: Path) ->
     assert bank.taps[ONE_TAP].dtype == torch.float16 and bank.taps[ONE_TAP].numpy().tobytes() == rows.tobytes()
     if Path("/proc/self/maps").exists():
         assert str(tmp_path / "id_train.npy") in Path("/proc/self/maps").read_text()
+
+
+def test_logits_without_a_head_serve_where_id_images_are_held_out(arrays: dict[str, torch.Tensor]) -> None:
+    """Outliers made of the features have no logits there: the whole evaluation ended."""
+    headless = {name: array for name, array in arrays.items() if not name.startswith("head/")}
+    plain = evaluate(features=headless, **FEW)
+    found = evaluate(features=headless, **FEW, ensembles=["rank"])
+    where = {"kind": "detection", "metric": "auroc", "dataset": "textures"}
+    for tap in ("layer2", "encoder", "projector"):
+        assert found.select(**where, tap=tap, method="rank(detectors)")[0]["value"] is not None
+    held_out = [row["method"] for row in found.select(**where) if row["value"] is None]
+    assert held_out == [row["method"] for row in plain.select(**where) if row["value"] is None] == []
