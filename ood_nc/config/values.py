@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from ood_nc.documents import DISJOINT
+
 
 class Section(BaseModel):
     """A part of the configuration. Unknown keys are refused, and values that cannot mean anything."""
@@ -104,8 +106,7 @@ Names = Annotated[list[Text], BeforeValidator(_as_list)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=100)]
 
-# What the long table calls sets of its own.
-RESERVED = ("mean", "id_train", "id_val", "id_test")
+_RESERVED = ("mean", "id_train", "id_val", "id_test")
 
 
 def _is_name(value: str) -> str:
@@ -115,8 +116,13 @@ def _is_name(value: str) -> str:
     return value
 
 
+def is_taken(name: str) -> bool:
+    """Whether the long table calls a set of its own so, or a set without its overlap with ID."""
+    return name in _RESERVED or name.endswith(DISJOINT)
+
+
 def _is_free(value: str) -> str:
-    if value in RESERVED:
+    if is_taken(value):
         raise ValueError(f"a set cannot be called {value!r}: the results call one of their own so")
     return _is_name(value)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ood_nc.config.values import RESERVED
+from ood_nc.config.values import is_taken
 from ood_nc.data.adapters import as_dataset
 from ood_nc.data.dataset import ImageDataset, align_classes, aligned_pair
 from ood_nc.data.layout import NoImagesError
@@ -167,7 +167,7 @@ def prepare(
     for what, named in (("ood", ood), ("transfer", transfer)):
         if not isinstance(named, Mapping):
             raise UserError(f"{what} is a {type(named).__name__}: give a dictionary of sets by name.")
-        if taken := next((name for name in named if name in RESERVED), None):
+        if taken := next(filter(is_taken, named), None):
             raise UserError(f"A set cannot be called {taken!r}: the results call one of their own so.")
     for name, group in groups.items():
         if name not in ood:

@@ -31,6 +31,7 @@ BAD = [
     ("data.train", ""), ("data.train", "a\nb"), ("data.val_fraction", 0), ("data.val_fraction", 1), ("data.limit", 0),
     ("data.eval_limit", -5), ("data.ood", {"mean": "x"}), ("data.ood", {"../x": "y"}), ("data.ood", {"": "y"}),
     ("data.ood", {"a": ""}), ("data.transfer", {"id_test": "x"}), ("data.transfer", {"a/b": "x"}),
+    ("data.ood", {"x (disjoint)": "y"}),
     ("evaluation.batch_size", 0), ("evaluation.bootstrap", -1), ("evaluation.bootstrap", 10**9),
     ("evaluation.detectors", [""]), ("evaluation.detectors", 5), ("tracking.wandb_project", ""),
     ("tracking.wandb_project", "a/b"), ("output", ""), ("experiment", "../../x"), ("experiment", ".."),

@@ -83,6 +83,7 @@ def test_the_set_that_choices_are_made_on_is_in_no_result() -> None:
         ({"id": made(20, "a", "c"), "id_train": made(40, "a", "b")}, "c"),
         ({"ood": "/data/textures"}, "ood is a str: give a dictionary of sets by name"),
         ({"transfer": ["/data/pets"]}, "transfer is a list: give a dictionary of sets by name"),
+        ({"ood": {"svhn (disjoint)": made(3)}}, "A set cannot be called 'svhn .disjoint.': the results call one"),
         ({"ood": {"mean": made(3)}}, "A set cannot be called 'mean': the results call one of their own so"),
         ({"transfer": {"pets": ("bundled/digits-transfer",)}}, "Transfer set pets is given in 1 parts: give one set"),
     ],
