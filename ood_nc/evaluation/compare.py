@@ -13,6 +13,7 @@ from ood_nc.documents import MEAN, SCHEMA_VERSION, distinct_name, group_of, plai
 from ood_nc.errors import UserError
 from ood_nc.evaluation.collapse_relations import relate
 from ood_nc.evaluation.common_samples import CommonSamples
+from ood_nc.evaluation.names import check_numbers
 from ood_nc.evaluation.paired_differences import Cell, Difference, differences, left_out, with_means
 from ood_nc.evaluation.results import Results, check_loaded, joined_rows, run_names
 from ood_nc.evaluation.standings import standings
@@ -45,7 +46,7 @@ def compare(
         ``pareto`` are those of `ood_nc.evaluation.standings`.
 
     Raises:
-        UserError: fewer than two results, one without scores by sample, or what are none.
+        UserError: fewer than two results, one without scores by sample, what are none, or replicates below 0.
 
     Example:
         >>> import numpy as np
@@ -64,6 +65,7 @@ def compare(
     if len(results) < 2:
         raise UserError(f"A comparison needs two results or more, got {len(results)}.")
     check_loaded(results)
+    check_numbers(replicates=(replicates, 0))
     names = run_names(results)
     groups = _groups(results, names)
     reference, *others = groups

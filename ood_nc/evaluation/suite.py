@@ -145,6 +145,8 @@ def evaluate(
     names = check_names(
         defaults.detectors if detectors is None else detectors, probes, ensembles, protocols, feature_map
     )
+    # What is named twice is measured once.
+    probes, ensembles, protocols = (list(dict.fromkeys(given)) for given in (probes, ensembles, protocols))
     check_numbers(bootstrap=(bootstrap, 0), seed=(seed, 0), batch_size=(batch_size, 1), workers=(workers, 0))
     kinds = {name: detector_class(name).kind for name in names}
     featured = [name for name in names if kinds[name] == "feature"]
@@ -205,9 +207,9 @@ def evaluate(
         detectors=featured,
         taps=list(aliases),
         input_detectors=[name for name in names if kinds[name] == "input"],
-        ensembles=list(ensembles),
+        ensembles=ensembles,
         tuning=None if choose == NONE else Tuning(choose, seed),
-        probes=list(probes),
+        probes=probes,
         resamples=Resamples(bootstrap, seed),
         seed=seed,
         device=device,
@@ -232,9 +234,9 @@ def evaluate(
         weights_hash=weights,
         **{**plan.base, "protocol": ", ".join(protocols)},
         detectors=names,
-        ensembles=list(ensembles),
+        ensembles=ensembles,
         choose=choose,
-        probes=list(probes),
+        probes=probes,
         bootstrap=bootstrap,
     )
     with timed(clock, "relations"):

@@ -126,6 +126,11 @@ def test_equal_runs_differ_by_nothing_at_all() -> None:
     assert found["verdict"].count("no difference shown") == 3
 
 
+def test_a_number_of_replicates_that_cannot_be_is_one_line() -> None:
+    with pytest.raises(UserError, match="replicates is -1: give a whole number from 0 up"):
+        compare([run("a"), run("b")], replicates=-1)
+
+
 def test_the_verdict_says_what_is_shown_and_what_not() -> None:
     a, b = run("baseline"), run("controlled", tap="projector", gap=2.0, accuracy=0.601, draw=2)
     text = compare([a, b])["verdict"]

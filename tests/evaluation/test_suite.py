@@ -94,3 +94,13 @@ def test_equal_seeds_give_equal_results_and_the_cache_runs_no_model(
     assert [row["value"] for row in first.select(**where)] == [row["value"] for row in evaluated.select(**where)]
     other = evaluate(model, **{**few, "id": few["id"].subset(range(50))})
     assert counter.images == 50 and other.identity["datasets"]["id_test"]["n"] == 50, "only what changed is extracted"
+
+
+def test_what_is_named_twice_is_measured_once(tiny: Callable[..., ControlledModel]) -> None:
+    """A probe named twice stood twice in every table."""
+    twice = {"probes": ["nearest_mean"] * 2, "detectors": ["energy"] * 2, "ensembles": ["rank"] * 2, "bootstrap": 0}
+    found = evaluate(tiny(), **{**arguments(), **twice}, protocols=["strict", "strict"])
+    key = ("tap", "kind", "dataset", "group", "method", "metric")
+    keys = [tuple(row[name] for name in key) for row in found.rows]
+    assert len(set(keys)) == len(keys)
+    assert found.identity["probes"] == ["nearest_mean"] and found.identity["protocol"] == "strict"
