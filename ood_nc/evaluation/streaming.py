@@ -155,9 +155,9 @@ def _pass_over(
                     except Exception as error:  # one detector must not cost the others
                         found.failures[place]["" if key == "id_test" else key] = reason_of(error)
                         del parts[place]
+    kept, ids, named = described(dataset, broken)  # which refuses a set without a readable image
     for place, scores in parts.items():
-        found.scores[place][key] = np.concatenate(scores) if scores else np.empty(0)
-    kept, ids, named = described(dataset, broken)
+        found.scores[place][key] = np.concatenate(scores)
     means = {name: one.sample_mean for name, one in statistics.items()}
     return _Pass(FeatureBank({}, torch.cat(logits), kept, ids, broken=named), statistics, means, lowest)
 

@@ -106,3 +106,19 @@ def test_id_train_without_labels_is_one_line(model: ControlledModel, tmp_path: P
     write_images(tmp_path / "images", 10)
     with pytest.raises(UserError, match=r"Without a bank .*label id_train"):
         evaluate(model, id=str(tmp_path / "images"), detectors=["energy"], bank=False)
+
+
+def test_an_ood_set_without_a_readable_image_is_undefined_as_with_a_bank(
+    model: ControlledModel, tmp_path: Path
+) -> None:
+    """It ended the evaluation, for its scores were taken for some."""
+    write_images(tmp_path / "noise", 8)
+    write_images(tmp_path / "broken", 0, broken=2)
+    ood = {name: str(tmp_path / name) for name in ("noise", "broken")}
+    few = {**arguments(), "ood": ood, "groups": {}, "detectors": ["mahalanobis"], "probes": [], "bootstrap": 0}
+    kept, found = (evaluate(model, **few, bank=bank) for bank in (True, False))
+    for results in (kept, found):
+        rows = results.select(kind="detection", metric="auroc", tap="encoder")
+        values = {row["dataset"]: (row["value"] is None, row["reason"]) for row in rows if row["group"] == "far"}
+        assert values["broken"] == (True, "the set holds no readable image") and not values["noise"][0]
+        assert any("None of the 2 images of" in note for note in results.identity["notes"])
