@@ -51,6 +51,7 @@ OOD_GROUPS = ("near", "far")
 
 
 _Key = TypeVar("_Key", bound=Hashable)
+_LISTED = 6
 _SEED = re.compile(r"[-_. ]*seed[-_]?(\d+)")
 
 
@@ -78,11 +79,20 @@ def mean_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("protocol", "kind", "tap", "method", "group"))
 
 
-def lacking(sets: Mapping[_Key, Collection[str]]) -> dict[_Key, list[str]]:
+def lacking(sets: Mapping[_Key, Collection[str]]) -> dict[_Key, str]:
     """What each of several means is not over that another one is; those that are over all are not in it."""
+    return {key: _listed(names) for key, names in _missing(sets).items()}
+
+
+def _missing(sets: Mapping[_Key, Collection[str]]) -> dict[_Key, tuple[str, ...]]:
     every = list(dict.fromkeys(name for found in sets.values() for name in sorted(found)))
-    missing = {key: [name for name in every if name not in found] for key, found in sets.items()}
+    missing = {key: tuple(name for name in every if name not in found) for key, found in sets.items()}
     return {key: names for key, names in missing.items() if names}
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def partial_means(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -95,11 +105,13 @@ def partial_means(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     for (_, _, tap, method, group), sets in sets_of_means(rows).items():
         if group not in OOD_GROUPS:  # whose sets are in the mean over all OOD sets too
             by_group.setdefault(group, {})[method, tap] = sets
-    taps: dict[tuple[str, str], list[str]] = {}
+    taps: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for places in by_group.values():
-        for (method, tap), names in lacking(places).items():
-            taps.setdefault((method, ", ".join(names)), []).append(tap)
-    return [f"the means of {method} at {', '.join(at)} are without {names}" for (method, names), at in taps.items()]
+        for (method, tap), names in _missing(places).items():
+            taps.setdefault((method, names), []).append(tap)
+    return [
+        f"the means of {method} at {_listed(at)} are without {_listed(names)}" for (method, names), at in taps.items()
+    ]
 
 
 def measured_taps(identity: Mapping[str, Any]) -> dict[str, str]:

@@ -98,6 +98,8 @@ def test_means_without_a_set_that_others_are_over_are_named() -> None:
     rows[1] = detection_row("a", "svhn", None, method="knn", reason="it failed")
     rows += [detection_row("a", "fog", 0.1, group="covariate", method="vim"), transfer_row("a", "birds", 0.5)]
     assert partial_means(rows) == ["the means of knn at a are without svhn"]
+    many = [detection_row("b", f"set{number}", 0.1, method="vim") for number in range(9)]
+    assert partial_means([*rows[2:4], *rows[6:8], *many])[0].endswith("set4, set5 and 3 more")
     rows.append(detection_row("b", "near", 0.1, group="near", method="vim"))
     rows.append(transfer_row("b", "pets", 0.5))
     assert partial_means(rows) == [

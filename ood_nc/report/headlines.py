@@ -129,7 +129,7 @@ def _headline_line(
     firsts = {place: row for place, column in enumerate(places) if (row := rows[column[0]]) and row.get("sets")}
     for place, names in lacking({place: row["sets"] for place, row in firsts.items()}).items():
         if not cells[place]["undefined"]:
-            cells[place]["detail"] += f"; without {', '.join(names)}"
+            cells[place]["detail"] += f"; without {names}"
     return {"name": name, "cells": cells, "kind": kind, "metric": metric_name, "method": method}
 
 

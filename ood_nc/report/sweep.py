@@ -102,7 +102,7 @@ def _mean(seeds: Sequence[Outcome]) -> float:
 def _note(found: Mapping[Setting, Sequence[Outcome]], settings: Sequence[Mapping[str, Any]]) -> str:
     """Which settings' means are over fewer sets than those beside them."""
     fewer = lacking({_label(key, _varied(settings)): seeds[0][1] for key, seeds in found.items()})
-    return "; ".join(f"{label} is without {', '.join(names)}" for label, names in fewer.items())
+    return "; ".join(f"{label} is without {names}" for label, names in fewer.items())
 
 
 def _label(key: Setting, varied: Sequence[str]) -> str:

@@ -96,7 +96,7 @@ def _panel(label: str, means: dict[Place, list[Row | None]]) -> Panel:
         if place not in alike
     ]
     fewer = lacking({place: rows[0]["sets"] for place, rows in alike.items()})
-    notes += [f"{', '.join(place)}: without {', '.join(names)}" for place, names in fewer.items()]
+    notes += [f"{', '.join(place)}: without {names}" for place, names in fewer.items()]
     errors = {place: [row["error"] for row in rows] for place, rows in alike.items()}
     return Panel(label, "architecture", label, _bars(errors), note="; ".join(notes))
 
