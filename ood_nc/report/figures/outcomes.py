@@ -98,12 +98,14 @@ def _panel(label: str, means: dict[Place, list[Row | None]]) -> Panel:
     fewer = lacking({place: rows[0]["sets"] for place, rows in alike.items()})
     notes += [f"{', '.join(place)}: without {names}" for place, names in fewer.items()]
     errors = {place: [row["error"] for row in rows] for place, rows in alike.items()}
-    return Panel(label, "architecture", label, _bars(errors), note="; ".join(notes))
+    arms = list(dict.fromkeys(name for name, _ in means))
+    return Panel(label, "architecture", label, _bars(errors, arms), note="; ".join(notes))
 
 
-def _bars(values: dict[Place, list[float]]) -> list[Series]:
+def _bars(values: dict[Place, list[float]], arms: Sequence[str]) -> list[Series]:
+    """The bars of each arm, in the same colour whether others have some."""
     series = []
-    for color, name in enumerate(dict.fromkeys(name for name, _ in values)):
+    for name in dict.fromkeys(name for name, _ in values):
         found = {place: seeds for (own, place), seeds in values.items() if own == name}
         several = any(len(seeds) > 1 for seeds in found.values())
         series.append(
@@ -115,7 +117,7 @@ def _bars(values: dict[Place, list[float]]) -> list[Series]:
                 high=[max(seeds) for seeds in found.values()] if several else None,
                 labels=[f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}" for seeds in found.values()],
                 mark="bars",
-                color=color % 8,
+                color=arms.index(name) % 8,
             )
         )
     return series

@@ -102,6 +102,7 @@ def test_bars_are_of_seeds_over_the_same_sets_and_say_what_they_are_over(runs: l
     assert not panel(*runs).note
     split = panel(runs[0], without(runs[1]), runs[2])
     assert [one.labels for one in split.series] == [["1 seed"]]
+    assert split.series[0].color == panel(*runs).series[1].color
     assert split.note.endswith("no mean, for not every seed has it over the same sets")
     fewer = panel(*runs[:2], without(runs[2]))
     assert [one.labels for one in fewer.series] == [["2 seeds"], ["1 seed"]] and fewer.note.endswith(
