@@ -136,6 +136,7 @@ def evaluate_on(
         store: of the feature banks.
     """
     from ood_nc.data import eval_transform, load_data
+    from ood_nc.data.scan import broken_images
     from ood_nc.evaluation import add_layer_inputs, evaluate
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
@@ -162,11 +163,16 @@ def evaluate_on(
         results.identity["fit"] = fit_command(results, config, directory, source)
     if config.intermediate is not None:
         plain = eval_transform(model.preprocessing)
+        sets = {"id_train": data.id_train, "id_test": data.id_test}
+        for name, dataset in sets.items():
+            if "broken" in results.identity["datasets"][name]:  # left out of all that was measured so far
+                broken = {image for image, _ in broken_images(dataset, workers=config.train.workers)}
+                sets[name] = dataset.subset([row for row, image in enumerate(dataset.ids) if image not in broken])
         add_layer_inputs(
             results,
             model,
-            data.id_train.with_transform(plain),
-            data.id_test.with_transform(plain),
+            sets["id_train"].with_transform(plain),
+            sets["id_test"].with_transform(plain),
             config.intermediate,
             batch_size=config.evaluation.batch_size,
             device=config.train.device,

@@ -16,6 +16,7 @@ from ood_nc.data import open_dataset
 from ood_nc.deployment.file import describe
 from ood_nc.evaluation import Results
 from ood_nc.files import write_lock
+from tests.helpers.tiny import write_images
 
 
 def write_features(path: Path) -> Path:
@@ -181,3 +182,17 @@ def test_where_the_epoch_was_chosen_on_the_test_set_nothing_else_is(evaluated_ru
     notes = " ".join(document["identity"]["notes"])
     assert "data.val is data.test (bundled/digits-id::test): it chose the epoch that it tests" in notes
     assert "a tenth of ID train" in notes
+
+
+@pytest.mark.slow
+def test_images_that_training_left_out_are_not_read_for_the_layers_inputs(tmp_path: Path) -> None:
+    """With `intermediate` the evaluation ended at the first of them, behind everything else that it had measured."""
+    for seed, name in enumerate(("train/a", "train/b", "test/a", "test/b")):
+        write_images(tmp_path / name, 24, broken=int(name.endswith("a")), seed=seed)
+    arguments = ["--data.train", str(tmp_path / "train"), "--data.test", str(tmp_path / "test"), "--data.skip-broken"]
+    arguments += ["--model", "convnet6", "--img-size", "32", "--projector", "none", "--loss.entropy_weight", "0"]
+    arguments += ["--epochs", "1", "-b", "16", "--device", "cpu", "-j", "0", "--intermediate.images", "20"]
+    arguments += ["--evaluation.detectors", "energy", "--evaluation.probes", "knn", "--evaluation.bootstrap", "0"]
+    assert main(["run", *arguments, "--output", str(tmp_path), "--experiment", "run"]) == 0
+    rows = Results.load(tmp_path / "run").select(kind="layer", dataset="id_test", metric="accuracy_rank_c")
+    assert rows and {row["n"] for row in rows} == {48}
