@@ -23,10 +23,10 @@ from ood_nc.tracking import Tracker
 from ood_nc.training.checkpoints import BEST, describe, write_weights
 from ood_nc.training.control import SAMPLE, Control
 from ood_nc.training.measurement import diverged, is_right
+from ood_nc.training.objectives import create_objective
 from ood_nc.training.optimization import create_optimizer, create_schedule
 from ood_nc.training.run_directory import RunDirectory
 from ood_nc.training.seeds import derive_seed, seed_everything
-from ood_nc.training.setup import create_objective
 
 _ROWS = 8192
 _REACH = 10.0

@@ -30,13 +30,14 @@ from ood_nc.data import (
     load_outliers,
     train_transform,
 )
-from ood_nc.errors import UserError, nearest
-from ood_nc.losses import Objective, Term
+from ood_nc.errors import UserError
+from ood_nc.losses import Objective
 from ood_nc.models import ControlledModel, build_model, load_initial
-from ood_nc.training.control import Control, steered_terms
+from ood_nc.training.control import Control
 from ood_nc.training.freezing import freeze, frozen_modules
 from ood_nc.training.loading import EpochSampler, outlier_loader, train_loader
 from ood_nc.training.measurement import StepAverages
+from ood_nc.training.objectives import create_objective
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.sharding import check_optimizer, local, shard
@@ -179,7 +180,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     Raises:
         UserError: the configuration asks for what is not there.
     """
-    train = config.train
+    train, processes = config.train, accelerator.num_processes
     seed_everything(train.seed, "model")
     if config.data.outliers is not None and not config.loss.terms:
         raise UserError("data.outliers are for a loss that reads them: name outlier_exposure in loss.terms.")
@@ -190,33 +191,11 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     if train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     mixup = create_mixup(config.augment, model.num_classes)
-    processes = accelerator.num_processes
-    if train.batch_size % processes:
-        raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
     transform = train_transform(model.preprocessing, config.augment, by_batch=True)
-    loading: dict[str, Any] = {"workers": train.workers, "pin_memory": accelerator.device.type == "cuda"}
-    loader = train_loader(
-        data.id_train.with_transform(transform),
-        batch_size=train.batch_size // processes,
-        accum_steps=train.grad_accum_steps,
-        repeats=config.augment.aug_repeats,
-        balance=data.id_train.targets if train.balanced_sampling else None,
-        even=mixup is not None,
-        seed=train.seed,
-        rank=accelerator.process_index,
-        world=processes,
-        **loading,
-    )
-    outliers = (
-        None if shown is None else outlier_loader(shown.with_transform(transform), loader, seed=train.seed, **loading)
-    )
+    loader, outliers = _loaders(config, data.id_train, shown, transform, accelerator, even=mixup is not None)
     steps_per_epoch = len(loader) // train.grad_accum_steps
     global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
-    if train.shard and processes > 1:
-        check_optimizer(config.optim, accelerator.device, processes)
-        shard(model, accelerator.device, processes)
-    elif train.shard:
-        logger.warning("train.shard: one process holds everything. Start several with torchrun to share it out.")
+    _share_out(model, config, accelerator)
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
     own = isinstance(model, FSDPModule)  # which needs no DistributedDataParallel around it
@@ -278,50 +257,45 @@ def _build(config: Config, class_names: tuple[str, ...], *, from_checkpoint: boo
     return model
 
 
-def create_objective(config: Config, model: ControlledModel, targets: torch.Tensor) -> Objective:
-    """The objective of a configuration.
-
-    Args:
-        config: the configuration.
-        model: whose taps it reads.
-        targets: of the training images, for class weights.
-
-    Raises:
-        UserError: it names a tap that the model does not have.
-    """
-    settings, controlled = config.loss, [control.tap for control in config.control]
-    objective = Objective(
-        settings.task,
-        smoothing=settings.smoothing,
-        entropy_weights={tap: w for tap, w in settings.entropy_weights().items() if tap not in controlled},
-        entropy_scope=settings.entropy_scope,
-        terms=[Term(**term.model_dump()) for term in settings.terms],
-        steered=steered_terms(config.control, settings),
-        class_weights=None if settings.class_weights == "none" else balanced_weights(targets, model.num_classes),
+def _loaders(
+    config: Config,
+    images: ImageDataset,
+    shown: ImageDataset | None,
+    transform: Callable[..., Any],
+    accelerator: Accelerator,
+    *,
+    even: bool,
+) -> tuple[DataLoader, DataLoader | None]:
+    """This process's share of the training images, and of the outliers where there are some."""
+    train, processes = config.train, accelerator.num_processes
+    if train.batch_size % processes:
+        raise UserError(f"train.batch_size is {train.batch_size}, which {processes} processes cannot share evenly.")
+    loading: dict[str, Any] = {"workers": train.workers, "pin_memory": accelerator.device.type == "cuda"}
+    loader = train_loader(
+        images.with_transform(transform),
+        batch_size=train.batch_size // processes,
+        accum_steps=train.grad_accum_steps,
+        repeats=config.augment.aug_repeats,
+        balance=images.targets if train.balanced_sampling else None,
+        even=even,
+        seed=train.seed,
+        rank=accelerator.process_index,
+        world=processes,
+        **loading,
     )
-    missing = [term.tap for term in objective.terms if term.tap not in model.tap_names]
-    if missing:
-        named = {
-            **dict.fromkeys(settings.entropy_weights(), "loss.entropy_weight"),
-            **dict.fromkeys(controlled, "control"),
-        }
-        key = named.get(missing[0], "loss.terms")
-        hint = nearest(missing[0], model.tap_names) or f" It has: {', '.join(model.tap_names)}."
-        raise UserError(f"{key} names {missing[0]!r}, which is no tap of the model (model.taps).{hint}")
-    return objective
+    if shown is None:
+        return loader, None
+    return loader, outlier_loader(shown.with_transform(transform), loader, seed=train.seed, **loading)
 
 
-def balanced_weights(targets: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """A weight (C,) a class, in inverse proportion to its images; their mean over the images is 1.
-
-    A class without images has weight 0.
-
-    Args:
-        targets: the class of each training image (N,).
-        num_classes: C.
-    """
-    counts = torch.bincount(targets, minlength=num_classes).double()
-    return torch.where(counts > 0, len(targets) / (counts.clamp(min=1) * (counts > 0).sum()), 0.0).float()
+def _share_out(model: ControlledModel, config: Config, accelerator: Accelerator) -> None:
+    """Leave this process its share of the weights, where the configuration says so."""
+    train, processes = config.train, accelerator.num_processes
+    if train.shard and processes > 1:
+        check_optimizer(config.optim, accelerator.device, processes)
+        shard(model, accelerator.device, processes)
+    elif train.shard:
+        logger.warning("train.shard: one process holds everything. Start several with torchrun to share it out.")
 
 
 def _control(

@@ -17,7 +17,7 @@ from ood_nc.cli.sweep_file import read_sweep
 from ood_nc.config import load
 from ood_nc.errors import UserError
 from ood_nc.models import build_model
-from ood_nc.training.setup import create_objective
+from ood_nc.training.objectives import create_objective
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 RUN = ["ood-nc", "run", "--config=quickstart", "${args}"]

@@ -13,7 +13,8 @@ from ood_nc.errors import UserError
 from ood_nc.models import ControlledModel
 from ood_nc.tracking import read_log
 from ood_nc.training import train
-from ood_nc.training.setup import balanced_weights, prepare
+from ood_nc.training.objectives import balanced_weights
+from ood_nc.training.setup import prepare
 
 
 def test_the_pixel_rules_of_a_run_stay_with_its_model():
