@@ -41,6 +41,7 @@ from ood_nc.training.objectives import create_objective
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.sharding import check_optimizer, local, shard
+from ood_nc.training.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Setup:
     steps_per_epoch: int
     global_batch: int
     averages: StepAverages
+    unread: Unread | None  # of several processes alone
     tracker: CollapseTracker | None = None
 
     @property
@@ -195,6 +197,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
     loader, outliers = _loaders(config, data.id_train, shown, transform, accelerator, even=mixup is not None)
     steps_per_epoch = len(loader) // train.grad_accum_steps
     global_batch = int(loader.batch_size or 1) * train.grad_accum_steps * processes
+    unread = Unread(model, accelerator) if processes > 1 else None
     _share_out(model, config, accelerator)
     optimizer = create_optimizer(model, config.optim, global_batch=global_batch)
     scheduler = create_schedule(optimizer, config.optim, epochs=train.epochs, steps_per_epoch=steps_per_epoch)
@@ -222,6 +225,7 @@ def prepare(config: Config, accelerator: Accelerator, *, from_checkpoint: bool =
         steps_per_epoch=steps_per_epoch,
         global_batch=global_batch,
         averages=StepAverages(accelerator),
+        unread=unread,
     )
 
 

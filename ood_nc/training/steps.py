@@ -11,6 +11,7 @@ import torch
 from ood_nc.errors import UserError
 from ood_nc.training.seeds import seed_everything
 from ood_nc.training.setup import Setup
+from ood_nc.training.unread import outputs_of
 
 Loaded = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]
 """Images, targets, which image each is a copy of, and images of outliers."""
@@ -143,14 +144,17 @@ def _loss(
     heads: Mapping[str, tuple[torch.Tensor, torch.Tensor | None]],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     loss, parts = setup.objective(output.logits, targets, output.taps, groups, heads=heads, outliers=output.outliers)
-    if setup.accelerator.num_processes > 1:  # which wait for the gradient of every weight, those no term reads too
-        read = [*_tensors(output), *(part for head in heads.values() for part in head if part is not None)]
-        loss = loss + sum(tensor[:0].sum() for tensor in read)
+    if setup.unread is not None:  # several processes wait for the gradient of every weight, those no term reads too
+        outputs = outputs_of(output.logits, output.taps, heads, output.outliers)
+        setup.unread.see(loss, outputs)
+        loss = loss + sum(tensor[:0].sum() for tensor in outputs)
     return loss, parts
 
 
 def _update(setup: Setup) -> None:
     accelerator, most = setup.accelerator, setup.config.train.clip_grad
+    if setup.unread is not None:
+        setup.unread.leave(setup.model)
     if accelerator.sync_gradients and most is not None:
         accelerator.clip_grad_norm_(setup.module.parameters(), most)
     setup.optimizer.step()

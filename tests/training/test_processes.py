@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ood_nc.models import build_model
 from ood_nc.tracking import read_log
 from ood_nc.training import train
 
@@ -145,14 +146,37 @@ def two_ranks(tmp_path, config):
     return [Path(f"{tmp_path / config.experiment}.yaml.rank{rank}").read_text() for rank in (0, 1)]
 
 
+UNREAD = {
+    "loss.task": "none",
+    "loss.terms": [{"name": "supervised_contrastive", "tap": "encoder", "weight": 1.0}],
+    "loss.entropy_weight": 0.0,
+    "model.auxiliary": ["encoder"],
+    "model.projector.kind": "plastic",
+}
+
+
 @pytest.mark.parametrize("joint", [False, True])
 def test_weights_that_no_term_reads_are_waited_for_by_nobody(small, tmp_path, joint):
     """A contrastive term of the encoder alone leaves head and projector without a gradient, on which the run died."""
-    terms = [{"name": "supervised_contrastive", "tap": "encoder", "weight": 1.0}]
-    settings = {"loss.task": "none", "loss.terms": terms, "loss.entropy_weight": 0.0, "model.auxiliary": ["encoder"]}
-    settings |= {"model.projector.kind": "plastic", "train.grad_accum_joint": joint, "train.grad_accum_steps": 2}
+    settings = {**UNREAD, "train.grad_accum_joint": joint, "train.grad_accum_steps": 2}
     first, second = two_ranks(tmp_path, small("unread", **settings))
     assert first == second and len(first.splitlines()) == 2
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_weights_that_no_term_reads_stay_as_they_were(small, tmp_path, joint):
+    """They decayed, as no gradient was one of zeros."""
+    settings = {**UNREAD, "optim.weight_decay": 1.0, "optim.lr": 0.01, "train.grad_accum_joint": joint}
+    settings |= {"train.grad_accum_steps": 2, "train.batch_size": 8}
+    one, two = small("one", **settings), small("two", **settings)
+    two_ranks(tmp_path, two)
+    first, second = (load_file(d / "checkpoints" / "last.safetensors") for d in (train(one), two.run_directory))
+    behind = [name for name in first if not name.startswith("backbone.")]
+    assert {name.partition(".")[0] for name in behind} == {"projector", "head", "auxiliary"}
+    assert all(torch.equal(first[name], second[name]) for name in behind)
+    assert not torch.equal(first["backbone.patch_embed.proj.weight"], second["backbone.patch_embed.proj.weight"])
+    fresh = build_model(one.model, 5).head_weight.detach().std()
+    assert float(first["head.weight"].std() / fresh) == pytest.approx(1, abs=0.2), "nor do they in one process"
 
 
 def test_processes_validate_terms_together_though_one_has_an_image_less(small, tmp_path):

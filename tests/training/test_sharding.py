@@ -149,6 +149,13 @@ SETTINGS = {
         "optim.lr": 0.01,
     },
     "accumulation": {"train.batch_size": 8, "train.grad_accum_steps": 2, "train.epochs": 1},
+    "weights that no loss reads": {
+        "loss.task": "none",
+        "loss.terms": [{"name": "supervised_contrastive", "tap": "encoder", "weight": 0.1}],
+        "loss.entropy_weight": 0.0,
+        "model.projector.kind": "plastic",
+        "optim.weight_decay": 0.5,
+    },
 }
 
 
