@@ -35,7 +35,7 @@ from ood_nc.losses import Objective
 from ood_nc.models import ControlledModel, build_model, load_initial
 from ood_nc.training.control import Control
 from ood_nc.training.freezing import freeze, frozen_modules
-from ood_nc.training.loading import EpochSampler, outlier_loader, train_loader
+from ood_nc.training.loading import EpochSampler, SeededSamples, outlier_loader, train_loader
 from ood_nc.training.measurement import StepAverages
 from ood_nc.training.objectives import create_objective
 from ood_nc.training.optimization import create_mixup, create_optimizer, create_schedule
@@ -77,6 +77,15 @@ class Setup:
         """The order of the training images."""
         assert isinstance(self.loader.sampler, EpochSampler)
         return self.loader.sampler
+
+    @property
+    def shown(self) -> ImageDataset | None:
+        """The outliers that the network is shown, where there are some."""
+        if self.outliers is None:
+            return None
+        assert isinstance(self.outliers.dataset, SeededSamples)
+        assert isinstance(self.outliers.dataset.dataset, ImageDataset)
+        return self.outliers.dataset.dataset
 
     def begin(self, epoch: int, batch: int) -> None:
         """Put sampler, module and log at a batch of an epoch; within one, the log goes on as it was restored."""

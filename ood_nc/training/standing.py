@@ -98,6 +98,7 @@ def save(setup: Setup, standing: Standing, folder: Path, facts: Mapping[str, Any
         "processes": setup.accelerator.num_processes,
         "data": setup.train_plain.fingerprint(),
         "val": setup.val.fingerprint(),
+        "outliers": None if setup.shown is None else setup.shown.fingerprint(),
         "config": setup.config.model_dump(mode="json"),
     }
     checkpoints.write_last(folder, weights, checkpoints.describe(setup.measured, facts), state)
@@ -122,10 +123,15 @@ def restore(setup: Setup, weights: Path, state: Mapping[str, Any]) -> Standing:
     processes = setup.accelerator.num_processes
     if state["processes"] != processes:
         raise UserError(f"The run had {state['processes']} processes and has {processes} now: resume it with as many.")
-    if state["data"] != setup.train_plain.fingerprint():
-        raise UserError(
-            "The training data has changed since the run was interrupted: start one under another --experiment."
-        )
+    for key, what, images in (
+        ("data", "training data", setup.train_plain),
+        ("outliers", "set of outliers", setup.shown),
+    ):
+        # A run may have begun before its outliers were kept.
+        if images is not None and state.get(key, images.fingerprint()) != images.fingerprint():
+            raise UserError(
+                f"The {what} has changed since the run was interrupted: start one under another --experiment."
+            )
     if state.get("val", setup.val.fingerprint()) != setup.val.fingerprint() and setup.accelerator.is_main_process:
         logger.warning(
             "The validation data has changed since epoch %d: what was the best before was measured on other images.",

@@ -11,6 +11,7 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 
 from ood_nc.config import load
 from ood_nc.errors import UserError
@@ -122,6 +123,21 @@ def test_validation_data_that_has_changed_is_told(small, caplog):
         assert "validation data" not in caplog.text
         train(small(**{**settings, "data.eval_limit": 30, "train.epochs": 4}), resume=True)
     assert "The validation data has changed since epoch 3" in caplog.text
+
+
+def test_a_run_does_not_go_on_with_other_outliers(small, tmp_path):
+    """The folder of the same name held other images, which were learnt from as if nothing had changed."""
+    folder = tmp_path / "outliers"
+    folder.mkdir()
+    for shade in (50, 200):
+        Image.new("RGB", (32, 32), (shade, 0, 0)).save(folder / f"{shade}.png")
+    terms = [{"name": "outlier_exposure", "tap": "encoder", "weight": 0.5}]
+    settings = {"data.outliers": str(folder), "loss.terms": terms, "data.limit": 4, "train.epochs": 1}
+    train(small(**settings))
+    train(small(**{**settings, "train.epochs": 2}), resume=True)
+    (folder / "200.png").unlink()
+    with pytest.raises(UserError, match="The set of outliers has changed since"):
+        train(small(**{**settings, "train.epochs": 3}), resume=True)
 
 
 def test_a_longer_run_says_what_the_learning_rate_does(small, caplog):
