@@ -71,6 +71,9 @@ release at ε = 1, δ = 1e-5 needs noise {one["analytic"]:.4f}, by zCDP {one["zc
 it exceed the statement of a head that was trained with too little noise. Choosing settings by the private records costs
 privacy that nobody counts here; the noise is floating-point, from a generator that is not cryptographic, and without
 protection only while its seed is unknown (the command draws a fresh one unless `--seeds` is given).
+
+Heads of several `--seeds` read the same records, so who sees all of them sees more than each states: the command says, and
+the results keep, what they cost together (`compose`: all mechanisms at once, at the delta of one) and added up (k ε at k δ).
 """
 
 

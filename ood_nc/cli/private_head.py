@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from ood_nc.evaluation import Results
-    from ood_nc.privacy import PrivateHead
+    from ood_nc.privacy import PrivateHead, Statement
 
 _SETTINGS: dict[str, type] = {
     **{"epsilon": float, "delta": float, "method": str, "steps": int, "batch_size": int, "learning_rate": float},
@@ -53,7 +54,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--share", type=float, help="share of the budget that those cost [0.2]")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="one head each, of reproducible noise [one of fresh noise]"
+        "--seeds", type=int, nargs="+", help="one head each, of reproducible noise, paid for each [one of fresh noise]"
     )
     parser.add_argument("--detectors", nargs="+", help="of the results [msp energy knn mahalanobis]")
     parser.add_argument("-o", "--file", metavar="FILE", type=Path, required=True, help="the head, with its statement")
@@ -70,8 +71,9 @@ def _execute(arguments: argparse.Namespace) -> int:
             f"-o {arguments.file}: the results go into a folder of that name: call the file otherwise, "
             f"e.g. {arguments.file}.safetensors."
         )
-    if min(arguments.seeds or [0]) < 0:
-        raise UserError(f"--seeds are numbers from 0, got {min(arguments.seeds)}.")
+    seeds = arguments.seeds or [0]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds are different numbers from 0, got {' '.join(map(str, seeds))}.")
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)
@@ -85,20 +87,42 @@ def _fit_seeds(
     arguments: argparse.Namespace, sets: dict[str, torch.Tensor], tap: str, settings: dict[str, Any], public: Any
 ) -> list[list[str]]:
     """Fit, measure and keep a private head and one without privacy for each seed; a line of numbers for each."""
+    private: list[tuple[int | None, Path, PrivateHead]] = []
     shown = []
     for seed in arguments.seeds or [None]:
         file = arguments.file
         file = file if seed is None else file.with_name(f"{file.stem}-seed{seed}{file.suffix}")
-        for kind, epsilon in (("private", arguments.epsilon), ("nonprivate", math.inf)):
-            head = _fit(sets, {**settings, "epsilon": epsilon}, public, seed)
+        head = _fit(sets, settings, public, seed)
+        head.save(file)
+        say(f"{file}: {head.statement}")
+        private.append((seed, file, head))
+    together = _together([head.statement for _, _, head in private])
+    for seed, file, head in private:
+        free = _fit(sets, {**settings, "epsilon": math.inf}, public, seed)
+        for kind, one in (("private", head), ("nonprivate", free)):
             directory = file.with_suffix("") / (kind if seed is None else f"{kind}-seed{seed}")
-            results = _measure(head, sets, tap, directory, seed or 0, arguments.detectors)
+            results = _measure(one, sets, tap, seed or 0, arguments.detectors, directory, together)
             shown.append([directory.name, *_summary(results)])
-            if kind == "private":
-                head.save(file)
-                say(f"{file}: {head.statement}")
             say(f"results: {directory} (for the report: ood-nc report {directory})")
+    if together is not None:
+        say(together["told"])
     return shown
+
+
+def _together(statements: Sequence[Statement]) -> dict[str, Any] | None:
+    """What the heads of several seeds cost together, tightly and added up; None for one."""
+    from ood_nc.privacy import compose
+
+    if len(statements) == 1:
+        return None
+    tight, heads = compose(statements), len(statements)
+    added = {name: sum(getattr(statement, name) for statement in statements) for name in ("epsilon", "delta")}
+    told = (
+        f"The {heads} private heads read the same records: who sees them all has "
+        f"({tight.epsilon:.4g}, {tight.delta:g})-differential privacy (accountant {tight.accountant}); added up, "
+        f"({added['epsilon']:.4g}, {added['delta']:g})."
+    )
+    return {"heads": heads, "statement": tight.to_dict(), "added": added, "told": told}
 
 
 def _read_preset(arguments: argparse.Namespace) -> None:
@@ -185,7 +209,13 @@ def _fit(sets: dict[str, torch.Tensor], settings: dict[str, Any], public: Any, s
 
 
 def _measure(
-    head: PrivateHead, sets: dict[str, torch.Tensor], tap: str, directory: Path, seed: int, detectors: list[str] | None
+    head: PrivateHead,
+    sets: dict[str, torch.Tensor],
+    tap: str,
+    seed: int,
+    detectors: list[str] | None,
+    directory: Path,
+    together: dict[str, Any] | None,
 ) -> Results:
     """Collapse, detection and accuracy of a head on the prepared features, as a run of its own."""
     from ood_nc.evaluation import evaluate
@@ -199,6 +229,9 @@ def _measure(
         f"head: {head.statement}",
         "the head alone is private: detectors fitted on features, and collapse, read the training features themselves",
     ]
+    if together is not None and head.statement.epsilon < math.inf:
+        results.identity["privacy"]["together"] = {key: value for key, value in together.items() if key != "told"}
+        results.identity["notes"].append(together["told"])
     results.save(directory)
     return results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +16,11 @@ from ood_nc.arrays import ArrayLike, as_labels, as_matrix
 from ood_nc.errors import UserError
 from ood_nc.privacy.accounting import ADJACENCY, Mechanism, epsilon_of, noise_for
 from ood_nc.privacy.remedies import Preparation, private_preparation, public_preparation
+from ood_nc.privacy.statement import Statement
 from ood_nc.privacy.training import dp_sgd, noisy_gd, sampling_rate
 from ood_nc.sealed import DamagedFileError, read_sealed, write_sealed
 
 _KIND = "private head"
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What is guaranteed, and what was run: epsilon is computed from ``mechanisms``, never copied from the target.
-
-    Attributes:
-        epsilon: of all that read the private features together; infinite for a head that is not private.
-        delta: the probability that is left.
-        adjacency: which sets of records are neighbours.
-        accountant: of `ood_nc.privacy.ACCOUNTANTS`; what epsilon was computed with.
-        method: how the head was trained, ``noisy_gd`` or ``dp_sgd``.
-        clip: largest 2-norm of a sample's gradient.
-        mechanisms: noise multiplier, sample rate and steps of each, those paid for the preparation first.
-        records: N, taken as public.
-        notes: on what the guarantee rests.
-    """
-
-    epsilon: float
-    delta: float
-    adjacency: str
-    accountant: str
-    method: str
-    clip: float
-    mechanisms: tuple[Mechanism, ...]
-    records: int
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite number, which JSON has not, as None."""
-        plain = asdict(self) | {"mechanisms": [mechanism._asdict() for mechanism in self.mechanisms]}
-        return {key: None if value == math.inf else value for key, value in plain.items()}
-
-    def __str__(self) -> str:
-        if self.epsilon == math.inf:
-            return f"{self.method} without noise: no privacy"
-        return (
-            f"({self.epsilon:.4g}, {self.delta:g})-differentially private ({self.adjacency}; accountant "
-            f"{self.accountant}): {self.method}, clipping norm {self.clip:g}, "
-            + ", ".join(
-                f"{m.steps} x noise {m.noise_multiplier:.4g} at rate {m.sample_rate:.4g}" for m in self.mechanisms
-            )
-        )
 
 
 @dataclass(frozen=True)

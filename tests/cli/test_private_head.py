@@ -9,7 +9,7 @@ import pytest
 
 from ood_nc.cli import main
 from ood_nc.documents import read_results
-from ood_nc.privacy import PrivateHead
+from ood_nc.privacy import PrivateHead, epsilon_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,13 +36,27 @@ def test_heads_statements_and_results_by_seed(features: Path, tmp_path: Path, ca
     file = tmp_path / "h.safetensors"
     words = ["private-head", "--features", str(features), "--epsilon", "2", "--delta", "1e-4", "--seeds", "0", "1"]
     assert main([*words, "--center", "--components", "3", "--detectors", "energy", "-o", str(file)]) == 0
-    assert "(2, 0.0001)-differentially private" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "(2, 0.0001)-differentially private" in said
+    statements = [PrivateHead.load(tmp_path / f"h-seed{seed}.safetensors").statement for seed in (0, 1)]
+    both = epsilon_of([m for s in statements for m in s.mechanisms], 1e-4)
+    assert 2 < both < 4
+    told = (
+        f"who sees them all has ({both:.4g}, 0.0001)-differential privacy (accountant analytic); added up, (4, 0.0002)."
+    )
+    assert told in said
     for seed in (0, 1):
         head = PrivateHead.load(tmp_path / f"h-seed{seed}.safetensors")
         assert 1.9 < head.statement.epsilon <= 2
         assert len(head.statement.mechanisms) == 3
         found = read_results(tmp_path / f"h-seed{seed}" / f"private-seed{seed}")
         assert found["identity"]["privacy"]["epsilon"] == head.statement.epsilon
+        together = found["identity"]["privacy"]["together"]
+        assert together["statement"]["epsilon"] == pytest.approx(both, rel=1e-9)
+        assert together["added"]["epsilon"] == sum(statement.epsilon for statement in statements)
+        assert any(told in note for note in found["identity"]["notes"])
+        free = read_results(tmp_path / f"h-seed{seed}" / f"nonprivate-seed{seed}")["identity"]
+        assert "together" not in free["privacy"]
         assert any("the head alone is private" in note for note in found["identity"]["notes"])
         (row,) = [r for r in found["rows"] if r["metric"] == "accuracy" and r["method"] == "head"]
         with np.load(features) as arrays:
@@ -67,7 +81,8 @@ def test_presets_are_options_by_name_and_flags_go_first(features: Path, tmp_path
     ("words", "message"),
     [
         (["--epsilon", "1"], "needs --epsilon and --delta"),
-        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "-1"], "--seeds are numbers from 0, got -1"),
+        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "-1"], "--seeds are different numbers from 0, got 0 -1"),
+        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "2", "2"], "--seeds are different numbers from 0, got 2 2"),
         (["--epsilon", "1", "--delta", "0.1"], "below 1/N"),
         (["--epsilon", "1", "--delta", "1e-4", "--tap", "encodr"], "Did you mean 'encoder'"),
         (["RUN", "--epsilon", "1", "--delta", "1e-4"], "give one of the two"),
