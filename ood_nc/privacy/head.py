@@ -151,24 +151,14 @@ def fit_private_head(
     accountant = accountant or ("analytic" if rate == 1.0 else "prv")
     private = epsilon < math.inf
     generator = _fresh_generator() if seed is None else torch.Generator().manual_seed(seed)
-    preparation = Preparation(normalize)
-    spent: list[Mechanism] = []
-    if public is not None:
-        other = as_matrix(public, "public").to(x)
-        if other.shape[1] != x.shape[1] or not bool(torch.isfinite(other).all()):
-            raise UserError(f"public must hold finite features of {x.shape[1]} columns, got {other.shape[1]}.")
-        preparation = public_preparation(other, normalize=normalize, center=center, components=components)
-    elif center or components is not None:
-        releases = center + (components is not None)
-        noise = noise_for(epsilon, delta) * math.sqrt(releases / share) if private else 0.0
-        preparation, spent = private_preparation(
-            x, noise_multiplier=noise, generator=generator, center=center, components=components
-        )
-    noise = (
-        noise_for(epsilon, delta, steps=steps, sample_rate=rate, accountant=accountant, others=spent)
-        if private
-        else 0.0
-    )
+    kinds: dict[str, Any] = {"normalize": normalize, "center": center, "components": components}
+    if public is None:
+        budget = (epsilon, delta, share) if private else None
+        preparation, spent = _paid_preparation(x, budget, generator, **kinds)
+    else:
+        preparation, spent = public_preparation(_like(x, public), **kinds), []
+    paid: dict[str, Any] = {"steps": steps, "sample_rate": rate, "accountant": accountant, "others": spent}
+    noise = noise_for(epsilon, delta, **paid) if private else 0.0
     settings: dict[str, Any] = {"steps": steps, "learning_rate": learning_rate, "noise_multiplier": noise}
     settings |= {"clip": clip if private else math.inf, "generator": generator}
     if method == "noisy_gd" or not private:
@@ -182,6 +172,34 @@ def fit_private_head(
         found, delta, ADJACENCY, accountant, method, settings["clip"], mechanisms, len(x), tuple(_notes(seed, private))
     )
     return PrivateHead(preparation, *trained, statement)
+
+
+def _paid_preparation(
+    x: torch.Tensor,
+    budget: tuple[float, float, float] | None,
+    generator: torch.Generator,
+    *,
+    normalize: bool,
+    center: bool,
+    components: int | None,
+) -> tuple[Preparation, list[Mechanism]]:
+    """A preparation of the private features themselves, within a share of the budget, and the mechanisms it took."""
+    releases = center + (components is not None)
+    if releases == 0:
+        return Preparation(normalize), []
+    noise = 0.0
+    if budget is not None:
+        epsilon, delta, share = budget
+        noise = noise_for(epsilon, delta) * math.sqrt(releases / share)
+    return private_preparation(x, noise_multiplier=noise, generator=generator, center=center, components=components)
+
+
+def _like(x: torch.Tensor, public: ArrayLike) -> torch.Tensor:
+    """Public features as the private ones are."""
+    other = as_matrix(public, "public").to(x)
+    if other.shape[1] != x.shape[1] or not bool(torch.isfinite(other).all()):
+        raise UserError(f"public must hold finite features of {x.shape[1]} columns, got {other.shape[1]}.")
+    return other
 
 
 def _fresh_generator() -> torch.Generator:
