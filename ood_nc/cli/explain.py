@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ood_nc.cli.command import Command
+from ood_nc.cli.pixels import add_pixel_arguments, judged_pixels
 from ood_nc.cli.show import say
 from ood_nc.errors import UserError
 
@@ -26,6 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-b", "--batch-size", type=int, default=128, help="images a forward pass [128]")
     parser.add_argument("-j", "--workers", type=int, default=0, help="processes that load images [0]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
+    add_pixel_arguments(parser)
 
 
 def _execute(arguments: argparse.Namespace) -> int:
@@ -39,7 +41,13 @@ def _execute(arguments: argparse.Namespace) -> int:
     detector = Detector.load(arguments.file, backbone=arguments.backbone).to(choose_device(arguments.device))
     train, cache = _training_images(arguments.train, detector)
     document = explain(
-        detector, arguments.image, train, batch_size=arguments.batch_size, workers=arguments.workers, cache=cache
+        detector,
+        arguments.image,
+        train,
+        pixels=judged_pixels(arguments, detector.transform.pixels),
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        cache=cache,
     )
     page = arguments.output or Path(f"{arguments.image.stem}.html")
     write_explanation(document, page)
@@ -74,7 +82,8 @@ COMMAND = Command(
     name="explain",
     summary="One page on a detector's decision for one image: p-value, how typical it is at every tap, what is near.",
     examples="""  ood-nc explain knn.safetensors incoming/0017.jpg --train runs/trial -o 0017.html
-  ood-nc explain flowers.safetensors rose.jpg --train /data/flowers""",
+  ood-nc explain flowers.safetensors rose.jpg --train /data/flowers
+  ood-nc explain knn.safetensors scan.png --value-range 0,4095""",
     add_arguments=_add_arguments,
     execute=_execute,
 )

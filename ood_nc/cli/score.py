@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ood_nc.cli.command import Command
+from ood_nc.cli.pixels import add_pixel_arguments, judged_pixels
 from ood_nc.cli.show import say
-from ood_nc.config import PixelConfig, load
 from ood_nc.errors import UserError
 from ood_nc.files import write_lock
 from ood_nc.spreadsheets import as_row
@@ -29,24 +29,8 @@ def _add_score_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-b", "--batch-size", type=int, default=64, help="images a forward pass [64]")
     parser.add_argument("-j", "--workers", type=int, default=0, help="processes that load images [0]")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps [auto]")
-    pixels = parser.add_argument_group("pixels", "how images are stored, where otherwise than those of the training")
-    pixels.add_argument("--value-range", metavar="LOW,HIGH", help="values that are black and white, e.g. 0,4095")
-    pixels.add_argument("--background", help="beneath transparent pixels: white, black, ignore")
-    pixels.add_argument("--max-pixels", metavar="N", type=int, help="largest image that is decoded")
-    pixels.add_argument(
-        "--orientation", action=argparse.BooleanOptionalAction, default=None, help="turn as the EXIF data says"
-    )
+    add_pixel_arguments(parser)
     _add_backbone(parser)
-
-
-def _pixels(arguments: argparse.Namespace, stored: PixelConfig) -> PixelConfig:
-    """The rules that the detector was fitted with, but for what is said otherwise."""
-    names = ("value_range", "background", "max_pixels", "orientation")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    if "value_range" in given:
-        given["value_range"] = given["value_range"].split(",")
-    rules = {f"data.pixels.{name}": value for name, value in {**stored.model_dump(), **given}.items()}
-    return load(None, rules).data.pixels
 
 
 def _add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +46,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from ood_nc.devices import choose_device
 
     detector = Detector.load(arguments.file, backbone=arguments.backbone).to(choose_device(arguments.device))
-    detector.transform.pixels = _pixels(arguments, detector.transform.pixels)
+    detector.transform.pixels = judged_pixels(arguments, detector.transform.pixels)
     summary = score_images(
         detector,
         arguments.images,

@@ -6,6 +6,7 @@ carry what it was trained on there; whoever explains a decision has them.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ood_nc.config import PixelConfig
 from ood_nc.data import ImageDataset
 from ood_nc.data.pixels import read_image
 from ood_nc.data.thumbnails import thumbnail
@@ -37,6 +39,7 @@ def explain(
     image: str | Path,
     train: ImageDataset,
     *,
+    pixels: PixelConfig | None = None,
     batch_size: int = 128,
     workers: int = 0,
     cache: str | Path | None = None,
@@ -51,6 +54,7 @@ def explain(
         detector: fitted.
         image: path of the image.
         train: training images; those the detector was fitted on.
+        pixels: how the image is stored, where otherwise than those.
         batch_size: images a forward pass.
         workers: processes that load images.
         cache: folder of feature banks.
@@ -65,9 +69,11 @@ def explain(
     Raises:
         UserError: the image cannot be read, or there are too few training images.
     """
-    verdict = detector(image)
-    batch, _ = as_batch(image, detector.transform, detector.model.preprocessing["input_size"])
+    judged = copy.copy(detector.transform)
+    judged.pixels = pixels or judged.pixels
+    batch, _ = as_batch(image, judged, detector.model.preprocessing["input_size"])
     assert batch is not None
+    verdict = detector(batch)
     extract = BankExtractor(detector.model, cache, batch_size=batch_size, workers=workers, device=detector.device)
     train = train.with_transform(detector.transform)
     bank = extract(train)
@@ -77,12 +83,41 @@ def explain(
         _, values = detector.model.forward_taps(batch.to(detector.device))
     read = {member.tap for member in detector.members}
     shown = _Shown(train, bank)
-    classes = verdict.predicted_names
-    held_out, of_classes = detector.calibration.scores, detector.calibration.classes
+    prediction, name = int(verdict.predictions[0]), verdict.predicted_names[0]
+    held_out = _held_out_beside(detector, prediction)
+    return {
+        "image": {
+            "name": str(image),
+            "thumbnail": thumbnail(read_image(image, judged.channels, judged.pixels), _LARGE),
+        },
+        "accepted": bool(verdict.accepted[0]),
+        "score": float(verdict.scores[0]),
+        "p_value": float(verdict.p_values[0]),
+        "threshold": detector.limit(prediction),
+        "tpr": float(detector.calibration.tpr),
+        "prediction": name,
+        "detectors": [member.name for member in detector.members],
+        "histogram": _histogram(held_out.numpy(), float(verdict.scores[0])),
+        "taps": [
+            {"name": tap, "read": tap in read, **_at_tap(bank.taps[tap], values[tap][0].cpu(), shown)}
+            for tap in detector.model.tap_names
+            if tap in bank.taps
+        ],
+        "train": {"name": train.name, "n": len(bank)},
+        "notes": _notes(detector, train, name, len(held_out)),
+    }
+
+
+def _held_out_beside(detector: Detector, prediction: int) -> torch.Tensor:
+    """The held-out scores that an image of this predicted class is judged by."""
+    scores, classes = detector.calibration.scores, detector.calibration.classes
+    return scores if classes is None else scores[classes == prediction]
+
+
+def _notes(detector: Detector, train: ImageDataset, prediction: str | None, held_out: int) -> list[str]:
     notes = []
-    if of_classes is not None:
-        held_out = held_out[of_classes == verdict.predictions[0]]
-        notes.append(f"judged by the {len(held_out)} held-out ID images that are predicted as {classes[0]} as well")
+    if detector.calibration.classes is not None:
+        notes.append(f"judged by the {held_out} held-out ID images that are predicted as {prediction} as well")
     fitted_on = detector.about.get("fitted_on") or {}
     if fitted_on.get("n", len(train)) != len(train):
         notes.append(
@@ -91,27 +126,7 @@ def explain(
         )
     if any(isinstance(member.detector, InputDetector) for member in detector.members):
         notes.append("the detector reads the whole network: a tap shows where the image is far, not what decides")
-    return {
-        "image": {
-            "name": str(image),
-            "thumbnail": thumbnail(read_image(image, detector.transform.channels, detector.transform.pixels), _LARGE),
-        },
-        "accepted": bool(verdict.accepted[0]),
-        "score": float(verdict.scores[0]),
-        "p_value": float(verdict.p_values[0]),
-        "threshold": detector.limit(int(verdict.predictions[0])),
-        "tpr": float(detector.calibration.tpr),
-        "prediction": classes[0],
-        "detectors": [member.name for member in detector.members],
-        "histogram": _histogram(held_out.numpy(), float(verdict.scores[0])),
-        "taps": [
-            {"name": name, "read": name in read, **_at_tap(bank.taps[name], values[name][0].cpu(), shown)}
-            for name in detector.model.tap_names
-            if name in bank.taps
-        ],
-        "train": {"name": train.name, "n": len(bank)},
-        "notes": notes,
-    }
+    return notes
 
 
 class _Shown:

@@ -136,9 +136,32 @@ def test_the_command_writes_a_page_that_needs_nothing_else(
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
 
 
+def test_an_image_that_is_stored_otherwise_is_explained_as_it_is_scored(
+    fitted: Detector, files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12 bits of 16: `score` took their range and `explain` did not, so the page was about an image nearly black."""
+    fitted.save(tmp_path / "one.safetensors")
+    grey = np.asarray(Image.open(files["fresh"]).convert("L"))
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "12.png")
+
+    def decision(image: str, *words: str) -> str:
+        command = ["explain", str(tmp_path / "one.safetensors"), str(tmp_path / image), "--device", "cpu"]
+        assert main([*command, "-o", str(tmp_path / f"{image}.html"), *words]) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert decision("12.png", "--value-range", "0,4080") == decision("8.png") != decision("12.png")
+    train = digits("train")
+    ranged = fitted.transform.pixels.model_copy(update={"value_range": (0.0, 4080.0)})
+    found = explain(fitted, tmp_path / "12.png", train, pixels=ranged)
+    assert found["taps"] == explain(fitted, tmp_path / "8.png", train)["taps"], "training images stay as they were"
+    assert found["image"]["thumbnail"] == explain(fitted, tmp_path / "8.png", train)["image"]["thumbnail"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["{fresh}", "--value-range", "9,1"], "what is black must be smaller"),
         (["none.png"], "Cannot read the image none.png"),
         (["{fresh}", "--train", "no/folder"], "No data at"),
         (["{fresh}", "--batch-size", "0"], "at least 1"),
