@@ -21,43 +21,112 @@ _MODULES = {"hfds": "datasets", "wds": "webdataset", "tfds": "tensorflow_dataset
 _LABELS = ("targets", "_labels", "labels")
 
 
+# Where a set names its parts otherwise than train, split or image_set.
+_PARTS = {"INaturalist": "version", "LSUN": "classes", "QMNIST": "what"}
+
+# What comes behind the name, torchvision/NAME/VARIANT::SPLIT: an argument of the set and the values it can have.
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DTD": ("partition", {str(number): number for number in range(1, 11)}),
+    "EMNIST": ("split", {name: name for name in ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")}),
+    "FGVCAircraft": ("annotation_level", {name: name for name in ("variant", "family", "manufacturer")}),
+    "Imagenette": ("size", {name: name for name in ("full", "320px", "160px")}),
+    "Places365": ("small", {"small": True}),
+}
+
+
 def open_torchvision(name: str, root: Path, split: str) -> ImageDataset:
     """A classification set of torchvision, from ``root``. Nothing is downloaded; the error says how to.
 
+    Args:
+        name: of the class, and the variant where it has some: ``CIFAR10``, ``EMNIST/balanced``.
+        root: where its files are.
+        split: by the set's own name; its default when empty.
+
     Raises:
-        UserError: no such set or split, or it is not in ``root``.
+        MissingPackageError: it needs a package that is not installed.
+        UserError: no such set, variant or split, or it is not in ``root``.
     """
     import torchvision.datasets as collection
 
+    where = f"torchvision/{name}" + (f"::{split}" if split else "")
+    name, _, variant = name.partition("/")
     factory: Any = getattr(collection, name, None) if name in collection.__all__ else None
     if factory is None:
         raise UserError(f"torchvision has no data set {name!r}.{nearest(name, collection.__all__)}")
-    accepted = inspect.signature(factory).parameters
+    accepted = _arguments(factory)
     if "root" not in accepted:
         raise UserError(f"torchvision/{name} keeps no images on disk: choose another data set.")
-    settings: dict[str, Any] = {"download": False} if "download" in accepted else {}
-    if split and "train" in accepted:
-        if split not in ("train", "test"):
-            raise UserError(f"torchvision/{name} has the splits train and test, not {split!r}.")
-        settings["train"] = split == "train"
-    elif split and (key := next((key for key in ("split", "image_set") if key in accepted), None)):
-        settings[key] = split
+    settings = {**_variant(name, variant), **_part(name, split, accepted)}
+    offline = {"download": False} if "download" in accepted else {}  # some would by themselves
     try:
-        items = factory(root=str(root), **settings)
-        targets = labels_of(items, name)
-    except (RuntimeError, OSError) as error:
-        call = ", ".join(f"{key}={value!r}" for key, value in {**settings, "download": True}.items())
-        fetch = f"fetch it once with `from torchvision.datasets import {name}; {name}({str(root)!r}, {call})`"
-        raise UserError(f"torchvision/{name} is not in {root}: {fetch}.") from error
+        items = factory(root=str(root), **settings, **offline)
+    except (RuntimeError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) or isinstance(error.__context__, ImportError):
+            raise MissingPackageError(f"{where} needs another package ({reason(error)}).") from error
+        raise UserError(f"{where} is not in {root}: {_how_to_fetch(name, root, settings, accepted)}.") from error
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"torchvision/{name} is no data set of images with one label each ({reason(error)})."
-        ) from error
+        raise UserError(f"{where} cannot be opened ({reason(error)}).") from error
+    try:
+        targets = labels_of(items, name)
+    except (ValueError, TypeError, IndexError, KeyError, RuntimeError, OSError) as error:
+        raise UserError(f"{where} cannot be read as images with one label each ({reason(error)}).") from error
     classes = getattr(items, "classes", None)
     class_names = [str(entry) for entry in classes] if classes is not None and len(classes) > targets.max() else None
     ids = [f"{split or 'all'}/{index:06d}" for index in range(len(targets))]
-    where = f"torchvision/{name}" + (f"::{split}" if split else "")
     return ImageDataset(WrappedStore(items), name=where, ids=ids, targets=targets, class_names=class_names)
+
+
+def _arguments(factory: Any) -> set[str]:
+    """What a set can be given, those among it that it passes on to the set it is derived from."""
+    found: set[str] = set()
+    for one in factory.__mro__:
+        parameters = inspect.signature(one).parameters
+        found |= parameters.keys()
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return found
+
+
+def _variant(name: str, variant: str) -> dict[str, Any]:
+    argument, known = _VARIANTS.get(name, ("", {}))
+    if variant in known:
+        return {argument: known[variant]}
+    if variant:
+        hint = f": use {', '.join(known)}" if known else f": leave /{variant} out"
+        raise UserError(f"torchvision/{name} has no variant {variant!r}{hint}.")
+    if name == "EMNIST":  # no default
+        raise UserError(
+            f"torchvision/EMNIST is several sets: name one, torchvision/EMNIST/NAME, of {', '.join(known)}."
+        )
+    return {}
+
+
+def _part(name: str, split: str, accepted: set[str]) -> dict[str, Any]:
+    if not split:
+        return {}
+    if name == "Omniglot":
+        if split not in ("background", "evaluation"):
+            raise UserError(f"torchvision/Omniglot has the splits background and evaluation, not {split!r}.")
+        return {"background": split == "background"}
+    if name in _PARTS:
+        return {_PARTS[name]: split}
+    if "train" in accepted:
+        if split not in ("train", "test"):
+            raise UserError(f"torchvision/{name} has the splits train and test, not {split!r}.")
+        return {"train": split == "train"}
+    key = next((key for key in ("split", "image_set") if key in accepted), None)
+    if key is None:
+        raise UserError(
+            f"torchvision/{name} has no splits: leave ::{split} out, or part the whole by ::@train and ::@test."
+        )
+    return {key: split}
+
+
+def _how_to_fetch(name: str, root: Path, settings: dict[str, Any], accepted: set[str]) -> str:
+    if "download" not in accepted:
+        return f"torchvision does not fetch it: its documentation of {name} says which files it wants there"
+    call = ", ".join(f"{key}={value!r}" for key, value in {**settings, "download": True}.items())
+    return f"fetch it once with `from torchvision.datasets import {name}; {name}({str(root)!r}, {call})`"
 
 
 def labels_of(items: Any, name: str) -> np.ndarray:

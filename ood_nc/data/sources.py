@@ -24,6 +24,7 @@ _FORMS = {
     "FILE.npz[::train]": "x_train, y_train, x_test, y_test, or x, y, or images, labels; .npy: images only",
     "LIST.txt[::FOLDER]": "lines `path label`, paths relative to FOLDER (to the list's own folder when not given)",
     "torchvision/NAME::train": "a data set of torchvision, already fetched into the data root",
+    "torchvision/EMNIST/balanced::train": "likewise, of a set that is several (Imagenette/160px, Places365/small, ...)",
     "corrupted/fog-3/SOURCE": "another source, corrupted as in ImageNet-C, or corrupted/mixed/... (needs corrupt-tta)",
     "hfds/NAME::SPLIT": "a Hugging Face data set, by timm (needs datasets)",
     "wds/NAME::SPLIT": "a webdataset, by timm (needs webdataset)",
