@@ -60,11 +60,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         in_use = check_images and config.cache is not None
         return cached(dataset, str(config.cache), workers=workers) if in_use else dataset
 
-    train = _labelled(open_configured(config, config.train, limit=config.limit), config.train, "data.train")
-    train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
-    report = scan(train, workers=workers, decode=check_images)
-    notes += report.lines()
-    _check_whole(train, report.broken, config.skip_broken)
+    train, broken = _training_images(config, notes, workers=workers, decode=check_images)
     train = kept(train)
     test, val = evaluated_id(config.test, "data.test"), evaluated_id(config.val, "data.val")
     if val is not None and check_images:
@@ -81,8 +77,8 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
         opened=evaluated,
     )
     # Behind the split, which an evaluation makes without knowing them.
-    data.id_train = _without(data.id_train, report.broken)
-    data.id_val = None if data.id_val is None else _without(data.id_val, report.broken if val is None else [])
+    data.id_train = _without(data.id_train, broken)
+    data.id_val = None if data.id_val is None else _without(data.id_val, broken if val is None else [])
     if val is None and config.eval_limit is not None and data.id_val is not None:
         data.id_val = limit_total(data.id_val, config.eval_limit)
     tasks = [part for pair in data.transfer.values() if pair is not None for part in pair]
@@ -92,6 +88,18 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     if check_images:
         _compare(data)
     return data
+
+
+def _training_images(
+    config: DataConfig, notes: list[str], *, workers: int, decode: bool
+) -> tuple[ImageDataset, list[tuple[str, str]]]:
+    """ID train, whose classes all have names, and its broken images; what the scan finds is noted."""
+    train = _labelled(open_configured(config, config.train, limit=config.limit), config.train, "data.train")
+    train = align_classes(train, train.class_names or tuple(map(str, range(train.num_classes))))
+    report = scan(train, workers=workers, decode=decode)
+    notes += report.lines()
+    _check_whole(train, report.broken, config.skip_broken)
+    return train, report.broken
 
 
 def open_configured(

@@ -13,7 +13,14 @@ from ood_nc.data import ImageDataset, eval_transform, find_overlaps, stratified_
 from ood_nc.data.overlap import Role
 from ood_nc.deployment.detector import Detector, Score
 from ood_nc.deployment.members import Calibration, Member
-from ood_nc.detection import FeatureDetector, InputDetector, Network, create_detector, create_feature_detector
+from ood_nc.detection import (
+    BaseDetector,
+    FeatureDetector,
+    InputDetector,
+    Network,
+    create_detector,
+    create_feature_detector,
+)
 from ood_nc.errors import UserError, nearest
 from ood_nc.evaluation.fitting import (
     SYNTHETIC,
@@ -99,6 +106,9 @@ def fit_detector(
     if validation_ood is not None and not choose:
         raise UserError("validation_ood serves to choose hyper-parameters: set choose too.")
     prototypes = [create_detector(name, **(parameters or {})) for name in detectors]
+    for prototype in prototypes if choose else ():
+        if isinstance(prototype, InputDetector):
+            raise UserError(f"Detector {prototype.name!r} needs the network: set its hyper-parameters by hand.")
     if len(held_out) == 0:
         raise UserError(f"The held-out ID set {held_out.name} has no images: a threshold needs some.")
     several = len(detectors) * len(names) > 1
@@ -106,24 +116,10 @@ def fit_detector(
     get = BankExtractor(model, cache, batch_size=batch_size, workers=workers, device=device)
     train, held_out, head_fits, note = _numbered(model, train, held_out)
     banks = _banks(get, train, held_out, validation_ood, splits, seed)
-    tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed)
-    members: list[Member] = []
-    chosen: dict[str, Any] = {}
-    for name in names:
-        tap = open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
-        statistics = statistics_of(tap)
-        for prototype in prototypes:
-            if isinstance(prototype, FeatureDetector):
-                fitted = create_feature_detector(prototype.name, **prototype.get_params())
-                selection = tuning.choose(fitted, tap, statistics) if choose else None
-                if selection is not None:
-                    record = {"parameters": selection.parameters, "auroc": selection.value}
-                    chosen[f"{prototype.name} on {name}"] = record | {"selected_on": selection.selected_on}
-                members.append(Member(name, fitted.fit(statistics)))
+    tuning = Tuning(SYNTHETIC if validation_ood is None else "the validation OOD set", seed) if choose else None
+    members, chosen = _on_features(model, names, prototypes, banks, tuning, head_fits=head_fits, seed=seed)
     for prototype in prototypes:
         if isinstance(prototype, InputDetector):
-            if choose:
-                raise UserError(f"Detector {prototype.name!r} needs the network: set its hyper-parameters by hand.")
             batches = ImageBatches(train, batch_size=batch_size, workers=workers)
             members.append(Member(model.head_tap, prototype.fit(Network(model), batches)))
     about = {
@@ -143,6 +139,33 @@ def fit_detector(
     combined = scores[:, 0] if ensemble is None else ensemble.score(scores)
     calibration = Calibration(combined, predictions if per_class else None, tpr)
     return Detector(model, members, ensemble, calibration, about)
+
+
+def _on_features(
+    model: ControlledModel,
+    taps: Sequence[str],
+    prototypes: Sequence[BaseDetector],
+    banks: Mapping[str, FeatureBank],
+    tuning: Tuning | None,
+    *,
+    head_fits: bool,
+    seed: int,
+) -> tuple[list[Member], dict[str, Any]]:
+    """The detectors of features, each fitted at each tap, and their hyper-parameters that were chosen."""
+    members: list[Member] = []
+    chosen: dict[str, Any] = {}
+    for name in taps:
+        tap = open_tap(model, name, banks, head_fits=head_fits, device=torch.device("cpu"), seed=seed)
+        statistics = statistics_of(tap)
+        for prototype in prototypes:
+            if isinstance(prototype, FeatureDetector):
+                fitted = create_feature_detector(prototype.name, **prototype.get_params())
+                selection = None if tuning is None else tuning.choose(fitted, tap, statistics)
+                if selection is not None:
+                    record = {"parameters": selection.parameters, "auroc": selection.value}
+                    chosen[f"{prototype.name} on {name}"] = record | {"selected_on": selection.selected_on}
+                members.append(Member(name, fitted.fit(statistics)))
+    return members, chosen
 
 
 def share_passes(

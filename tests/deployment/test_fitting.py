@@ -170,3 +170,11 @@ def test_a_head_of_classes_in_another_order_is_told_as_an_evaluation_tells_it(tu
     told = [note.replace("the held-out ID images", "ID test") for note in fitted.about["notes"]]
     assert set(told) <= set(found.identity["notes"])
     assert ["less than chance" in note for note in told] == [False, True][: 1 + turn]
+
+
+def test_what_cannot_be_chosen_is_refused_before_an_image_is_read(model: ControlledModel, monkeypatch) -> None:
+    """It was after every pass over the images, and after the other detectors were fitted."""
+    unread = digits("train")
+    monkeypatch.setattr(type(unread), "load", None)
+    with pytest.raises(UserError, match="'odin' needs the network: set its hyper-parameters by hand"):
+        fit_detector(model, unread, digits("test"), detectors=["knn", "odin"], choose=True)
