@@ -135,11 +135,12 @@ def evaluate_on(
         source: the words that name network and data to `ood-nc fit`, where there are any.
         store: of the feature banks.
     """
-    from ood_nc.data import eval_transform, load_data
+    from ood_nc.data import check_outliers, eval_transform, load_data
     from ood_nc.data.scan import broken_images
     from ood_nc.evaluation import add_layer_inputs, evaluate
 
     data = load_data(config.data, seed=config.train.seed, workers=config.train.workers, check_images=False)
+    check_outliers(config.data, data)
     for note in data.notes:
         logger.info("%s", note)
     if data.id_test is None:

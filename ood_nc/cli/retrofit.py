@@ -85,7 +85,8 @@ def _execute(arguments: argparse.Namespace) -> int:
 def _network(arguments: argparse.Namespace) -> tuple[ControlledModel, Config]:
     """The network as it is, and the configuration of what it becomes."""
     for key in arguments.overrides:
-        if key.startswith(("augment.", "train.")) and key.removeprefix("train.") not in _HEEDED:
+        own = key.startswith(("augment.", "train.")) and key.removeprefix("train.") not in _HEEDED
+        if own or key == "data.outliers":
             raise UserError(f"{key} changes nothing where projector and head learn from kept features: leave it out.")
     overrides = {**_SETTINGS, "experiment": f"retrofit-{arguments.checkpoint.stem}", **_data(arguments)}
     overrides |= arguments.overrides

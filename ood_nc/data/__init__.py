@@ -19,7 +19,7 @@ from ood_nc.data.jumbled import jumbled
 from ood_nc.data.label_sets import LabelSetDataset, LabelSetInputs, compose, load_label_sets, read_table
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.native_sizes import NativeSizes, native_sizes, size_cue
-from ood_nc.data.outliers import load_outliers
+from ood_nc.data.outliers import check_outliers, load_outliers
 from ood_nc.data.overlap import Overlap, find_overlaps
 from ood_nc.data.registry import SOURCES, OpenSource
 from ood_nc.data.run_data import load_data
@@ -51,6 +51,7 @@ __all__ = [
     "TransferSource",
     "align_classes",
     "as_dataset",
+    "check_outliers",
     "check_source",
     "compose",
     "eval_transform",

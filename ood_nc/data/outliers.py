@@ -42,7 +42,28 @@ def load_outliers(config: DataConfig, data: Inputs, *, workers: int = 0) -> Imag
     found = without_broken(found, config, notes, workers=workers)
     for note in notes if is_main_process() else ():
         logger.warning("%s", note)
-    sets = {"outliers": found} | {name: one for name, one in data.all().items() if not name.startswith("transfer/")}
+    _check_apart(found, data)
+    return found
+
+
+def check_outliers(config: DataConfig, data: Inputs) -> None:
+    """Refuse to test a network on what it was shown as outliers; `load_outliers` knew the sets of that time alone.
+
+    Raises:
+        UserError: a set shares images with the outliers of the configuration.
+    """
+    if config.outliers is None:
+        return
+    try:
+        found = open_configured(config, config.outliers)
+    except UserError as error:  # they need not be where the network is measured
+        logger.warning("whether tested images were shown as outliers (data.outliers) cannot be told: %s", error)
+        return
+    _check_apart(found, data)
+
+
+def _check_apart(outliers: ImageDataset, data: Inputs) -> None:
+    sets = {"outliers": outliers} | {name: one for name, one in data.all().items() if not name.startswith("transfer/")}
     roles: dict[str, Role] = dict.fromkeys(sets, "test")
     roles["outliers"] = "fit"
     for overlap in find_overlaps(sets, roles):
@@ -52,4 +73,3 @@ def load_outliers(config: DataConfig, data: Inputs, *, workers: int = 0) -> Imag
                 f"data.outliers shares {len(overlap.ids)} images with {name} (first: {overlap.ids[0]}): take them out "
                 "of one of the two."
             )
-    return found

@@ -100,6 +100,7 @@ def test_what_it_cannot_do_is_one_line(made, tmp_path, capsys):
         (run, "--output", str(tmp_path), "--model", "resnet18"): "leave --config and --model out",
         (run, "--output", str(tmp_path), "--model-ema"): "train.model_ema changes nothing",
         (run, "--output", str(tmp_path), "--mixup", "0.2"): "augment.mixup changes nothing",
+        (run, "--output", str(tmp_path), "--data.outliers", "x"): "data.outliers changes nothing",
         (weights, "--train", str(tmp_path)): "--model NAME",
         (weights, "--model", "test_resnet"): "--train FOLDER",
         (weights, "--model", "test_resnet", "--train", str(tmp_path)): "w.pth",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ood_nc.config import DataConfig
-from ood_nc.data import load_data, load_outliers
+from ood_nc.config import DataConfig, OodSet
+from ood_nc.data import check_outliers, load_data, load_outliers
 from ood_nc.errors import UserError
 
 from .conftest import encoded, put
@@ -38,3 +38,16 @@ def test_a_broken_outlier_stops_before_the_first_epoch(tmp_path, caplog) -> None
         load_outliers(config, data)
     found = load_outliers(config.model_copy(update={"skip_broken": True}), data)
     assert found is not None and len(found) == 5 and "1 of 6 images cannot be read and are left out" in caplog.text
+
+
+def test_a_set_that_is_named_later_is_compared_too(caplog) -> None:
+    """A run that was shown textures was evaluated on them as if they were new to it."""
+    trained = configured("bundled/textures")
+    check_outliers(trained, load_data(trained, check_images=False))
+    tested = trained.model_copy(update={"ood": {"again": OodSet(source="bundled/textures")}})
+    with pytest.raises(UserError, match=r"data\.outliers shares \d+ images with again"):
+        check_outliers(tested, load_data(tested, check_images=False))
+    check_outliers(tested.model_copy(update={"outliers": None}), load_data(tested, check_images=False))
+    moved = tested.model_copy(update={"outliers": "no/folder"})
+    check_outliers(moved, load_data(moved, check_images=False))
+    assert "cannot be told: No data at" in caplog.text
