@@ -135,10 +135,16 @@ def _member(folder: Path, seed: int) -> Path:
 def _is_finished(folder: Path, seed: int) -> bool:
     """Whether a run is as long, and measured, as the group is to be."""
     member = _member(folder, seed)
-    if not (member / "report.html").exists() or not (member / "config.yaml").exists():
+    if not is_reported(member):
         return False
     group, own = (asked_of(load(path)) for path in (folder / GROUP, member / "config.yaml"))
     return group == own
+
+
+def is_reported(directory: Path) -> bool:
+    """Whether the report is of the run as it is configured: one that goes on rewrites its configuration first."""
+    config, report = directory / "config.yaml", directory / "report.html"
+    return config.is_file() and report.is_file() and report.stat().st_mtime_ns >= config.stat().st_mtime_ns
 
 
 def asked_of(config: Config) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ood_nc.cli import flags
 from ood_nc.cli.command import Command, find_config, read_config
 from ood_nc.cli.processes import work
-from ood_nc.cli.seeds import asked_of
+from ood_nc.cli.seeds import asked_of, is_reported
 from ood_nc.cli.show import say
 from ood_nc.cli.sweep_file import Setting, Sweep, read_sweep
 from ood_nc.config import Config, load
@@ -77,7 +77,7 @@ def _is_finished(directory: Path, words: Sequence[str]) -> bool:
     except UserError as error:
         changed = str(error).partition(": resume")[0]
         raise UserError(f"{changed}: change it back, or give the sweep another name or --output.") from None
-    return (directory / "report.html").is_file() and asked_of(own) == asked_of(asked)
+    return is_reported(directory) and asked_of(own) == asked_of(asked)
 
 
 def _configured(words: Sequence[str]) -> Config:

@@ -101,6 +101,7 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
     others = {"data.ood.textures": "bundled/textures"}, {"data.test": None}, {"train.patience": 3}
     for asked, finished in (*((one, False) for one in others), ({"data.root": "elsewhere"}, True)):
         write_text(folder / "g-seed0" / "config.yaml", load(folder / "group.yaml", asked).to_yaml())
+        write_text(folder / "g-seed0" / "report.html", "")
         assert seeds._is_finished(folder, 0) == finished, asked
     config = load(folder / "g-seed0" / "config.yaml", {"train.epochs": 200})
     write_text(folder / "g-seed0" / "config.yaml", config.to_yaml())
@@ -110,6 +111,21 @@ def test_resumed_what_is_finished_is_left_and_the_configuration_is_the_groups(tm
         start(tmp_path, resume=True, **{"optim.lr": 0.5})
     with pytest.raises(UserError, match=r"There is no group .* to resume"):
         start(tmp_path / "other", resume=True)
+
+
+def test_a_run_that_stopped_while_it_was_prolonged_is_not_finished(tmp_path, stand_in):
+    """It had the group's configuration and its old report, whose numbers were shown for the longer run."""
+    stand_in()
+    folder = start(tmp_path, given=(0,), **{"train.epochs": 1})
+    member = folder / "g-seed0"
+    write_text(member / "config.yaml", (folder / "group.yaml").read_text())
+    write_text(member / "report.html", "of one epoch")
+    assert seeds._is_finished(folder, 0)
+    write_text(folder / "group.yaml", load(folder / "group.yaml", {"train.epochs": 3}).to_yaml())
+    write_text(member / "config.yaml", (folder / "group.yaml").read_text())  # the run has begun to go on
+    assert not seeds._is_finished(folder, 0)
+    write_text(member / "report.html", "of three")
+    assert seeds._is_finished(folder, 0)
 
 
 def test_a_stop_reaches_every_run(tmp_path, stand_in):
