@@ -213,7 +213,7 @@ def _identity(trainer: GraphTrainer, tests: list[Sample], detection: NodeDetecti
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": versions(),
         "datasets": {
-            name: {"n": n, "group": "id" if name == "id_test" else "near", "fingerprint": _fingerprint(config, name)}
+            name: {"n": n, "group": "id" if name == "id_test" else "near", "fingerprint": _fingerprint(trainer, name)}
             for name, n in sizes.items()
         },
         "notes": notes,
@@ -221,9 +221,8 @@ def _identity(trainer: GraphTrainer, tests: list[Sample], detection: NodeDetecti
     }
 
 
-def _fingerprint(config: Config, name: str) -> str:
+def _fingerprint(trainer: GraphTrainer, name: str) -> str:
     """Equal for runs whose nodes of that set are the same."""
-    assert config.graphs is not None
-    drawn = config.graphs.model_dump(exclude={"hidden", "layers", "own_weight", "train_graphs", "fit_graphs"})
-    text = json.dumps([name, config.train.seed, config.data.root if config.graphs.dataset else None, drawn])
+    drawn = trainer.graphs.model_dump(exclude={"hidden", "layers", "own_weight", "train_graphs", "fit_graphs"})
+    text = json.dumps([name, trainer.config.train.seed, trainer.source.fingerprint(), drawn])
     return hashlib.sha256(text.encode()).hexdigest()

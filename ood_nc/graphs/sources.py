@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +83,10 @@ class BlockSource:
         ood = {name: mask.nonzero()[:, 0] for name, mask in found.items() if mask.any()}
         return Sample(graph, nodes, graph.y[nodes], False, ood)
 
+    def fingerprint(self) -> str:
+        """Empty: section and seed say what is drawn."""
+        return ""
+
     def train(self, number: int) -> Sample:
         """The training graph of that number."""
         return self._sample("train graph", number)
@@ -132,6 +137,13 @@ class FileSource:
     def _ood(self) -> dict[str, Tensor]:
         nodes = (self.graph.test_mask & self.is_ood).nonzero()[:, 0]
         return {"held_out_classes": nodes} if len(nodes) else {}
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the graph does: features, edges, classes or split; the place does not count."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name in ("x", "edge_index", "y", "train_mask", "test_mask"):
+            digest.update(self.graph[name].contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def train(self, number: int) -> Sample:
         """The training nodes."""

@@ -100,11 +100,20 @@ class GraphTrainer:
         tensors: dict[str, Tensor] = {f"network/{name}": value for name, value in self.network.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{name}": value for name, value in state.items() if value is not None}
-        write_sealed(path, tensors, {"epoch": self.epoch})
+        write_sealed(path, tensors, {"epoch": self.epoch, "data": self.source.fingerprint()})
 
     def load(self, path: Path) -> None:
-        """Go back to what `save` wrote."""
+        """Go back to what `save` wrote.
+
+        Raises:
+            UserError: it learnt from another graph.
+        """
         header, tensors = read_sealed(path)
+        data = self.source.fingerprint()
+        if header.get("data", data) != data:  # a run may have begun before it was kept
+            raise UserError(
+                "The graph has changed since the run was interrupted: start one under another --experiment."
+            )
         self.epoch = header["epoch"]
         network = {name.partition("/")[2]: value for name, value in tensors.items() if name.startswith("network/")}
         self.network.load_state_dict({name: value.clone() for name, value in network.items()})

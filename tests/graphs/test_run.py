@@ -111,6 +111,27 @@ def planetoid(root: Path) -> None:
     (raw / "ind.cora.test.index").write_text("".join(f"{number}\n" for number in test))
 
 
+def test_a_run_does_not_go_on_with_another_graph(tmp_path: Path) -> None:
+    """It went on with whatever graph lay under the name, and its nodes counted as those of runs on the other."""
+    settings = {**TINY, "graphs.dataset": "Cora", "graphs.hidden": 8, "output": str(tmp_path), "experiment": "one"}
+    settings |= {"evaluation.detectors": ["energy"], "train.epochs": 1, "graphs.held_out_classes": [1]}
+    trainers = {}
+    for place in ("here", "moved", "other"):
+        planetoid(tmp_path / place)
+        if place == "other":
+            raw = tmp_path / place / "Cora" / "raw" / "ind.cora.tx"
+            raw.write_bytes(pickle.dumps(2 * pickle.loads(raw.read_bytes())))
+        trainers[place] = GraphTrainer(load(CPU, {**settings, "data.root": str(tmp_path / place)}))
+    identities = {place: evaluate_graphs(trainer).identity for place, trainer in trainers.items()}
+    prints = {place: one["datasets"]["id_test"]["fingerprint"] for place, one in identities.items()}
+    assert prints["here"] == prints["moved"] != prints["other"]
+    train_graphs(trainers["here"].config)
+    longer = {**settings, "train.epochs": 2}
+    with pytest.raises(UserError, match="The graph has changed since the run was interrupted"):
+        train_graphs(load(CPU, {**longer, "data.root": str(tmp_path / "other")}), resume=True)
+    assert train_graphs(load(CPU, {**longer, "data.root": str(tmp_path / "moved")}), resume=True).epoch == 2
+
+
 def test_planetoid_is_read_from_local_files_and_trained_on(tmp_path: Path) -> None:
     data = tmp_path / "data"
     planetoid(data)
