@@ -151,6 +151,7 @@ def train_graphs(config: Config, *, resume: bool = False) -> GraphTrainer:
         _record(directory, config)
         names = ["local", *(["wandb"] if config.tracking.log_wandb else []), *config.tracking.trackers]
         trackers = open_trackers(names, directory.path, config.model_dump(mode="json"), last_step=trainer.step)
+        directory.write_status("running", "", {"epoch": trainer.epoch, "step": trainer.step})
         state, reason = "failed", ""
         try:
             _train(trainer, trackers, weights)

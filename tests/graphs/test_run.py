@@ -17,6 +17,7 @@ from ood_nc.graphs import SETTINGS, load_graph
 from ood_nc.graphs.evaluation import evaluate_graphs
 from ood_nc.graphs.sources import BlockSource, FileSource, block_model, open_source
 from ood_nc.graphs.training import GraphTrainer, train_graphs
+from ood_nc.training import RunDirectory
 from tests.helpers.graph_runs import CPU, TINY, tiny
 
 
@@ -63,6 +64,23 @@ def test_an_interrupted_run_ends_with_the_weights_of_one_that_was_not(tmp_path: 
         train_graphs(tiny(tmp_path / "whole"))
     with pytest.raises(UserError, match=r"graphs\.layers"):
         train_graphs(tiny(tmp_path / "whole", **{"graphs.layers": 4}), resume=True)
+
+
+def test_a_run_that_goes_on_says_that_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, it was left as finished: what an earlier, shorter run had written."""
+    directory = RunDirectory(tiny(tmp_path).run_directory)
+    train_graphs(tiny(tmp_path, **{"train.epochs": 1}))
+    assert directory.read_status()["state"] == "finished"
+    step, seen = GraphTrainer.train_step, []
+
+    def watched(self: GraphTrainer, number: int) -> float:
+        seen.append(directory.read_status())
+        return step(self, number)
+
+    monkeypatch.setattr(GraphTrainer, "train_step", watched)
+    train_graphs(tiny(tmp_path), resume=True)
+    assert {(status["state"], status["epoch"]) for status in seen} == {("running", 1)}
+    assert directory.read_status()["state"] == "finished"
 
 
 def test_rows_of_a_run_say_what_their_oracle_says(tmp_path: Path) -> None:
