@@ -29,6 +29,9 @@ _SETTINGS: dict[str, type] = {
 """What `fit_private_head` is asked for."""
 
 
+_DETECTORS = ["msp", "energy", "knn", "mahalanobis"]
+
+
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, help="a finished run directory")
     parser.add_argument(
@@ -72,8 +75,9 @@ def _execute(arguments: argparse.Namespace) -> int:
             f"e.g. {arguments.file}.safetensors."
         )
     seeds = arguments.seeds or [0]
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds are different numbers from 0, got {' '.join(map(str, seeds))}.")
+    if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds are different numbers from 0 to 2**63 - 1, got {' '.join(map(str, seeds))}.")
+    _check_detectors(arguments.detectors or _DETECTORS)
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)
@@ -81,6 +85,16 @@ def _execute(arguments: argparse.Namespace) -> int:
         shown = _fit_seeds(arguments, sets, tap, settings, public)
     table("private and not", ["head", "accuracy", "NC3", "mean AUROC, energy"], shown)
     return 0
+
+
+def _check_detectors(names: list[str]) -> None:
+    """Refuse what cannot be measured before a head is trained, which costs the budget."""
+    from ood_nc.detection import detector_class
+    from ood_nc.evaluation.names import check_names
+
+    for name in check_names(names, ()):
+        if detector_class(name).kind != "feature":
+            raise UserError(f"Detector {name!r} needs the network, not features alone: leave it out.")
 
 
 def _fit_seeds(
@@ -222,7 +236,7 @@ def _measure(
 
     prepared = {name: head.preparation(value) if name.endswith(f"/{tap}") else value for name, value in sets.items()}
     prepared |= {"head/weight": head.weight, "head/bias": head.bias}
-    names = detectors or ["msp", "energy", "knn", "mahalanobis"]
+    names = detectors or _DETECTORS
     results = evaluate(features=prepared, detectors=names, run=directory.name, seed=seed, device="cpu")
     results.identity["privacy"] = head.statement.to_dict()
     results.identity["notes"] += [

@@ -217,7 +217,10 @@ def _fresh_generator() -> torch.Generator:
 def _notes(seed: int | None, private: bool) -> Sequence[str]:
     if not private:
         return ["no noise was added: nothing is guaranteed"]
-    notes = ["settings are taken as chosen without the private records; what was tried on them is not counted"]
+    notes = [
+        "the number of classes is taken as public, and settings as chosen without the private records: what was tried "
+        "on them is not counted",
+    ]
     notes += ["the noise is floating-point and from a generator that is not cryptographic"]
     return notes if seed is None else [*notes, "the seed was given: who knows it can subtract the noise"]
 

@@ -81,8 +81,14 @@ def test_presets_are_options_by_name_and_flags_go_first(features: Path, tmp_path
     ("words", "message"),
     [
         (["--epsilon", "1"], "needs --epsilon and --delta"),
-        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "-1"], "--seeds are different numbers from 0, got 0 -1"),
-        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "2", "2"], "--seeds are different numbers from 0, got 2 2"),
+        (
+            ["--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "-1"],
+            "--seeds are different numbers from 0 to 2**63 - 1, got 0 -1",
+        ),
+        (["--epsilon", "1", "--delta", "1e-4", "--seeds", "2", "2"], "different numbers from 0 to 2**63 - 1, got 2 2"),
+        (["--epsilon", "1", "--delta", "1e-4", "--seeds", str(2**63)], f"2**63 - 1, got {2**63}"),
+        (["--epsilon", "1", "--delta", "1e-4", "--detectors", "energi"], "Did you mean 'energy'"),
+        (["--epsilon", "1", "--delta", "1e-4", "--detectors", "odin"], "'odin' needs the network, not features alone"),
         (["--epsilon", "1", "--delta", "0.1"], "below 1/N"),
         (["--epsilon", "1", "--delta", "1e-4", "--tap", "encodr"], "Did you mean 'encoder'"),
         (["RUN", "--epsilon", "1", "--delta", "1e-4"], "give one of the two"),
@@ -96,6 +102,7 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip()
     assert message in error
     assert "\n" not in error
+    assert not list(tmp_path.glob("h*.safetensors")), "a head that is trained costs its budget"
 
 
 def test_an_unknown_option_of_a_preset(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
