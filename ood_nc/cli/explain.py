@@ -33,6 +33,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _execute(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1 or arguments.workers < 0:
         raise UserError("--batch-size must be at least 1 and --workers at least 0.")
+    page = arguments.output or Path(f"{arguments.image.stem}.html")
+    if page.suffix.lower() not in (".html", ".htm"):  # an image or the detector would be gone
+        raise UserError(f"The page {page} must end in .html.")
     from ood_nc.deployment import Detector
     from ood_nc.deployment.explanation import explain
     from ood_nc.devices import choose_device
@@ -49,7 +52,6 @@ def _execute(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         cache=cache,
     )
-    page = arguments.output or Path(f"{arguments.image.stem}.html")
     write_explanation(document, page)
     far = min(document["taps"], key=lambda tap: tap["percentile"])
     say(

@@ -13,6 +13,7 @@ import yaml
 
 from ood_nc.cli.command import Command, add_config_arguments, load_settled
 from ood_nc.cli.foreign import foreign_config, foreign_model
+from ood_nc.cli.places import check_place
 from ood_nc.cli.show import say
 from ood_nc.config import Config
 from ood_nc.errors import UserError
@@ -63,6 +64,7 @@ def _execute(arguments: argparse.Namespace) -> int:
         return 0
     from ood_nc.training import joined
 
+    check_place(arguments.file, "detector", lambda header: "members" in header)  # of whatever format
     with joined(), write_lock(arguments.file) if is_main_process() else nullcontext():
         try:
             detector = _fit(arguments, model, config, cache)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from ood_nc.cli.command import Command, find_config
+from ood_nc.cli.places import check_place
 from ood_nc.cli.show import say, table
 from ood_nc.config import parse_yaml
 from ood_nc.errors import UserError, nearest
@@ -78,6 +79,8 @@ def _execute(arguments: argparse.Namespace) -> int:
     if min(seeds) < 0 or max(seeds) >= 2**63 or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds are different numbers from 0 to 2**63 - 1, got {' '.join(map(str, seeds))}.")
     _check_detectors(arguments.detectors or _DETECTORS)
+    for seed in arguments.seeds or [None]:
+        check_place(_file(arguments.file, seed), "private head", lambda header: header.get("kind") == "private head")
     sets, tap = _features(arguments)
     settings = {name: value for name in _SETTINGS if (value := getattr(arguments, name)) is not None}
     public = None if arguments.public is None else _public(arguments.public)
@@ -104,9 +107,7 @@ def _fit_seeds(
     private: list[tuple[int | None, Path, PrivateHead]] = []
     shown = []
     for seed in arguments.seeds or [None]:
-        file = arguments.file
-        file = file if seed is None else file.with_name(f"{file.stem}-seed{seed}{file.suffix}")
-        head = _fit(sets, settings, public, seed)
+        file, head = _file(arguments.file, seed), _fit(sets, settings, public, seed)
         head.save(file)
         say(f"{file}: {head.statement}")
         private.append((seed, file, head))
@@ -121,6 +122,10 @@ def _fit_seeds(
     if together is not None:
         say(together["told"])
     return shown
+
+
+def _file(file: Path, seed: int | None) -> Path:
+    return file if seed is None else file.with_name(f"{file.stem}-seed{seed}{file.suffix}")
 
 
 def _together(statements: Sequence[Statement]) -> dict[str, Any] | None:

@@ -105,6 +105,8 @@ def fit_detector(
         raise UserError("Hyper-parameters can be given to one detector only; several keep their defaults.")
     if validation_ood is not None and not choose:
         raise UserError("validation_ood serves to choose hyper-parameters: set choose too.")
+    if not 0 < tpr < 1:
+        raise UserError(f"tpr must be in (0, 1), got {tpr}.")
     prototypes = [create_detector(name, **(parameters or {})) for name in detectors]
     for prototype in prototypes if choose else ():
         if isinstance(prototype, InputDetector):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ood_nc.data.dataset import reason as reason_of
 from ood_nc.data.pixels import PixelError, read_image
 from ood_nc.data.transforms import ModelTransform
 from ood_nc.errors import UserError
@@ -47,7 +48,7 @@ def as_batch(
         except MemoryError:
             raise
         except Exception as error:  # damaged bytes make the decoders raise nearly anything
-            why = " ".join(str(error).split()) or type(error).__name__
+            why = reason_of(error)
             if errors == "raise":
                 what = image if isinstance(image, (str, Path)) else f"{position} ({type(image).__name__})"
                 raise UserError(f"Cannot read the image {what} ({why}).") from error

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ood_nc import Detector
 from ood_nc.cli import main
+from ood_nc.config import load
 from ood_nc.deployment.file import describe
+from ood_nc.sealed import write_sealed
 
 
 def test_the_file_says_what_was_fitted(trained_run: Path, detector_file: Path) -> None:
@@ -73,6 +76,25 @@ def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.Captur
     assert (header["about"]["fitted_on"]["n"], header["about"]["held_out"]["n"]) == (24, 6)
 
 
+def test_what_is_no_detector_is_not_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    """A checkpoint, an image or a configuration was gone, for a slip in -o."""
+    begun = []
+    monkeypatch.setattr("ood_nc.cli.fit._model", lambda *_: (None, load(None), None))
+    monkeypatch.setattr("ood_nc.cli.fit._fit", lambda *_: begun.append(1))
+    weights, text, detector = (tmp_path / name for name in ("best.safetensors", "config.yaml", "d.safetensors"))
+    write_sealed(weights, {"a": torch.zeros(1)}, {"token": "", "spec": {}, "facts": {}})
+    text.write_text("output: runs")
+    write_sealed(detector, {"a": torch.zeros(1)}, {"members": [], "format": 1})
+    for path in (weights, text):
+        before = path.read_bytes()
+        assert main(["fit", str(tmp_path), "-o", str(path)]) == 2
+        assert f"{path} is there and is no detector" in capsys.readouterr().err
+        assert path.read_bytes() == before and not begun
+    assert main(["fit", str(tmp_path), "-o", str(detector)]) == 0 and begun
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -86,7 +108,7 @@ def test_a_model_that_was_not_trained_here(tmp_path: Path, capsys: pytest.Captur
         (["fit", "RUN", "--set", "name=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'name'"),
         (["fit", "RUN", "--set", "self=x", "-o", "x"], "Detector 'knn' has no hyper-parameter 'self'"),
         (["fit", "RUN", "--set", "k=2001-01-01", "-o", "x"], "--set k: '2001-01-01' is no value"),
-        (["fit", "RUN", "--tpr", "1.5", "-o", "x"], "tpr and confidence must be in (0, 1)"),
+        (["fit", "RUN", "--tpr", "1.5", "-o", "x"], "tpr must be in (0, 1), got 1.5"),
         (["fit", "nope", "-o", "x"], "There is no run directory nope"),
         (["fit", "-o", "x"], "fit needs a run directory, or --model NAME --id FOLDER"),
         (["fit", "--model", "resnet18", "-o", "x"], "fit --model needs the ID images"),

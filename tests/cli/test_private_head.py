@@ -167,6 +167,15 @@ def test_a_file_without_a_suffix_is_refused_before_anything_is_done(
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_head_is_not_written_over(features: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    other = tmp_path / "h-seed1.safetensors"
+    other.write_bytes(b"weights of another project")
+    words = ["private-head", "--features", str(features), "--epsilon", "1", "--delta", "1e-4", "--seeds", "0", "1"]
+    assert main([*words, "-o", str(tmp_path / "h.safetensors")]) == 2
+    assert f"{other} is there and is no private head" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [other.name]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["noisy-gd", "paid-pca", "dp-sgd"])
 def test_shipped_presets(preset: str, features: Path, tmp_path: Path) -> None:

@@ -162,14 +162,19 @@ def test_an_image_that_is_stored_otherwise_is_explained_as_it_is_scored(
     ("words", "message"),
     [
         (["{fresh}", "--value-range", "9,1"], "what is black must be smaller"),
-        (["none.png"], "Cannot read the image none.png"),
+        (["none.png"], "Cannot read the image none.png (no such file)"),
+        (["{broken}"], "(not an image, or its beginning is damaged)"),
+        (["{fresh}", "--output", "{fresh}"], "fresh.png must end in .html"),
         (["{fresh}", "--train", "no/folder"], "No data at"),
         (["{fresh}", "--batch-size", "0"], "at least 1"),
     ],
 )
 def test_mistakes_are_one_line(words, message, fitted, files, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     fitted.save(tmp_path / "one.safetensors")
-    words = [word.format(**{name: str(path) for name, path in files.items()}) for word in words]
-    assert main(["explain", str(tmp_path / "one.safetensors"), *words, "-o", str(tmp_path / "x.html")]) == 2
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    places = {name: str(path) for name, path in {**files, "broken": tmp_path / "broken.png"}.items()}
+    words, before = [word.format(**places) for word in words], files["fresh"].read_bytes()
+    assert main(["explain", str(tmp_path / "one.safetensors"), "-o", str(tmp_path / "x.html"), *words]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+    assert files["fresh"].read_bytes() == before

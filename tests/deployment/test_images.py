@@ -108,7 +108,7 @@ def test_an_image_that_cannot_be_read_is_a_row_when_asked(fitted: Detector, tmp_
         fitted(given)
     verdict = fitted(given, errors="row")
     assert [reason is None for reason in verdict.errors] == [True, False, False, True]
-    assert "No such file" in str(verdict.errors[2])
+    assert "no such file" in str(verdict.errors[2])
     assert torch.equal(verdict.scores[[0, 3]], fitted([image, image]).scores)
     assert verdict.scores.isnan().tolist() == verdict.p_values.isnan().tolist() == [False, True, True, False]
     assert verdict.accepted[1:3].tolist() == [False, False]
