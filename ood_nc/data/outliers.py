@@ -51,6 +51,11 @@ def check_outliers(config: DataConfig, data: Inputs) -> None:
 
     Raises:
         UserError: a set shares images with the outliers of the configuration.
+
+    Example:
+        >>> from ood_nc.data import load_data
+        >>> config = DataConfig(outliers="bundled/textures", ood={"near": "bundled/digits-near"})
+        >>> check_outliers(config, load_data(config, check_images=False))
     """
     if config.outliers is None:
         return

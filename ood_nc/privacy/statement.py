@@ -25,6 +25,13 @@ class Statement:
         mechanisms: noise multiplier, sample rate and steps of each, those paid for the preparation first.
         records: N, taken as public.
         notes: on what the guarantee rests.
+
+    Example:
+        >>> from ood_nc.privacy import ADJACENCY, Mechanism, Statement, epsilon_of
+        >>> run = Mechanism(noise_multiplier=10, steps=100)
+        >>> found = epsilon_of([run], 1e-5)
+        >>> str(Statement(found, 1e-5, ADJACENCY, "analytic", "noisy_gd", 1.0, (run,), 5000))[:40]
+        '(4.377, 1e-05)-differentially private (a'
     """
 
     epsilon: float
