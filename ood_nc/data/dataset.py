@@ -144,8 +144,8 @@ class ImageDataset(Dataset[Any]):
         return view
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> ImageDataset:
-        """A view of these samples, in this order."""
-        chosen = np.asarray(indices, dtype=np.int64)
+        """A view of these samples, in this order; of a mask (N,) of truths, those that it marks."""
+        chosen = positions(indices, len(self), self.name)
         view = copy.copy(self)
         view.name = name or self.name
         view.rows = self.rows[chosen]
@@ -217,6 +217,21 @@ def look_through(
             parts = (chunk[place : place + _TASK] for place in range(0, len(chunk), _TASK))
             yield [pair for part in pool.map(lambda part: [*map(looked, part)], parts) for pair in part]
             advance(len(chunk))
+
+
+def positions(indices: Sequence[int] | np.ndarray, n: int, name: str) -> np.ndarray:
+    """The positions (M,) that indices or a mask (N,) of truths mean among the ``n`` samples of a data set.
+
+    Raises:
+        UserError: a mask of another length, or what is neither.
+    """
+    given = np.asarray(indices)
+    if given.dtype == np.bool_ and given.shape == (n,):
+        return np.flatnonzero(given)
+    if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
+        what = f"{given.dtype} of shape {given.shape}"
+        raise UserError(f"{name}: a subset is of whole numbers (M,), or of a mask ({n},) of truths, got {what}.")
+    return given.astype(np.int64)
 
 
 def reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ import pyarrow.parquet
 import torch
 
 from ood_nc.config import DataConfig, MultilabelConfig
-from ood_nc.data.dataset import ImageDataset, align_classes
+from ood_nc.data.dataset import ImageDataset, align_classes, positions
 from ood_nc.data.house_numbers import read_house_numbers
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.run_data import open_configured, with_suite, without_broken
@@ -56,10 +56,10 @@ class LabelSetDataset(ImageDataset):
         return (image, torch.from_numpy(self.label_sets[index].astype(np.float32)), *rest)
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSetDataset:
-        """A view of these samples, in this order."""
+        """As of any data set."""
         view = super().subset(indices, name)
         assert isinstance(view, LabelSetDataset)
-        view.label_sets = self.label_sets[np.asarray(indices, dtype=np.int64)]
+        view.label_sets = self.label_sets[positions(indices, len(self), self.name)]
         return view
 
     def fingerprint(self) -> str:

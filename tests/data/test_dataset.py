@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
@@ -43,6 +44,19 @@ def test_subset_of_a_subset():
     assert part.ids == ("2.png", "4.png")
     assert part.targets.tolist() == [2, 1]
     assert np.array_equal(part.load(1), dataset.load(4))
+
+
+@pytest.mark.parametrize("kind", [np.array, list, torch.tensor])
+def test_subset_by_a_mask_is_what_it_marks(kind):
+    part = make((0, 1, 2, 0, 1)).subset(kind([False, False, True, True, True]))
+    assert part.ids == ("2.png", "3.png", "4.png") and part.targets.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("wrong", [[True, False], [0.5], [[0, 1]], np.array(1)])
+def test_subset_by_what_is_neither_indices_nor_a_mask_is_one_line(wrong):
+    with pytest.raises(UserError, match=r"^made: a subset is of whole numbers \(M,\), or of a mask \(3,\) of truths"):
+        make().subset(wrong)
+    assert len(make().subset([])) == 0
 
 
 def test_lengths_must_agree():

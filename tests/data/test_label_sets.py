@@ -59,6 +59,8 @@ def test_it_is_the_same_again_and_another_seed_is_another(digits):
     assert one.fingerprint() == two.fingerprint() != three.fingerprint()
     part = one.subset([3, 1])
     assert part.label_sets.tolist() == one.label_sets[[3, 1]].tolist() and part.fingerprint() != one.fingerprint()
+    marked = one.subset(one.label_sets[:, 0] == 1)
+    assert marked.label_sets[:, 0].all() and len(marked) == len(marked.ids) == one.label_sets[:, 0].sum()
 
 
 def test_tables_of_both_kinds_are_read(tmp_path):
