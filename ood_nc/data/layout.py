@@ -69,7 +69,8 @@ def read_layout(
     Folders directly below the base are the classes, in sorted order; an empty one keeps its place. Images directly in
     the base make it a flat, unlabelled set, at any depth. The base is ``inner``, or the top. A folder that is alone and
     leads to several folders is passed through, as archives have one; where it leads to images only, it is the one
-    class, whatever lies below it. ``FOLDER::.`` passes through none.
+    class, whatever lies below it. Two folders or more that are called as splits are (train, Test) are splits, whatever
+    lies beside them. ``FOLDER::.`` passes through none and knows no splits.
 
     Two folders whose names are one name in Unicode's composed form are one class; names that differ in case alone are
     two. Both are noted, and so are folders that are there under two names.
@@ -132,13 +133,20 @@ def _base(images: Sequence[str], folders: Sequence[str], where: str, inner: str)
     else:
         # Folders in a row that end in images: the first is the class, but never a split.
         parts = end[len(base) :].split("/")
-        splits = [place for place, part in enumerate(parts) if part in _SPLITS]
+        splits = [place for place, part in enumerate(parts) if _is_split(part)]
         base += "".join(f"{part}/" for part in parts[: splits[-1] + 1]) if splits else ""
         loose, tops = below(base)
-    if not loose and len(tops) > 1 and tops <= _SPLITS:
-        example = f"{where}{'/' if '::' in where else '::'}{sorted(tops)[-1]}"
-        raise UserError(f"{where} holds the splits {', '.join(sorted(tops))}: choose one, e.g. {example}.")
+    named = sorted(filter(_is_split, tops))
+    if not loose and len(named) > 1:
+        inside = f"{where}{'/' if '::' in where else '::'}"
+        others = sorted(tops - {*named})
+        classes = f" ({inside}. takes every folder for a class, {others[0]} too)" if others else ""
+        raise UserError(f"{where} holds the splits {', '.join(named)}: choose one, e.g. {inside}{named[-1]}{classes}.")
     return base
+
+
+def _is_split(folder: str) -> bool:
+    return folder.casefold() in _SPLITS
 
 
 def _find_inner(below: _Tops, where: str, inner: str) -> str:

@@ -55,6 +55,21 @@ def test_splits_without_a_choice_are_an_error_that_names_them(animals, folder):
         open_dataset(f"{folder({})}::data")
 
 
+@pytest.mark.parametrize("names", [("Train", "Test"), ("TRAIN", "TEST", "VAL"), ("train", "test", "meta")])
+def test_splits_are_no_classes_whatever_their_case_and_what_lies_beside_them(folder, names):
+    root = folder({f"{name}/{kind}/0.png": encoded(1) for name in names for kind in ("cat", "dog")})
+    with pytest.raises(UserError, match=rf"holds the splits {names[1]}, {names[0]}.*: choose one") as error:
+        open_dataset(str(root))
+    assert ("::. takes every folder for a class, meta too" in str(error.value)) == ("meta" in names)
+    assert open_dataset(f"{root}::{names[0]}").class_names == ("cat", "dog")
+    assert open_dataset(f"{root}::.").class_names == tuple(sorted(names))
+
+
+def test_one_folder_that_is_called_as_a_split_is_a_class_among_others(folder):
+    root = folder({f"{name}/0.png": encoded(1) for name in ("bus", "car", "train")})
+    assert open_dataset(str(root)).class_names == ("bus", "car", "train")
+
+
 def test_unknown_split_says_what_there_is(animals, folder):
     with pytest.raises(UserError, match=r"No folder 'trian'.*Did you mean 'train'"):
         open_dataset(f"{folder(animals)}::trian")
