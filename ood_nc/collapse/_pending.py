@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import torch
 
@@ -17,10 +18,16 @@ WIDE = 1e38
 
 
 class Pending:
-    """Rows copied from the caller's batches, in one dtype, with their labels and (optional) weights."""
+    """Rows copied from the caller's batches, in one dtype, with their labels and (optional) weights.
+
+    Attributes:
+        rows: how many there are.
+        settling: held by the thread that counts them when the statistics are read.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
+        self.settling = threading.Lock()
         self._features: torch.Tensor | None = None
         self._labels = torch.empty(0, dtype=torch.long)
         self._weights: torch.Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.distributed
@@ -30,8 +31,9 @@ class ClassStatistics:
     rows and added up in float64 (relative error about 1e-7 of the scatter, `resolution`); float64 features stay
     in float64.
 
-    Samples are gathered into blocks of a fixed number of rows, so the result does not depend on how they arrive. Memory
-    is O(C d + d^2), or O(C d) with ``full=False``: then the metrics that need the d x d scatter are undefined.
+    Samples are gathered into blocks of a fixed number of rows, so the result does not depend on how they arrive. Any
+    number of threads may read the statistics at once, while none adds to them. Memory is O(C d + d^2), or O(C d) with
+    ``full=False``: then the metrics that need the d x d scatter are undefined.
 
     Args:
         num_classes: number of classes C; labels are 0 to C - 1.
@@ -145,10 +147,21 @@ class ClassStatistics:
 
     def _settled(self) -> Moments:
         """Count the samples that wait, and give back the memory that accumulating needs."""
-        if self._pending.is_open:
-            self._flush()
-            self._pending = Pending()
+        pending = self._pending
+        if pending.is_open:
+            with pending.settling:
+                if self._pending is pending:  # else another thread that reads has counted them
+                    self._flush()
+                    self._pending = Pending()
         return self._moments
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._settled()
+        return {name: value for name, value in self.__dict__.items() if name != "_pending"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pending = Pending()
 
     def merge(self, other: ClassStatistics) -> ClassStatistics:
         """Add the statistics of other samples, in place, and return itself; ``other`` is unchanged.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,6 +32,33 @@ def test_statistics_equal_a_loop_over_the_samples_on_many_problems(seed: int) ->
     h, y, classes = problem(seed)
     cut = len(h) // 3
     assert_matches(ClassStatistics(classes, h.shape[1]).update(h[:cut], y[:cut]).update(h[cut:], y[cut:]), h, y)
+
+
+def test_threads_that_read_at_once_all_read_every_sample() -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, y = torch.randn(2000, 128, generator=generator), torch.randint(0, 10, (2000,), generator=generator)
+    means = torch.stack([h[y == c].mean(dim=0) for c in range(10)])
+    expected = ((h - means[y]).T @ (h - means[y]) / len(h)).double()
+    begin = threading.Barrier(4)
+
+    def read(stats: ClassStatistics) -> torch.Tensor:
+        begin.wait(timeout=10)
+        return stats.within
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            stats = ClassStatistics(10, 128).update(h, y)
+            for within in pool.map(read, [stats] * 4):
+                torch.testing.assert_close(within, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stats: pickle.loads(pickle.dumps(stats))])
+def test_a_copy_has_every_sample_and_goes_on_by_itself(copied: Callable[[ClassStatistics], ClassStatistics]) -> None:
+    h, y, classes = problem(3)
+    stats = ClassStatistics(classes, h.shape[1]).update(h[:5], y[:5])
+    other = copied(stats).update(h[5:], y[5:])
+    assert_matches(other, h, y)
+    assert_matches(stats, h[:5], y[:5])
 
 
 @pytest.mark.parametrize("seed", range(8))
