@@ -76,7 +76,7 @@ def check_array_size(path: Path, key: str, max_inflated: int | None = None) -> N
 def _keys(files: Iterable[str], split: str, path: Path) -> tuple[str, str | None]:
     there = set(files)
     pairs = [(x.format(split), y.format(split)) for x, y in _SPLIT] if split else list(_PLAIN)
-    for x, y in pairs:
+    for x, y in sorted(pairs, key=lambda pair: pair[1] not in there):  # images with labels before those without
         if x in there:
             return x, y if y in there else None
     splits = sorted({name.removeprefix("x_") for name in there if name.startswith("x_")})

@@ -213,7 +213,7 @@ def _own_range(values: np.ndarray, image: Pixels) -> tuple[float, float]:
     """The range that the type of the values says they have."""
     if values.dtype.kind == "f":
         return 0.0, 1.0
-    if values.dtype == np.uint16 or getattr(image, "mode", "").startswith("I;16"):
+    if values.dtype.newbyteorder("=") == np.uint16 or getattr(image, "mode", "").startswith("I;16"):
         bits = getattr(image, "tag_v2", {}).get(_BITS_TAG, (16,))[0]
         return 0.0, float(2**bits - 1)
     # Until its version 10.3, Pillow gave 16-bit PNG, and to this day PGM, the mode of 32 bits.

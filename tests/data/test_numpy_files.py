@@ -35,13 +35,25 @@ def test_mnist_layout(tmp_path):
     ("images", "expected"),
     [(COLOUR, COLOUR), (np.moveaxis(COLOUR, -1, 1), COLOUR), (GREY[..., None], None), (GREY[:, None], None)],
 )
-@pytest.mark.parametrize("keys", [("x", "y"), ("images", "labels")])
+@pytest.mark.parametrize("keys", [("x", "y"), ("images", "labels"), ("data", "labels"), ("x", "labels")])
 def test_shapes_and_names(images, expected, keys, tmp_path):
     path = save(tmp_path / "a.npz", **{keys[0]: images, keys[1]: LABELS[:, None]})
     dataset = open_dataset(str(path))
     wanted = np.repeat(GREY[..., None], 3, axis=3) if expected is None else expected
     assert np.array_equal(np.asarray(dataset.load(4)), wanted[4])
     assert dataset.targets.tolist() == LABELS.tolist()
+
+
+def test_images_with_labels_go_before_images_without(tmp_path):
+    path = save(tmp_path / "a.npz", x=GREY[:3], images=GREY, labels=LABELS)
+    assert open_dataset(str(save(tmp_path / "b.npz", x=GREY[:1], images=GREY))).targets.tolist() == [-1]
+    assert open_dataset(str(path)).targets.tolist() == LABELS.tolist()
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+def test_sixteen_bits_of_either_byte_order_are_read_alike(order, tmp_path):
+    np.save(tmp_path / "a.npy", np.full((1, 2, 2), 0x8000, dtype=order))
+    assert open_dataset(str(tmp_path / "a.npy")).load(0).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_images_alone_are_unlabelled(tmp_path):
