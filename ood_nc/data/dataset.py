@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -271,7 +272,7 @@ def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDat
     Where the data set has no class names its labels are taken as indices into ``class_names``.
 
     Raises:
-        UserError: it has samples of a class that ``class_names`` lacks.
+        UserError: it has samples of a class that ``class_names`` lacks, or the names tell two classes not apart.
 
     Example:
         >>> from ood_nc.data import open_dataset
@@ -289,6 +290,9 @@ def align_classes(dataset: ImageDataset, class_names: Sequence[str]) -> ImageDat
         if dataset.num_classes > len(names):
             raise UserError(f"{dataset.name} has label {dataset.targets.max()}, but there are {len(names)} classes.")
         return view
+    for owner, given in ((dataset.name, dataset.class_names), ("the classes to number by", names)):
+        if twice := next((name for name, count in Counter(given).items() if count > 1), None):
+            raise UserError(f"{owner}: two classes are called {twice!r}, which no name tells apart: rename one.")
     position = {name: index for index, name in enumerate(names)}
     present = set(dataset.targets.tolist())
     unknown = [name for index, name in enumerate(dataset.class_names) if index in present and name not in position]

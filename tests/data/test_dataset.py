@@ -151,3 +151,13 @@ class TestBroken:
         monkeypatch.setattr(Store, "decode", exhausted)
         with pytest.raises(MemoryError):
             dataset[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "onto"),
+    [(("crane", "dog", "crane"), ("dog", "crane")), (("dog", "crane", "cat"), ("crane", "dog", "crane"))],
+)
+def test_classes_of_one_name_are_not_merged(names, onto):
+    with pytest.raises(UserError, match="two classes are called 'crane', which no name tells apart"):
+        align_classes(make(class_names=names), onto)
+    assert align_classes(make(class_names=names), names).targets.tolist() == [0, 1, 2]
