@@ -80,6 +80,9 @@ def asymmetric(
     Returns:
         Mean over images of the sum over labels.
 
+    Raises:
+        UserError: an exponent below 0, or a margin outside of [0, 1).
+
     Source: Ridnik et al., "Asymmetric Loss for Multi-Label Classification" (ICCV 2021), equations 4 to 7.
 
     Example:
@@ -87,13 +90,22 @@ def asymmetric(
         >>> asymmetric(torch.tensor([[-4.0]]), torch.tensor([[0.0]])).item() == 0  # p is below the margin
         True
     """
+    if not min(gamma_positive, gamma_negative) >= 0 or not 0 <= margin < 1:
+        given = f"{gamma_positive:g}, {gamma_negative:g} and {margin:g}"
+        raise UserError(f"The exponents must be at least 0, and the margin in [0, 1), got {given}.")
     sets = _checked(logits, label_sets, empty=True)
     there, absent = torch.sigmoid(logits), torch.sigmoid(-logits)
     lowered = (there - margin).clamp(min=0)
-    positive = sets * absent.pow(gamma_positive) * F.logsigmoid(logits)
+    positive = sets * _power(absent, gamma_positive) * F.logsigmoid(logits)
     rest = F.logsigmoid(-logits) if margin == 0 else torch.log1p(-lowered)
-    negative = (1 - sets) * lowered.pow(gamma_negative) * rest
+    negative = (1 - sets) * _power(lowered, gamma_negative) * rest
     return -(positive + negative).sum(dim=1).mean()
+
+
+def _power(shares: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Shares to the power of gamma; at 0, where the slope of a root has no end, without a gradient."""
+    above = shares > 0
+    return torch.where(above, torch.where(above, shares, 1.0).pow(gamma), float(gamma == 0))
 
 
 def _checked(logits: torch.Tensor, label_sets: torch.Tensor, *, empty: bool = False) -> torch.Tensor:

@@ -65,6 +65,23 @@ def test_far_logits_stay_finite():
         assert value.isfinite() and gradient.isfinite().all()
 
 
+def test_exponents_below_one_have_no_infinite_slope():
+    logits = torch.tensor([[-4.0, 120.0, 1.0]], requires_grad=True)
+    sets = torch.tensor([[0.0, 1.0, 1.0]])
+    for value in (focal(logits, sets, gamma=0.5), asymmetric(logits, sets, gamma_positive=0.5, gamma_negative=0.5)):
+        (gradient,) = torch.autograd.grad(value, logits)
+        assert gradient.isfinite().all() and gradient[0, 2] < 0
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda rows: focal(rows, sets.double().expand(4, 3), gamma=0.5), rows)
+
+
+@pytest.mark.parametrize("wrong", [{"gamma_positive": -1.0}, {"gamma_negative": -0.5}, {"margin": 1.0}, {"margin": -0.1}])
+def test_exponents_and_margins_that_cannot_be_are_one_line(batch, wrong):
+    with pytest.raises(UserError, match=r"exponents must be at least 0, and the margin in \[0, 1\), got"):
+        asymmetric(*batch, **wrong)
+
+
 def test_feature_norm_is_the_mean_squared_length():
     rows = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
     assert float(feature_norm(rows, Batch(rows, torch.tensor([0, 1])))) == 13.0
