@@ -76,7 +76,9 @@ def test_exponents_below_one_have_no_infinite_slope():
     assert torch.autograd.gradcheck(lambda rows: focal(rows, sets.double().expand(4, 3), gamma=0.5), rows)
 
 
-@pytest.mark.parametrize("wrong", [{"gamma_positive": -1.0}, {"gamma_negative": -0.5}, {"margin": 1.0}, {"margin": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"gamma_positive": -1.0}, {"gamma_negative": -0.5}, {"margin": 1.0}, {"margin": -0.1}]
+)
 def test_exponents_and_margins_that_cannot_be_are_one_line(batch, wrong):
     with pytest.raises(UserError, match=r"exponents must be at least 0, and the margin in \[0, 1\), got"):
         asymmetric(*batch, **wrong)
