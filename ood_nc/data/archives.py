@@ -60,7 +60,7 @@ class Blob:
     """
 
     def __init__(self, path: Path, max_inflated: int | None = None) -> None:
-        self.path = path
+        self.path = path.absolute()  # it may be opened again from another working folder
         self.max_inflated = max_inflated
         self._file: BinaryIO | None = None
 

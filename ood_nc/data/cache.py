@@ -114,7 +114,7 @@ def cached(dataset: ImageDataset, where: str, *, workers: int = 0) -> ImageDatas
         _write(content, dataset, workers)
         kept: Path | memoryview = content.getbuffer()
     else:
-        kept = expanded(where) / f"{_key(dataset)}.pixels"
+        kept = expanded(where).absolute() / f"{_key(dataset)}.pixels"
         if not _is_whole(kept):
             with write_lock(kept, wait=True):
                 if not _is_whole(kept):  # else another process has made it meanwhile

@@ -67,12 +67,16 @@ def open_dataset(
 
 def locate(source: str, root: str | Path) -> str:
     """``source`` with its path made relative to ``root`` instead of the working folder; other sources as they are."""
-    if source.partition("/")[0] in SOURCES:
+    kind, _, rest = source.partition("/")
+    if kind == "corrupted":  # another source's images
+        how, slash, other = rest.partition("/")
+        return f"{kind}/{how}{slash}{locate(other, root)}" if other else source
+    if kind in SOURCES:
         return source
     place, separator, inner = source.partition("::")
-    located = str(Path(root) / place)
-    if inner and Path(place).suffix in LIST_SUFFIXES and not inner.startswith("@"):
-        inner = str(Path(root) / inner)
+    located = str(Path(root) / expanded(place))
+    if inner and Path(place).suffix.lower() in LIST_SUFFIXES and not inner.startswith("@"):
+        inner = str(Path(root) / expanded(inner))
     return located + separator + inner
 
 

@@ -81,11 +81,11 @@ class Store(ABC):
 
 
 class FileStore(Store):
-    """Image files below a folder (names may also be absolute)."""
+    """Image files below a folder (names may also be absolute), found from whatever working folder they are read."""
 
     def __init__(self, root: str | Path, names: Sequence[str]) -> None:
         super().__init__()
-        self.root = str(root)
+        self.root = os.path.abspath(root)  # noqa: PTH100 (Path.absolute keeps ..)
         self.names = tuple(names)
 
     def __len__(self) -> int:

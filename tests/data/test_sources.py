@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from ood_nc.data import list_datasets, open_dataset
 from ood_nc.data.sources import locate
 from ood_nc.errors import UserError
 
-from .conftest import encoded
+from .conftest import encoded, pack, put
 
 
 def test_held_out_fifth(folder):
@@ -48,6 +51,11 @@ def test_missing_without_a_near_name_states_the_layout(tmp_path):
         ("/abs::train", "/abs::train"),
         ("bundled/textures", "bundled/textures"),
         ("hfds/a/b::test", "hfds/a/b::test"),
+        ("LIST.TXT::images", "/data/LIST.TXT::/data/images"),
+        ("corrupted/fog-3/a/b::test", "corrupted/fog-3//data/a/b::test"),
+        ("corrupted/mixed/bundled/textures", "corrupted/mixed/bundled/textures"),
+        ("corrupted/fog-3", "corrupted/fog-3"),
+        ("~/a::train", f"{Path.home()}/a::train"),
     ],
 )
 def test_locate(source, expected):
@@ -60,3 +68,19 @@ def test_list_names_every_form_and_every_bundled_set_opens():
     bundled = [name for name in listed if name.startswith("bundled/")]
     assert len(bundled) == 8
     assert all(len(open_dataset(name)) > 100 for name in bundled)
+
+
+@pytest.mark.parametrize("kind", ["images", "images.zip", "images.tar.gz", "list.txt"])
+def test_images_are_found_from_another_working_folder(kind, tmp_path, monkeypatch):
+    files = {"cat/0.png": encoded(1), "dog/0.png": encoded(2)}
+    put(tmp_path / "images", files)
+    (tmp_path / "list.txt").write_text("images/cat/0.png 0\nimages/dog/0.png 1\n")
+    if kind.startswith("images."):
+        pack(tmp_path / kind, files)
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset(kind)
+    fingerprint = open_dataset(kind).fingerprint()
+    monkeypatch.chdir("/")
+    copy = pickle.loads(pickle.dumps(dataset))  # as a loading process gets it
+    assert copy.load(1).size == dataset.load(1).size == (8, 8)
+    assert copy.fingerprint() == fingerprint
