@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.errors import UserError
+from ood_nc.losses.classes import one_class
 from ood_nc.losses.registry import LOSSES, Batch
 
 _MOST = 0.9
@@ -35,7 +36,7 @@ def log_nc1(features: ArrayLike, targets: ArrayLike, *, ridge: float = 1e-3) -> 
         Scalar, float64 for float64 features, else float32; 0 where there are not two classes and two samples of one.
 
     Raises:
-        UserError: shapes that do not fit, or a ridge that is not positive.
+        UserError: shapes that do not fit, images with several labels, or a ridge that is not positive.
 
     Source: Papyan, Han, Donoho (PNAS 2020) for NC1.
 
@@ -47,8 +48,7 @@ def log_nc1(features: ArrayLike, targets: ArrayLike, *, ridge: float = 1e-3) -> 
     """
     matrix = as_matrix(features)
     rows = features if isinstance(features, torch.Tensor) and features.is_floating_point() else matrix
-    labels = as_tensor(targets, "targets")
-    labels = as_labels(labels.argmax(dim=1) if labels.ndim == 2 else labels, len(rows), name="targets").to(rows.device)
+    labels = one_class(targets, len(rows)).to(rows.device)
     if not ridge > 0:
         raise UserError(f"ridge must be greater than 0, got {ridge}.")
     with torch.autocast(rows.device.type, enabled=False):

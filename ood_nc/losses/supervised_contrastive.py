@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ood_nc.errors import UserError
+from ood_nc.losses.classes import one_class
 from ood_nc.losses.directions import directions
 from ood_nc.losses.registry import LOSSES, Batch
 
@@ -24,7 +25,7 @@ def supervised_contrastive(features: torch.Tensor, batch: Batch, *, temperature:
         The mean over anchors.
 
     Raises:
-        UserError: a temperature that is not positive.
+        UserError: a temperature that is not positive, or images with several labels.
 
     Source: Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020), equation 2 (L_out), one view an image.
 
@@ -41,7 +42,7 @@ def supervised_contrastive(features: torch.Tensor, batch: Batch, *, temperature:
         rows = features if features.dtype == torch.float64 else features.float()
         similar = directions(rows) @ directions(rows).T / temperature
         itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-        classes = batch.targets.argmax(dim=1) if batch.targets.is_floating_point() else batch.targets
+        classes = one_class(batch.targets, len(rows)).to(rows.device)
         positive = (classes[:, None] == classes[None]) & ~itself
         log_share = similar - similar.masked_fill(itself, -torch.inf).logsumexp(dim=1, keepdim=True)
         each = -torch.where(positive, log_share, 0.0).sum(dim=1) / positive.sum(dim=1).clamp(min=1)

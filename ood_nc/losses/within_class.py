@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ood_nc.arrays import ArrayLike, as_labels, as_matrix, as_tensor
+from ood_nc.arrays import ArrayLike, as_matrix
 from ood_nc.errors import UserError
+from ood_nc.losses.classes import one_class
 from ood_nc.losses.registry import LOSSES, Batch
 
 
@@ -29,7 +30,7 @@ def within_class_share(features: ArrayLike, targets: ArrayLike, *, floor: float 
         Scalar, float64 for float64 features, else float32; 0 where no two samples share a class.
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: shapes that do not fit, or images with several labels.
 
     Source: the trace form of NC1, tr Sigma_W / tr Sigma_T (Rangamani et al., ICML 2023), of a batch.
 
@@ -41,8 +42,7 @@ def within_class_share(features: ArrayLike, targets: ArrayLike, *, floor: float 
     """
     matrix = as_matrix(features)
     rows = features if isinstance(features, torch.Tensor) and features.is_floating_point() else matrix
-    labels = as_tensor(targets, "targets")
-    labels = as_labels(labels.argmax(dim=1) if labels.ndim == 2 else labels, len(rows), name="targets").to(rows.device)
+    labels = one_class(targets, len(rows)).to(rows.device)
     if floor <= 0:
         raise UserError(f"floor must be greater than 0, got {floor}.")
     with torch.autocast(rows.device.type, enabled=False):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ood_nc.errors import UserError
-from ood_nc.losses import Batch, Objective, Term, check_loss, supervised_contrastive
+from ood_nc.losses import LOSSES, Batch, Objective, Term, check_loss, supervised_contrastive
 
 
 def slow(features: torch.Tensor, labels: list[int], temperature: float) -> float:
@@ -68,3 +68,13 @@ def test_it_is_a_term_of_the_objective() -> None:
 def test_a_temperature_of_zero_is_one_line() -> None:
     with pytest.raises(UserError, match="must be positive"):
         supervised_contrastive(torch.eye(2), Batch(torch.eye(2), torch.tensor([0, 0])), temperature=0)
+
+
+@pytest.mark.parametrize("name", ["supervised_contrastive", "within_class", "nc1"])
+def test_images_with_several_labels_have_no_one_class(name: str) -> None:
+    rows, loss = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), LOSSES[name]
+    sets = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 1]])
+    with pytest.raises(UserError, match=r"^An image has several labels: this loss needs images of one class each"):
+        loss(rows, Batch(rows, sets))
+    mixed = torch.tensor([[0.7, 0.3, 0], [0.1, 0.9, 0], [1, 0, 0], [0.4, 0.6, 0]])
+    torch.testing.assert_close(loss(rows, Batch(rows, mixed)), loss(rows, Batch(rows, torch.tensor([0, 1, 0, 1]))))
