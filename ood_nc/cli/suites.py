@@ -45,7 +45,7 @@ def _check(arguments: argparse.Namespace) -> int:
         return 0
     if config.graphs is not None:
         raise UserError(f"{name} is a run on graphs: there are no images to check.")
-    if config.multilabel is not None and Path(config.data.train).suffix in (".csv", ".parquet", ".mat"):
+    if config.multilabel is not None and Path(config.data.train).suffix.lower() in (".csv", ".parquet", ".mat"):
         raise UserError(f"{name} is a run on a table of label sets, which suites check does not read: ood-nc run does.")
     known = {} if config.data.suite is None else suite_known(config.data.suite)
     document = audit_data(config.data, name=name, known=known, workers=config.train.workers)

@@ -5,32 +5,27 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 
 from ood_nc.config import DataConfig, MultilabelConfig
 from ood_nc.data.dataset import ImageDataset, align_classes, positions
 from ood_nc.data.house_numbers import read_house_numbers
+from ood_nc.data.label_tables import is_table, read_rows
 from ood_nc.data.layout import NoImagesError
 from ood_nc.data.run_data import open_configured, with_suite, without_broken
 from ood_nc.data.splits import limit_per_class, limit_total, stratified_split
 from ood_nc.data.stores import ArrayStore, FileStore
 from ood_nc.errors import UserError
+from ood_nc.files import expanded
 from ood_nc.processes import is_main_process
 
 logger = logging.getLogger(__name__)
-
-SEPARATOR = "|"
-_TEXT = pa.csv.ConvertOptions(column_types={"path": pa.string(), "labels": pa.string()})
 
 
 class LabelSetDataset(ImageDataset):
@@ -127,7 +122,7 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
         label_names: the labels and their order, as another table has them; sorted names of this one when not given.
 
     Raises:
-        UserError: no such file, no such columns, an image without a label or in two rows, or a label that is not known.
+        UserError: as of `read_rows`, or a label that is not known.
 
     Example:
         >>> import tempfile
@@ -137,22 +132,7 @@ def read_table(path: Path, *, label_names: Sequence[str] | None = None) -> Label
         >>> dataset.class_names, dataset.label_sets.tolist()
         (('cat', 'dog'), [[1, 1], [0, 1]])
     """
-    try:
-        table = (
-            pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path, convert_options=_TEXT)
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"Cannot read {path}: {' '.join(str(error).split())[:150]}.") from None
-    if not {"path", "labels"} <= set(table.column_names):
-        raise UserError(f"{path} needs the columns path and labels; it has {', '.join(table.column_names)}.")
-    files = [str(value) for value in table["path"].to_pylist()]
-    given = [_split(value) for value in table["labels"].to_pylist()]
-    empty = next((file for file, labels in zip(files, given, strict=True) if not labels), None)
-    if empty is not None or not files:
-        raise UserError(f"{path}: {empty or 'it'} has no label: leave such images out.")
-    twice = next((file for file, count in Counter(files).items() if count > 1), None)
-    if twice is not None:  # a row a label, say: each would be an image without the other labels
-        raise UserError(f"{path}: {twice} stands in several rows: give an image one, its labels joined by {SEPARATOR}.")
+    files, given = read_rows(path)
     names = tuple(label_names or sorted({label for labels in given for label in labels}))
     position = {label: number for number, label in enumerate(names)}
     unknown = sorted({label for labels in given for label in labels} - set(names))
@@ -192,11 +172,6 @@ def house_numbers(path: Path, counts: Mapping[int, Sequence[int]]) -> LabelSetDa
     return _as_dataset(
         FileStore(path.parent, files), np.array(sets, dtype=np.uint8), files, tuple("123456789"), str(path)
     )
-
-
-def _split(value: object) -> list[str]:
-    parts = value if isinstance(value, list) else str(value if value is not None else "").split(SEPARATOR)
-    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def _as_dataset(
@@ -261,11 +236,11 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         return found
 
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
-        path = Path(config.root or "") / source
-        if path.suffix in (".csv", ".parquet"):
+        path = expanded(config.root or "") / expanded(source)
+        if is_table(path):
             table = readable(read_table(path, label_names=names))
             return _limited(table, limit_per_class, config.limit if names is None else None)
-        if path.suffix == ".mat":
+        if path.suffix.lower() == ".mat":
             return readable(house_numbers(path, counts))
         dataset = open_configured(config, source, limit=config.limit)
         dataset = dataset if names is None else align_classes(dataset, names)

@@ -81,6 +81,11 @@ def test_tables_of_both_kinds_are_read(tmp_path):
         ("file,labels\nx,a\n", "needs the columns path and labels; it has file, labels"),
         ("path,labels\nx.png,\n", "x.png has no label"),
         ("path,labels\nx.png,cat\nx.png,dog\n", r"x.png stands in several rows: .* joined by \|"),
+        ("path,labels\nx.png,cat\n./x.png,dog\n", r"x.png stands in several rows: .* joined by \|"),
+        ("path,labels\nx.png,cat\n,dog\n", "row 2 has no path"),
+        ("path,labels,labels\nx.png,cat,dog\n", "needs the columns path and labels; it has path, labels, labels"),
+        ("path,labels\nx.png,1|0|1\ny.png,0|1|0\n", "labels holds 0 or 1 for each label: give the labels"),
+        ("path,labels\nx.png,1|0\ny.png,0|1\n", "labels holds 0 or 1 for each label: give the labels"),
         ("path,labels\nx.png,bird\n", "the label 'bird', which the training images do not have"),
     ],
 )
@@ -90,6 +95,19 @@ def test_a_bad_table_is_one_line(tmp_path, text, message):
         read_table(tmp_path / "t.csv", label_names=["cat"])
     with pytest.raises(UserError, match="Cannot read"):
         read_table(tmp_path / "none.csv")
+
+
+def test_lists_of_a_table_have_no_label_none_and_a_name_in_two_forms_is_one(tmp_path):
+    """What was null in a list was a label of its own, and a table of indicators gave all images all labels."""
+    columns = {"path": ["x.png", "y.png", "z.png"], "labels": [["caf\u00e9", None], ["cafe\u0301", "tea"], ["tea"]]}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "t.PARQUET")
+    table = read_table(tmp_path / "t.PARQUET")
+    assert table.class_names == ("caf\u00e9", "tea") and table.label_sets.tolist() == [[1, 0], [1, 1], [0, 1]]
+    pa.parquet.write_table(pa.table({"path": ["x", "y"], "labels": [[0, 1], [0, 1]]}), tmp_path / "n.parquet")
+    assert read_table(tmp_path / "n.parquet").label_sets.tolist() == [[1, 1], [1, 1]]  # two labels with these names
+    pa.parquet.write_table(pa.table({"path": ["x", "y"], "labels": [[0, 1, 0], [1, 1, 0]]}), tmp_path / "i.parquet")
+    with pytest.raises(UserError, match="labels holds 0 or 1 for each label"):
+        read_table(tmp_path / "i.parquet")
 
 
 def test_what_cannot_be_composed_is_one_line(digits):
