@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ood_nc.cli.show import say, table
 from ood_nc.config import Config
+from ood_nc.documents import partial_means
 from ood_nc.files import write_lock
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _show(results: Results) -> None:
     table(f"{run}: multi-label collapse", ["tap", "metric", "value"], body)
     for row in results.select(kind="detection", dataset="mean", group="ood", metric="fpr95_id_positive"):
         say(f"mean FPR95, {row['method']} at {row['tap']}: {_text(row)}")
-    for note in results.identity["notes"]:
+    for note in [*partial_means(results.main_rows), *results.identity["notes"]]:
         say(note)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ood_nc.cli.multilabel import _show as show_label_sets
 from ood_nc.cli.show import say, show_results
 from ood_nc.evaluation import Results
 from tests.helpers.rows import collapse_row, detection_row, transfer_row
@@ -49,3 +50,9 @@ def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     say("a line")
     show_results(results())
     assert capsys.readouterr().out == ""
+
+
+def test_a_run_on_label_sets_tells_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [detection_row(tap, name, 0.2) for tap in ("encoder", "projector") for name in ("far", "svhn")][:3]
+    show_label_sets(Results(rows, {"run": "a", "notes": ["a note"]}))
+    assert capsys.readouterr().out.splitlines()[-2:] == ["the means of energy at projector are without svhn", "a note"]
