@@ -115,7 +115,8 @@ def datasets(runs: Sequence[Run]) -> list[Table]:
     for run in runs:
         for name, entry in (run.identity.get("datasets") or {}).items():
             line = found.setdefault(
-                (name, str(entry)), {"name": name, "runs": [], **entry, "notes": _data_notes(entry)}
+                (name, str(entry)),
+                {"name": name, "runs": [], "fingerprint": None, **entry, "notes": _data_notes(entry)},
             )
             line["group"] = GROUPS.get(entry.get("group"), entry.get("group"))
             line["runs"].append(run.name)

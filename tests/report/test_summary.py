@@ -176,3 +176,11 @@ def test_aliases_are_named(tmp_path: Path) -> None:
     run = edited(tmp_path, lambda document: document["identity"]["taps"][-2].update(aliases=["stages.4"]))
     (line,) = (line for line in facts([run])["shared"] if line["name"].startswith("Taps"))
     assert "encoder = stages.4 (" in line["cells"][0]
+
+
+def test_a_set_without_images_has_no_fingerprint_and_is_listed(tmp_path: Path) -> None:
+    """No report was written where an OOD set held no images."""
+    run = edited(tmp_path / "a", lambda d: d["identity"]["datasets"].update(nothing={"n": 0, "group": "near"}))
+    line = next(line for line in datasets([run]) if line["name"] == "nothing")
+    assert (line["n"], line["fingerprint"]) == (0, None)
+    write_report(run.directory)
