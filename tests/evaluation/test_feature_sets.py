@@ -267,3 +267,10 @@ def test_logits_without_a_head_serve_where_id_images_are_held_out(arrays: dict[s
         assert found.select(**where, tap=tap, method="rank(detectors)")[0]["value"] is not None
     held_out = [row["method"] for row in found.select(**where) if row["value"] is None]
     assert held_out == [row["method"] for row in plain.select(**where) if row["value"] is None] == []
+
+
+def test_logits_without_labels_of_id_train_are_evaluated(arrays: dict[str, torch.Tensor]) -> None:
+    """Chance was one in no classes."""
+    left = {name: one for name, one in arrays.items() if not name.startswith("head/") and name != "id_train/labels"}
+    found = evaluate(features=left, **FEW)
+    assert found.select(kind="detection", method="energy", dataset="textures", metric="auroc", tap="projector")
