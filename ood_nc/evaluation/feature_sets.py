@@ -48,6 +48,8 @@ ONE_TAP = "features"
 _ROWS_AT_ONCE = 1 << 16
 _COMPARED = 1000
 _LENGTHS = {"id_train": 1, "id_val": 1, "id_test": 1, "ood": 2, "near": 2, "far": 2, "covariate": 2, "transfer": 3}
+_SPARSE = 30_000
+"""No data set of so many classes is fitted on a hundredth of them."""
 _LAYOUT = "id_train/TAP, id_test/TAP, ood/NAME/TAP, transfer/NAME/train/TAP, SET/labels, SET/logits, head/weight"
 
 
@@ -199,6 +201,8 @@ def _open(
     if wrong is not None:
         raise UserError(f"{key}: {first} has {n} rows, {wrong} has {len(features[wrong])}; there must be as many.")
     labels = torch.full((n,), -1) if "labels" not in parts else as_labels(parts["labels"], n, f"{key}/labels")
+    if key.endswith("train"):
+        _check_numbering(labels, key)
     if with_logits and "logits" in parts:
         logits = as_matrix(parts["logits"], f"{key}/logits").float().cpu()
         if len(logits) != n:
@@ -214,6 +218,13 @@ def _open(
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise UserError(f"{key}/ids names {twice!r} more than once: give each sample an id of its own.")
     return ImageDataset(FeatureStore(features, logits), name=key, ids=ids, targets=labels.cpu().numpy())
+
+
+def _check_numbering(labels: torch.Tensor, key: str) -> None:
+    """Refuse numbers that are no indices of classes: every class up to the largest has a place in what is measured."""
+    largest, classes = int(labels.max()) if len(labels) else 0, len(labels.unique())
+    if largest >= max(_SPARSE, 100 * classes):
+        raise UserError(f"{key}/labels holds {classes} classes numbered up to {largest}: number them from 0 on.")
 
 
 def _kept(features: torch.Tensor) -> torch.Tensor:

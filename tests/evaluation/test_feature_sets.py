@@ -274,3 +274,13 @@ def test_logits_without_labels_of_id_train_are_evaluated(arrays: dict[str, torch
     left = {name: one for name, one in arrays.items() if not name.startswith("head/") and name != "id_train/labels"}
     found = evaluate(features=left, **FEW)
     assert found.select(kind="detection", method="energy", dataset="textures", metric="auroc", tap="projector")
+
+
+def test_numbers_that_are_no_class_indices_are_refused_before_anything_is_measured():
+    """Every class up to the largest number had a place: five classes took ten minutes and more."""
+    rows = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+    sets = {"id_train/encoder": rows, "id_test/encoder": rows, "id_test/labels": np.arange(10)}
+    with pytest.raises(UserError, match="id_train/labels holds 10 classes numbered up to 1000000: number them from 0"):
+        open_features({**sets, "id_train/labels": np.r_[np.arange(9), 10**6]})
+    model, _ = open_features({**sets, "id_train/labels": np.r_[np.arange(9), 29_999]})
+    assert model.num_classes == 30_000
