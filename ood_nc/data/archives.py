@@ -12,7 +12,6 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing import context, reduction
 from pathlib import Path
@@ -21,11 +20,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ood_nc.data.stores import TAIL, Store, check_bytes
+from ood_nc.data.tar_index import tar_entries
 from ood_nc.errors import UserError
 from ood_nc.progress import progress
 
-_TAR, _BLOCK = -1, 512
-_PAX_OVERRIDES = (b" path=", b" size=", b" linkpath=", b" hdrcharset=", b" GNU.sparse")
+_TAR, _LINK = -1, -2
 _OPENERS: dict[str, Any] = {"gz": gzip.open, "tgz": gzip.open, "xz": lzma.open, "txz": lzma.open, "bz2": bz2.open}
 _BOMB_RATIO, _ABSURD = 100, 1 << 62
 _END_OF_ZIP = 22 + (1 << 16)
@@ -126,6 +125,8 @@ class ArchiveStore(Store):
         """The member's content, checked against its size and checksum."""
         offset, stored, size, method, crc = self.table[index].tolist()
         check_bytes(size)
+        if method == _LINK:
+            raise OSError("it is a link to what is not in the archive: pack the files themselves, tar -h")
         if method == _TAR:
             content = self.blob.read(offset, size)
         else:
@@ -260,68 +261,14 @@ def _index_tar(blob: Blob) -> tuple[list[Member], list[str]]:
     if os.fstat(blob.fileno()).st_size == 0:
         raise tarfile.ReadError("empty file")
     with mmap.mmap(blob.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-        entries = _plain_entries(memory)
-        if entries is None:
-            with tarfile.open(fileobj=memory, mode="r:") as file:
-                entries = list(_entries(file))
+        entries = tar_entries(memory)
     members, folders = [], []
     for name, offset, size, is_folder in entries:
         if is_folder:
             folders.append(_clean(name))
         else:
-            members.append(Member(_clean(name), offset, size, size))
+            members.append(Member(_clean(name), offset, size, size) if offset else Member(_clean(name), 0, 0, 0, _LINK))
     return members, folders
-
-
-def _entries(file: tarfile.TarFile) -> Iterator[tuple[str, int, int, bool]]:
-    """The reference reading, by the standard library: long names, pax headers, hard links."""
-    places: dict[str, tuple[int, int]] = {}  # a hard link names a file that came before it
-    for info in file:
-        if info.isdir():
-            yield info.name, 0, 0, True
-        elif info.isreg() and not info.issparse():
-            places[info.name] = info.offset_data, info.size
-        elif info.islnk() and info.linkname in places:
-            places[info.name] = places[info.linkname]
-        if info.name in places:
-            yield info.name, *places[info.name], False
-
-
-def _plain_entries(memory: mmap.mmap) -> list[tuple[str, int, int, bool]] | None:
-    """The same, several times faster, where headers are plain; None when one is not.
-
-    Pax headers that only comment on the next file (dates, owners) are plain too.
-    """
-    entries: list[tuple[str, int, int, bool]] = []
-    position, end = 0, len(memory)
-    while position < end:
-        header = memory[position : position + _BLOCK]
-        if header[0] == 0:
-            return entries
-        if len(header) < _BLOCK:
-            raise tarfile.ReadError("it ends in the middle of a header")
-        kind, magic = header[156:157], header[257:263]
-        if kind not in b"05\0xg" or magic not in (b"ustar\0", b"ustar ") or header[124] & 0x80:
-            return None
-        try:
-            size = int(header[124:136].strip(b" \0") or b"0", 8)
-            claimed = int(header[148:156].strip(b" \0"), 8)
-        except ValueError:
-            return None
-        if claimed != sum(header) - sum(header[148:156]) + 8 * 32:
-            return None
-        name = header[:100].rstrip(b"\0").decode("utf-8", "surrogateescape")
-        if magic == b"ustar\0" and header[345]:
-            name = header[345:500].rstrip(b"\0").decode("utf-8", "surrogateescape") + "/" + name
-        position += _BLOCK
-        if position + size > end:
-            raise tarfile.ReadError("it ends in the middle of a file")
-        if kind not in b"xg":
-            entries.append((name, position, size, kind == b"5" or name.endswith("/")))
-        elif any(key in memory[position : position + size] for key in _PAX_OVERRIDES):
-            return None
-        position += -(-size // _BLOCK) * _BLOCK
-    return entries
 
 
 def _clean(name: str) -> str:

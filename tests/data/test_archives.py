@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ood_nc.data import archives, open_dataset, scan
+from ood_nc.data.tar_index import plain_entries
 from ood_nc.errors import UserError
 
 from .conftest import encoded, pack, put
@@ -88,27 +89,40 @@ def test_pax_comments_stay_on_the_fast_path(tmp_path):
         content = encoded(1)
         info.size, info.mtime = len(content), 1.5
         file.addfile(info, io.BytesIO(content))
-    assert archives._plain_entries(path.read_bytes()) is not None
+    assert plain_entries(path.read_bytes()) is not None
     assert open_dataset(str(path)).load(0).size == (8, 8)
 
 
-def test_hard_links_share_the_content_and_symbolic_ones_are_left_out(tmp_path):
+def test_links_are_the_files_that_they_lead_to(tmp_path):
+    """Symbolic links were left out in silence: a tar of a folder of links had fewer images than the folder."""
     path = tmp_path / "a.tar"
+    links = {
+        "a/2.png": (tarfile.LNKTYPE, "a/1.png"),
+        "a/3.png": (tarfile.SYMTYPE, "1.png"),
+        "b/4.png": (tarfile.SYMTYPE, "../a/3.png"),
+        "b/5.png": (tarfile.LNKTYPE, "gone.png"),
+        "b/6.png": (tarfile.SYMTYPE, "/etc/6.png"),
+        "b/7.png": (tarfile.SYMTYPE, "7.png"),
+        "b/8.png": (tarfile.SYMTYPE, "../a/9.png"),
+    }
     with tarfile.open(path, "w") as file:
-        info, content = tarfile.TarInfo("a/1.png"), encoded(1)
-        info.size = len(content)
-        file.addfile(info, io.BytesIO(content))
-        for name, kind, target in (
-            ("a/2.png", tarfile.LNKTYPE, "a/1.png"),
-            ("a/3.png", tarfile.SYMTYPE, "1.png"),
-            ("a/4.png", tarfile.LNKTYPE, "gone.png"),
-        ):
+        for name, (kind, target) in links.items():
             link = tarfile.TarInfo(name)
             link.type, link.linkname = kind, target
             file.addfile(link)
+        contents = {"a/1.png": encoded(1), "a/9.png": encoded(9)}
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
     dataset = open_dataset(str(path))
-    assert dataset.ids == ("a/1.png", "a/2.png")
-    assert dataset.content(0) == dataset.content(1) == content
+    assert dataset.ids == tuple(sorted({*links, *contents}))
+    read = {name: dataset.content(index) for index, name in enumerate(dataset.ids) if name[2] not in "567"}
+    assert read.pop("a/9.png") == read.pop("b/8.png") == encoded(9)
+    assert set(read.values()) == {encoded(1)}
+    broken = dict(scan(dataset).broken)
+    assert broken.keys() == {"b/5.png", "b/6.png", "b/7.png"}
+    assert all("a link to what is not in the archive" in why for why in broken.values())
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
