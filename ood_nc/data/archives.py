@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ood_nc.data.stores import TAIL, Store, check_bytes
+from ood_nc.data.stores import TAIL, Store, check_bytes, is_unpacked
 from ood_nc.data.tar_index import tar_entries
 from ood_nc.errors import UserError
 from ood_nc.progress import progress
@@ -114,6 +114,7 @@ class ArchiveStore(Store):
         self.blob = archive.blob
         fields = [(member.offset, member.stored, member.size, member.method, member.crc) for member in members]
         self.table = np.array(fields, dtype=np.int64).reshape(-1, 5)
+        self.unpacked = np.array([is_unpacked(member.name) for member in members], dtype=bool)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -146,8 +147,10 @@ class ArchiveStore(Store):
         return content
 
     def tail(self, index: int) -> tuple[int, bytes]:
-        """Size and last 4 KiB, as those of the file that was packed."""
+        """Size and last 4 KiB, or all, as those of the file that was packed."""
         offset, _, size, method, _ = self.table[index].tolist()
+        if self.unpacked[index]:
+            return size, self.read(index)
         if method == _TAR:
             begin = max(0, size - TAIL)
             return size, self.blob.read(offset + begin, size - begin)

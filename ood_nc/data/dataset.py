@@ -179,7 +179,8 @@ class ImageDataset(Dataset[Any]):
         """A hash that changes when the data does: 32 hexadecimal digits, the same on every machine.
 
         It covers the class names, and in order the id, the label, the size and the last 4 KiB of every file (all of it
-        for arrays). Dates and places do not count, nor does the transform.
+        for arrays, and for formats without packing such as BMP and TIFF). Dates and places do not count, nor does the
+        transform.
         """
         if self._fingerprint is None:
             digest = hashlib.blake2b(repr(self.class_names).encode(), digest_size=16)

@@ -17,6 +17,8 @@ from ood_nc.config import PixelConfig
 from ood_nc.data.pixels import DEFAULT, PixelError, Pixels, eight_bits, is_wide, recognise, to_channels, within_limit
 
 TAIL = 4096
+_UNPACKED = (".bmp", ".dib", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".tif", ".tiff", ".tga", ".im", ".sgi", ".ras")
+"""Of images that may be stored without packing, a change need not reach the end."""
 _MOST_BYTES = 1 << 31
 
 
@@ -24,6 +26,11 @@ def check_bytes(size: int) -> None:
     """Refuse to read a file that is larger than any image, before memory is taken for it."""
     if size > _MOST_BYTES:
         raise OSError(f"{size} bytes are more than any image has")
+
+
+def is_unpacked(name: str) -> bool:
+    """Whether an image of this name may be stored without packing: its end then says nothing of the rest."""
+    return name.lower().endswith(_UNPACKED)
 
 
 class Store(ABC):
@@ -54,7 +61,7 @@ class Store(ABC):
         return image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
 
     def tail(self, index: int) -> tuple[int, bytes]:
-        """The size of the content in bytes, and its end: at least its last 4 KiB."""
+        """The size of the content in bytes, and its end: at least its last 4 KiB, all where those say too little."""
         content = self.read(index)
         return len(content), content
 
@@ -66,6 +73,7 @@ class Store(ABC):
         """Size and a 16-byte hash of the content's end, remembered for the next call.
 
         The end is where a change shows: PNG closes with a checksum of all before it, JPEG is one running bit stream.
+        What may be stored without packing (BMP, TIFF, ...) is marked by all of it.
         """
         if self._marks is None:  # zeros, which take no memory before they are written
             self._marks = np.zeros((len(self), 3), np.uint64)
@@ -115,7 +123,9 @@ class FileStore(Store):
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def tail(self, index: int) -> tuple[int, bytes]:
-        """Size and last 4 KiB of the file."""
+        """Size and last 4 KiB of the file, or all of it (`is_unpacked`)."""
+        if is_unpacked(self.names[index]):
+            return super().tail(index)
         with open(self.path(index), "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - TAIL))

@@ -13,7 +13,7 @@ from ood_nc.data import BrokenImageError, ImageDataset, align_classes, open_data
 from ood_nc.data.stores import ArrayStore, Store
 from ood_nc.errors import UserError
 
-from .conftest import encoded
+from .conftest import encoded, pack
 
 
 def make(targets=(0, 1, 2), class_names=("a", "b", "c"), seed=0):
@@ -89,6 +89,23 @@ def test_fingerprint_sees_one_changed_byte(folder):
     assert (root / "a/1.png").stat().st_size > 4096
     (root / "a/1.png").write_bytes(encoded(7, 64))
     assert open_dataset(str(root)).fingerprint() != before
+
+
+@pytest.mark.parametrize("packed", ["folder", "a.tar", "a.zip"])
+@pytest.mark.parametrize("kind", ["bmp", "tiff", "ppm"])
+def test_fingerprint_sees_a_change_far_from_the_end_of_what_is_not_packed(kind, packed, folder, tmp_path):
+    content = bytearray(encoded(1, 64, kind))
+
+    def opened():
+        files = {f"a/1.{kind.upper()}": bytes(content)}
+        return open_dataset(str(folder(files) if packed == "folder" else pack(tmp_path / packed, files)))
+
+    before = opened()
+    fingerprint, pixels = before.fingerprint(), np.asarray(before.load(0))
+    content[3000:3012] = bytes(255 - value for value in content[3000:3012])
+    after = opened()
+    assert (pixels != np.asarray(after.load(0))).any() and len(content) > 3012 + 4096
+    assert after.fingerprint() != fingerprint
 
 
 class TestAlign:
