@@ -72,7 +72,7 @@ def jumbled(dataset: ImageDataset) -> ImageDataset:
     assert dataset.transform is not None
     rows = np.linspace(0, len(dataset) - 1, min(JUMBLED_IMAGES, len(dataset))).astype(int)
     view = dataset.subset(rows, name=f"{dataset.name} (jumbled)")
-    return view.with_transform(Jumbled(dataset.transform))
+    return view.with_transform(Jumbled(dataset.transform)).with_pixels(dataset.pixels)
 
 
 def _jigsaw(values: np.ndarray, grid: int, generator: np.random.Generator) -> np.ndarray:

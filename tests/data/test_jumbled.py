@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ood_nc.config import PixelConfig
 from ood_nc.data import eval_transform, jumbled, open_dataset
 from ood_nc.data.jumbled import JUMBLED_IMAGES, Jumbled, jumble
 from ood_nc.features.cache_key import canonical_text
@@ -58,3 +59,10 @@ def test_the_view_is_small_even_and_has_keys_of_its_own() -> None:
     # Features of these images must never be taken for those of the images themselves.
     assert canonical_text(view.transform) == canonical_text(Jumbled(dataset.transform))
     assert canonical_text(view.transform) != canonical_text(dataset.transform)
+
+
+def test_behind_a_transform_of_ones_own_images_are_read_by_the_rules_of_the_set() -> None:
+    dataset = open_dataset("bundled/digits-near").with_pixels(PixelConfig(background="black"))
+    view = jumbled(dataset.with_transform(np.asarray))
+    assert view.pixels == dataset.pixels
+    np.testing.assert_array_equal(view[0][0], jumble(np.asarray(dataset.load(0))))
