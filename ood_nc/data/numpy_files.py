@@ -92,6 +92,8 @@ def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
         raise UserError(f"{path}: images must be real numbers, got {images.dtype}.")
     if images.ndim not in (3, 4) or (len(images) and not images.size):
         raise UserError(f"{path}: images must have shape (N, H, W) or (N, H, W, C), got {images.shape}.")
+    if images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[1] > 4:
+        raise UserError(f"{path}: {images.shape} is one image (H, W, C), it seems: give images as (N, H, W, C).")
     if images.ndim == 4 and images.shape[-1] not in (1, 3):
         second, last = images.shape[1], images.shape[-1]
         if second in (1, 3) or second < last:

@@ -56,6 +56,14 @@ def test_sixteen_bits_of_either_byte_order_are_read_alike(order, tmp_path):
     assert open_dataset(str(tmp_path / "a.npy")).load(0).getpixel((0, 0)) == (128, 128, 128)
 
 
+def test_one_image_is_not_as_many_grey_ones_as_it_has_rows(tmp_path):
+    np.save(tmp_path / "one.npy", COLOUR[0])
+    with pytest.raises(UserError, match=r"one.npy: \(6, 7, 3\) is one image \(H, W, C\), it seems"):
+        open_dataset(str(tmp_path / "one.npy"))
+    np.save(tmp_path / "one.npy", COLOUR[:1])
+    assert len(open_dataset(str(tmp_path / "one.npy"))) == 1
+
+
 def test_images_alone_are_unlabelled(tmp_path):
     np.save(tmp_path / "a.npy", COLOUR)
     for source in (tmp_path / "a.npy", save(tmp_path / "b.npz", x=COLOUR)):
