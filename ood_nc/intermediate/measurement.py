@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ood_nc.collapse import ClassStatistics, UndefinedMetricError, measure, nearest_means, pabs, pabs_conv
+from ood_nc.errors import UserError
 from ood_nc.intermediate.layers import Layer, watch_inputs, weighted_layers
 from ood_nc.passes import evaluating
 
@@ -72,7 +73,8 @@ def measure_layers(
         A report a layer, in the order in which they run.
 
     Raises:
-        UserError: the network has no such layer, or an input is not finite.
+        UserError: the network has no such layer, an input is not finite, a set has no images, or ``train`` can be read
+            once alone.
 
     Source: Rangamani et al., ICML 2023, sections 3 and 4: features are the inputs of each layer.
 
@@ -85,8 +87,9 @@ def measure_layers(
         >>> report.values["trace_within"], report.ncc["id_train"]
         (1.0, 1.0)
     """
-    first = next(iter(train))[0][:1].to(device)
-    layers = {layer.name: layer for layer in weighted_layers(model, first)}
+    if iter(train) is train or (first := next(iter(train), None)) is None:
+        raise UserError("The training batches are read several times: give a list or a DataLoader that has some.")
+    layers = {layer.name: layer for layer in weighted_layers(model, first[0][:1].to(device))}
     statistics = {
         name: ClassStatistics(num_classes, layer.dim, device=device, full=False) for name, layer in layers.items()
     }
@@ -164,6 +167,8 @@ def _nearest(
             right[name] += int((classes == targets).sum())
             agreed[name] += int((classes == predictions).sum())
         count += len(labels)
+    if not count:
+        raise UserError("A test set has no images: leave it out.")
     return {name: (right[name] / count, agreed[name] / count) for name in statistics}
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ood_nc.errors import UserError
 from ood_nc.intermediate.layers import Layer
 from ood_nc.intermediate.measurement import Batches
 from ood_nc.passes import evaluating
@@ -25,6 +26,9 @@ def low_rank_accuracy(
         batches: (images, labels).
         rank: of each weight, a convolution's taken as (C_out, C_in k k).
         device: where the model is.
+
+    Raises:
+        UserError: no images.
 
     Source: Rangamani et al., ICML 2023 (their discussion of associative memories).
 
@@ -44,6 +48,8 @@ def low_rank_accuracy(
         for images, labels in batches:
             right += int((model(images.to(device)).argmax(dim=1) == labels.to(device)).sum())
             count += len(labels)
+    if not count:
+        raise UserError("There are no images to be right on.")
     return right / count
 
 

@@ -189,3 +189,16 @@ def test_a_layer_on_a_table_that_all_images_share_is_none_of_theirs(batches):
 
     for part in (batches, [(images[:1], labels[:1]) for images, labels in batches]):
         assert [report.layer.name for report in measure_layers(Shared(), part, num_classes=3)] == ["head"]
+
+
+def test_batches_that_are_gone_or_none_are_one_line(network, batches):
+    """Of a generator the first batch was left out, and then there was a division by zero."""
+    for train in ((batch for batch in batches), []):
+        with pytest.raises(UserError, match="training batches are read several times: give a list or a DataLoader"):
+            measure_layers(network, train, num_classes=3)
+    with pytest.raises(UserError, match="A test set has no images"):
+        measure_layers(network, batches, {"id_test": []}, num_classes=3)
+    with pytest.raises(UserError, match="There are no images to be right on"):
+        low_rank_accuracy(network, [], [], rank=1)
+    once = measure_layers(network, batches, {"id_test": (batch for batch in batches)}, num_classes=3)
+    assert all(report.ncc["id_test"] == report.ncc["id_train"] for report in once)
