@@ -24,9 +24,10 @@ def as_dataset(source: Any, name: str | None = None) -> ImageDataset:
     """Open whatever holds images with labels.
 
     A data set of torchvision is read without its own transform, in whose place the model's preprocessing comes; of an
-    ``ImageFolder`` the files are read. Any other data set's items are taken as they are: 8-bit images, or floating
-    point from 0 to 1; what is normalised already is refused. Of a ``DataLoader`` the data set is read, in its own order
-    (of a ``SubsetRandomSampler`` the part that it draws from). Streams are read once and kept in a temporary folder.
+    ``ImageFolder`` without a loader or labels of its own the files are read. Any other data set's items are taken as
+    they are: 8-bit images, or floating point from 0 to 1; what is normalised already is refused. Of a ``DataLoader``
+    the data set is read, in its own order (of a ``SubsetRandomSampler`` the part that it draws from). Streams are read
+    once and kept in a temporary folder.
 
     Args:
         source: `ImageDataset`, a name for `open_dataset`, a torch ``Dataset`` or ``DataLoader``, or any sequence of
@@ -66,14 +67,17 @@ def as_dataset(source: Any, name: str | None = None) -> ImageDataset:
 def _of_files(source: Any, name: str) -> ImageDataset | None:
     """A torchvision ``ImageFolder`` by its files, so that copies are found as files."""
     from torchvision.datasets import ImageFolder
+    from torchvision.datasets.folder import default_loader
 
     if not isinstance(source, ImageFolder) or source.target_transform is not None:
         return None
+    if type(source).__getitem__ is not ImageFolder.__getitem__ or source.loader is not default_loader:
+        return None  # its items are others than its files
     root = str(source.root)
     names = [os.path.relpath(path, root) for path, _ in source.samples]
     targets = np.array([label for _, label in source.samples], dtype=np.int64)
     store = FileStore(root, names)
-    return ImageDataset(store, name=name, ids=names, targets=targets, class_names=source.classes)
+    return ImageDataset(store, name=name, ids=names, targets=targets, class_names=list(map(str, source.classes)))
 
 
 def _of_items(source: Any, name: str) -> ImageDataset:

@@ -126,6 +126,28 @@ def test_a_list_of_labels_that_says_otherwise_is_not_believed():
     assert as_dataset(items).targets.tolist() == [label + 1 for label in LABELS]
 
 
+class Relabelled(ImageFolder):
+    """Labels of its own, as in studies of noise, beside the list that it inherits; first, middle and last agree."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, 1 - label if index == 2 else label
+
+
+def test_a_folder_with_labels_or_a_loader_of_its_own_is_its_items(folder):
+    root = folder({f"{name}/{index}.png": encoded(index) for name in ("cat", "dog") for index in range(4)})
+    noisy = as_dataset(Relabelled(str(root)))
+    assert noisy.targets.tolist() == [0, 0, 1, 0, 1, 1, 1, 1] and noisy.class_names == ("cat", "dog")
+    black = as_dataset(ImageFolder(str(root), loader=lambda path: Image.new("RGB", (3, 2))))
+    assert black.load(1).size == (3, 2) and black.targets.tolist() == [0] * 4 + [1] * 4
+
+
+def test_classes_of_several_names_are_text(folder):
+    source = ImageFolder(str(folder({"n1/0.png": encoded(1), "n2/0.png": encoded(2)})))
+    source.classes = [("tench", "Tinca tinca"), ("goldfish",)]  # as torchvision's ImageNet has them
+    assert as_dataset(source).class_names == ("('tench', 'Tinca tinca')", "('goldfish',)")
+
+
 def test_the_model_sees_what_a_folder_would_show(folder):
     root = folder({f"a/{index}.png": encoded(index) for index in range(3)})
     files = open_dataset(str(root))
