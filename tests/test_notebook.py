@@ -7,6 +7,7 @@ import pytest
 
 from ood_nc.collapse import ClassStatistics, measure
 from ood_nc.errors import MissingPackageError
+from ood_nc.evaluation import Results
 from ood_nc.notebook import data_frame, html_table, short
 from tests.helpers.fakes import fake_pandas
 
@@ -42,3 +43,7 @@ def test_a_collapse_report_is_short_and_a_table(monkeypatch: pytest.MonkeyPatch)
     fake_pandas(monkeypatch)
     frame = report.to_pandas()
     assert dict(zip(frame["metric"], frame["value"], strict=True)) == report.to_dict()
+
+
+def test_results_of_rows_alone_show_what_they_are() -> None:
+    assert "0 rows" in Results([])._repr_html_()

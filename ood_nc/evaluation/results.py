@@ -134,6 +134,8 @@ class Results:
         return f"Results({self.identity.get('run', 'run')!r}, {len(self.rows)} rows: {', '.join(counts)})"
 
     def _repr_html_(self) -> str:
+        if not self.identity.get("taps"):  # rows alone, which say nothing of layers
+            return html_table([], [], caption=repr(self))
         taps, found = by_tap(self.main_rows, self.identity)
         rows = [[tap, *(short(values.get(tap)) for values in found.values())] for tap in taps]
         caption = "; ".join([repr(self), *partial(self.main_rows, self.identity)])
