@@ -97,6 +97,14 @@ class TapStatistics(Inputs):
             raise UserError("No labels were given.")
         return self._labels
 
+    def check(self, names: frozenset[str]) -> None:
+        """As of any inputs; a mean that is finite shows that features are, and serves who ranks by it."""
+        left = names - self._checked
+        narrow = self._features is not None and self._features.dtype != torch.float64
+        if narrow and "features" in left and "logits" not in left and bool(torch.isfinite(self.near_mean).all()):
+            self._checked |= {"features"}
+        super().check(names)
+
     @cached_property
     def classes(self) -> Tensor:
         """The class indices that have samples, ascending (K,); rows of ``class_means`` follow it."""
