@@ -205,6 +205,7 @@ def look_through(
     """
 
     def looked(index: int) -> tuple[int, Found | str]:
+        """What was found at a position, or why nothing was."""
         try:
             return index, look(index)
         except MemoryError:

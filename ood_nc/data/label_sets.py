@@ -51,7 +51,7 @@ class LabelSetDataset(ImageDataset):
         return (image, torch.from_numpy(self.label_sets[index].astype(np.float32)), *rest)
 
     def subset(self, indices: Sequence[int] | np.ndarray, name: str | None = None) -> LabelSetDataset:
-        """As of any data set."""
+        """A view of these samples, in this order; of a mask (N,) of truths, those that it marks."""
         view = super().subset(indices, name)
         assert isinstance(view, LabelSetDataset)
         view.label_sets = self.label_sets[positions(indices, len(self), self.name)]
@@ -228,6 +228,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
     """
 
     def readable(dataset: LabelSetDataset) -> LabelSetDataset:
+        """Its images that can be read."""
         notes: list[str] = []
         found = without_broken(dataset.with_pixels(config.pixels), config, notes, workers=workers)
         for note in notes if is_main_process() else ():
@@ -236,6 +237,7 @@ def load_label_sets(config: DataConfig, settings: MultilabelConfig, *, seed: int
         return found
 
     def opened(source: str, counts: Mapping[int, Sequence[int]], names: Sequence[str] | None) -> LabelSetDataset:
+        """A source as label sets: of a table or of house numbers as they are, of other images composed."""
         path = expanded(config.root or "") / expanded(source)
         if is_table(path):
             table = readable(read_table(path, label_names=names))

@@ -45,6 +45,7 @@ def load_data(config: DataConfig, *, seed: int = 0, workers: int = 0, check_imag
     notes: list[str] = []
 
     def evaluated(source: Source, name: str | None = None) -> ImageDataset:
+        """A set that is only measured; one without images is noted under its name."""
         if isinstance(source, ImageDataset):
             return source
         try:
